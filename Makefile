@@ -1,0 +1,40 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-all check format clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 14
+
+env: $(STAMP)  ## Make .venv: the package in editable mode, every extra, the development tools
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,dev]"
+	@touch $@
+
+demo: env  ## Run the demonstration; figures go to demo_output/
+	$(BIN)/widelimit demo
+
+test: env  ## Run the tests, less those marked slow
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: env  ## Run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: env  ## Check format, lint and types: changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src
+
+format: env  ## Format the code and apply the safe fixes of the linter
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment, caches and outputs
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo_output
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,78 @@
+"""Frozen dataclasses that are JAX pytrees: traced data fields, static structure fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+_T = TypeVar("_T")
+
+
+def static(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
+    """Returns a dataclass field that is part of the tree's structure instead of a leaf."""
+    if default is not dataclasses.MISSING:
+        kwargs["default"] = default
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))
+def pytree(cls: type[_T]) -> type[_T]:
+    """Returns `cls` as a frozen dataclass registered with JAX.
+
+    Unflattening bypasses `__init__`: JAX rebuilds trees with tracers and placeholders in them,
+    so constructors stay free to validate the values that users pass.
+    """
+    cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+    meta = tuple(f.name for f in fields if f.metadata.get("static"))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
+
+    def flatten(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(obj, k) for k in data), tuple(getattr(obj, k) for k in meta)
+
+    def flatten_with_keys(obj: Any) -> tuple[Any, tuple[Any, ...]]:
+        leaves, structure = flatten(obj)
+        return tuple(zip(keys, leaves, strict=True)), structure
+
+    def unflatten(structure: tuple[Any, ...], leaves: Any) -> Any:
+        obj = object.__new__(cls)
+        for name, value in zip(data + meta, (*leaves, *structure), strict=True):
+            object.__setattr__(obj, name, value)
+        return obj
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def data_fields(obj: Any) -> tuple[str, ...]:
+    """Returns the names of the traced fields of a `pytree` object, in order."""
+    return tuple(f.name for f in dataclasses.fields(obj) if not f.metadata.get("static"))
+
+
+def as_leaf(value: Any) -> Any:
+    """Returns concrete numbers as Python floats; arrays, tracers and None unchanged.
+
+    All numbers then have one abstract type, so that 1, 1.5 and `np.sqrt(2)` share a compilation.
+    """
+    if isinstance(value, tuple | list):
+        return tuple(as_leaf(v) for v in value)
+    is_number = isinstance(value, numbers.Real | np.bool_)
+    if is_number or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return float(value)
+    return value
+
+
+def is_concrete(*trees: Any) -> bool:
+    """Returns whether no leaf of the trees is being traced."""
+    try:
+        for leaf in jax.tree.leaves(trees):
+            if isinstance(leaf, jax.Array):
+                leaf.is_fully_addressable  # noqa: B018 - the property that tracers refuse
+    except jax.errors.ConcretizationTypeError:
+        return False
+    return True

@@ -1,0 +1,330 @@
+"""Covariances inside a network, and the only code that touches their axes.
+
+    nngp, ntk, gap   [n1, n2, d, p]   cov( z(x1[n1])[p], z(x2[n2])[p + d] )
+    cov1, cov2       [n, d, p]        the same for an image with itself
+
+d runs over stored offsets, p over flat positions; a network without spatial axes has one of each.
+Invariant: entries whose partner p + d lies outside the image are zero after every verb.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from widelimit._pytree import pytree, static
+from widelimit.offsets import Need, Offsets, partner_table
+from widelimit.signal import Signal
+
+INPUT = "input"
+
+
+class Affine(NamedTuple):
+    """The four numbers of an affine layer: K' = w A[K] + b and T' = w A[T] + u A[K] + v."""
+
+    w: Any
+    b: Any
+    u: Any
+    v: Any
+
+
+@pytree
+class Covariances:
+    """Covariances of one activation of x1 with one of x2, by offset.
+
+    Attributes:
+      nngp: covariance [n1, n2, d, p].
+      ntk: tangent kernel, same shape; None while structurally zero, or when not wanted.
+      gap: (q1 + q2) / 2 - c, half the mean squared distance, carried because the difference
+        loses it for near-duplicates; None after a layer that cannot carry it.
+      cov1: covariance of each image of x1 with itself, [n1, d, p].
+      cov2: likewise for x2; None means symmetric (x2 is x1).
+      signal: shapes here.
+      need: which offsets are stored.
+      tangent: whether the NTK is wanted.
+      gaussian: whether channels are independent Gaussians given the inputs.
+      origins: the fresh weights that this activation depends on without further fresh weights in
+        between. Activations that share an origin are correlated.
+    """
+
+    nngp: Float[Array, "n1 n2 d p"]
+    ntk: Float[Array, "n1 n2 d p"] | None
+    gap: Float[Array, "n1 n2 d p"] | None
+    cov1: Float[Array, "n1 e p"]
+    cov2: Float[Array, "n2 e p"] | None
+    signal: Signal = static()
+    need: Need = static()
+    tangent: bool = static()
+    gaussian: bool = static()
+    origins: frozenset[str] = static()
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether x2 is x1."""
+        return self.cov2 is None
+
+    def replace(self, **changes: Any) -> Covariances:
+        """Returns a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def cross_variances(cov: Covariances) -> tuple[Array, Array]:
+    """Returns variances that broadcast against the cross-covariance.
+
+    Returns:
+      q1 [n1, 1, 1, p] at p, and q2 [1, n2, d, p] at p + d.
+    """
+    return pair_features(cov, *variances(cov))
+
+
+def variances(cov: Covariances) -> tuple[Array, Array]:
+    """Returns the variances [n, p] of both sides."""
+    zero = cov.need.own.zero_index
+    var1 = cov.cov1[:, zero]
+    return var1, var1 if cov.cov2 is None else cov.cov2[:, zero]
+
+
+def pair_features(cov: Covariances, f1: Any, f2: Any) -> tuple[Any, Any]:
+    """Returns per-position trees [..., n, p] shaped to broadcast against [n1, n2, d, p]."""
+    left = jax.tree.map(lambda f: f[..., :, None, None, :], f1)
+    right = jax.tree.map(
+        lambda f: shift(f, cov.need.cross, cov.signal.spatial)[..., None, :, :, :], f2
+    )
+    return left, right
+
+
+def shift(f: Array, offsets: Offsets, spatial: tuple[int, ...]) -> Array:
+    """Returns f[..., p] read at p + d, as [..., d, p]; positions outside read position 0."""
+    partner, _ = partner_table(offsets, spatial)
+    if partner.size == 1:
+        return f[..., None, :]
+    return f[..., partner]
+
+
+def rezero(value: Array, offsets: Offsets, spatial: tuple[int, ...]) -> Array:
+    """Returns the array [..., d, p] with zeros where p + d is outside the image."""
+    _, inside = partner_table(offsets, spatial)
+    if inside.all():
+        return value
+    return jnp.where(jnp.broadcast_to(inside, value.shape), value, 0)
+
+
+def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
+    """Returns the covariances after a layer that multiplies channels by fresh random weights."""
+    w, b, u, v = numbers
+
+    def grow(value: Array, own: bool = False) -> Array:
+        offsets = cov.need.own if own else cov.need.cross
+        out = w * value if b is None else w * value + b
+        return out if b is None else rezero(out, offsets, signal.spatial)
+
+    ntk = cov.ntk
+    if cov.tangent and not (ntk is None and u is None and v is None):
+        ntk = 0.0 if ntk is None else w * ntk
+        ntk = ntk if u is None else ntk + u * cov.nngp
+        ntk = jnp.asarray(ntk if v is None else ntk + v, cov.nngp.dtype)
+        ntk = rezero(jnp.broadcast_to(ntk, cov.nngp.shape), cov.need.cross, signal.spatial)
+    return cov.replace(
+        nngp=grow(cov.nngp),
+        ntk=ntk,
+        gap=None if cov.gap is None else w * cov.gap,
+        cov1=grow(cov.cov1, own=True),
+        cov2=None if cov.cov2 is None else grow(cov.cov2, own=True),
+        signal=signal,
+        gaussian=True,
+    )
+
+
+class ElementwiseRule(NamedTuple):
+    """What `elementwise` needs of a nonlinearity; see `layers.elementwise.ElementwiseLayer`."""
+
+    features: Callable[[Array], Any]
+    dual: Callable[[Array, Any, Any, Array], Any]
+    variance: Callable[[Any], Array]
+
+
+def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
+    """Returns the covariances after a nonlinearity: K' = E[f f], T' = T E[f' f']."""
+    var1, var2 = variances(cov)
+    feat1 = rule.features(var1)
+    feat2 = feat1 if cov.symmetric else rule.features(var2)
+    own1 = _own_elementwise(cov, rule, cov.cov1, feat1)
+    own2 = None if cov.cov2 is None else _own_elementwise(cov, rule, cov.cov2, feat2)
+    f1, f2 = pair_features(cov, feat1, feat2)
+    k, kdot, gap = rule.dual(cov.nngp, f1, f2, _gap(cov))
+    offsets, spatial = cov.need.cross, cov.signal.spatial
+    out = cov.replace(
+        nngp=rezero(k, offsets, spatial),
+        ntk=None if cov.ntk is None else rezero(cov.ntk * kdot, offsets, spatial),
+        gap=None if gap is None else rezero(gap, offsets, spatial),
+        cov1=own1,
+        cov2=own2,
+        gaussian=False,
+    )
+    return exact_diagonal(out)
+
+
+def _gap(cov: Covariances) -> Array:
+    """Returns the carried gap, or the difference it stands for (exactly 0 on the diagonal)."""
+    if cov.gap is not None:
+        return cov.gap
+    q1, q2 = cross_variances(cov)
+    return (q1 + q2) / 2 - cov.nngp
+
+
+def _own_elementwise(cov: Covariances, rule: ElementwiseRule, own: Array, features: Any) -> Array:
+    """Returns the self-covariances [n, d, p] after a nonlinearity; variances are exact."""
+    variance = rule.variance(features)
+    offsets, spatial = cov.need.own, cov.signal.spatial
+    if offsets.count == 1:
+        return variance[:, None]
+    left = jax.tree.map(lambda f: f[..., :, None, :], features)
+    right = jax.tree.map(lambda f: shift(f, offsets, spatial), features)
+    q = own[:, offsets.zero_index]
+    gap = (q[:, None] + shift(q, offsets, spatial)) / 2 - own
+    k = rezero(rule.dual(own, left, right, gap).k, offsets, spatial)
+    return k.at[:, offsets.zero_index].set(variance)
+
+
+def exact_diagonal(cov: Covariances) -> Covariances:
+    """Returns symmetric covariances whose diagonal is the variance to the bit, with gap 0."""
+    if not cov.symmetric:
+        return cov
+    same = same_entry(cov)
+    variance = variances(cov)[0][:, None, None, :]
+    return cov.replace(
+        nngp=jnp.where(same, variance, cov.nngp),
+        gap=None if cov.gap is None else jnp.where(same, 0, cov.gap),
+    )
+
+
+def same_entry(cov: Covariances) -> Array:
+    """Returns a mask [n, n, d, p]: same sample and same position."""
+    zero = np.zeros((1, 1, cov.need.cross.count, 1), bool)
+    zero[..., cov.need.cross.zero_index, :] = True
+    equal = jnp.eye(cov.signal.n1, dtype=bool)[:, :, None, None] & zero
+    return jnp.broadcast_to(equal, cov.nngp.shape)
+
+
+def position_mean(cov: Covariances, signal: Signal) -> Covariances:
+    """Returns the mean over equal positions (Flatten): no spatial axes, not Gaussian."""
+    cross, own = cov.need.cross.zero_index, cov.need.own.zero_index
+
+    def mean(value: Array | None) -> Array | None:
+        return None if value is None else value[..., cross, :].mean(-1)[..., None, None]
+
+    return cov.replace(
+        nngp=mean(cov.nngp),
+        ntk=mean(cov.ntk),
+        gap=mean(cov.gap),
+        cov1=cov.cov1[:, own].mean(-1)[..., None, None],
+        cov2=None if cov.cov2 is None else cov.cov2[:, own].mean(-1)[..., None, None],
+        signal=signal,
+        need=Need.zero(0),
+        gaussian=False,
+    )
+
+
+def normalise(cov: Covariances, v1: Array, v2: Array) -> Covariances:
+    """Returns the covariances of activations divided by sqrt(v1) and sqrt(v2).
+
+    Args:
+      cov: covariances.
+      v1: positive normalisers [n1, p] (singleton axes where they do not vary).
+      v2: likewise [n2, p].
+    """
+    q1, q2 = cross_variances(cov)
+    full = (jnp.broadcast_to(v, q.shape) for v, q in zip((v1, v2), variances(cov), strict=True))
+    w1, w2 = pair_features(cov, *full)
+    scale = jax.lax.rsqrt(w1 * w2)
+    gap = cov.gap
+    if gap is not None:
+        # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2) written with small differences only.
+        r = jnp.sqrt(w2 / w1)
+        excess = (w2 - w1) / (w1 * (r + 1))
+        gap = scale * (gap + excess * (q1 * excess + (q1 - q2)) / (2 * r))
+        gap = rezero(gap, cov.need.cross, cov.signal.spatial)
+
+    def own(value: Array, v: Array) -> Array:
+        v = jnp.broadcast_to(v, (value.shape[0], value.shape[-1]))
+        right = shift(v, cov.need.own, cov.signal.spatial)
+        scaled = value * jax.lax.rsqrt(v[:, None] * right)
+        return scaled.at[:, cov.need.own.zero_index].set(value[:, cov.need.own.zero_index] / v)
+
+    out = cov.replace(
+        nngp=cov.nngp * scale,
+        ntk=None if cov.ntk is None else cov.ntk * scale,
+        gap=gap,
+        cov1=own(cov.cov1, v1),
+        cov2=None if cov.cov2 is None else own(cov.cov2, v2),
+    )
+    return exact_diagonal(out)
+
+
+def scale_same(cov: Covariances, factor: Any) -> Covariances:
+    """Returns the covariances with entries of equal sample and position multiplied by a factor.
+
+    Cross-covariances are touched only where x2 is x1: independent noise drawn for two different
+    inputs is uncorrelated even when they are equal.
+    """
+    zero = np.zeros((1, cov.need.own.count, 1), bool)
+    zero[:, cov.need.own.zero_index] = True
+
+    def own(value: Array) -> Array:
+        return jnp.where(jnp.broadcast_to(zero, value.shape), value * factor, value)
+
+    def cross(value: Array | None) -> Array | None:
+        if value is None or not cov.symmetric:
+            return value
+        return jnp.where(same_entry(cov), value * factor, value)
+
+    out = cov.replace(
+        nngp=cross(cov.nngp),
+        ntk=cross(cov.ntk),
+        gap=None,
+        cov1=own(cov.cov1),
+        cov2=None if cov.cov2 is None else own(cov.cov2),
+        gaussian=False,
+    )
+    return exact_diagonal(out)
+
+
+def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> Covariances:
+    """Returns the covariances with zeros wherever either position is masked.
+
+    Args:
+      cov: covariances.
+      mask1: bool [n1, p], True where every channel of x1 is masked; None masks nothing.
+      mask2: likewise for x2; ignored when symmetric.
+    """
+    if cov.symmetric:
+        mask2 = mask1
+    if mask1 is None and mask2 is None:
+        return cov
+    keep1 = _keep(mask1, (cov.signal.n1, cov.signal.positions))
+    keep2 = _keep(mask2, (cov.signal.n2, cov.signal.positions))
+    left, right = pair_features(cov, keep1, keep2)
+    cross = left & right
+
+    def own(value: Array, keep: Array) -> Array:
+        partner = shift(keep, cov.need.own, cov.signal.spatial)
+        return jnp.where(keep[:, None] & partner, value, 0)
+
+    return cov.replace(
+        nngp=jnp.where(cross, cov.nngp, 0),
+        ntk=None if cov.ntk is None else jnp.where(cross, cov.ntk, 0),
+        # (q1 + q2)/2 - c no longer has a zeroed partner's variance in it: take the difference.
+        gap=None,
+        cov1=own(cov.cov1, keep1),
+        cov2=None if cov.cov2 is None else own(cov.cov2, keep2),
+    )
+
+
+def _keep(mask: Array | None, shape: tuple[int, int]) -> Array:
+    return jnp.ones(shape, bool) if mask is None else ~mask

@@ -1,0 +1,1 @@
+"""Layers: frozen dataclasses that know their finite form and their infinite-width limit."""

@@ -1,0 +1,129 @@
+"""Layers that multiply by fresh random weights: Dense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import Affine, Covariances, affine
+from widelimit.layers.base import Layer, Site
+from widelimit.masking import collapse
+
+
+@pytree
+class Dense(Layer):
+    """Returns a fully-connected layer on the channel axis of an input of any rank.
+
+    NTK parameterisation: z = W_std / sqrt(N_in) x W + b_std b with W, b ~ N(0, 1), so
+    K' = W_std^2 K + b_std^2 and T' = K' + W_std^2 T, with N_in the number of input channels.
+    Standard parameterisation: W ~ N(0, W_std^2 s0 / N_in), b ~ N(0, b_std^2) and
+    z = x W / sqrt(s0) + b, so T' = (N_in / s0) K + W_std^2 T + 1[b_std is not None].
+
+    Source: arXiv:1806.07572; standard parameterisation: arXiv:2001.07301.
+
+    Args:
+      out_dim: number of output channels; NTK-parameterised kernels do not depend on it.
+      W_std: standard deviation of the weights.
+      b_std: standard deviation of the biases; None means no bias.
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+      parameterization: 'ntk' or 'standard'.
+      s: scale factors (s_in, s_out) of the widths before and after this layer, for the standard
+        parameterisation: the finite layer has s_out * out_dim outputs.
+      trainable: False freezes the layer: it adds nothing to the NTK.
+
+    Raises:
+      ValueError: an unknown parameterisation, or a non-positive width.
+    """
+
+    out_dim: int = static()
+    W_std: Any = 1.0
+    b_std: Any = None
+    batch_axis: int = static(0)
+    channel_axis: int = static(-1)
+    parameterization: str = static("ntk")
+    s: tuple[float, float] = static((1, 1))
+    trainable: bool = static(True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "parameterization", str(self.parameterization).lower())
+        object.__setattr__(self, "s", tuple(self.s))
+        if self.parameterization not in ("ntk", "standard"):
+            raise ValueError(
+                f"expected parameterization 'ntk' or 'standard', got {self.parameterization!r}"
+            )
+        if self.out_dim < 1:
+            raise ValueError(f"expected out_dim of at least 1, got {self.out_dim}")
+
+    def input_axes(self) -> tuple[int, int]:
+        return self.batch_axis, self.channel_axis
+
+    def output_shape(self, shape: Any) -> Any:
+        axis = _axis(self.channel_axis, shape)
+        return (*shape[:axis], self._width, *shape[axis + 1 :])
+
+    @property
+    def _width(self) -> int:
+        """Output channels of the finite layer."""
+        scale = self.s[1] if self.parameterization == "standard" else 1
+        return int(self.out_dim * scale)
+
+    def init(self, key: Array, shape: Any) -> Any:
+        axis = _axis(self.channel_axis, shape)
+        key_w, key_b = jax.random.split(key)
+        fan_in = shape[axis]
+        weights = jax.random.normal(key_w, (fan_in, self._width))
+        bias = None
+        if self.b_std is not None:
+            ones = [1] * len(shape)
+            ones[axis] = self._width
+            bias = jax.random.normal(key_b, tuple(ones))
+        if self.parameterization == "standard":
+            weights = weights * (self.W_std / (fan_in / self.s[0]) ** 0.5)
+            bias = None if bias is None else bias * self.b_std
+        return weights, bias
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        weights, bias = params
+        axis = _axis(self.channel_axis, x.shape)
+        out = jnp.moveaxis(jnp.tensordot(x, weights, (axis, 0)), -1, axis)
+        if self.parameterization == "standard":
+            out = out / self.s[0] ** 0.5
+            return out if bias is None else out + bias
+        out = out * (self.W_std / x.shape[axis] ** 0.5)
+        return out if bias is None else out + self.b_std * bias
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        return collapse(mask, _axis(self.channel_axis, shape))
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        w = self.W_std**2
+        b = None if self.b_std is None else self.b_std**2
+        fan_in = site.signal_in.channels
+        match (self.trainable, self.parameterization):
+            case (False, _):
+                numbers = Affine(w, b, None, None)
+            case (_, "ntk"):
+                numbers = Affine(w, b, w, b)
+            case _:
+                numbers = Affine(w, b, fan_in / self.s[0], None if b is None else 1.0)
+        out = affine(cov, numbers, site.signal_out)
+        return out.replace(origins=frozenset({site.path}))
+
+
+def _axis(axis: int, shape: Any) -> int:
+    """Returns the axis as a non-negative number, checked against the rank."""
+    if shape and isinstance(shape[0], tuple):
+        raise ValueError(f"expected one input, got {len(shape)} branches: join them first")
+    if len(shape) < 2:
+        raise ValueError(f"expected an input with batch and channel axes, got shape {shape}")
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"expected an axis of an input of shape {shape}, got {axis}")
+    return axis % len(shape)

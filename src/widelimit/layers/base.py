@@ -1,0 +1,330 @@
+"""The contract of a layer, its place in a network, and its (init_fn, apply_fn, kernel_fn) view."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import jax
+from jaxtyping import Array
+
+from widelimit._pytree import as_leaf, data_fields, pytree, static
+from widelimit.covariance import Covariances, apply_masks
+from widelimit.masking import MaskedArray, hide, split_mask
+from widelimit.offsets import Need
+from widelimit.signal import Signal
+
+
+@pytree
+class Site:
+    """A place in a network, as seen by the layer that stands there.
+
+    Lists of branches are tuples of signals, needs and masks.
+
+    Attributes:
+      masks_in: pair of masks (x1, x2) of the layer's input, in the axes of `signal_in`.
+      masks_out: pair of masks of its output.
+      patterns: pair of graph patterns (x1, x2).
+      children: the sites of the layers inside.
+      signal_in: shapes of its input.
+      signal_out: shapes of its output.
+      need_in: offsets stored at its input.
+      need_out: offsets stored at its output.
+      path: where in the network, for messages, e.g. `serial[3].Relu`.
+    """
+
+    masks_in: Any
+    masks_out: Any
+    patterns: Any
+    children: tuple[Site, ...]
+    signal_in: Any = static()
+    signal_out: Any = static()
+    need_in: Any = static()
+    need_out: Any = static()
+    path: str = static()
+
+
+@pytree
+class Layer:
+    """Base class of all layers and networks.
+
+    A layer is immutable. Traced hyper-parameters are data fields, shapes and flags are `static`
+    fields, so a network can be an argument of `jax.jit` and `jax.grad`. It unpacks as
+    `init_fn, apply_fn, kernel_fn = layer`.
+
+    A new layer overrides `propagate`, and `init`, `apply`, `output_shape`, `output_axes`, `mask`
+    and `needs` as far as the defaults (no parameters, identity, same shape) do not hold.
+    """
+
+    alias: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name in data_fields(self):
+            object.__setattr__(self, name, as_leaf(getattr(self, name)))
+
+    # The finite layer.
+
+    def init(self, key: Array, shape: Any) -> Any:
+        """Returns the parameters of the finite layer for inputs of `shape`."""
+        return ()
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Array | None = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        """Returns the output of the finite layer; masked entries of x are already zero."""
+        return x
+
+    def output_shape(self, shape: Any) -> Any:
+        """Returns the shape of the output, or raises if inputs of `shape` do not fit."""
+        return shape
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        """Returns the mask of the output from the mask and the shape of the input."""
+        return mask
+
+    # The infinite layer.
+
+    def input_axes(self) -> tuple[int, int] | None:
+        """Returns the batch and channel axis that the layer states, or None if it states none."""
+        return None
+
+    def output_axes(self, signal: Signal) -> tuple[int, int]:
+        """Returns the batch and channel axis of the output."""
+        return signal.batch_axis, signal.channel_axis
+
+    def output_signal(self, signal: Any) -> Any:
+        """Returns the description of the output from that of the input."""
+        if not isinstance(signal, Signal):
+            raise ValueError(f"expected one input, got {len(signal)} branches: join them first")
+        self._check_axes(signal)
+        shapes = self.output_shape(signal.shape1), self.output_shape(signal.shape2)
+        return Signal(*shapes, *self.output_axes(signal))
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        """Returns the offsets needed at the input for those needed at the output."""
+        return need
+
+    def propagate(self, cov: Any, site: Site) -> Any:
+        """Returns the covariances of the output from those of the input."""
+        return cov
+
+    def _check_axes(self, signal: Signal) -> None:
+        axes = self.input_axes()
+        if axes is None:
+            return
+        stated = axes[0] % signal.ndim, axes[1] % signal.ndim
+        actual = signal.batch_axis, signal.channel_axis
+        if stated != actual:
+            raise ValueError(
+                f"expected batch and channel axes {stated} as this layer states, got {actual} "
+                "from the layers before it"
+            )
+
+    # The view as a triple.
+
+    @property
+    def name(self) -> str:
+        """The constructor's name."""
+        return self.alias or type(self).__name__
+
+    @property
+    def init_fn(self) -> InitFn:
+        """`init_fn(rng, input_shape) -> (output_shape, params)`."""
+        return InitFn(self)
+
+    @property
+    def apply_fn(self) -> ApplyFn:
+        """`apply_fn(params, inputs, *, rng=None, pattern=None, mask_constant=None)`."""
+        return ApplyFn(self)
+
+    @property
+    def kernel_fn(self) -> Any:
+        """`kernel_fn(x1, x2=None, get=None, ...)`; see `widelimit.kernel.KernelFn`."""
+        from widelimit.kernel import KernelFn  # the one late import: kernel.py imports layers
+
+        return KernelFn(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.init_fn
+        yield self.apply_fn
+        yield self.kernel_fn
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return tuple(self)[index]
+
+    def __len__(self) -> int:
+        return 3
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._repr_fields())})"
+
+    def _repr_fields(self) -> Iterator[str]:
+        """Yields the constructor arguments that differ from their defaults."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            required = field.default is dataclasses.MISSING
+            if required or not _same(value, as_leaf(field.default)):
+                text = getattr(value, "__name__", None) or _number(value)
+                yield text if required else f"{field.name}={text}"
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (not isinstance(a, jax.Array) and a == b)
+
+
+def _number(value: Any) -> str:
+    """Returns numbers as people write them."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, jax.Array):
+        return f"{value.dtype}{list(value.shape)}" if value.ndim else f"<{value.dtype}>"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_number, value))}{',' * (len(value) == 1)})"
+    return repr(value)
+
+
+def step(layer: Layer, cov: Any, site: Site) -> Any:
+    """Returns the covariances after `layer`, with zeros at the masked positions of its output."""
+    out = layer.propagate(cov, site)
+    if isinstance(out, Covariances):
+        return mask_covariances(out, site.masks_out)
+    return out
+
+
+def mask_covariances(cov: Covariances, masks: Any) -> Covariances:
+    """Returns the covariances with zeros where either position is masked on every channel."""
+    flat1, flat2 = (_flat_mask(m, cov.signal) for m in masks)
+    return apply_masks(cov, flat1, flat2)
+
+
+def _flat_mask(mask: Array | None, signal: Signal) -> Array | None:
+    """Returns a mask in the axes of `signal` as [n, p], masked where every channel is."""
+    if mask is None:
+        return None
+    collapsed = mask.transpose(signal.to_canonical()).all(-1)
+    n = collapsed.shape[0]
+    full = (n, *signal.spatial)
+    return jax.numpy.broadcast_to(collapsed, full).reshape(n, signal.positions)
+
+
+def run(layer: Layer, params: Any, x: Any, rng: Any, mask: Any, pattern: Any) -> Any:
+    """Returns `layer.apply` on inputs whose masked entries are set to zero."""
+    if mask is not None and not isinstance(x, list | tuple):
+        x = hide(x, mask)
+    return layer.apply(params, x, rng=rng, mask=mask, pattern=pattern)
+
+
+@contextlib.contextmanager
+def located(prefix: str, layer: Any = None) -> Iterator[None]:
+    """Adds the path of a layer to the notes of an error raised inside."""
+    try:
+        yield
+    except Exception as error:
+        inner = getattr(error, "widelimit_path", None)
+        path = f"{prefix}.{inner or layer.name}" if layer is not None else prefix
+        notes = [n for n in getattr(error, "__notes__", []) if n != f"at {inner}"]
+        error.__notes__ = notes
+        error.widelimit_path = path  # type: ignore[attr-defined]
+        error.add_note(f"at {path}")
+        raise
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _NetFunction:
+    """One of the three functions of a network; equal to another one of the same network."""
+
+    net: Layer
+
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, type(self).__call__)
+        object.__setattr__(self, "__name__", self.net.name)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.net is other.net  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self.net)))
+
+
+class InitFn(_NetFunction):
+    """Initialises finite networks."""
+
+    def __call__(self, rng: Array, input_shape: Any) -> tuple[Any, Any]:
+        """Returns the output shape and the parameters of a random finite network.
+
+        Args:
+          rng: a JAX random key.
+          input_shape: shape of the input, or a list or tuple of shapes for parallel networks;
+            the batch size may be -1.
+
+        Raises:
+          ValueError: a shape does not fit; the message names the layer.
+        """
+        shape = as_shape(input_shape)
+        with located(self.net.name):
+            return self.net.output_shape(shape), self.net.init(rng, shape)
+
+
+def as_shape(shape: Any) -> Any:
+    """Returns a shape as a tuple of ints, or a tree of shapes as a tuple of such trees."""
+    if isinstance(shape, list | tuple) and any(isinstance(s, list | tuple) for s in shape):
+        return tuple(as_shape(s) for s in shape)
+    if not isinstance(shape, list | tuple):
+        raise TypeError(f"expected a shape (a tuple of ints), got {shape!r}")
+    return tuple(int(s) for s in shape)
+
+
+class ApplyFn(_NetFunction):
+    """Evaluates finite networks."""
+
+    def __call__(
+        self,
+        params: Any,
+        inputs: Any,
+        *,
+        rng: Array | None = None,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Returns the outputs of the finite network.
+
+        Args:
+          params: parameters from `init_fn`.
+          inputs: an array, a `MaskedArray`, or a list or tuple of them for parallel networks.
+          rng: random key, needed by Dropout in training.
+          pattern: graph patterns.
+          mask_constant: entries of `inputs` equal to it are masked; the result is then a
+            `MaskedArray`.
+          **kwargs: ignored, so that one call serves networks of other libraries too.
+        """
+        x, mask = split_mask(inputs, mask_constant)
+        shape = tree_shapes(x)
+        with located(self.net.name):
+            out = run(self.net, params, x, rng, mask, pattern)
+            if not jax.tree.leaves(mask):
+                return out
+            return _pair_masks(out, self.net.mask(mask, shape))
+
+
+def tree_shapes(x: Any) -> Any:
+    """Returns the shape of an array, or a tuple of shapes for a list or tuple."""
+    if isinstance(x, list | tuple):
+        return tuple(tree_shapes(part) for part in x)
+    return tuple(jax.numpy.shape(x))
+
+
+def _pair_masks(out: Any, mask: Any) -> Any:
+    if isinstance(out, list | tuple):
+        return type(out)(_pair_masks(o, m) for o, m in zip(out, mask, strict=True))
+    return MaskedArray(out, mask)
+
+
+def same_need(need: Any, other: Any) -> Any:
+    """Returns the union of two needs, branch by branch."""
+    if isinstance(need, Need):
+        return need | other
+    return tuple(same_need(a, b) for a, b in zip(need, other, strict=True))

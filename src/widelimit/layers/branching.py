@@ -1,0 +1,254 @@
+"""Branches: made by FanOut, joined by FanInSum, FanInProd and FanInConcat."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from typing import Any
+
+import jax.numpy as jnp
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import Covariances
+from widelimit.layers.base import Layer, Site, same_need
+from widelimit.masking import all_masked
+from widelimit.signal import Signal
+
+
+@pytree
+class FanOut(Layer):
+    """Returns a layer that hands its input to several branches.
+
+    Args:
+      num: number of branches.
+
+    Raises:
+      ValueError: num is less than 1.
+    """
+
+    num: int = static()
+
+    def __post_init__(self) -> None:
+        if self.num < 1:
+            raise ValueError(f"expected at least 1 branch, got num={self.num}")
+
+    def output_shape(self, shape: Any) -> Any:
+        return (shape,) * self.num
+
+    def output_signal(self, signal: Any) -> Any:
+        return (signal,) * self.num
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        return [x] * self.num
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        return (mask,) * self.num
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        return functools.reduce(same_need, need)
+
+    def propagate(self, cov: Any, site: Site) -> Any:
+        return [cov] * self.num
+
+
+class _FanIn(Layer):
+    """What joins of branches share."""
+
+    def output_shape(self, shape: Any) -> Any:
+        _check_branches(shape)
+        if len(set(shape)) > 1:
+            raise ValueError(f"expected branches of equal shape, got {' and '.join(map(str, shape))}")
+        return shape[0]
+
+    def output_signal(self, signal: Any) -> Any:
+        _check_branches(signal)
+        axes = {(s.batch_axis, s.channel_axis) for s in signal}
+        if len(axes) > 1:
+            raise ValueError(f"expected equal batch and channel axes in all branches, got {axes}")
+        first = signal[0]
+        shape1 = self.output_shape(tuple(s.shape1 for s in signal))
+        shape2 = self.output_shape(tuple(s.shape2 for s in signal))
+        return Signal(shape1, shape2, first.batch_axis, first.channel_axis)
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        return all_masked(mask or ())
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        return (need,) * len(signal)
+
+
+@pytree
+class FanInSum(_FanIn):
+    """Returns a layer that sums its branches.
+
+    K = sum_i K_i and T = sum_i T_i, for independent zero-mean Gaussian branches.
+
+    Raises:
+      ValueError: branches of different shapes, or none.
+      NotImplementedError: a branch is not Gaussian, or two branches are correlated: their kernels
+        do not add.
+    """
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        return functools.reduce(operator.add, x)
+
+    def propagate(self, cov: Any, site: Site) -> Covariances:
+        if len(cov) == 1:
+            return cov[0]
+        for i, branch in enumerate(cov):
+            if not branch.gaussian:
+                raise NotImplementedError(
+                    f"expected Gaussian branches to sum (outputs of Dense, Conv, ...); branch {i} "
+                    "is the output of a nonlinearity or raw input: end it with a Dense or Conv layer"
+                )
+        check_uncorrelated(cov, "sum")
+        return _weighted(cov, [None] * len(cov), site, gaussian=True)
+
+
+@pytree
+class FanInProd(_FanIn):
+    """Returns a layer that multiplies its branches elementwise.
+
+    K = prod_i K_i and T = sum_i T_i prod_{j != i} K_j, for independent branches of which at most
+    one is not zero-mean.
+
+    Raises:
+      ValueError: branches of different shapes, or none.
+      NotImplementedError: two branches are correlated.
+    """
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        return functools.reduce(operator.mul, x)
+
+    def propagate(self, cov: Any, site: Site) -> Covariances:
+        if len(cov) == 1:
+            return cov[0]
+        check_uncorrelated(cov, "product")
+
+        def product(parts: Any) -> Any:
+            return functools.reduce(operator.mul, parts)
+
+        terms = [
+            product([c.ntk if j == i else c.nngp for j, c in enumerate(cov)])
+            for i in range(len(cov))
+            if cov[i].ntk is not None
+        ]
+        return cov[0].replace(
+            nngp=product([c.nngp for c in cov]),
+            ntk=functools.reduce(operator.add, terms) if terms else None,
+            gap=None,
+            cov1=product([c.cov1 for c in cov]),
+            cov2=None if cov[0].symmetric else product([c.cov2 for c in cov]),
+            signal=site.signal_out,
+            gaussian=False,
+            origins=frozenset().union(*(c.origins for c in cov)),
+        )
+
+
+@pytree
+class FanInConcat(_FanIn):
+    """Returns a layer that concatenates its branches.
+
+    Along channels the kernels average, weighted by the branches' numbers of channels; branches
+    may be correlated there. Kernels along other axes are not available yet.
+
+    Args:
+      axis: axis to concatenate along.
+
+    Raises:
+      ValueError: branches disagree in an axis other than `axis`.
+      NotImplementedError: a kernel of a concatenation along batch or space.
+    """
+
+    axis: int = static(-1)
+
+    def output_shape(self, shape: Any) -> Any:
+        _check_branches(shape)
+        axis = self._axis(len(shape[0]))
+        rest = {(*s[:axis], None, *s[axis + 1 :]) for s in shape}
+        if len(rest) > 1:
+            listed = " and ".join(map(str, shape))
+            raise ValueError(f"expected branches that agree but for axis {axis}, got {listed}")
+        total = sum(s[axis] for s in shape)
+        return (*shape[0][:axis], total, *shape[0][axis + 1 :])
+
+    def _axis(self, ndim: int) -> int:
+        if not -ndim <= self.axis < ndim:
+            raise ValueError(f"expected an axis of branches with {ndim} axes, got {self.axis}")
+        return self.axis % ndim
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        return jnp.concatenate(list(x), axis=self.axis)
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        if mask is None or all(m is None for m in mask):
+            return None
+        full = [
+            jnp.zeros(s, bool) if m is None else jnp.broadcast_to(m, s)
+            for m, s in zip(mask, shape, strict=True)
+        ]
+        return jnp.concatenate(full, axis=self.axis)
+
+    def propagate(self, cov: Any, site: Site) -> Covariances:
+        if len(cov) == 1:
+            return cov[0]
+        signal = site.signal_out
+        if self._axis(signal.ndim) != signal.channel_axis:
+            raise NotImplementedError(
+                f"expected a concatenation along the channel axis {signal.channel_axis}, got axis "
+                f"{self.axis}: kernels of other concatenations are not available"
+            )
+        widths = [s.channels for s in site.signal_in]
+        return _weighted(cov, [w / sum(widths) for w in widths], site, gaussian=False)
+
+
+def _weighted(cov: Any, weights: Any, site: Site, gaussian: bool) -> Covariances:
+    """Returns the weighted sum of the covariances of several branches (weight None is 1)."""
+
+    def total(parts: Any) -> Any:
+        pairs = [(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
+        terms = [p if w is None else p * w for p, w in pairs]
+        return functools.reduce(operator.add, terms) if terms else None
+
+    gaps = [c.gap for c in cov]
+    return cov[0].replace(
+        nngp=total([c.nngp for c in cov]),
+        ntk=total([c.ntk for c in cov]),
+        gap=None if any(g is None for g in gaps) else total(gaps),
+        cov1=total([c.cov1 for c in cov]),
+        cov2=total([c.cov2 for c in cov]),
+        signal=site.signal_out,
+        gaussian=gaussian,
+        origins=frozenset().union(*(c.origins for c in cov)),
+    )
+
+
+def check_uncorrelated(cov: Any, verb: str) -> None:
+    """Raises if two branches depend on the same weights without fresh ones in between."""
+    for (i, a), (j, b) in itertools.combinations(enumerate(cov), 2):
+        if a.origins & b.origins:
+            raise NotImplementedError(
+                f"expected independent branches in a {verb}: branches {i} and {j} both depend on "
+                f"{_listed(a.origins & b.origins)} without fresh weights in between, so they are "
+                "correlated and their kernels do not combine; put a Dense or Conv layer into all "
+                "but one of them"
+            )
+
+
+def _listed(origins: frozenset[str]) -> str:
+    return ", ".join(f"'{o}'" for o in sorted(origins))
+
+
+def _check_branches(tree: Any) -> None:
+    branched = isinstance(tree, tuple) and bool(tree) and not isinstance(tree[0], int)
+    if not branched:
+        raise ValueError(f"expected a list or tuple of branches (as FanOut makes them), got {tree}")

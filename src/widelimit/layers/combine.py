@@ -1,0 +1,339 @@
+"""Networks made of layers: in sequence, side by side, repeated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import Covariances
+from widelimit.layers.base import Layer, Site, located, run, same_need, step
+from widelimit.layers.foreign import as_layer
+
+
+@pytree
+class Serial(Layer):
+    """Layers one after another; made by `serial`."""
+
+    layers: tuple[Layer, ...] = ()
+
+    alias = "serial"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    def input_axes(self) -> tuple[int, int] | None:
+        return next((axes for axes in (l.input_axes() for l in self.layers) if axes), None)
+
+    def _walk(self, start: Any, advance: Any) -> list[Any]:
+        """Returns the values of a forward pass before every layer and at the end."""
+        values = [start]
+        for i, layer in enumerate(self.layers):
+            with located(f"{self.name}[{i}]", layer):
+                values.append(advance(layer, values[-1]))
+        return values
+
+    def shapes(self, shape: Any) -> list[Any]:
+        """Returns the shapes before every layer and at the end."""
+        return self._walk(shape, lambda layer, s: layer.output_shape(s))
+
+    def signals(self, signal: Any) -> list[Any]:
+        """Returns the signals before every layer and at the end."""
+        return self._walk(signal, lambda layer, s: layer.output_signal(s))
+
+    def output_shape(self, shape: Any) -> Any:
+        return self.shapes(shape)[-1]
+
+    def output_signal(self, signal: Any) -> Any:
+        return self.signals(signal)[-1]
+
+    def init(self, key: Array, shape: Any) -> Any:
+        params = []
+        for layer, inner in zip(self.layers, self.shapes(shape), strict=False):
+            key, layer_key = jax.random.split(key)
+            params.append(layer.init(layer_key, inner))
+        return params
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        check_count("parameters", params, self.layers)
+        keys = split_keys(rng, len(self.layers))
+        for i, (layer, p, key) in enumerate(zip(self.layers, params, keys, strict=True)):
+            with located(f"{self.name}[{i}]", layer):
+                shape = jax.tree.map(jnp.shape, x)
+                x = run(layer, p, x, key, mask, pattern)
+                mask = layer.mask(mask, shape_tree(shape))
+        return x
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        for layer, inner in zip(self.layers, self.shapes(shape), strict=False):
+            mask = layer.mask(mask, inner)
+        return mask
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        for layer, inner in zip(self.layers[::-1], self.signals(signal)[-2::-1], strict=True):
+            need = layer.needs(need, inner)
+        return need
+
+    def propagate(self, cov: Any, site: Site) -> Any:
+        for i, (layer, child) in enumerate(zip(self.layers, site.children, strict=True)):
+            with located(f"{self.name}[{i}]", layer):
+                cov = step(layer, cov, child)
+        return cov
+
+    def __repr__(self) -> str:
+        return block_repr("serial", self.layers)
+
+
+@pytree
+class Parallel(Layer):
+    """Layers side by side, the k-th on the k-th branch; made by `parallel`."""
+
+    layers: tuple[Layer, ...] = ()
+
+    alias = "parallel"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    def input_axes(self) -> tuple[int, int] | None:
+        return next((axes for axes in (l.input_axes() for l in self.layers) if axes), None)
+
+    def _each(self, function: Any, *branches: Any) -> tuple[Any, ...]:
+        """Returns the results of a function of every layer and its branch."""
+        for tree in branches:
+            check_count("branches", tree, self.layers)
+        results = []
+        for i, args in enumerate(zip(self.layers, *branches, strict=True)):
+            with located(f"{self.name}[{i}]", args[0]):
+                results.append(function(*args))
+        return tuple(results)
+
+    def output_shape(self, shape: Any) -> Any:
+        return self._each(lambda layer, s: layer.output_shape(s), shape)
+
+    def output_signal(self, signal: Any) -> Any:
+        return self._each(lambda layer, s: layer.output_signal(s), signal)
+
+    def init(self, key: Array, shape: Any) -> Any:
+        keys = tuple(jax.random.split(key, len(self.layers)))
+        return self._each(lambda layer, k, s: layer.init(k, s), keys, shape)
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        check_count("branches", x, self.layers)
+        masks = (None,) * len(self.layers) if mask is None else mask
+        keys = split_keys(rng, len(self.layers))
+
+        def one(layer: Layer, p: Any, branch: Any, key: Any, m: Any) -> Any:
+            return run(layer, p, branch, key, m, pattern)
+
+        return type(x)(self._each(one, tuple(params), x, keys, masks))
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        masks = (None,) * len(self.layers) if mask is None else mask
+        return self._each(lambda layer, m, s: layer.mask(m, s), masks, shape)
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        return self._each(lambda layer, n, s: layer.needs(n, s), need, signal)
+
+    def propagate(self, cov: Any, site: Site) -> Any:
+        return type(cov)(self._each(step, cov, site.children))
+
+    def __repr__(self) -> str:
+        return block_repr("parallel", self.layers)
+
+
+@pytree
+class Repeat(Layer):
+    """One network applied n times with fresh parameters; made by `repeat`."""
+
+    layer: Layer
+    n: int = static()
+
+    alias = "repeat"
+
+    def __post_init__(self) -> None:
+        if int(self.n) != self.n or self.n < 0:
+            raise ValueError(f"expected a number of repetitions n >= 0, got {self.n}")
+
+    def input_axes(self) -> tuple[int, int] | None:
+        return self.layer.input_axes()
+
+    def output_shape(self, shape: Any) -> Any:
+        with located(f"{self.name}[*]", self.layer):
+            out = self.layer.output_shape(shape) if self.n else shape
+        if out != shape:
+            raise ValueError(
+                f"expected a layer that preserves the shape, to repeat it; got {shape} -> {out}"
+            )
+        return out
+
+    def output_signal(self, signal: Any) -> Any:
+        return signal if self.n == 0 else self._preserved(signal)
+
+    def _preserved(self, signal: Any) -> Any:
+        with located(f"{self.name}[*]", self.layer):
+            out = self.layer.output_signal(signal)
+        if out != signal:
+            raise ValueError(f"expected a layer that preserves the shape, got {signal} -> {out}")
+        return out
+
+    def init(self, key: Array, shape: Any) -> Any:
+        keys = []
+        for _ in range(self.n):  # the keys that `serial` would hand out
+            key, layer_key = jax.random.split(key)
+            keys.append(layer_key)
+        if not keys:
+            return ()
+        return jax.vmap(lambda k: self.layer.init(k, shape))(jnp.stack(keys))
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        if self.n == 0:
+            return x
+        keys = None if rng is None else jax.random.split(rng, self.n)
+        shape = shape_tree(jax.tree.map(jnp.shape, x))
+
+        def part(index: Any) -> Any:
+            return jax.tree.map(lambda leaf: leaf[index], (params, keys))
+
+        def body(carry: Any, sliced: Any) -> Any:
+            return run(self.layer, sliced[0], carry, sliced[1], later, pattern), None
+
+        # The first application may change the dtype and collapse the mask; later ones do not.
+        first, first_key = part(0)
+        later = self.layer.mask(mask, shape)
+        x = run(self.layer, first, x, first_key, mask, pattern)
+        return jax.lax.scan(body, x, part(slice(1, None)))[0]
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        return self.layer.mask(mask, shape) if self.n else mask
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        closed = need
+        while self.n:  # the least set closed under the body's rule, so that a scan can carry it
+            grown = same_need(closed, self.layer.needs(closed, signal))
+            if grown == closed:
+                break
+            closed = grown
+        return closed
+
+    def propagate(self, cov: Any, site: Site) -> Any:
+        if self.n == 0:
+            return cov
+        first, rest = site.children
+        done, cov = 1, self._once(cov, first)
+        # The NTK appears, the gap may be dropped: unroll until the structure repeats.
+        while done < self.n:
+            after = jax.eval_shape(lambda c: self._once(c, rest), cov)
+            if _structure(after) == _structure(cov):
+                break
+            done, cov = done + 1, self._once(cov, rest)
+        if done == self.n:
+            return cov
+
+        def body(carry: Any, _: None) -> tuple[Any, None]:
+            return self._once(carry, rest), None
+
+        return jax.lax.scan(body, cov, None, length=self.n - done)[0]
+
+    def _once(self, cov: Any, site: Site) -> Any:
+        """Returns the covariances after one application, with the origins of all made one."""
+        with located(f"{self.name}[*]", self.layer):
+            out = step(self.layer, cov, site)
+        return _rename_origins(out, site.path)
+
+    def __repr__(self) -> str:
+        return block_repr("repeat", (self.layer, self.n))
+
+
+def _rename_origins(tree: Any, path: str) -> Any:
+    """Returns covariances whose origins inside the body are one name, equal in every round.
+
+    Branches of a body that returns several outputs keep their own names.
+    """
+    if not isinstance(tree, Covariances):
+        return type(tree)(_rename_origins(c, f"{path}<{i}>") for i, c in enumerate(tree))
+    own = {o for o in tree.origins if o.startswith(path)}
+    name = {f"{path} (earlier)"} if own else set()
+    return tree.replace(origins=frozenset((tree.origins - own) | name))
+
+
+def _structure(tree: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+def check_count(what: str, given: Any, layers: tuple[Layer, ...]) -> None:
+    """Raises unless there is one of `given` per layer."""
+    if not isinstance(given, list | tuple) or len(given) != len(layers):
+        count = len(given) if isinstance(given, list | tuple) else type(given).__name__
+        raise ValueError(f"expected a list or tuple of {len(layers)} {what}, got {count}")
+
+
+def split_keys(rng: Any, n: int) -> tuple[Any, ...]:
+    """Returns one key per layer, or n times None."""
+    return (None,) * n if rng is None else tuple(jax.random.split(rng, n)) if n else ()
+
+
+def shape_tree(shape: Any) -> Any:
+    """Returns a tree of shapes with tuples for its branches."""
+    if isinstance(shape, list):
+        return tuple(shape_tree(s) for s in shape)
+    if isinstance(shape, tuple) and any(isinstance(s, list | tuple) for s in shape):
+        return tuple(shape_tree(s) for s in shape)
+    return shape
+
+
+def block_repr(name: str, items: tuple[Any, ...]) -> str:
+    """Returns a nested network, one layer a line."""
+    if not items:
+        return f"{name}()"
+    body = ",\n".join(repr(item) for item in items)
+    return f"{name}(\n" + "\n".join(f"    {line}" for line in body.split("\n")) + ",\n)"
+
+
+def serial(*layers: Any) -> Serial:
+    """Returns the network that applies layers one after another.
+
+    Args:
+      *layers: layers, networks, or foreign triples (init_fn, apply_fn, kernel_fn).
+
+    Example:
+      >>> from widelimit import stax
+      >>> net = stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))
+      >>> init_fn, apply_fn, kernel_fn = net
+    """
+    return Serial(tuple(as_layer(layer) for layer in layers))
+
+
+def parallel(*layers: Any) -> Parallel:
+    """Returns the network that applies the k-th layer to the k-th element of a list or tuple.
+
+    Args:
+      *layers: layers, networks, or foreign triples.
+    """
+    return Parallel(tuple(as_layer(layer) for layer in layers))
+
+
+def repeat(layer: Any, n: int) -> Repeat:
+    """Returns the network that applies `layer` n times, each time with fresh parameters.
+
+    Equal to `serial(*[layer] * n)`, but compiled once: parameters are stacked along axis 0, and
+    equal those of `serial` for the same random key.
+
+    Args:
+      layer: a layer or network that preserves the shape of its input.
+      n: number of applications; 0 is the identity.
+
+    Raises:
+      ValueError: n is negative, or the layer changes the shape.
+    """
+    return Repeat(as_layer(layer), n)

@@ -1,0 +1,81 @@
+"""Masked inputs: entries equal to a constant are dropped from the network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from widelimit._pytree import pytree
+
+
+@pytree
+class MaskedArray:
+    """An array with a mask of the same rank; True means masked.
+
+    Attributes:
+      masked_value: values; those under the mask mean nothing.
+      mask: bool, same rank, with axes of the same size or 1.
+    """
+
+    masked_value: Float[Array, "..."]
+    mask: Bool[Array, "..."] | None
+
+
+def is_masked_array(value: Any) -> bool:
+    """Returns whether `value` is a `MaskedArray` (usable as `is_leaf`)."""
+    return isinstance(value, MaskedArray)
+
+
+def split_mask(x: Any, mask_constant: Any) -> tuple[Any, Any]:
+    """Returns inputs with masked entries set to 0, and their masks (None where there are none).
+
+    Args:
+      x: array, MaskedArray, or a list or tuple of them.
+      mask_constant: entries equal to it (or NaN, if it is NaN) are masked; None masks nothing.
+    """
+    if isinstance(x, list | tuple):
+        pairs = [split_mask(part, mask_constant) for part in x]
+        return type(x)(p[0] for p in pairs), tuple(p[1] for p in pairs)
+    if isinstance(x, MaskedArray):
+        return hide(x.masked_value, x.mask), x.mask
+    if mask_constant is None or x is None:
+        return x, None
+    x = jnp.asarray(x)
+    mask = jnp.where(jnp.isnan(mask_constant), jnp.isnan(x), x == mask_constant)
+    return hide(x, mask), mask
+
+
+def hide(x: Array, mask: Array | None) -> Array:
+    """Returns the array with zeros under the mask."""
+    return x if mask is None else jnp.where(jnp.broadcast_to(mask, x.shape), 0, x)
+
+
+def collapse(mask: Array | None, channel_axis: int) -> Array | None:
+    """Returns the mask with one channel: masked only where every channel is."""
+    return None if mask is None else jnp.all(mask, axis=channel_axis, keepdims=True)
+
+
+def all_masked(masks: Any) -> Array | None:
+    """Returns the intersection of the masks of several branches; branches without one are skipped."""
+    present = [m for m in masks if m is not None]
+    return functools.reduce(jnp.logical_and, present) if present else None
+
+
+def unmask_fn(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `fn` with masked results replaced by arrays that hold zeros under their masks."""
+
+    @functools.wraps(fn)
+    def unmasked(*args: Any, **kwargs: Any) -> Any:
+        out = fn(*args, **kwargs)
+        return jax.tree.map(
+            lambda v: hide(v.masked_value, v.mask) if is_masked_array(v) else v,
+            out,
+            is_leaf=is_masked_array,
+        )
+
+    return unmasked

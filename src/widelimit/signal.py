@@ -1,0 +1,68 @@
+"""The static description of an activation: its shapes, and which axes are batch and channels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """Shapes of the activations of both batches at one place of a network.
+
+    Attributes:
+      shape1: shape of the activation of x1, batch and channels included.
+      shape2: shape of the activation of x2; equal to shape1 but for the batch size.
+      batch_axis: non-negative axis of the samples.
+      channel_axis: non-negative axis of the channels.
+    """
+
+    shape1: tuple[int, ...]
+    shape2: tuple[int, ...]
+    batch_axis: int
+    channel_axis: int
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, batch and channels included."""
+        return len(self.shape1)
+
+    @property
+    def spatial_axes(self) -> tuple[int, ...]:
+        """Axes that are neither batch nor channels, in order."""
+        return tuple(i for i in range(self.ndim) if i not in (self.batch_axis, self.channel_axis))
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Sizes of the spatial axes."""
+        return tuple(self.shape1[i] for i in self.spatial_axes)
+
+    @property
+    def positions(self) -> int:
+        """Number of spatial positions."""
+        return math.prod(self.spatial)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the finite network here."""
+        return self.shape1[self.channel_axis]
+
+    @property
+    def n1(self) -> int:
+        """Number of samples in x1."""
+        return self.shape1[self.batch_axis]
+
+    @property
+    def n2(self) -> int:
+        """Number of samples in x2."""
+        return self.shape2[self.batch_axis]
+
+    def to_canonical(self) -> tuple[int, ...]:
+        """Returns the permutation of axes that gives (batch, *spatial, channels)."""
+        return (self.batch_axis, *self.spatial_axes, self.channel_axis)
+
+
+def is_branches(tree: Any) -> bool:
+    """Returns whether `tree` is a list or tuple of branches (named tuples are not)."""
+    return type(tree) in (list, tuple)

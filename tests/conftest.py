@@ -1,0 +1,28 @@
+"""How every test runs: on the CPU, float32 unless it asks, no silent broadcasting of ranks."""
+
+import os
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+TYPECHECK = os.environ.get("WIDELIMIT_TYPECHECK", "1") != "0"
+
+if "JAX_PLATFORMS" not in os.environ:
+    jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+if TYPECHECK:
+    # Checks the shapes and types in the annotations at every call. It must come before the first
+    # import of the package. WIDELIMIT_TYPECHECK=0 turns it off.
+    from jaxtyping import install_import_hook
+
+    install_import_hook("widelimit", "beartype.beartype")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """float64 for the length of one test: name it as an argument or in `usefixtures`."""
+    with jax.enable_x64(True):
+        yield
