@@ -95,9 +95,10 @@ def partner_table(offsets: Offsets, shape: tuple[int, ...]) -> tuple[np.ndarray,
     Returns:
       Two arrays [d, p]: the flat index of p + d (0 where outside), and whether it is inside.
     """
+    ndim = len(shape)
     positions = np.array(list(itertools.product(*map(range, shape))), dtype=np.int64)
     steps = np.array(list(itertools.product(*offsets.axes)), dtype=np.int64)
-    partner = positions.reshape(1, -1, len(shape)) + steps.reshape(-1, 1, len(shape))
+    partner = positions.reshape(1, math.prod(shape), ndim) + steps.reshape(offsets.count, 1, ndim)
     inside = np.all((partner >= 0) & (partner < np.array(shape, dtype=np.int64)), axis=-1)
     weights = np.array([math.prod(shape[i + 1 :]) for i in range(len(shape))], dtype=np.int64)
     return np.where(inside, partner @ weights, 0), inside

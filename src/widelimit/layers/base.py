@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -232,24 +231,28 @@ def located(prefix: str, layer: Any = None) -> Iterator[None]:
         raise
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _NetFunction:
-    """One of the three functions of a network; equal to another one of the same network."""
+class NetFunction:
+    """One of the three functions of a network; equal to another one of the same network.
 
-    net: Layer
+    Attributes:
+      net: the network.
+    """
 
-    def __post_init__(self) -> None:
-        functools.update_wrapper(self, type(self).__call__)
-        object.__setattr__(self, "__name__", self.net.name)
+    def __init__(self, net: Layer) -> None:
+        self.net = net
+        self.__name__ = net.name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.net!r})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.net is other.net  # type: ignore[attr-defined]
+        return isinstance(other, NetFunction) and type(self) is type(other) and self.net is other.net
 
     def __hash__(self) -> int:
         return hash((type(self), id(self.net)))
 
 
-class InitFn(_NetFunction):
+class InitFn(NetFunction):
     """Initialises finite networks."""
 
     def __call__(self, rng: Array, input_shape: Any) -> tuple[Any, Any]:
@@ -277,7 +280,7 @@ def as_shape(shape: Any) -> Any:
     return tuple(int(s) for s in shape)
 
 
-class ApplyFn(_NetFunction):
+class ApplyFn(NetFunction):
     """Evaluates finite networks."""
 
     def __call__(

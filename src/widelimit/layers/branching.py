@@ -114,8 +114,7 @@ class FanInSum(_FanIn):
 class FanInProd(_FanIn):
     """Returns a layer that multiplies its branches elementwise.
 
-    K = prod_i K_i and T = sum_i T_i prod_{j != i} K_j, for independent branches of which at most
-    one is not zero-mean.
+    K = prod_i K_i and T = sum_i T_i prod_{j != i} K_j, for independent branches.
 
     Raises:
       ValueError: branches of different shapes, or none.

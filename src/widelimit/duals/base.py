@@ -1,0 +1,78 @@
+"""What the duals share: their result, the determinant, and functions safe at zero."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+PI = math.pi
+
+
+class Dual(NamedTuple):
+    """Expectations of one nonlinearity over a pair of Gaussian variables.
+
+    Attributes:
+        k: `E[f(u) f(v)]`.
+        kdot: `E[f'(u) f'(v)]`.
+        gap: `(E[f(u)^2] + E[f(v)^2]) / 2 - k` free of cancellation, or None where only the
+            difference is known.
+    """
+
+    k: jax.Array
+    kdot: jax.Array
+    gap: jax.Array | None = None
+
+
+def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
+    """Returns `q1 q2 - c^2`, at least zero, in the broadcast shape of its arguments.
+
+    With `gap` it is `2 m gap - gap^2 - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
+    accurate for nearly equal inputs, where `q1 q2 - c^2` is all rounding error.
+
+    Rounding can make the value negative, and then it is clipped, but the derivative passes
+    through: at identical inputs a smooth dual needs `d(q1 q2 - c^2)/dc = -2c`, not a half of it.
+    """
+    if gap is None:
+        value = q1 * q2 - c * c
+    else:
+        half = (q1 - q2) / 2
+        value = (q1 + q2) * gap - gap * gap - half * half
+    return value + lax.stop_gradient(jnp.maximum(-value, 0))
+
+
+def half_distance(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
+    """Returns `gap`, or the difference `(q1 + q2) / 2 - c` that it stands for."""
+    return (q1 + q2) / 2 - c if gap is None else gap
+
+
+def constant(value: ArrayLike, c: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """Returns an array full of `value` in the shape and dtype of a result."""
+    return jnp.full(jnp.broadcast_shapes(c.shape, q1.shape, q2.shape), value, c.dtype)
+
+
+def like(c: jax.Array, *parameters: ArrayLike) -> list[jax.Array]:
+    """Returns the parameters as scalars of the dtype of `c`, so that none of them promotes it."""
+    return [jnp.asarray(p).astype(c.dtype) for p in parameters]
+
+
+def reciprocal(x: jax.Array) -> jax.Array:
+    """Returns `1 / x`, and 0 with zero derivatives where `x` is 0."""
+    zero = x == 0
+    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, x))
+
+
+def sqrt(x: jax.Array) -> jax.Array:
+    """Returns `sqrt(x)` for `x >= 0`; all derivatives at 0 are 0 instead of infinite."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def exp_minus_exp(x: jax.Array, y: jax.Array, difference: jax.Array) -> jax.Array:
+    """Returns `e^x - e^y` given `difference = x - y`, accurate where it is small."""
+    positive = difference >= 0
+    over = -jnp.exp(x) * jnp.expm1(jnp.where(positive, -difference, 0))
+    under = jnp.exp(y) * jnp.expm1(jnp.where(positive, 0, difference))
+    return jnp.where(positive, over, under)

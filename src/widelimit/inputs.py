@@ -1,0 +1,112 @@
+"""Inputs of a kernel function, checked and in one dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._pytree import is_concrete
+from widelimit.masking import MaskedArray
+from widelimit.nt_kernel import Kernel
+from widelimit.signal import is_branches
+
+
+def as_inputs(x1: Any, x2: Any, mask_constant: Any) -> tuple[Any, Any]:
+    """Returns both inputs as arrays of the working dtype (or as kernels); x2 None if all None.
+
+    Raises:
+      TypeError: something else than real arrays, kernels, and lists or tuples of them.
+      ValueError: non-finite values, fewer than two axes, or trees that differ.
+    """
+    if is_branches(x2) and not jax.tree.leaves(x2):
+        x2 = None
+    first = _convert(x1, "x1", mask_constant)
+    if x2 is x1:
+        return first, first  # the same object stays the same object, for `same_inputs`
+    second = None if x2 is None else _convert(x2, "x2", mask_constant)
+    if second is not None:
+        _check_same_tree(first, second)
+        if any(isinstance(leaf, Kernel) for leaf in _leaves(first) + _leaves(second)):
+            raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
+    return first, second
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Kernel))
+
+
+def _convert(x: Any, name: str, mask_constant: Any) -> Any:
+    if isinstance(x, Kernel):
+        return x
+    if is_branches(x):
+        return type(x)(_convert(part, f"{name}[{i}]", mask_constant) for i, part in enumerate(x))
+    if isinstance(x, MaskedArray):
+        raise TypeError(f"expected an array for {name}, got a MaskedArray: use mask_constant")
+    if not isinstance(x, np.ndarray | jax.Array):
+        raise TypeError(f"expected an array, a Kernel, or a list or tuple of them for {name}, got "
+                        f"{type(x).__name__}")
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)
+            or x.dtype == bool):
+        raise TypeError(f"expected real numbers in {name}, got dtype {x.dtype}")
+    if x.ndim < 2:
+        raise ValueError(f"expected {name} with a batch and a channel axis (at least 2 axes), got "
+                         f"shape {x.shape}")
+    if is_concrete(x):
+        _check_finite(np.asarray(x), name, mask_constant)
+    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    return jnp.asarray(x, dtype)
+
+
+def _check_finite(x: np.ndarray, name: str, mask_constant: Any) -> None:
+    if not np.issubdtype(x.dtype, np.floating):
+        x = x.astype(np.float32)  # integers are finite; bfloat16 is unknown to numpy
+    finite = np.isfinite(x)
+    if finite.all():
+        return
+    if mask_constant is not None and is_concrete(mask_constant):
+        constant = float(mask_constant)
+        finite |= np.isnan(x) if np.isnan(constant) else x == constant
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"expected finite inputs, got {int((~finite).sum())} NaN or infinite "
+                         f"values in {name}, the first at index {first}")
+
+
+def _check_same_tree(first: Any, second: Any) -> None:
+    if is_branches(first) or is_branches(second):
+        same = type(first) is type(second) and len(first) == len(second)
+        if not same:
+            raise ValueError("expected x1 and x2 with the same lists and tuples of arrays, got "
+                             f"{_outline(first)} and {_outline(second)}")
+        for a, b in zip(first, second, strict=True):
+            _check_same_tree(a, b)
+
+
+def _outline(x: Any) -> str:
+    if not is_branches(x):
+        return type(x).__name__
+    return f"{type(x).__name__} of {len(x)}"
+
+
+def same_inputs(x1: Any, x2: Any) -> bool:
+    """Returns whether x2 is x1: None, the same object, or concrete and equal in every entry."""
+    if isinstance(x1, Kernel):
+        return x1.cov2 is None or (is_concrete(x1.x1_is_x2) and bool(x1.x1_is_x2))
+    if is_branches(x1):
+        others = (None,) * len(x1) if x2 is None else x2
+        return all(same_inputs(a, b) for a, b in zip(x1, others, strict=True))
+    if x2 is None or x2 is x1:
+        return True
+    if x1.shape != x2.shape or not is_concrete(x1, x2):
+        return False
+    return bool(np.array_equal(np.asarray(x1), np.asarray(x2)))
+
+
+def input_shapes(x: Any) -> Any:
+    """Returns the shape of an array, or a tuple of shapes for a list or tuple."""
+    if is_branches(x):
+        return tuple(input_shapes(part) for part in x)
+    return tuple(x.shape)

@@ -1,0 +1,301 @@
+"""kernel_fn: from inputs to kernels in the layout that the user sees."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from widelimit.covariance import INPUT, Covariances
+from widelimit.inputs import as_inputs, input_shapes, same_inputs
+from widelimit.layers.base import Layer, NetFunction, located, mask_covariances, step
+from widelimit.layout import input_covariances
+from widelimit.masking import split_mask
+from widelimit.nt_kernel import (
+    Kernel,
+    covariances_from_kernel,
+    kernel_from_covariances,
+    kernel_signal,
+)
+from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
+from widelimit.signal import Signal, is_branches
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))  # type: ignore[arg-type]
+_ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
+
+
+class Request(NamedTuple):
+    """What is asked of one call; static under jit.
+
+    Attributes:
+      fields: arrays of `Kernel` to compute.
+      symmetric: whether x2 is x1.
+      share: whether x2 was None.
+      diagonal_spatial: keep equal positions only.
+      axes: (batch, channel) axes of the input where the network states none.
+    """
+
+    fields: tuple[str, ...]
+    symmetric: bool
+    share: bool
+    diagonal_spatial: bool
+    axes: tuple[int, int]
+
+
+class Choice(NamedTuple):
+    """The engine that runs a network, and why.
+
+    Attributes:
+      name: 'reference'.
+      reason: one line for people.
+    """
+
+    name: str
+    reason: str
+
+
+def choose_engine(net: Layer, shape: Any) -> Choice:
+    """Returns the engine that will compute the kernel of `net` on inputs of `shape`.
+
+    Args:
+      net: the network.
+      shape: shape of an input, batch size included.
+    """
+    flat = not is_branches(shape[0]) and len(shape) == 2
+    kind = "no spatial axes: one product and one fused loop" if flat else "the only engine"
+    return Choice("reference", f"{kind}, compiled whole by XLA")
+
+
+class KernelFn(NetFunction):
+    """The kernels of a network at infinite width, as a function of inputs."""
+
+    def __call__(
+        self,
+        x1: Any,
+        x2: Any = None,
+        get: Any = None,
+        *,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        diagonal_batch: bool | None = None,
+        diagonal_spatial: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Returns the kernels between x1 and x2.
+
+        K (NNGP) is the covariance of outputs over random networks, per channel; T (NTK) is the
+        limit of J(x1) J(x2)^T. Inputs enter as K = mean over channels of x1 x2, uncentred. Can
+        be traced by jit, vmap and grad. Traced x1 and x2 are never taken as equal: pass
+        x2=None, or the same object, for the kernel of x1 with itself.
+
+        Args:
+          x1: array [n1, ..., channels] of any real dtype, or a `Kernel`, or a list or tuple of
+            them for networks with parallel inputs. Computed in float32, or float64 with x64 on.
+          x2: array [n2, ..., channels], or None for x1; must be None with a `Kernel`.
+          get: 'nngp', 'ntk' or another field of `Kernel` for that array; a tuple of names for a
+            named tuple; None for the whole `Kernel`.
+          pattern: pair of graph patterns (for x1, for x2).
+          mask_constant: entries of the inputs equal to it are masked.
+          diagonal_batch: False asks for cov1 and cov2 between all samples.
+          diagonal_spatial: True keeps equal positions only.
+          **kwargs: `batch_axis` and `channel_axis`, where the network states none; `rng` is
+            ignored; others are refused.
+
+        Raises:
+          ValueError: shapes, masks or layers that do not fit, NaN in the inputs, unknown `get`.
+          TypeError: inputs that are not arrays, unknown keywords.
+        """
+        fields = parse_get(get)
+        axes = _keywords(kwargs)
+        with located(self.net.name):
+            x1, x2 = as_inputs(x1, x2, mask_constant)
+        symmetric = same_inputs(x1, x2)
+        request = Request(
+            fields=tuple(f for f in _ARRAYS if f in fields),
+            symmetric=symmetric,
+            share=x2 is None,
+            diagonal_spatial=bool(diagonal_spatial),
+            axes=axes,
+        )
+        compute = functools.partial(_compute, self.net, mask_constant=mask_constant)
+        patterns = (None, None) if pattern is None else tuple(pattern)
+        other = None if symmetric else x2
+        result = compute(x1, other, patterns=patterns, request=request)
+        if diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
+            result = _full_batch(compute, result, x1, x2, patterns, request)
+        return _select(result, get)
+
+
+def parse_get(get: Any) -> tuple[str, ...]:
+    """Returns the names of the `Kernel` fields asked for, in lower case.
+
+    Raises:
+      ValueError: an unknown or repeated name, or none at all.
+    """
+    if get is None:
+        return _FIELDS
+    names = (get,) if isinstance(get, str) else tuple(get)
+    lower = tuple(str(name).lower() for name in names)
+    unknown = [name for name in lower if name not in _FIELDS]
+    if unknown or not lower or len(set(lower)) < len(lower):
+        raise ValueError(
+            f"expected get to be None, one of {', '.join(_FIELDS)}, or a tuple of distinct ones; "
+            f"got {get!r}"
+        )
+    return lower
+
+
+def _keywords(kwargs: dict[str, Any]) -> tuple[int, int]:
+    axes = kwargs.pop("batch_axis", 0), kwargs.pop("channel_axis", -1)
+    kwargs.pop("rng", None)  # networks have no randomness left; callers pass it to any kernel_fn
+    if kwargs:
+        raise TypeError(
+            "expected the keywords pattern, mask_constant, diagonal_batch, diagonal_spatial, "
+            f"batch_axis, channel_axis or rng, got {', '.join(kwargs)}"
+        )
+    return axes
+
+
+@functools.partial(jax.jit, static_argnames="request")
+def _compute(
+    net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
+) -> Any:
+    """Returns a `Kernel` (or a tree of them) that holds the requested arrays."""
+    with located(net.name):
+        if _holds_kernels(x1):
+            cov, site, net = _enter_kernels(net, x1, patterns, request)
+        else:
+            cov, site, net = _enter_arrays(net, x1, x2, mask_constant, patterns, request)
+        out = step(net, cov, site)
+    return _leave(out, site.masks_out, request)
+
+
+def _enter_arrays(
+    net: Layer, x1: Any, x2: Any, mask_constant: Any, patterns: Any, request: Request
+) -> tuple[Any, Any, Layer]:
+    """Returns the covariances of the inputs, the site of the network, and what is left of it."""
+    x1, mask1 = split_mask(x1, mask_constant)
+    x2, mask2 = split_mask(x2, mask_constant)
+    net, flatten = leading_flatten(net)
+    axes = request.axes
+    if flatten is not None:
+        mask1, mask2 = flatten.mask(mask1, x1.shape), flatten.mask(mask2, jnp.shape(x2))
+        x1 = flatten.apply((), x1)
+        x2 = None if x2 is None else flatten.apply((), x2)
+        batch = flatten.batch_axis_out % 2
+        axes = batch, 1 - batch
+    shape1 = input_shapes(x1)
+    shape2 = shape1 if x2 is None else input_shapes(x2)
+    signal = input_signal(shape1, shape2, input_axes(net, shape1, axes))
+    masks = tuple(m if jax.tree.leaves(m) else None for m in (mask1, mask2))
+    need = output_need(net.output_signal(signal), request.diagonal_spatial)
+    site = make_site(net, signal, need, masks, patterns)
+    return _inputs(x1, x2, signal, site.need_in, masks, "ntk" in request.fields), site, net
+
+
+def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool) -> Any:
+    """Returns the covariances of arrays or of trees of arrays."""
+    if isinstance(signal, Signal):
+        cov = input_covariances(x1, x2, signal, need, tangent)
+        return mask_covariances(cov, masks)
+    parts = []
+    for i, part in enumerate(signal):
+        inner = tuple(None if m is None else m[i] for m in masks)
+        parts.append(_inputs(x1[i], None if x2 is None else x2[i], part, need[i], inner, tangent))
+    return type(x1)(parts)
+
+
+def _enter_kernels(
+    net: Layer, kernels: Any, patterns: Any, request: Request
+) -> tuple[Any, Any, Layer]:
+    """Returns the same as `_enter_arrays` for public kernels."""
+    signal = _map_kernels(kernel_signal, kernels)
+    masks1 = _map_kernels(lambda k: k.mask1, kernels)
+    masks2 = _map_kernels(lambda k: k.mask2, kernels)
+    masks = tuple(m if jax.tree.leaves(m) else None for m in (masks1, masks2))
+    need = output_need(net.output_signal(signal), request.diagonal_spatial)
+    site = make_site(net, signal, need, masks, patterns)
+
+    def enter(kernel: Any, part: Any, origin: str) -> Any:
+        if not isinstance(kernel, Kernel):
+            pairs = enumerate(zip(kernel, part, strict=True))
+            return type(kernel)(enter(k, n, f"{origin}[{i}]") for i, (k, n) in pairs)
+        cov = covariances_from_kernel(kernel, part, request.symmetric)
+        # Kernels given side by side are taken as independent: nothing tells where they come from.
+        tangent = cov.tangent and "ntk" in request.fields
+        return cov.replace(origins=frozenset({origin}), tangent=tangent)
+
+    return enter(kernels, site.need_in, INPUT), site, net
+
+
+def _leave(cov: Any, masks: Any, request: Request) -> Any:
+    """Returns covariances as public kernels that hold the requested arrays and no others."""
+    if isinstance(cov, Covariances):
+        kernel = kernel_from_covariances(
+            cov, diagonal_spatial=request.diagonal_spatial, share=request.share, masks=masks
+        )
+        return kernel.replace(**{f: None for f in _ARRAYS if f not in request.fields})
+    parts = []
+    for i, part in enumerate(cov):
+        inner = tuple(None if m is None else m[i] for m in masks)
+        parts.append(_leave(part, inner, request))
+    return type(cov)(parts)
+
+
+def _holds_kernels(x: Any) -> bool:
+    leaves = jax.tree.leaves(x, is_leaf=lambda v: isinstance(v, Kernel))
+    return any(isinstance(leaf, Kernel) for leaf in leaves)
+
+
+def _map_kernels(function: Any, tree: Any) -> Any:
+    """Returns the function of every kernel of a tree; branches become tuples."""
+    if isinstance(tree, Kernel):
+        return function(tree)
+    return tuple(_map_kernels(function, part) for part in tree)
+
+
+def _full_batch(
+    compute: Any, result: Any, x1: Any, x2: Any, patterns: Any, request: Request
+) -> Any:
+    """Returns the result with covariances between all samples of each side in cov1 and cov2."""
+    if _holds_kernels(x1):
+        raise NotImplementedError(
+            "expected arrays with diagonal_batch=False, got a Kernel: pass the inputs instead"
+        )
+    own = request._replace(fields=("nngp",), symmetric=True, share=True)
+
+    def square(x: Any, pattern: Any) -> Any:
+        return compute(x, None, patterns=(pattern, pattern), request=own)
+
+    full1 = square(x1, patterns[0])
+    full2 = full1 if request.symmetric else square(x2, patterns[1])
+
+    def join(kernel: Any, first: Any, second: Any) -> Any:
+        if not isinstance(kernel, Kernel):
+            return type(kernel)(map(join, kernel, first, second))
+        return kernel.replace(
+            cov1=first.nngp, cov2=None if request.share else second.nngp, diagonal_batch=False
+        )
+
+    return join(result, full1, full2)
+
+
+def _select(result: Any, get: Any) -> Any:
+    """Returns the fields that the user asked for, kernel by kernel."""
+    if not isinstance(result, Kernel):
+        return type(result)(_select(part, get) for part in result)
+    if get is None:
+        return result
+    if isinstance(get, str):
+        return getattr(result, get.lower())
+    names = parse_get(get)
+    return _named_tuple(names)(*(getattr(result, name) for name in names))
+
+
+@functools.lru_cache(maxsize=64)
+def _named_tuple(names: tuple[str, ...]) -> Any:
+    return collections.namedtuple("AnalyticKernel", names)

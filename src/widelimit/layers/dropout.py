@@ -1,0 +1,58 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from widelimit._pytree import is_concrete, pytree, static
+from widelimit.covariance import Covariances, scale_same
+from widelimit.layers.base import Layer, Site
+from widelimit.offsets import Need, Offsets
+
+
+@pytree
+class Dropout(Layer):
+    """Returns a dropout layer.
+
+    In training, units are kept with probability `rate` and divided by it: covariances of equal
+    samples at equal positions grow by 1 / rate, others stay. Equal samples are found by identity
+    of the inputs (x2 is None, or equals x1 as a whole).
+
+    Source: arXiv:1611.01232.
+
+    Args:
+      rate: probability that a unit is KEPT, in (0, 1].
+      mode: 'train' or 'test' (the identity).
+
+    Raises:
+      ValueError: a rate outside (0, 1], another mode, or no `rng` in training.
+    """
+
+    rate: Any
+    mode: str = static("train")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if is_concrete(self.rate) and not 0 < self.rate <= 1:
+            raise ValueError(f"expected a probability of keeping in (0, 1], got rate={self.rate}")
+        if self.mode not in ("train", "test"):
+            raise ValueError(f"expected mode 'train' or 'test', got {self.mode!r}")
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        if self.mode == "test":
+            return x
+        if rng is None:
+            raise ValueError("expected rng=key in apply_fn, for Dropout(mode='train'); got None")
+        return jnp.where(jax.random.bernoulli(rng, self.rate, x.shape), x / self.rate, 0)
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        zero = Offsets.zero(len(signal.spatial))
+        return Need(need.cross, need.own | zero)
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        return cov if self.mode == "test" else scale_same(cov, 1 / self.rate)

@@ -1,0 +1,441 @@
+"""Nonlinearities: each is its function, its dual (in `duals.py`) and a docstring.
+
+All act as K' = E[f(u) f(v)] and T' = T E[f'(u) f'(v)] for (u, v) ~ N(0, [[q1, c], [c, q2]]). They
+need a Gaussian input (the output of Dense, Conv, ...) and give a non-Gaussian one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from widelimit import duals
+from widelimit._pytree import as_leaf, pytree, static
+from widelimit.covariance import Covariances, ElementwiseRule, elementwise
+from widelimit.duals import Dual
+from widelimit.layers.base import Layer, Site
+from widelimit.offsets import Need, Offsets
+
+
+class ElementwiseLayer(Layer):
+    """Base class of nonlinearities: override `fn` and `dual`.
+
+    A nonlinearity that needs work once per variance overrides `features` and `variance` too; the
+    features stand for the variances in `dual`.
+    """
+
+    def fn(self, x: Array) -> Array:
+        """Returns f(x)."""
+        raise NotImplementedError
+
+    def features(self, q: Array) -> Any:
+        """Returns what `dual` needs of variances q, with their axes last."""
+        return q
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried)."""
+        raise NotImplementedError
+
+    def variance(self, features: Any) -> Array:
+        """Returns E[f(u)^2]."""
+        return self.dual(features, features, features, jnp.zeros_like(features)).k
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        return self.fn(x)
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        zero = Offsets.zero(len(signal.spatial))
+        return Need(need.cross, need.own | zero)
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        if not cov.gaussian:
+            raise ValueError(
+                f"expected a Gaussian input (the output of Dense, Conv, ...) for {self.name}, got "
+                "the output of a nonlinearity, of Flatten, or raw input: put a Dense or Conv "
+                "layer before it"
+            )
+        return elementwise(cov, ElementwiseRule(self.features, self.dual, self.variance))
+
+
+class _ReluFamily(ElementwiseLayer):
+    """Piecewise linear functions with a kink at 0."""
+
+    alias = "ABRelu"
+    do_stabilize: bool
+
+    def slopes(self) -> tuple[Any, Any]:
+        """Returns the slopes for negative and for positive x."""
+        raise NotImplementedError
+
+    def fn(self, x: Array) -> Array:
+        a, b = self.slopes()
+        return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.abrelu(c, q1, q2, gap, *self.slopes(), stabilize=self.do_stabilize)
+
+
+@pytree
+class ABRelu(_ReluFamily):
+    """Returns a leaky ReLU a min(x, 0) + b max(x, 0).
+
+    Derivatives at coinciding or zero inputs are one-sided: the angle between the inputs has
+    derivative 0 there. Source: Cho & Saul (2009), *Kernel methods for deep learning*.
+
+    Args:
+      a: slope for negative x.
+      b: slope for positive x.
+      do_stabilize: scale every entry to order 1 before the formula; for very deep networks whose
+        products of variances overflow.
+    """
+
+    a: Any
+    b: Any
+    do_stabilize: bool = static(False)
+
+    def slopes(self) -> tuple[Any, Any]:
+        return self.a, self.b
+
+
+@pytree
+class Relu(_ReluFamily):
+    """Returns a ReLU max(x, 0).
+
+    Args:
+      do_stabilize: see `ABRelu`.
+    """
+
+    do_stabilize: bool = static(False)
+
+    def slopes(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def fn(self, x: Array) -> Array:
+        return jnp.maximum(x, 0)
+
+
+@pytree
+class Abs(_ReluFamily):
+    """Returns the absolute value |x|.
+
+    Args:
+      do_stabilize: see `ABRelu`.
+    """
+
+    do_stabilize: bool = static(False)
+
+    def slopes(self) -> tuple[float, float]:
+        return -1.0, 1.0
+
+    def fn(self, x: Array) -> Array:
+        return jnp.abs(x)
+
+
+@pytree
+class LeakyRelu(_ReluFamily):
+    """Returns a leaky ReLU alpha min(x, 0) + max(x, 0).
+
+    Args:
+      alpha: slope for negative x.
+      do_stabilize: see `ABRelu`.
+    """
+
+    alpha: Any
+    do_stabilize: bool = static(False)
+
+    def slopes(self) -> tuple[Any, float]:
+        return self.alpha, 1.0
+
+
+@pytree
+class Sign(ElementwiseLayer):
+    """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
+
+    def fn(self, x: Array) -> Array:
+        return jnp.sign(x)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.sign(c, q1, q2, gap)
+
+
+@pytree
+class Erf(ElementwiseLayer):
+    """Returns a erf(b x) + c.
+
+    Source: Williams (1997), *Computing with infinite networks*.
+
+    Args:
+      a: output scale.
+      b: input scale.
+      c: output shift.
+    """
+
+    a: Any = 1.0
+    b: Any = 1.0
+    c: Any = 0.0
+
+    def fn(self, x: Array) -> Array:
+        return self.a * jax.scipy.special.erf(self.b * x) + self.c
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.erf(c, q1, q2, gap, self.a, self.b, self.c)
+
+
+def Sigmoid_like() -> Erf:
+    """Returns erf(x / 2.4020563531719796) / 2 + 1/2, an `Erf` close to the logistic sigmoid."""
+    return Erf(0.5, 1 / 2.4020563531719796, 0.5)
+
+
+@pytree
+class Sin(ElementwiseLayer):
+    """Returns a sin(b x + c).
+
+    Args:
+      a: output scale.
+      b: input scale.
+      c: phase.
+    """
+
+    a: Any = 1.0
+    b: Any = 1.0
+    c: Any = 0.0
+
+    def fn(self, x: Array) -> Array:
+        return self.a * jnp.sin(self.b * x + self.c)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.sin(c, q1, q2, gap, self.a, self.b, self.c)
+
+
+def Cos(a: Any = 1.0, b: Any = 1.0, c: Any = 0.0) -> Sin:
+    """Returns a cos(b x + c), as a `Sin`.
+
+    Args:
+      a: output scale.
+      b: input scale.
+      c: phase.
+    """
+    return Sin(a, b, c + math.pi / 2)
+
+
+@pytree
+class Rbf(ElementwiseLayer):
+    """Returns sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose dual is exp(-gamma |x1 - x2|^2).
+
+    Source: Rahimi & Recht (2007), *Random features for large-scale kernel machines*.
+
+    Args:
+      gamma: inverse squared length scale.
+    """
+
+    gamma: Any = 1.0
+
+    def fn(self, x: Array) -> Array:
+        return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.rbf(c, q1, q2, gap, self.gamma)
+
+
+@pytree
+class Gelu(ElementwiseLayer):
+    """Returns x Phi(x). Source: arXiv:1606.08415; kernel: arXiv:2002.08517.
+
+    Args:
+      approximate: use the tanh approximation in the finite network; the kernel is exact always.
+    """
+
+    approximate: bool = static(False)
+
+    def fn(self, x: Array) -> Array:
+        return jax.nn.gelu(x, approximate=self.approximate)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.gelu(c, q1, q2, gap)
+
+
+@pytree
+class Gabor(ElementwiseLayer):
+    """Returns exp(-x^2) sin(x)."""
+
+    def fn(self, x: Array) -> Array:
+        return jnp.exp(-jnp.square(x)) * jnp.sin(x)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.gabor(c, q1, q2, gap)
+
+
+@pytree
+class Exp(ElementwiseLayer):
+    """Returns a exp(b x).
+
+    Args:
+      a: output scale.
+      b: input scale.
+    """
+
+    a: Any = 1.0
+    b: Any = 1.0
+
+    def fn(self, x: Array) -> Array:
+        return self.a * jnp.exp(self.b * x)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.exp(c, q1, q2, gap, self.a, self.b)
+
+
+@pytree
+class Gaussian(ElementwiseLayer):
+    """Returns a exp(b x^2). For b > 0 the kernel is NaN at variances where it diverges.
+
+    Args:
+      a: output scale.
+      b: coefficient of x^2.
+    """
+
+    a: Any = 1.0
+    b: Any = -1.0
+
+    def fn(self, x: Array) -> Array:
+        return self.a * jnp.exp(self.b * jnp.square(x))
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.gaussian(c, q1, q2, gap, self.a, self.b)
+
+
+@pytree
+class Monomial(ElementwiseLayer):
+    """Returns x^degree.
+
+    Args:
+      degree: a non-negative integer.
+
+    Raises:
+      NotImplementedError: a negative or fractional degree.
+    """
+
+    degree: int = static()
+
+    def __post_init__(self) -> None:
+        _check_degree(self.degree)
+
+    def fn(self, x: Array) -> Array:
+        return x**self.degree
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.monomial(c, q1, q2, gap, self.degree)
+
+
+@pytree
+class RectifiedMonomial(ElementwiseLayer):
+    """Returns x^degree for x >= 0, else 0: the arc-cosine kernels.
+
+    E[f' f'] of degree 0 is 0 by convention. Source: Cho & Saul (2009), *Kernel methods for deep
+    learning*.
+
+    Args:
+      degree: a non-negative integer.
+
+    Raises:
+      NotImplementedError: a negative or fractional degree.
+    """
+
+    degree: int = static()
+
+    def __post_init__(self) -> None:
+        _check_degree(self.degree)
+
+    def fn(self, x: Array) -> Array:
+        return jnp.where(x >= 0, x**self.degree, 0)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.rectified_monomial(c, q1, q2, gap, self.degree)
+
+
+@pytree
+class Polynomial(ElementwiseLayer):
+    """Returns sum_i coef[i] x^i.
+
+    Args:
+      coef: coefficients, lowest power first; may be empty.
+    """
+
+    coef: Any
+
+    def __post_init__(self) -> None:
+        coef = self.coef.tolist() if isinstance(self.coef, np.ndarray) else self.coef
+        object.__setattr__(self, "coef", as_leaf(tuple(coef)))
+
+    def fn(self, x: Array) -> Array:
+        out = jnp.zeros_like(x)
+        for coefficient in reversed(self.coef):
+            out = out * x + coefficient
+        return out
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.polynomial(c, q1, q2, gap, self.coef)
+
+
+@pytree
+class Hermite(ElementwiseLayer):
+    """Returns the normalised probabilists' Hermite polynomial He_d(x) / sqrt(d!).
+
+    Its kernel is c^d at unit variance, and the true expectation at any other.
+
+    Args:
+      degree: a non-negative integer.
+
+    Raises:
+      NotImplementedError: a negative or fractional degree.
+    """
+
+    degree: int = static()
+
+    def __post_init__(self) -> None:
+        _check_degree(self.degree)
+
+    def fn(self, x: Array) -> Array:
+        previous, current = jnp.zeros_like(x), jnp.ones_like(x)
+        for n in range(self.degree):
+            previous, current = current, (x * current - n**0.5 * previous) / (n + 1) ** 0.5
+        return current
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.hermite(c, q1, q2, gap, self.degree)
+
+
+@pytree
+class ExpNormalized(ElementwiseLayer):
+    """Returns a layer with the kernel sqrt(q1 q2) exp(gamma (rho + shift)), rho = c / sqrt(q1 q2).
+
+    It has no finite form: `apply_fn` raises. Source: arXiv:1605.06265.
+
+    Args:
+      gamma: rate of the exponential.
+      shift: shift of the correlation.
+      do_clip: clip rho to [-1, 1].
+    """
+
+    gamma: Any = 1.0
+    shift: Any = -1.0
+    do_clip: bool = static(False)
+
+    def fn(self, x: Array) -> Array:
+        raise NotImplementedError(
+            "expected a layer with a finite form, got ExpNormalized: it is defined by its kernel"
+        )
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.exp_normalized(c, q1, q2, gap, self.gamma, self.shift, self.do_clip)
+
+
+def _check_degree(degree: Any) -> None:
+    if isinstance(degree, bool) or int(degree) != degree or degree < 0:
+        raise NotImplementedError(f"expected a non-negative integer degree, got {degree!r}")

@@ -1,0 +1,125 @@
+"""Normalisation layers: LayerNorm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import Covariances, normalise, variances
+from widelimit.layers.base import Layer, Site
+from widelimit.offsets import Need, Offsets
+from widelimit.signal import Signal
+
+
+@pytree
+class LayerNorm(Layer):
+    """Returns a layer normalisation without learned scale or shift.
+
+    z = (x - mean) / sqrt(variance + eps) over `axis`. K' = K / sqrt(v1 v2) and T' likewise, with
+    v = eps + the variance averaged over the axes in `axis` other than channels.
+
+    Source: arXiv:1607.06450.
+
+    Args:
+      axis: axis or axes normalised over; must hold the channel axis.
+      eps: added to the variance.
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+
+    Raises:
+      ValueError: at kernel time, if `axis` lacks the channel axis.
+      NotImplementedError: at kernel time, if the input is not Gaussian, or has masks per channel.
+    """
+
+    axis: int | tuple[int, ...] = static(-1)
+    eps: float = static(1e-12)
+    batch_axis: int = static(0)
+    channel_axis: int = static(-1)
+
+    def __post_init__(self) -> None:
+        axis = self.axis
+        object.__setattr__(self, "axis", tuple(axis) if isinstance(axis, list | tuple) else axis)
+        object.__setattr__(self, "eps", float(self.eps))
+
+    def input_axes(self) -> tuple[int, int]:
+        return self.batch_axis, self.channel_axis
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
+            raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")
+        return tuple(sorted(a % ndim for a in axes))
+
+    def output_shape(self, shape: Any) -> Any:
+        self._axes(len(shape))
+        return shape
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        axes = self._axes(x.ndim)
+        if mask is None:
+            mean = x.mean(axes, keepdims=True)
+            variance = x.var(axes, keepdims=True)
+            return (x - mean) * jax.lax.rsqrt(variance + self.eps)
+        keep = jnp.broadcast_to(~mask, x.shape)
+        count = jnp.maximum(keep.sum(axes, keepdims=True), 1)
+        mean = jnp.where(keep, x, 0).sum(axes, keepdims=True) / count
+        variance = jnp.where(keep, jnp.square(x - mean), 0).sum(axes, keepdims=True) / count
+        return jnp.where(keep, (x - mean) * jax.lax.rsqrt(variance + self.eps), 0)
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        zero = Offsets.zero(len(signal.spatial))
+        return Need(need.cross, need.own | zero)
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        signal = site.signal_in
+        axes = self._axes(signal.ndim)
+        if signal.channel_axis not in axes:
+            raise ValueError(
+                f"expected axis to hold the channel axis {signal.channel_axis}, got {self.axis}: "
+                "other normalisations have no kernel"
+            )
+        if not cov.gaussian:
+            raise NotImplementedError(
+                "expected a Gaussian input (the output of Dense, Conv, ...) for LayerNorm, got "
+                "the output of a nonlinearity or raw input: put a Dense or Conv layer before it"
+            )
+        masks = [_one_channel(m, signal) for m in site.masks_in]
+        masks = [masks[0], masks[0]] if cov.symmetric else masks
+        v1, v2 = (
+            self.eps + _average(var, mask, signal, axes)
+            for var, mask in zip(variances(cov), masks, strict=True)
+        )
+        return normalise(cov, v1, v2)
+
+
+def _one_channel(mask: Array | None, signal: Signal) -> Array | None:
+    """Returns a mask that is the same for all channels as [n, p]."""
+    if mask is None:
+        return None
+    if mask.shape[signal.channel_axis] != 1:
+        raise NotImplementedError(
+            "expected masks equal on all channels for LayerNorm, got a mask per channel: put a "
+            "Dense or Conv layer before it"
+        )
+    rows = mask.transpose(signal.to_canonical())
+    n = mask.shape[signal.batch_axis]
+    return jnp.broadcast_to(rows[..., 0], (n, *signal.spatial)).reshape(n, signal.positions)
+
+
+def _average(
+    var: Array, mask: Array | None, signal: Signal, axes: tuple[int, ...]
+) -> Array:
+    """Returns variances [n, p] averaged over the normalised axes other than channels."""
+    order = [signal.batch_axis, *signal.spatial_axes]
+    over = tuple(i for i, axis in enumerate(order) if axis in axes)
+    shape = (var.shape[0], *signal.spatial)
+    keep = jnp.ones(shape, bool) if mask is None else ~mask.reshape(shape)
+    total = jnp.where(keep, var.reshape(shape), 0).sum(over, keepdims=True)
+    count = jnp.maximum(keep.sum(over, keepdims=True), 1)
+    return jnp.broadcast_to(total / count, shape).reshape(var.shape)

@@ -1,0 +1,194 @@
+"""Nonlinearities without a closed form: any function, by its Mehler series (see `series.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit import series
+from widelimit._pytree import pytree, static
+from widelimit.duals import Dual
+from widelimit.layers.elementwise import ElementwiseLayer
+
+
+class _SeriesLayer(ElementwiseLayer):
+    """A nonlinearity whose dual is the Mehler series of `fn`."""
+
+    def order(self) -> int:
+        """Returns a lower bound on the order of the series."""
+        return 0
+
+    def derivative(self) -> Callable[[Array], Array] | None:
+        """Returns f', or None for automatic differentiation."""
+        return None
+
+    def features(self, q: Array) -> Any:
+        return series.features(self.fn, q, self.order(), self.derivative())
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return series.series(c, q1, q2)
+
+    def variance(self, features: Any) -> Array:
+        return series.variance(features)
+
+
+@pytree
+class Tanh(_SeriesLayer):
+    """Returns tanh(x). The kernel is a Mehler series; its error stands in `widelimit.series`."""
+
+    def fn(self, x: Array) -> Array:
+        return jnp.tanh(x)
+
+
+@pytree
+class Sigmoid(_SeriesLayer):
+    """Returns 1 / (1 + exp(-x)). The kernel is a Mehler series (`widelimit.series`)."""
+
+    def fn(self, x: Array) -> Array:
+        return jax.nn.sigmoid(x)
+
+
+@pytree
+class Softplus(_SeriesLayer):
+    """Returns log(1 + exp(x)). The kernel is a Mehler series (`widelimit.series`)."""
+
+    def fn(self, x: Array) -> Array:
+        return jax.nn.softplus(x)
+
+
+@pytree
+class Elu(_SeriesLayer):
+    """Returns x for x > 0, alpha (exp(x) - 1) else. The kernel is a Mehler series.
+
+    Source: arXiv:1511.07289.
+
+    Args:
+      alpha: minus the limit at minus infinity.
+    """
+
+    alpha: Any = 1.0
+
+    def fn(self, x: Array) -> Array:
+        return jax.nn.elu(x, self.alpha)
+
+
+@pytree
+class Selu(_SeriesLayer):
+    """Returns the scaled ELU of self-normalising networks. The kernel is a Mehler series.
+
+    Source: arXiv:1706.02515.
+    """
+
+    def fn(self, x: Array) -> Array:
+        return jax.nn.selu(x)
+
+
+@pytree
+class Silu(_SeriesLayer):
+    """Returns x sigmoid(x). The kernel is a Mehler series. Source: arXiv:1702.03118."""
+
+    def fn(self, x: Array) -> Array:
+        return jax.nn.silu(x)
+
+
+@pytree
+class Mish(_SeriesLayer):
+    """Returns x tanh(softplus(x)). The kernel is a Mehler series. Source: arXiv:1908.08681."""
+
+    def fn(self, x: Array) -> Array:
+        return jax.nn.mish(x)
+
+
+@pytree
+class ElementwiseNumerical(_SeriesLayer):
+    """Returns any function, with its kernel by a Mehler series.
+
+    Args:
+      fn: elementwise function of an array, written in JAX.
+      deg: lower bound on the order of the series.
+      df: derivative of `fn`; automatic differentiation if None.
+
+    Raises:
+      ValueError: deg is less than 1.
+    """
+
+    function: Callable[[Array], Array] = static()
+    deg: int = static()
+    df: Callable[[Array], Array] | None = static(None)
+
+    def __init__(self, fn: Any, deg: int, df: Any = None) -> None:
+        object.__setattr__(self, "function", fn)
+        object.__setattr__(self, "deg", deg)
+        object.__setattr__(self, "df", df)
+        _check_callable("fn", fn)
+        if deg < 1:
+            raise ValueError(f"expected deg of at least 1, got {deg}")
+
+    def fn(self, x: Array) -> Array:
+        return self.function(x)
+
+    def order(self) -> int:
+        return self.deg
+
+    def derivative(self) -> Callable[[Array], Array] | None:
+        return self.df
+
+
+@pytree
+class Elementwise(_SeriesLayer):
+    """Returns any function, with its kernel by given formulas or else by a Mehler series.
+
+    Args:
+      fn: elementwise function of an array; without it `apply_fn` raises.
+      nngp_fn: scalar function (c, q1, q2) -> E[f(u) f(v)]; it is vectorised. Without it the
+        kernel is the Mehler series of `fn`.
+      d_nngp_fn: scalar function (c, q1, q2) -> E[f'(u) f'(v)]; the derivative of `nngp_fn` with
+        respect to c if None.
+
+    Raises:
+      ValueError: neither `fn` nor `nngp_fn` is given.
+      NotImplementedError: the finite network, without `fn`.
+    """
+
+    function: Callable[[Array], Array] | None = static(None)
+    nngp_fn: Callable[..., Any] | None = static(None)
+    d_nngp_fn: Callable[..., Any] | None = static(None)
+
+    def __init__(self, fn: Any = None, nngp_fn: Any = None, d_nngp_fn: Any = None) -> None:
+        object.__setattr__(self, "function", fn)
+        object.__setattr__(self, "nngp_fn", nngp_fn)
+        object.__setattr__(self, "d_nngp_fn", d_nngp_fn)
+        if fn is None and nngp_fn is None:
+            raise ValueError("expected fn, nngp_fn or both, got neither")
+        for name, value in (("fn", fn), ("nngp_fn", nngp_fn), ("d_nngp_fn", d_nngp_fn)):
+            if value is not None:
+                _check_callable(name, value)
+
+    def fn(self, x: Array) -> Array:
+        if self.function is None:
+            raise NotImplementedError("expected Elementwise(fn=...) for the finite network")
+        return self.function(x)
+
+    def features(self, q: Array) -> Any:
+        return q if self.nngp_fn is not None else super().features(q)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        if self.nngp_fn is None:
+            return super().dual(c, q1, q2, gap)
+        slope = self.d_nngp_fn or jax.grad(self.nngp_fn)
+        k, kdot = (jnp.vectorize(f)(c, q1, q2) for f in (self.nngp_fn, slope))
+        return Dual(k, kdot)
+
+    def variance(self, features: Any) -> Array:
+        if self.nngp_fn is None:
+            return super().variance(features)
+        return jnp.vectorize(self.nngp_fn)(features, features, features)
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"expected a function for {name}, got {type(value).__name__}")

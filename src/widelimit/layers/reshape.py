@@ -1,0 +1,86 @@
+"""Layers that move entries: Identity and Flatten."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import Covariances, position_mean
+from widelimit.layers.base import Layer, Site
+from widelimit.offsets import Need
+from widelimit.signal import Signal
+
+
+@pytree
+class Identity(Layer):
+    """Returns a layer that changes nothing."""
+
+
+@pytree
+class Flatten(Layer):
+    """Returns a layer that flattens all axes but the batch into channels.
+
+    K' is the mean of K over equal positions; the output is not Gaussian.
+
+    Args:
+      batch_axis: axis of the samples in the input.
+      batch_axis_out: axis of the samples in the output: 0, 1, -1 or -2.
+
+    Raises:
+      ValueError: another `batch_axis_out`.
+    """
+
+    batch_axis: int = static(0)
+    batch_axis_out: int = static(0)
+
+    def __post_init__(self) -> None:
+        if self.batch_axis_out not in (0, 1, -1, -2):
+            raise ValueError(
+                f"expected batch_axis_out to be 0, 1, -1 or -2, got {self.batch_axis_out}"
+            )
+
+    def input_axes(self) -> tuple[int, int] | None:
+        # Any other axis may hold the channels: all of them are averaged over.
+        return (self.batch_axis, -1 if self.batch_axis not in (-1,) else 0)
+
+    def output_axes(self, signal: Signal) -> tuple[int, int]:
+        batch = self.batch_axis_out % 2
+        return batch, 1 - batch
+
+    def output_signal(self, signal: Any) -> Any:
+        if isinstance(signal, Signal) and self.batch_axis % signal.ndim != signal.batch_axis:
+            raise ValueError(
+                f"expected the batch axis {self.batch_axis} that Flatten states, got "
+                f"{signal.batch_axis} from the layers before it"
+            )
+        return super().output_signal(signal)
+
+    def _check_axes(self, signal: Signal) -> None:
+        """Channels may stand anywhere: `output_signal` checks the batch axis."""
+
+    def output_shape(self, shape: Any) -> Any:
+        axis = self.batch_axis % len(shape)
+        batch, rest = shape[axis], math.prod((*shape[:axis], *shape[axis + 1 :]))
+        return (batch, rest) if self.batch_axis_out % 2 == 0 else (rest, batch)
+
+    def _flatten(self, x: Any) -> Any:
+        rows = jnp.moveaxis(x, self.batch_axis, 0)
+        flat = rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
+        return flat if self.batch_axis_out % 2 == 0 else flat.T
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        return self._flatten(x)
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        return None if mask is None else self._flatten(jnp.broadcast_to(mask, shape))
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        return Need.zero(len(signal.spatial))
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        return position_mean(cov, site.signal_out)

@@ -1,0 +1,127 @@
+"""Networks after training: how residuals become outputs, and prior covariance a posterior one.
+
+Gradient descent on 0.5 mean((f - y)^2) in the limit of small steps moves the outputs f of linear or
+infinitely wide networks by df/dtau = -K (f - y) / N. What is left of a residual at time tau is
+exp(-K tau / N), and what has been learnt reaches a test point through K_td K^-1 (1 - exp(-K tau/N)),
+the response. Every array here is a float64 matrix with one leading axis of times.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from .checks import as_float64, check_not_negative
+from .factor import Cholesky, RidgeKernel
+from .spectral import Spectral
+
+
+class Dynamics(Protocol):
+    """Outputs after training; see `Converged` and `Evolving`."""
+
+    def response(self, b: jax.Array) -> jax.Array:
+        """K^-1 (1 - E) b [m, r, c] for b [r, c]."""
+
+    def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
+        """prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]: training started from a draw of that prior."""
+
+
+class Converged(NamedTuple):
+    """Infinite time, E = 0, by a Cholesky factor; one leading axis of size 1."""
+
+    cholesky: Cholesky
+
+    def response(self, b: jax.Array) -> jax.Array:
+        """K^-1 b [1, r, c] for b [r, c]."""
+        return self.cholesky.solve(b)[None]
+
+    def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
+        """prior - K_td K^-1 K_dt [1, t, t], as a difference of Gram matrices."""
+        half = self.cholesky.half_solve(k_td.T)
+        return _symmetric(prior - half.T @ half)[None]
+
+
+class Evolving(NamedTuple):
+    """Times tau [m], in units that already hold the learning rate and 1 / N, E = exp(-K tau)."""
+
+    spectral: Spectral
+    tau: jax.Array
+
+    def response(self, b: jax.Array) -> jax.Array:
+        """K^-1 (1 - E) b [m, r, c] for b [r, c]."""
+        return self.spectral.response(self.tau, b[None])
+
+    def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
+        """prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]."""
+        learnt = k_td @ self.spectral.response(2 * self.tau, k_td.T[None])
+        return _symmetric(prior[None] - learnt)
+
+    def decay(self, b: jax.Array) -> jax.Array:
+        """E b [m, r, c] for b [r, c]."""
+        return self.spectral.decay(self.tau, b[None])
+
+    def train_covariance(self, kernel: jax.Array) -> jax.Array:
+        """K E^2 [m, r, r], the covariance on the training set of a prior equal to `kernel` = K."""
+        return _symmetric(self.spectral.decay(2 * self.tau, kernel[None]))
+
+    def trained_train_covariance(self, nngp: jax.Array) -> jax.Array:
+        """E K E [m, r, r] on the training set, where E is of the NTK and K is the NNGP kernel."""
+        left = self.spectral.decay(self.tau, nngp[None])
+        return _symmetric(self.spectral.decay(self.tau, left.swapaxes(-1, -2)))
+
+
+def trained_covariance(
+    dynamics: Dynamics, prior: jax.Array, ntk_td: jax.Array, nngp_td: jax.Array, nngp_dd: jax.Array
+) -> jax.Array:
+    """The covariance of outputs [m, t, t] that start from the NNGP prior and move by the NTK.
+
+    prior + A K_dd A^T - A K_dt - K_td A^T with A = T_td T^-1 (1 - E); arXiv:1902.06720, eq. 16.
+    """
+    response = dynamics.response(ntk_td.T)
+    influence = response.swapaxes(-1, -2)
+    cross = influence @ nngp_td.T
+    moved = influence @ nngp_dd @ response
+    return _symmetric(prior[None] + moved - cross - cross.swapaxes(-1, -2))
+
+
+def _symmetric(matrix: jax.Array) -> jax.Array:
+    return (matrix + matrix.swapaxes(-1, -2)) / 2
+
+
+class Times(NamedTuple):
+    """Training times as the solvers take them.
+
+    Attributes:
+      shape: the shape of t, which leads the shape of every result.
+      tau: learning_rate t / N, float64, flat [m]; None for infinite time by Cholesky.
+    """
+
+    shape: tuple[int, ...]
+    tau: jax.Array | None
+
+    @classmethod
+    def of(cls, t: Any, learning_rate: Any, size: int) -> "Times":
+        """Times from steps t (None: infinite), a learning rate and N = the number of targets.
+
+        Raises:
+          ValueError: if a concrete t is negative or NaN.
+        """
+        if t is None:
+            return cls((), None)
+        check_not_negative("t", t)
+        with jax.enable_x64(True):
+            steps = as_float64(t)
+            # Infinity times a learning rate has no derivative worth having: it is 0.
+            endless = jnp.isinf(steps)
+            tau = as_float64(learning_rate) * jnp.where(endless, 0.0, steps) / size
+            return cls(steps.shape, jnp.where(endless, jnp.inf, tau).reshape(-1))
+
+    def dynamics(self, system: RidgeKernel) -> Converged | Evolving:
+        """What a training kernel does in these times; factorises it if that has not been done."""
+        if self.tau is None:
+            return Converged(system.cholesky())
+        return Evolving(system.spectral(), self.tau)
+
+    def unflatten(self, results: jax.Array) -> jax.Array:
+        """Results with the flat axis of times [m, ...] in the shape of t (..., ...)."""
+        return results.reshape(self.shape + results.shape[1:])

@@ -1,0 +1,301 @@
+"""Infinite ensembles of networks trained by gradient descent, from a kernel function and data."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike
+
+from .checks import as_float64, check_finite, check_not_negative, is_concrete, result_dtype
+from .dynamics import Converged, Times, trained_covariance
+from .factor import Ridge, RidgeKernel
+from .matrices import Axes, Targets, check_test_test, from_matrix, row_shape, to_matrix
+from .posterior import Gaussian
+from .selection import DRIVING_KERNEL, Get, pack, parse_get, pick, prior_kernel
+
+KernelFn = Callable[..., Any]
+
+
+def call_kernel(
+    kernel_fn: KernelFn, x1: Any, x2: Any, names: Sequence[str], **kwargs: Any
+) -> dict[str, jax.Array]:
+    """The kernels of those names between two sets of inputs, from one call."""
+    get = names[0] if len(names) == 1 else tuple(names)
+    kernels = kernel_fn(x1, x2, get, **kwargs)
+    return {name: pick(kernels, name, "the result of kernel_fn", name) for name in names}
+
+
+class EnsemblePrediction:
+    """The predict_fn of `gradient_descent_mse_ensemble`; owns training kernels and factors."""
+
+    def __init__(
+        self,
+        kernel_fn: KernelFn,
+        x_train: Any,
+        y_train: Any,
+        learning_rate: Any,
+        ridge: Ridge,
+        trace_axes: Axes,
+        kernel_kwargs: dict[str, Any],
+    ) -> None:
+        """Keeps the arguments; kernels are computed and factorised when they are first used."""
+        self._kernel_fn, self._x, self._y = kernel_fn, x_train, y_train
+        self._learning_rate, self._ridge, self._kwargs = learning_rate, ridge, kernel_kwargs
+        self._targets = Targets.of(y_train, trace_axes)
+        self._kernels: dict[str, jax.Array] = {}
+        self._systems: dict[str, RidgeKernel] = {}
+
+    def __call__(
+        self,
+        t: Any = None,
+        x_test: Any = None,
+        get: Get = None,
+        compute_cov: bool = False,
+        **kernel_kwargs: Any,
+    ) -> Any:
+        """Mean and covariance of the outputs of the ensemble after t steps.
+
+        Args:
+          t: times in steps, of any shape; None is infinite time by Cholesky, `jnp.inf` infinite
+            time through the eigenbasis (they agree for positive definite kernels).
+          x_test: test inputs; None means the training set.
+          get: "nngp" (only the last layer is trained; at t=None Bayesian inference), "ntk" (all
+            layers are trained), "ntkgp" (a prior whose covariance is the NTK, trained by it), or a
+            tuple of these; None means ("nngp", "ntk").
+          compute_cov: whether to return `Gaussian(mean, covariance)` rather than the mean.
+          **kernel_kwargs: keywords of `kernel_fn` for the test set, each also given for the
+            training set. A pair of arrays belongs to the two inputs, and is paired anew between
+            test and training set; anything else must be the same for both.
+
+        Returns:
+          For one mode the mean or a `Gaussian`; for a tuple a namedtuple with one field for each
+          mode. The shape of t comes before that of means and covariances.
+
+        Raises:
+          ValueError: if a mode is unknown, a concrete t is negative, keywords do not fit those of
+            the training set, shapes do not fit, or a concrete training kernel is not finite,
+            singular (t=None) or indefinite.
+        """
+        modes = parse_get(get)
+        times = Times.of(t, self._learning_rate, int(jnp.size(self._y)))
+        if x_test is None:
+            k_dd = self._train_kernels(_needed(modes, compute_cov))
+            results = [self._on_train(mode, times, k_dd, compute_cov) for mode in modes]
+            return pack(get, modes, results)
+        return pack(get, modes, self._on_test(modes, times, x_test, compute_cov, kernel_kwargs))
+
+    def _train_kernels(self, names: list[str]) -> dict[str, jax.Array]:
+        missing = [name for name in names if name not in self._kernels]
+        if not missing:
+            return self._kernels
+        # Concrete data stay concrete inside the user's jit; traced data pass through unharmed.
+        with jax.ensure_compile_time_eval():
+            fresh = call_kernel(self._kernel_fn, self._x, None, missing, **self._kwargs)
+        for kernel in fresh.values():
+            self._targets.check_train_train("kernel_fn(x_train, None)", kernel)
+        if is_concrete(fresh):
+            self._kernels.update(fresh)
+        return self._kernels | fresh
+
+    def _system(self, name: str, kernel: jax.Array) -> RidgeKernel:
+        if name in self._systems:
+            return self._systems[name]
+        system = RidgeKernel(f"{name} of x_train", kernel, self._ridge)
+        # A tracer must not outlive the trace in which it was first asked for.
+        if is_concrete(system.matrix):
+            self._systems[name] = system
+        return system
+
+    def _on_train(
+        self, mode: str, times: Times, k_dd: dict[str, jax.Array], compute_cov: bool
+    ) -> Any:
+        kernel = k_dd[DRIVING_KERNEL[mode]]
+        dtype, rows = result_dtype(kernel), row_shape(kernel)
+        if times.tau is None:
+            mean = jnp.asarray(self._y).astype(dtype)
+            return Gaussian(mean, jnp.zeros(kernel.shape, dtype)) if compute_cov else mean
+        system = self._system(DRIVING_KERNEL[mode], kernel)
+        with jax.enable_x64(True):
+            dynamics = times.evolve(system)
+            y = self._targets.to_matrix(as_float64(self._y))
+            mean = self._targets.from_matrix(y[None] - dynamics.decay(y), rows)
+            mean = times.unflatten(mean).astype(dtype)
+            if not compute_cov:
+                return mean
+            if mode == "ntk":
+                nngp = to_matrix("nngp", as_float64(k_dd["nngp"]))
+                covariance = dynamics.trained_train_covariance(nngp)
+            else:
+                covariance = dynamics.train_covariance()
+            covariance = times.unflatten(from_matrix(covariance, rows, rows))
+            return Gaussian(mean, covariance.astype(dtype))
+
+    def _on_test(
+        self,
+        modes: tuple[str, ...],
+        times: Times,
+        x_test: Any,
+        compute_cov: bool,
+        kwargs: dict[str, Any],
+    ) -> list[Any]:
+        between, within = _test_kwargs(self._kwargs, kwargs)
+        names = _needed(modes, compute_cov)
+        k_dd = self._train_kernels(names)
+        k_td = call_kernel(self._kernel_fn, x_test, self._x, names, **between)
+        for kernel in k_td.values():
+            self._targets.check_test_train("kernel_fn(x_test, x_train)", kernel)
+        k_tt = {}
+        if compute_cov:
+            priors = sorted({prior_kernel(mode) for mode in modes})
+            k_tt = call_kernel(self._kernel_fn, x_test, None, priors, **within)
+            for name, kernel in k_tt.items():
+                check_test_test("kernel_fn(x_test, None)", kernel, k_td[name])
+        return [self._test_mode(mode, times, k_dd, k_td, k_tt) for mode in modes]
+
+    def _test_mode(
+        self,
+        mode: str,
+        times: Times,
+        k_dd: dict[str, jax.Array],
+        k_td: dict[str, jax.Array],
+        k_tt: dict[str, jax.Array],
+    ) -> Any:
+        name = DRIVING_KERNEL[mode]
+        dtype, rows = result_dtype(k_dd[name]), row_shape(k_td[name])
+        dynamics = times.dynamics(self._system(name, k_dd[name]))
+        with jax.enable_x64(True):
+            driving = to_matrix(name, as_float64(k_td[name]))
+            y = self._targets.to_matrix(as_float64(self._y))
+            mean = self._targets.from_matrix(driving @ dynamics.response(y), rows)
+            mean = times.unflatten(mean).astype(dtype)
+            if not k_tt:
+                return mean
+            prior = to_matrix(name, as_float64(k_tt[prior_kernel(mode)]))
+            if mode == "ntk":
+                nngp_td = to_matrix("nngp", as_float64(k_td["nngp"]))
+                nngp_dd = to_matrix("nngp", as_float64(k_dd["nngp"]))
+                covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
+            else:
+                covariance = dynamics.covariance(prior, driving)
+            covariance = times.unflatten(from_matrix(covariance, rows, rows))
+            return Gaussian(mean, covariance.astype(dtype))
+
+
+def gradient_descent_mse_ensemble(
+    kernel_fn: KernelFn,
+    x_train: Any,
+    y_train: ArrayLike,
+    learning_rate: ArrayLike = 1.0,
+    diag_reg: ArrayLike = 0.0,
+    diag_reg_absolute_scale: bool = False,
+    trace_axes: Axes = (-1,),
+    **kernel_kwargs: Any,
+) -> EnsemblePrediction:
+    """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles during training.
+
+    The loss is 0.5 mean((f - y)^2) over all N entries of `y_train`, trained by gradient descent in
+    the limit of small steps, from initial outputs of mean zero and the covariance of the prior.
+    With Kr = K + ridge I and E = exp(-Kr learning_rate t / N), where K is the NNGP kernel for "nngp" and
+    the NTK for "ntk" and "ntkgp", the mean is (1 - E) y on the training set and
+    K_td Kr^-1 (1 - E) y on a test set (arXiv:1902.06720). Covariances:
+
+        nngp, ntkgp   train  Kr E^2        test  K_tt - K_td Kr^-1 (1 - E^2) K_dt
+        ntk           train  E k_dd E      test  k_tt + A k_dd A^T - A k_dt - k_td A^T,
+
+    with A = K_td Kr^-1 (1 - E) and the NNGP kernel k ("ntkgp": arXiv:2007.05864). At t=None E = 0, and
+    on the training set the mean is y and the covariance zero. Eigenvalues of Kr within rounding of
+    zero count as zero: along them nothing moves, at any time.
+
+    The training kernels and their factorisations are computed when first needed and kept by the
+    function returned, which may be jitted. Systems are solved in float64; results have the dtype
+    of the kernel. If anything the training kernel depends on is traced by JAX, then nothing can be
+    checked, nothing is kept, and a failed factorisation gives NaN.
+
+    Args:
+      kernel_fn: a function `kernel_fn(x1, x2, get, **kwargs)` of kernels (n1, n2, h1, h2, ...), such
+        as that of a network.
+      x_train: training inputs.
+      y_train: targets (n, h, ..., outputs).
+      learning_rate: the step: absolute time is learning_rate t.
+      diag_reg: the ridge, in units of the mean diagonal of K.
+      diag_reg_absolute_scale: whether `diag_reg` is the ridge itself.
+      trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
+        given the inputs.
+      **kernel_kwargs: keywords of `kernel_fn` for the training set.
+
+    Raises:
+      ValueError: if `x_train` or `y_train` is not finite, or `learning_rate` or `diag_reg` is
+        negative. The function returned raises it for singular (t=None) and indefinite kernels; the
+        error names the smallest eigenvalue and a ridge that would do.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import predict, stax
+      >>> _, _, kernel_fn = stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))
+      >>> x, y = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0], [-1.0]])
+      >>> predict_fn = predict.gradient_descent_mse_ensemble(kernel_fn, x, y, diag_reg=1e-4)
+      >>> mean, cov = predict_fn(x_test=x, get="ntk", compute_cov=True)
+      >>> mean.shape, cov.shape
+      ((2, 1), (2, 2))
+    """
+    for leaf in jax.tree.leaves(x_train):
+        check_finite("x_train", leaf)
+    check_finite("y_train", y_train)
+    check_not_negative("learning_rate", learning_rate)
+    ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
+    return EnsemblePrediction(
+        kernel_fn, x_train, y_train, learning_rate, ridge, trace_axes, kernel_kwargs
+    )
+
+
+def _needed(modes: Sequence[str], compute_cov: bool) -> list[str]:
+    """The kernels that the modes are made of, in a fixed order."""
+    names = {DRIVING_KERNEL[mode] for mode in modes}
+    if compute_cov:
+        names |= {prior_kernel(mode) for mode in modes}
+    return sorted(names)
+
+
+def _test_kwargs(
+    train: dict[str, Any], test: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keywords of kernel_fn between test and training set, and within the test set."""
+    between, within = dict(train), dict(train)
+    for name, value in test.items():
+        if name not in train:
+            raise ValueError(
+                f"expected keywords of kernel_fn that were given for the training set, "
+                f"{sorted(train)}, got {name!r}"
+            )
+        if _is_pair(train[name]) and _is_pair(value):
+            between[name] = (value[0], train[name][1])
+        elif not _same(train[name], value):
+            raise ValueError(
+                f"expected {name!r} to be the same as for the training set, or a pair of arrays "
+                f"for both, got {value!r} and {train[name]!r}"
+            )
+        within[name] = value
+    return between, within
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value))
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    leaves_a, structure_a = jax.tree.flatten(a)
+    leaves_b, structure_b = jax.tree.flatten(b)
+    if structure_a != structure_b:
+        return False
+    return all(
+        x is y or (is_concrete(x, y) and bool(np.array_equal(x, y)))
+        for x, y in zip(leaves_a, leaves_b, strict=True)
+    )

@@ -1,0 +1,159 @@
+"""Gradient flow of the mean squared error in closed form, from given initial outputs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import ArrayLike
+
+from .checks import as_float64, check_finite, check_not_negative, is_concrete, result_dtype
+from .dynamics import Evolving, Times
+from .factor import Ridge, RidgeKernel
+from .matrices import Axes, Targets, row_shape, to_matrix
+from .selection import is_array
+
+
+class GradientFlow:
+    """The predict_fn of `gradient_descent_mse`; owns the training kernel and its factors."""
+
+    def __init__(
+        self, kernel: Any, y_train: Any, learning_rate: Any, ridge: Ridge, trace_axes: Axes
+    ) -> None:
+        """Checks the kernel; it is factorised when it is first used."""
+        self._targets = Targets.of(y_train, trace_axes)
+        self._targets.check_train_train("k_train_train", kernel)
+        self._dtype = result_dtype(kernel)
+        self._y, self._learning_rate = y_train, learning_rate
+        self._system = RidgeKernel("k_train_train", kernel, ridge)
+
+    def __call__(
+        self,
+        t: Any = None,
+        fx_train_0: Any = 0.0,
+        fx_test_0: Any = None,
+        k_test_train: Any = None,
+    ) -> Any:
+        """Outputs after t steps of gradient descent.
+
+        Args:
+          t: times in steps, of any shape; None is infinite time by Cholesky, `jnp.inf` infinite
+            time through the eigenbasis (they agree for positive definite kernels).
+          fx_train_0: initial outputs on the training set, shaped like the targets or a scalar;
+            None asks for the test set alone, and counts as 0.
+          fx_test_0: initial outputs on a test set, or a scalar; None asks for the training set
+            alone.
+          k_test_train: kernel between test and training set (t, n, ...); needed with `fx_test_0`.
+
+        Returns:
+          Outputs on the training set, on the test set, or the pair of both, each with the shape
+          of t before its own.
+
+        Raises:
+          ValueError: if no outputs are asked for, a kernel is missing or of the wrong shape, a
+            concrete t is negative, or the concrete training kernel is singular (t=None) or
+            indefinite.
+        """
+        if fx_train_0 is None and fx_test_0 is None:
+            raise ValueError("expected fx_train_0, fx_test_0 or both, got None for both")
+        if fx_test_0 is not None and k_test_train is None:
+            raise ValueError("expected k_test_train beside fx_test_0, got None")
+        times = Times.of(t, self._learning_rate, self._size())
+        train = None if fx_train_0 is None else self._train(times, fx_train_0)
+        if fx_test_0 is None:
+            return train
+        test = self._test(times, 0.0 if fx_train_0 is None else fx_train_0, fx_test_0, k_test_train)
+        return test if train is None else (train, test)
+
+    def _size(self) -> int:
+        return int(jnp.size(self._y))
+
+    def _residual(self, fx_train_0: Any) -> jax.Array:
+        initial = _broadcast("fx_train_0", as_float64(fx_train_0), self._targets.shape)
+        return self._targets.to_matrix(as_float64(self._y) - initial)
+
+    def _train(self, times: Times, fx_train_0: Any) -> jax.Array:
+        with jax.enable_x64(True):
+            residual = self._residual(fx_train_0)
+            y = self._targets.to_matrix(as_float64(self._y))
+            dynamics = times.dynamics(self._system) if times.tau is not None else None
+            left = dynamics.decay(residual) if isinstance(dynamics, Evolving) else 0 * y[None]
+            outputs = self._targets.from_matrix(y[None] - left, self._targets.kept_shape)
+            return times.unflatten(outputs).astype(self._dtype)
+
+    def _test(
+        self, times: Times, fx_train_0: Any, fx_test_0: Any, k_test_train: Any
+    ) -> jax.Array:
+        self._targets.check_test_train("k_test_train", k_test_train)
+        rows = row_shape(k_test_train)
+        with jax.enable_x64(True):
+            driving = to_matrix("k_test_train", as_float64(k_test_train))
+            learnt = driving @ times.dynamics(self._system).response(self._residual(fx_train_0))
+            shape = self._targets.full_shape(rows)
+            initial = _broadcast("fx_test_0", as_float64(fx_test_0), shape)
+            outputs = initial[None] + self._targets.from_matrix(learnt, rows)
+            return times.unflatten(outputs).astype(self._dtype)
+
+
+def gradient_descent_mse(
+    k_train_train: ArrayLike,
+    y_train: ArrayLike,
+    learning_rate: ArrayLike = 1.0,
+    diag_reg: ArrayLike = 0.0,
+    diag_reg_absolute_scale: bool = False,
+    trace_axes: Axes = (-1,),
+) -> GradientFlow:
+    """A function `predict_fn(t, fx_train_0, fx_test_0, k_test_train)` of outputs during training.
+
+    The loss is 0.5 mean((f - y)^2) over all N entries of `y_train`, trained by gradient descent in
+    the limit of small steps (arXiv:1902.06720). With Kr = K + ridge I and
+    E = exp(-Kr learning_rate t / N),
+
+        f_train(t) = y + E (f_train(0) - y)
+        f_test(t) = f_test(0) + K_td Kr^-1 (1 - E) (y - f_train(0)),
+
+    and at t=None f_train = y, E = 0. Eigenvalues of Kr within rounding of zero count as zero:
+    along them nothing moves, at any time. Systems are solved in float64; results have the dtype of
+    `k_train_train`. Kernels and targets may be traced by JAX. Then nothing can be checked, and a
+    failed factorisation gives NaN.
+
+    Args:
+      k_train_train: kernel of the training set with itself (n, n, h, h, ...), commonly the NTK.
+      y_train: targets (n, h, ..., outputs).
+      learning_rate: the step: absolute time is learning_rate t.
+      diag_reg: the ridge, in units of the mean diagonal of K.
+      diag_reg_absolute_scale: whether `diag_reg` is the ridge itself.
+      trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
+        given the inputs.
+
+    Raises:
+      ValueError: if the kernel or `y_train` is not finite, their shapes do not fit, or
+        `learning_rate` or `diag_reg` is negative. The function returned raises it for singular
+        (t=None) and indefinite kernels; the error names the smallest eigenvalue and a ridge that
+        would do.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> predict_fn = gradient_descent_mse(2 * jnp.eye(2), jnp.ones((2, 1)))
+      >>> predict_fn(t=jnp.array([0.0, 1.0]))[:, 0, 0]
+      Array([0.    , 0.6321206], dtype=float32)
+    """
+    if not is_array(k_train_train):
+        raise ValueError(
+            "expected k_train_train to be an array, got an object that holds several kernels; "
+            "pass its field ntk"
+        )
+    check_finite("y_train", y_train)
+    check_not_negative("learning_rate", learning_rate)
+    ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
+    return GradientFlow(k_train_train, y_train, learning_rate, ridge, trace_axes)
+
+
+def _broadcast(name: str, initial: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Initial outputs in the shape of outputs; scalars and axes of size 1 are repeated."""
+    fits = initial.ndim == 0 or (
+        initial.ndim == len(shape)
+        and all(have in (1, want) for have, want in zip(initial.shape, shape, strict=True))
+    )
+    if not fits:
+        raise ValueError(f"expected {name} to be a scalar or of shape {shape}, got {initial.shape}")
+    return jnp.broadcast_to(initial, shape)

@@ -1,0 +1,144 @@
+"""The shapes of kernels and targets: from zipped axes and trace axes to matrices, and back.
+
+A kernel over outputs of shape (n, h, ...) has zipped axes (n1, n2, h1, h2, ...). The output axes
+that it lacks are the trace axes: along them the kernel is read as a multiple of the identity.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Axes = int | Sequence[int]
+Shape = tuple[int, ...]
+
+
+def row_shape(kernel: Any) -> Shape:
+    """The shape of the first argument's outputs, without trace axes."""
+    return tuple(jnp.shape(kernel)[::2])
+
+
+def column_shape(kernel: Any) -> Shape:
+    """The shape of the second argument's outputs, without trace axes."""
+    return tuple(jnp.shape(kernel)[1::2])
+
+
+def to_matrix(name: str, kernel: jax.Array) -> jax.Array:
+    """The kernel (n1, n2, h1, h2, ...) as a matrix [n1 h1 ..., n2 h2 ...].
+
+    Raises:
+      ValueError: if the number of axes is odd.
+    """
+    if kernel.ndim % 2:
+        raise ValueError(
+            f"expected {name} to have pairs of axes (n1, n2, h1, h2, ...), got shape {kernel.shape}"
+        )
+    order = (*range(0, kernel.ndim, 2), *range(1, kernel.ndim, 2))
+    rows, columns = math.prod(row_shape(kernel)), math.prod(column_shape(kernel))
+    return kernel.transpose(order).reshape(rows, columns)
+
+
+def from_matrix(matrix: jax.Array, rows: Shape, columns: Shape) -> jax.Array:
+    """The matrices [..., n1 h1 ..., n2 h2 ...] as kernels (..., n1, n2, h1, h2, ...)."""
+    lead = matrix.ndim - 2
+    order = [lead + i + side * len(rows) for i in range(len(rows)) for side in (0, 1)]
+    kernel = matrix.reshape(matrix.shape[:lead] + rows + columns)
+    return kernel.transpose(*range(lead), *order)
+
+
+class Targets(NamedTuple):
+    """How arrays shaped like the targets become matrices [kept axes, trace axes].
+
+    Attributes:
+      shape: shape of the training targets.
+      traced: the trace axes, sorted, non-negative, without duplicates.
+    """
+
+    shape: Shape
+    traced: Shape
+
+    @classmethod
+    def of(cls, y: Any, trace_axes: Axes) -> "Targets":
+        """The layout of targets y.
+
+        Raises:
+          ValueError: if a trace axis is out of range.
+        """
+        shape = tuple(jnp.shape(y))
+        axes = (trace_axes,) if isinstance(trace_axes, int) else tuple(trace_axes)
+        for axis in axes:
+            if not -len(shape) <= axis < len(shape):
+                raise ValueError(
+                    f"expected trace_axes between {-len(shape)} and {len(shape) - 1} for y_train "
+                    f"of shape {shape}, got {trace_axes}"
+                )
+        return cls(shape, tuple(sorted({axis % len(shape) for axis in axes})))
+
+    @property
+    def kept(self) -> Shape:
+        """The axes that the kernel has."""
+        return tuple(axis for axis in range(len(self.shape)) if axis not in self.traced)
+
+    @property
+    def kept_shape(self) -> Shape:
+        """Sizes of the kept axes of the training targets."""
+        return tuple(self.shape[axis] for axis in self.kept)
+
+    def full_shape(self, kept_shape: Shape) -> Shape:
+        """The shape of outputs whose kept axes have other sizes, as on a test set."""
+        sizes = dict(zip(self.kept, kept_shape, strict=True))
+        return tuple(sizes.get(axis, size) for axis, size in enumerate(self.shape))
+
+    def to_matrix(self, outputs: jax.Array) -> jax.Array:
+        """Outputs on the training or a test set as a matrix [kept, traced]."""
+        columns = math.prod(outputs.shape[axis] for axis in self.traced)
+        rows = math.prod(outputs.shape[axis] for axis in self.kept)
+        return outputs.transpose(self.kept + self.traced).reshape(rows, columns)
+
+    def from_matrix(self, matrix: jax.Array, kept_shape: Shape) -> jax.Array:
+        """The matrices [..., kept, traced] as outputs (..., *full_shape(kept_shape))."""
+        lead = matrix.ndim - 2
+        traced_shape = tuple(self.shape[axis] for axis in self.traced)
+        outputs = matrix.reshape(matrix.shape[:lead] + kept_shape + traced_shape)
+        position = {axis: i for i, axis in enumerate(self.kept + self.traced)}
+        order = [lead + position[axis] for axis in range(len(self.shape))]
+        return outputs.transpose(*range(lead), *order)
+
+    def check_train_train(self, name: str, kernel: Any) -> None:
+        """Raise ValueError unless the kernel is square and fits the training targets."""
+        shape = tuple(jnp.shape(kernel))
+        if len(shape) % 2 or row_shape(kernel) != column_shape(kernel):
+            raise ValueError(
+                f"expected {name} to have pairs of equal axes (n, n, h, h, ...), got shape {shape}"
+            )
+        if row_shape(kernel) != self.kept_shape:
+            raise ValueError(
+                f"expected {name} of shape {_zipped(self.kept_shape, self.kept_shape)} for y_train "
+                f"of shape {self.shape} and trace axes {self.traced}, got shape {shape}"
+            )
+
+    def check_test_train(self, name: str, kernel: Any) -> None:
+        """Raise ValueError unless the kernel relates some outputs to the training targets."""
+        shape = tuple(jnp.shape(kernel))
+        if len(shape) != 2 * len(self.kept) or column_shape(kernel) != self.kept_shape:
+            expected = _zipped(("t",) * len(self.kept), self.kept_shape)
+            raise ValueError(
+                f"expected {name} of shape {expected} for y_train of shape {self.shape} and trace "
+                f"axes {self.traced}, where t is any size, got shape {shape}"
+            )
+
+
+def check_test_test(name: str, k_test_test: Any, k_test_train: Any) -> None:
+    """Raise ValueError unless both sides of k_test_test are the rows of k_test_train."""
+    rows = row_shape(k_test_train)
+    if tuple(jnp.shape(k_test_test)) != _zipped(rows, rows):
+        raise ValueError(
+            f"expected {name} of shape {_zipped(rows, rows)} beside k_test_train of shape "
+            f"{tuple(jnp.shape(k_test_train))}, got shape {tuple(jnp.shape(k_test_test))}"
+        )
+
+
+def _zipped(rows: tuple[Any, ...], columns: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(size for pair in zip(rows, columns, strict=True) for size in pair)

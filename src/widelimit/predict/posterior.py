@@ -1,0 +1,156 @@
+"""Gaussian process posteriors of infinite networks: Bayesian, or after training to convergence."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import ArrayLike
+
+from .checks import as_float64, check_finite, is_concrete, result_dtype
+from .dynamics import Converged, trained_covariance
+from .factor import Ridge, RidgeKernel
+from .matrices import Axes, Targets, check_test_test, from_matrix, row_shape, to_matrix
+from .selection import DRIVING_KERNEL, Get, is_array, pack, parse_get, pick, prior_kernel
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian over outputs: its mean, and its covariance in the layout of kernels.
+
+    Attributes:
+      mean: mean, in the shape of the outputs.
+      covariance: covariance (t1, t2, ...) without the trace axes; along those, outputs are
+        independent and each has this covariance.
+    """
+
+    mean: jax.Array
+    covariance: jax.Array
+
+
+class GPInference:
+    """The predict_fn of `gp_inference`; owns the training kernels and their factors."""
+
+    def __init__(self, k_train_train: Any, y_train: Any, ridge: Ridge, trace_axes: Axes) -> None:
+        """Keeps the arguments; each kernel is factorised when it is first used."""
+        self._k_train_train, self._y, self._ridge = k_train_train, y_train, ridge
+        self._targets = Targets.of(y_train, trace_axes)
+        self._systems: dict[str, RidgeKernel] = {}
+
+    def __call__(self, get: Get = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
+        """The posterior on a test set, or on the training set if `k_test_train` is None.
+
+        Args:
+          get: "nngp" (Bayesian inference), "ntk" (training to convergence), "ntkgp" (a Gaussian
+            process whose prior covariance is the NTK), or a tuple of these; None means
+            ("nngp", "ntk").
+          k_test_train: kernel between test and training set, like `k_train_train`; None gives the
+            training targets with covariance zero.
+          k_test_test: kernel of the test set with itself; None asks for means alone.
+
+        Returns:
+          For one mode the mean, or a `Gaussian` if `k_test_test` is given; for a tuple a
+          namedtuple with one field for each mode.
+
+        Raises:
+          ValueError: if a mode is unknown, a needed kernel is missing or of the wrong shape, or
+            the concrete training kernel is singular.
+        """
+        modes = parse_get(get)
+        if is_array(self._k_train_train) and len({DRIVING_KERNEL[mode] for mode in modes}) > 1:
+            raise ValueError(
+                f"expected k_train_train with fields 'nngp' and 'ntk' for get={get!r}, got a "
+                "single array; name the one mode it is meant for, such as get='nngp'"
+            )
+        return pack(
+            get, modes, [self._predict(mode, k_test_train, k_test_test) for mode in modes]
+        )
+
+    def _predict(self, mode: str, k_test_train: Any, k_test_test: Any) -> Any:
+        name = DRIVING_KERNEL[mode]
+        k_dd = pick(self._k_train_train, name, "k_train_train", mode)
+        dtype = result_dtype(k_dd)
+        if k_test_train is None:
+            self._targets.check_train_train("k_train_train", k_dd)
+            mean = jnp.asarray(self._y).astype(dtype)
+            return mean if k_test_test is None else Gaussian(mean, jnp.zeros(k_dd.shape, dtype))
+
+        k_td = pick(k_test_train, name, "k_test_train", mode)
+        self._targets.check_test_train("k_test_train", k_td)
+        rows = row_shape(k_td)
+        dynamics = Converged(self._system(name, k_dd).cholesky())
+        with jax.enable_x64(True):
+            y = self._targets.to_matrix(as_float64(self._y))
+            driving = to_matrix("k_test_train", as_float64(k_td))
+            mean = self._targets.from_matrix(driving @ dynamics.response(y)[0], rows).astype(dtype)
+            if k_test_test is None:
+                return mean
+            k_tt = pick(k_test_test, prior_kernel(mode), "k_test_test", mode)
+            check_test_test("k_test_test", k_tt, k_td)
+            prior = to_matrix("k_test_test", as_float64(k_tt))
+            if mode == "ntk":
+                nngp_td = self._nngp("k_test_train", k_test_train)
+                nngp_dd = self._nngp("k_train_train", self._k_train_train)
+                covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
+            else:
+                covariance = dynamics.covariance(prior, driving)
+            return Gaussian(mean, from_matrix(covariance[0], rows, rows).astype(dtype))
+
+    def _system(self, name: str, kernel: Any) -> RidgeKernel:
+        if name in self._systems:
+            return self._systems[name]
+        self._targets.check_train_train("k_train_train", kernel)
+        system = RidgeKernel("k_train_train", kernel, self._ridge)
+        # A tracer must not outlive the trace in which it was first asked for.
+        if is_concrete(system.matrix):
+            self._systems[name] = system
+        return system
+
+    def _nngp(self, name: str, kernels: Any) -> jax.Array:
+        if is_array(kernels):
+            raise ValueError(
+                f"expected {name} to hold both 'nngp' and 'ntk', of which the covariance of "
+                "get='ntk' is made, got a single array"
+            )
+        return to_matrix(name, as_float64(pick(kernels, "nngp", name, "ntk")))
+
+
+def gp_inference(
+    k_train_train: Any,
+    y_train: ArrayLike,
+    diag_reg: ArrayLike = 0.0,
+    diag_reg_absolute_scale: bool = False,
+    trace_axes: Axes = (-1,),
+) -> GPInference:
+    """A function `predict_fn(get, k_test_train, k_test_test)` of Gaussian process posteriors.
+
+    With Kr = K + ridge I, mean = K_td Kr^-1 y. For "nngp" and "ntkgp" (arXiv:2007.05864), where K
+    is the NNGP kernel or the NTK, covariance = K_tt - K_td Kr^-1 K_dt. For "ntk", networks trained to
+    convergence (arXiv:1902.06720, eq. 16), K is the NTK in the mean and in A = K_td Kr^-1, and with
+    the NNGP kernel k covariance = k_tt + A k_dd A^T - A k_dt - k_td A^T.
+
+    Systems are solved in float64; results have the dtype of `k_train_train`. Kernels and targets
+    may be traced by JAX. Then nothing can be checked, and a failed factorisation gives NaN.
+
+    Args:
+      k_train_train: kernel of the training set with itself, (n, n, h, h, ...): an array, or
+        anything with fields `nngp` and `ntk`.
+      y_train: targets (n, h, ..., outputs).
+      diag_reg: the ridge, in units of the mean diagonal of K.
+      diag_reg_absolute_scale: whether `diag_reg` is the ridge itself.
+      trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
+        given the inputs.
+
+    Raises:
+      ValueError: if `y_train` is not finite, `diag_reg` is negative, or `trace_axes` are out of
+        range. The function returned raises it for kernels that are not finite, of the wrong
+        shape, or singular; the error names the smallest eigenvalue and a ridge that would do.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> predict_fn = gp_inference(jnp.eye(2), jnp.array([[1.0], [2.0]]), diag_reg=1.0)
+      >>> predict_fn("nngp", k_test_train=jnp.array([[0.0, 1.0]]), k_test_test=jnp.eye(1))
+      Gaussian(mean=Array([[1.]], dtype=float32), covariance=Array([[0.5]], dtype=float32))
+    """
+    check_finite("y_train", y_train)
+    return GPInference(
+        k_train_train, y_train, Ridge.of(diag_reg, diag_reg_absolute_scale), trace_axes
+    )

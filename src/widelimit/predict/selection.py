@@ -1,0 +1,68 @@
+"""Which kernels a request is made of: modes of inference, and kernels out of containers."""
+
+from collections import namedtuple
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Get = str | Sequence[str] | None
+
+# Every mode of inference, and the kernel that drives it.
+DRIVING_KERNEL = {"nngp": "nngp", "ntk": "ntk", "ntkgp": "ntk"}
+
+
+def prior_kernel(mode: str) -> str:
+    """The kernel that is the covariance before training."""
+    return "ntk" if mode == "ntkgp" else "nngp"
+
+
+def parse_get(get: Get) -> tuple[str, ...]:
+    """The modes asked for; None means ("nngp", "ntk").
+
+    Raises:
+      ValueError: if a mode is unknown, given twice, or there is none.
+    """
+    if get is None:
+        return ("nngp", "ntk")
+    modes = tuple(mode.lower() for mode in ((get,) if isinstance(get, str) else get))
+    unknown = [mode for mode in modes if mode not in DRIVING_KERNEL]
+    if unknown or not modes or len(set(modes)) < len(modes):
+        raise ValueError(
+            f"expected get to be None, one of {sorted(DRIVING_KERNEL)}, or a tuple of different "
+            f"ones, got {get!r}"
+        )
+    return modes
+
+
+def is_array(kernels: Any) -> bool:
+    """Whether this is one kernel, rather than a container with fields `nngp` and `ntk`."""
+    return not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
+
+
+def pick(kernels: Any, name: str, where: str, mode: str) -> jax.Array:
+    """The kernel of that name; a single array stands for whichever is asked for.
+
+    Raises:
+      ValueError: if the container lacks it.
+    """
+    kernel = kernels if is_array(kernels) else getattr(kernels, name, None)
+    if kernel is None:
+        raise ValueError(f"expected {where} to hold {name!r}, which get={mode!r} needs")
+    return kernel if hasattr(kernel, "dtype") else jnp.asarray(kernel)
+
+
+def pack(get: Get, modes: tuple[str, ...], results: Iterable[Any]) -> Any:
+    """One result if one mode was named, else a namedtuple with a field for each mode."""
+    if isinstance(get, str):
+        (result,) = results
+        return result
+    return _gaussians(modes)(*results)
+
+
+@lru_cache
+def _gaussians(modes: tuple[str, ...]) -> Any:
+    # One class for one set of fields: JAX compares the types of containers.
+    return namedtuple("Gaussians", modes)

@@ -1,0 +1,198 @@
+"""Functions of a symmetric matrix through its eigenbasis, with derivatives that are always finite.
+
+f(K) B = U f(l) U^T B with K = U diag(l) U^T. Differentiating the eigenvectors themselves divides by
+differences of eigenvalues. The derivative of f(K) does not: by Daleckii and Krein it is
+U (F * (U^T dK U)) U^T, where F[i, j] is the divided difference of f, which tends to f'(l) as
+eigenvalues meet. It is made of matrix products and elementwise operations alone, because the
+transpose of other operations does not mix float64 inside a float32 program.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class SpectralFunction(NamedTuple):
+    """A scalar function f(l, tau) of an eigenvalue and a time, for arrays of both.
+
+    Attributes:
+      value: (l [r], tau [m]) -> f [m, r].
+      divided: (l [r], tau [m]) -> (f(l_i) - f(l_j)) / (l_i - l_j) [m, r, r].
+      slope: (l [r], tau [m]) -> derivative with respect to tau [m, r].
+    """
+
+    value: Callable[[jax.Array, jax.Array], jax.Array]
+    divided: Callable[[jax.Array, jax.Array], jax.Array]
+    slope: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _exponent(l: jax.Array, tau: jax.Array) -> jax.Array:
+    """l tau, where an eigenvalue of zero wins against infinite time."""
+    return jnp.where(l == 0, 0.0, l * jnp.where(l == 0, 1.0, tau))
+
+
+def _integral(l: jax.Array, tau: jax.Array) -> jax.Array:
+    """(1 - exp(-l tau)) / l, the integral of exp(-l s) over 0 < s < tau, also at l = 0."""
+    return jnp.where(l == 0, tau, -jnp.expm1(-_exponent(l, tau)) / jnp.where(l == 0, 1.0, l))
+
+
+def _pairs(l: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The lower and the higher of each two eigenvalues [1, r, r], their gap, and tau [m, 1, 1]."""
+    low = jnp.minimum(l[:, None], l[None, :])[None]
+    high = jnp.maximum(l[:, None], l[None, :])[None]
+    return low, high, high - low, tau[:, None, None]
+
+
+def _decay_value(l: jax.Array, tau: jax.Array) -> jax.Array:
+    return jnp.exp(-_exponent(l[None, :], tau[:, None]))
+
+
+def _decay_divided(l: jax.Array, tau: jax.Array) -> jax.Array:
+    low, _, gap, tau = _pairs(l, tau)
+    decay = jnp.exp(-_exponent(low, tau))
+    integral = _integral(gap, tau)
+    # At infinite time decay is 0 for live eigenvalues, and a frozen pair stays frozen.
+    finite = (decay > 0) & (integral < jnp.inf)
+    return jnp.where(finite, -decay * jnp.where(finite, integral, 0.0), 0.0)
+
+
+def _decay_slope(l: jax.Array, tau: jax.Array) -> jax.Array:
+    return -l[None, :] * _decay_value(l, tau)
+
+
+def _response_value(l: jax.Array, tau: jax.Array) -> jax.Array:
+    l, tau = l[None, :], tau[:, None]
+    return jnp.where(l == 0, 0.0, -jnp.expm1(-_exponent(l, tau)) / jnp.where(l == 0, 1.0, l))
+
+
+def _response_divided(l: jax.Array, tau: jax.Array) -> jax.Array:
+    value = _response_value(l, tau)
+    decay_divided = _decay_divided(l, tau)
+    low, high, _, tau = _pairs(l, tau)
+    # The response falls with l, so the greater value belongs to the lower eigenvalue; a frozen
+    # one (l = 0) has response 0, which makes the quotient that of a matrix of constant rank.
+    greater = jnp.maximum(value[:, :, None], value[:, None, :])
+    safe_high = jnp.where(high == 0, 1.0, high)
+    live = -(greater + decay_divided) / safe_high
+    frozen = jnp.where(high == 0, 0.0, greater / safe_high)
+    return jnp.where(low == 0, frozen, jnp.where(high * tau < 0.03, _early(low, high, tau), live))
+
+
+def _early(low: jax.Array, high: jax.Array, tau: jax.Array) -> jax.Array:
+    """Divided difference of the response by its series in tau, where the quotient would cancel."""
+    tau = jnp.where(jnp.isinf(tau), 0.0, tau)
+    x, y = low * tau, high * tau
+    total, homogeneous, power, factorial = jnp.zeros_like(y), jnp.ones_like(y), x, 1.0
+    for k in range(1, 8):
+        factorial *= -(k + 1)
+        total = total + homogeneous / factorial
+        homogeneous = y * homogeneous + power
+        power = power * x
+    return total * tau * tau
+
+
+def _response_slope(l: jax.Array, tau: jax.Array) -> jax.Array:
+    return jnp.where(l[None, :] == 0, 0.0, _decay_value(l, tau))
+
+
+def _root_value(l: jax.Array, tau: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.maximum(l, 0.0))[None, :] + 0.0 * tau[:, None]
+
+
+def _root_divided(l: jax.Array, tau: jax.Array) -> jax.Array:
+    root = _root_value(l, tau)
+    total = root[:, :, None] + root[:, None, :]
+    return jnp.where(total == 0, 0.0, 1.0 / jnp.where(total == 0, 1.0, total))
+
+
+def _root_slope(l: jax.Array, tau: jax.Array) -> jax.Array:
+    return jnp.zeros((tau.shape[0], l.shape[0]), l.dtype)
+
+
+DECAY = SpectralFunction(_decay_value, _decay_divided, _decay_slope)
+RESPONSE = SpectralFunction(_response_value, _response_divided, _response_slope)
+ROOT = SpectralFunction(_root_value, _root_divided, _root_slope)
+
+
+class Spectral(NamedTuple):
+    """The eigenvalues and eigenvectors of a symmetric float64 matrix [r, r].
+
+    Attributes:
+      matrix: the matrix, which derivatives refer to.
+      evals: eigenvalues [r], ascending; those lost in rounding are exactly zero.
+      evecs: eigenvectors [r, r], as columns.
+    """
+
+    matrix: jax.Array
+    evals: jax.Array
+    evecs: jax.Array
+
+    def decay(self, tau: jax.Array, b: jax.Array) -> jax.Array:
+        """exp(-K tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
+        return _apply(DECAY, *self, tau, b)
+
+    def response(self, tau: jax.Array, b: jax.Array) -> jax.Array:
+        """K^-1 (1 - exp(-K tau)) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c].
+
+        Eigenvalues of zero contribute nothing: at infinite time this is the pseudo-inverse.
+        """
+        return _apply(RESPONSE, *self, tau, b)
+
+    def root(self, b: jax.Array) -> jax.Array:
+        """K^(1/2) b [m, r, c], the symmetric root, for b [m, r, c]; negatives count as zero."""
+        return _apply(ROOT, *self, jnp.zeros((1,), b.dtype), b)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _apply(
+    function: SpectralFunction,
+    matrix: jax.Array,
+    evals: jax.Array,
+    evecs: jax.Array,
+    tau: jax.Array,
+    b: jax.Array,
+) -> jax.Array:
+    del matrix
+    with jax.enable_x64(True):
+        rotated = jnp.einsum("sr,msc->mrc", evecs, b)
+        weighted = function.value(evals, tau)[:, :, None] * rotated
+        return jnp.einsum("sr,mrc->msc", evecs, weighted)
+
+
+@_apply.defjvp
+def _apply_jvp(
+    function: SpectralFunction,
+    primals: tuple[jax.Array, ...],
+    tangents: tuple[jax.Array, ...],
+) -> tuple[jax.Array, jax.Array]:
+    matrix, evals, evecs, tau, b = primals
+    d_matrix, _, _, d_tau, d_b = tangents
+    # The rule is run outside the caller's context when a jitted function is differentiated.
+    with jax.enable_x64(True):
+        value = _apply(function, *primals)
+        l, u = _once_differentiable(matrix, evals, evecs)
+        rotated = jnp.einsum("sr,msc->mrc", u, b)
+        d_rotated = jnp.einsum("si,st,tj->ij", u, d_matrix, u)
+        change = jnp.einsum("mij,mjc->mic", function.divided(l, tau) * d_rotated[None], rotated)
+        change = change + (function.slope(l, tau) * d_tau[:, None])[:, :, None] * rotated
+        tangent = jnp.einsum("sr,mrc->msc", u, change)
+        return value, tangent + _apply(function, matrix, evals, evecs, tau, d_b)
+
+
+@jax.custom_jvp
+def _once_differentiable(
+    matrix: jax.Array, evals: jax.Array, evecs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    del matrix
+    return evals, evecs
+
+
+@_once_differentiable.defjvp
+def _refuse(*_: object) -> None:
+    raise NotImplementedError(
+        "second derivatives with respect to a kernel at finite or infinite t are not available; "
+        "t=None solves by Cholesky and has derivatives of every order"
+    )
