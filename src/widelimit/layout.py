@@ -108,7 +108,7 @@ def to_public(value: Array, offsets: Offsets, spatial: tuple[int, ...], diagonal
       spatial: sizes of the spatial axes.
       diagonal: keep equal positions only.
     """
-    if diagonal:
+    if diagonal or not spatial:
         return value[..., offsets.zero_index, :].reshape(*value.shape[:-2], *spatial)
     index, _ = pair_table(offsets, spatial)
     lead = value.shape[:-2]
@@ -119,14 +119,14 @@ def to_public(value: Array, offsets: Offsets, spatial: tuple[int, ...], diagonal
 def from_public(value: Array, offsets: Offsets, spatial: tuple[int, ...], diagonal: bool) -> Array:
     """Returns an array in the public layout as [..., d, p]; the inverse of `to_public`."""
     size, ndim = int(np.prod(spatial, dtype=int)), len(spatial)
-    if diagonal:
+    if diagonal or not spatial:
         lead = value.shape[: value.ndim - ndim]
         return value.reshape(*lead, 1, size)
     lead = value.shape[: value.ndim - 2 * ndim]
     first = range(len(lead), value.ndim, 2)
     pairs = value.transpose(*range(len(lead)), *first, *(i + 1 for i in first))
     partner, _ = partner_table(offsets, spatial)
-    index = np.arange(size) * size + partner
+    index = np.arange(size, dtype=np.int32) * size + partner
     return rezero(pairs.reshape(*lead, -1)[..., index], offsets, spatial)
 
 

@@ -96,11 +96,11 @@ def partner_table(offsets: Offsets, shape: tuple[int, ...]) -> tuple[np.ndarray,
       Two arrays [d, p]: the flat index of p + d (0 where outside), and whether it is inside.
     """
     ndim = len(shape)
-    positions = np.array(list(itertools.product(*map(range, shape))), dtype=np.int64)
-    steps = np.array(list(itertools.product(*offsets.axes)), dtype=np.int64)
+    positions = np.array(list(itertools.product(*map(range, shape))), dtype=np.int32)
+    steps = np.array(list(itertools.product(*offsets.axes)), dtype=np.int32)
     partner = positions.reshape(1, math.prod(shape), ndim) + steps.reshape(offsets.count, 1, ndim)
-    inside = np.all((partner >= 0) & (partner < np.array(shape, dtype=np.int64)), axis=-1)
-    weights = np.array([math.prod(shape[i + 1 :]) for i in range(len(shape))], dtype=np.int64)
+    inside = np.all((partner >= 0) & (partner < np.array(shape, dtype=np.int32)), axis=-1)
+    weights = np.array([math.prod(shape[i + 1 :]) for i in range(len(shape))], dtype=np.int32)
     return np.where(inside, partner @ weights, 0), inside
 
 
@@ -114,7 +114,7 @@ def pair_table(offsets: Offsets, shape: tuple[int, ...]) -> tuple[np.ndarray, np
     """
     partner, inside = partner_table(offsets, shape)
     size = math.prod(shape)
-    index = np.zeros((size, size), np.int64)
+    index = np.zeros((size, size), np.int32)
     stored = np.zeros((size, size), bool)
     d, p = np.nonzero(inside)
     index[p, partner[d, p]] = d * size + p

@@ -96,9 +96,7 @@ def _random_functions(net: Any, key: jax.Array, x: np.ndarray, tasks: int) -> np
     return np.asarray(jax.vmap(draw, out_axes=1)(jax.random.split(key, tasks)))
 
 
-def _covered_fractions(
-    net: Any, x: np.ndarray, y: np.ndarray, study: CoverageStudy
-) -> np.ndarray:
+def _covered_fractions(net: Any, x: np.ndarray, y: np.ndarray, study: CoverageStudy) -> np.ndarray:
     """Fractions [levels] of held-out observations inside their intervals.
 
     Tasks that share their inputs share their posterior variance, so they are the outputs of one fit.

@@ -197,4 +197,6 @@ def _infinite_curves(
         rows.append(
             (now.mean(grid)[:, 0], now.std(grid), *now.loss(x, y), *now.loss(x_test, y_test))
         )
-    return Curves(*(np.stack([np.asarray(a) for a in column]) for column in zip(*rows, strict=True)))
+    return Curves(
+        *(np.stack([np.asarray(a) for a in column]) for column in zip(*rows, strict=True))
+    )

@@ -1,9 +1,10 @@
 """Networks after training: how residuals become outputs, and prior covariance a posterior one.
 
-Gradient descent on 0.5 mean((f - y)^2) in the limit of small steps moves the outputs f of linear or
-infinitely wide networks by df/dtau = -K (f - y) / N. What is left of a residual at time tau is
-exp(-K tau / N), and what has been learnt reaches a test point through K_td K^-1 (1 - exp(-K tau/N)),
-the response. Every array here is a float64 matrix with one leading axis of times.
+Gradient descent on 0.5 mean((f - y)^2) over N targets, in the limit of small steps, moves the
+outputs f of linear or infinitely wide networks by df/dtau = -K (f - y), where tau is
+learning_rate t / N. A fraction E = exp(-K tau) of a residual is left, and what has been learnt
+reaches a test point through K_td K^-1 (1 - E): K^-1 (1 - E) is called the response. Arrays here
+are float64 matrices with one leading axis of times.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -23,7 +24,7 @@ class Dynamics(Protocol):
         """K^-1 (1 - E) b [m, r, c] for b [r, c]."""
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]: training started from a draw of that prior."""
+        """The posterior prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]; K is of the prior itself."""
 
 
 class Converged(NamedTuple):
@@ -36,7 +37,7 @@ class Converged(NamedTuple):
         return self.cholesky.solve(b)[None]
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """prior - K_td K^-1 K_dt [1, t, t], as a difference of Gram matrices."""
+        """The posterior prior - K_td K^-1 K_dt [1, t, t]; what is subtracted is a Gram matrix."""
         half = self.cholesky.half_solve(k_td.T)
         return _symmetric(prior - half.T @ half)[None]
 
@@ -52,7 +53,7 @@ class Evolving(NamedTuple):
         return self.spectral.response(self.tau, b[None])
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]."""
+        """The posterior prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]."""
         learnt = k_td @ self.spectral.response(2 * self.tau, k_td.T[None])
         return _symmetric(prior[None] - learnt)
 
@@ -60,9 +61,9 @@ class Evolving(NamedTuple):
         """E b [m, r, c] for b [r, c]."""
         return self.spectral.decay(self.tau, b[None])
 
-    def train_covariance(self, kernel: jax.Array) -> jax.Array:
-        """K E^2 [m, r, r], the covariance on the training set of a prior equal to `kernel` = K."""
-        return _symmetric(self.spectral.decay(2 * self.tau, kernel[None]))
+    def train_covariance(self) -> jax.Array:
+        """K E^2 [m, r, r], the covariance on the training set when K itself is the prior."""
+        return _symmetric(self.spectral.decay(2 * self.tau, self.spectral.matrix[None]))
 
     def trained_train_covariance(self, nngp: jax.Array) -> jax.Array:
         """E K E [m, r, r] on the training set, where E is of the NTK and K is the NNGP kernel."""
@@ -75,7 +76,7 @@ def trained_covariance(
 ) -> jax.Array:
     """The covariance of outputs [m, t, t] that start from the NNGP prior and move by the NTK.
 
-    prior + A K_dd A^T - A K_dt - K_td A^T with A = T_td T^-1 (1 - E); arXiv:1902.06720, eq. 16.
+    prior + A K_dd A^T - A K_dt - K_td A^T with A = T_td T^-1 (1 - E); arXiv:1902.06720.
     """
     response = dynamics.response(ntk_td.T)
     influence = response.swapaxes(-1, -2)

@@ -1,5 +1,7 @@
 """Infinite ensembles of networks trained by gradient descent, from a kernel function and data."""
 
+import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +11,10 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from .checks import as_float64, check_finite, check_not_negative, is_concrete, result_dtype
-from .dynamics import Converged, Times, trained_covariance
+from .dynamics import Evolving, Times
 from .factor import Ridge, RidgeKernel
 from .matrices import Axes, Targets, check_test_test, from_matrix, row_shape, to_matrix
-from .posterior import Gaussian
+from .posterior import Gaussian, predict_test
 from .selection import DRIVING_KERNEL, Get, pack, parse_get, pick, prior_kernel
 
 KernelFn = Callable[..., Any]
@@ -79,7 +81,7 @@ class EnsemblePrediction:
             singular (t=None) or indefinite.
         """
         modes = parse_get(get)
-        times = Times.of(t, self._learning_rate, int(jnp.size(self._y)))
+        times = Times.of(t, self._learning_rate, math.prod(self._targets.shape))
         if x_test is None:
             k_dd = self._train_kernels(_needed(modes, compute_cov))
             results = [self._on_train(mode, times, k_dd, compute_cov) for mode in modes]
@@ -118,7 +120,7 @@ class EnsemblePrediction:
             return Gaussian(mean, jnp.zeros(kernel.shape, dtype)) if compute_cov else mean
         system = self._system(DRIVING_KERNEL[mode], kernel)
         with jax.enable_x64(True):
-            dynamics = times.evolve(system)
+            dynamics = Evolving(system.spectral(), times.tau)
             y = self._targets.to_matrix(as_float64(self._y))
             mean = self._targets.from_matrix(y[None] - dynamics.decay(y), rows)
             mean = times.unflatten(mean).astype(dtype)
@@ -163,24 +165,9 @@ class EnsemblePrediction:
         k_tt: dict[str, jax.Array],
     ) -> Any:
         name = DRIVING_KERNEL[mode]
-        dtype, rows = result_dtype(k_dd[name]), row_shape(k_td[name])
         dynamics = times.dynamics(self._system(name, k_dd[name]))
-        with jax.enable_x64(True):
-            driving = to_matrix(name, as_float64(k_td[name]))
-            y = self._targets.to_matrix(as_float64(self._y))
-            mean = self._targets.from_matrix(driving @ dynamics.response(y), rows)
-            mean = times.unflatten(mean).astype(dtype)
-            if not k_tt:
-                return mean
-            prior = to_matrix(name, as_float64(k_tt[prior_kernel(mode)]))
-            if mode == "ntk":
-                nngp_td = to_matrix("nngp", as_float64(k_td["nngp"]))
-                nngp_dd = to_matrix("nngp", as_float64(k_dd["nngp"]))
-                covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
-            else:
-                covariance = dynamics.covariance(prior, driving)
-            covariance = times.unflatten(from_matrix(covariance, rows, rows))
-            return Gaussian(mean, covariance.astype(dtype))
+        prior = k_tt.get(prior_kernel(mode))
+        return predict_test(mode, dynamics, times.shape, self._targets, self._y, k_dd, k_td, prior)
 
 
 def gradient_descent_mse_ensemble(
@@ -197,16 +184,16 @@ def gradient_descent_mse_ensemble(
 
     The loss is 0.5 mean((f - y)^2) over all N entries of `y_train`, trained by gradient descent in
     the limit of small steps, from initial outputs of mean zero and the covariance of the prior.
-    With Kr = K + ridge I and E = exp(-Kr learning_rate t / N), where K is the NNGP kernel for "nngp" and
-    the NTK for "ntk" and "ntkgp", the mean is (1 - E) y on the training set and
+    With Kr = K + ridge I and E = exp(-Kr learning_rate t / N), where K is the NNGP kernel for
+    "nngp" and the NTK for "ntk" and "ntkgp", the mean is (1 - E) y on the training set and
     K_td Kr^-1 (1 - E) y on a test set (arXiv:1902.06720). Covariances:
 
         nngp, ntkgp   train  Kr E^2        test  K_tt - K_td Kr^-1 (1 - E^2) K_dt
         ntk           train  E k_dd E      test  k_tt + A k_dd A^T - A k_dt - k_td A^T,
 
-    with A = K_td Kr^-1 (1 - E) and the NNGP kernel k ("ntkgp": arXiv:2007.05864). At t=None E = 0, and
-    on the training set the mean is y and the covariance zero. Eigenvalues of Kr within rounding of
-    zero count as zero: along them nothing moves, at any time.
+    with A = K_td Kr^-1 (1 - E) and the NNGP kernel k ("ntkgp": arXiv:2007.05864). At t=None E = 0,
+    and on the training set the mean is y and the covariance zero. Eigenvalues of Kr within
+    rounding of zero count as zero: along them nothing moves, at any time.
 
     The training kernels and their factorisations are computed when first needed and kept by the
     function returned, which may be jitted. Systems are solved in float64; results have the dtype
@@ -214,8 +201,8 @@ def gradient_descent_mse_ensemble(
     checked, nothing is kept, and a failed factorisation gives NaN.
 
     Args:
-      kernel_fn: a function `kernel_fn(x1, x2, get, **kwargs)` of kernels (n1, n2, h1, h2, ...), such
-        as that of a network.
+      kernel_fn: a function `kernel_fn(x1, x2, get, **kwargs)` of kernels (n1, n2, h1, h2, ...),
+        such as that of a network.
       x_train: training inputs.
       y_train: targets (n, h, ..., outputs).
       learning_rate: the step: absolute time is learning_rate t.
@@ -291,11 +278,14 @@ def _is_pair(value: Any) -> bool:
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    leaves_a, structure_a = jax.tree.flatten(a)
-    leaves_b, structure_b = jax.tree.flatten(b)
-    if structure_a != structure_b:
-        return False
-    return all(
-        x is y or (is_concrete(x, y) and bool(np.array_equal(x, y)))
-        for x, y in zip(leaves_a, leaves_b, strict=True)
-    )
+    leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+    same_structure = operator.eq(jax.tree.structure(a), jax.tree.structure(b))
+    return same_structure and all(map(_same_leaf, leaves_a, leaves_b))
+
+
+def _same_leaf(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if any(jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) for x in (a, b)):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    return is_concrete(a, b) and bool(np.array_equal(a, b))

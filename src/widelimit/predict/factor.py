@@ -48,7 +48,7 @@ class Cholesky(NamedTuple):
         return solve_triangular(self.lower, b, lower=True)
 
     def log_determinant(self) -> jax.Array:
-        """log det K, a scalar."""
+        """Log det K, a scalar."""
         return 2.0 * jnp.log(diagonal(self.lower)).sum()
 
 
@@ -188,7 +188,8 @@ class RidgeKernel:
         raise ValueError(
             f"expected a positive definite {self._name}, got one that is {what}{added}: its "
             f"smallest eigenvalue is {smallest:.6g}, its largest diagonal entry "
-            f"{matrix.diagonal().max():.6g}; {self._remedy(_round_up(relative), _round_up(absolute))}"
+            f"{matrix.diagonal().max():.6g}; "
+            f"{self._remedy(_round_up(relative), _round_up(absolute))}"
         )
 
 

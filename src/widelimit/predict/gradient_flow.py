@@ -1,12 +1,13 @@
 """Gradient flow of the mean squared error in closed form, from given initial outputs."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from .checks import as_float64, check_finite, check_not_negative, is_concrete, result_dtype
+from .checks import as_float64, check_finite, check_not_negative, result_dtype
 from .dynamics import Evolving, Times
 from .factor import Ridge, RidgeKernel
 from .matrices import Axes, Targets, row_shape, to_matrix
@@ -57,15 +58,12 @@ class GradientFlow:
             raise ValueError("expected fx_train_0, fx_test_0 or both, got None for both")
         if fx_test_0 is not None and k_test_train is None:
             raise ValueError("expected k_test_train beside fx_test_0, got None")
-        times = Times.of(t, self._learning_rate, self._size())
+        times = Times.of(t, self._learning_rate, math.prod(self._targets.shape))
         train = None if fx_train_0 is None else self._train(times, fx_train_0)
         if fx_test_0 is None:
             return train
         test = self._test(times, 0.0 if fx_train_0 is None else fx_train_0, fx_test_0, k_test_train)
         return test if train is None else (train, test)
-
-    def _size(self) -> int:
-        return int(jnp.size(self._y))
 
     def _residual(self, fx_train_0: Any) -> jax.Array:
         initial = _broadcast("fx_train_0", as_float64(fx_train_0), self._targets.shape)
@@ -74,15 +72,14 @@ class GradientFlow:
     def _train(self, times: Times, fx_train_0: Any) -> jax.Array:
         with jax.enable_x64(True):
             residual = self._residual(fx_train_0)
+            if times.tau is None:
+                return as_float64(self._y).astype(self._dtype)
+            left = Evolving(self._system.spectral(), times.tau).decay(residual)
             y = self._targets.to_matrix(as_float64(self._y))
-            dynamics = times.dynamics(self._system) if times.tau is not None else None
-            left = dynamics.decay(residual) if isinstance(dynamics, Evolving) else 0 * y[None]
             outputs = self._targets.from_matrix(y[None] - left, self._targets.kept_shape)
             return times.unflatten(outputs).astype(self._dtype)
 
-    def _test(
-        self, times: Times, fx_train_0: Any, fx_test_0: Any, k_test_train: Any
-    ) -> jax.Array:
+    def _test(self, times: Times, fx_train_0: Any, fx_test_0: Any, k_test_train: Any) -> jax.Array:
         self._targets.check_test_train("k_test_train", k_test_train)
         rows = row_shape(k_test_train)
         with jax.enable_x64(True):

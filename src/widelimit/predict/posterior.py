@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from .checks import as_float64, check_finite, is_concrete, result_dtype
-from .dynamics import Converged, trained_covariance
+from .dynamics import Converged, Dynamics, trained_covariance
 from .factor import Ridge, RidgeKernel
 from .matrices import Axes, Targets, check_test_test, from_matrix, row_shape, to_matrix
 from .selection import DRIVING_KERNEL, Get, is_array, pack, parse_get, pick, prior_kernel
@@ -24,6 +24,48 @@ class Gaussian(NamedTuple):
 
     mean: jax.Array
     covariance: jax.Array
+
+
+def predict_test(
+    mode: str,
+    dynamics: Dynamics,
+    time_shape: tuple[int, ...],
+    targets: Targets,
+    y: Any,
+    k_dd: dict[str, jax.Array],
+    k_td: dict[str, jax.Array],
+    k_tt: jax.Array | None,
+) -> Any:
+    """The mean on a test set, or a `Gaussian` if the prior covariance k_tt is given.
+
+    Args:
+      mode: "nngp", "ntk" or "ntkgp".
+      dynamics: what the driving kernel of the mode does to residuals.
+      time_shape: the shape of the times that the leading axis of `dynamics` runs over.
+      targets: layout of the training targets.
+      y: training targets.
+      k_dd: train-train kernels by name.
+      k_td: test-train kernels by name.
+      k_tt: test-test kernel that is the covariance before training, or None.
+    """
+    name = DRIVING_KERNEL[mode]
+    dtype, rows = result_dtype(k_dd[name]), row_shape(k_td[name])
+    with jax.enable_x64(True):
+        driving = to_matrix(name, as_float64(k_td[name]))
+        mean = driving @ dynamics.response(targets.to_matrix(as_float64(y)))
+        mean = targets.from_matrix(mean, rows)
+        mean = mean.reshape(time_shape + mean.shape[1:]).astype(dtype)
+        if k_tt is None:
+            return mean
+        prior = to_matrix(name, as_float64(k_tt))
+        if mode == "ntk":
+            nngp_td = to_matrix("nngp", as_float64(k_td["nngp"]))
+            nngp_dd = to_matrix("nngp", as_float64(k_dd["nngp"]))
+            covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
+        else:
+            covariance = dynamics.covariance(prior, driving)
+        covariance = from_matrix(covariance, rows, rows)
+        return Gaussian(mean, covariance.reshape(time_shape + covariance.shape[1:]).astype(dtype))
 
 
 class GPInference:
@@ -60,57 +102,47 @@ class GPInference:
                 f"expected k_train_train with fields 'nngp' and 'ntk' for get={get!r}, got a "
                 "single array; name the one mode it is meant for, such as get='nngp'"
             )
-        return pack(
-            get, modes, [self._predict(mode, k_test_train, k_test_test) for mode in modes]
-        )
+        return pack(get, modes, [self._predict(mode, k_test_train, k_test_test) for mode in modes])
 
     def _predict(self, mode: str, k_test_train: Any, k_test_test: Any) -> Any:
-        name = DRIVING_KERNEL[mode]
-        k_dd = pick(self._k_train_train, name, "k_train_train", mode)
-        dtype = result_dtype(k_dd)
+        name, prior = DRIVING_KERNEL[mode], prior_kernel(mode)
+        names = {name} if k_test_test is None else {name, prior}
+        k_dd = self._pick_all(names, "k_train_train", self._k_train_train, mode)
+        for kernel in k_dd.values():
+            self._targets.check_train_train("k_train_train", kernel)
         if k_test_train is None:
-            self._targets.check_train_train("k_train_train", k_dd)
+            dtype = result_dtype(k_dd[name])
             mean = jnp.asarray(self._y).astype(dtype)
-            return mean if k_test_test is None else Gaussian(mean, jnp.zeros(k_dd.shape, dtype))
+            zeros = jnp.zeros(k_dd[name].shape, dtype)
+            return mean if k_test_test is None else Gaussian(mean, zeros)
+        k_td = self._pick_all(names, "k_test_train", k_test_train, mode)
+        for kernel in k_td.values():
+            self._targets.check_test_train("k_test_train", kernel)
+        k_tt = None
+        if k_test_test is not None:
+            k_tt = pick(k_test_test, prior, "k_test_test", mode)
+            check_test_test("k_test_test", k_tt, k_td[name])
+        dynamics = Converged(self._system(name, k_dd[name]).cholesky())
+        return predict_test(mode, dynamics, (), self._targets, self._y, k_dd, k_td, k_tt)
 
-        k_td = pick(k_test_train, name, "k_test_train", mode)
-        self._targets.check_test_train("k_test_train", k_td)
-        rows = row_shape(k_td)
-        dynamics = Converged(self._system(name, k_dd).cholesky())
-        with jax.enable_x64(True):
-            y = self._targets.to_matrix(as_float64(self._y))
-            driving = to_matrix("k_test_train", as_float64(k_td))
-            mean = self._targets.from_matrix(driving @ dynamics.response(y)[0], rows).astype(dtype)
-            if k_test_test is None:
-                return mean
-            k_tt = pick(k_test_test, prior_kernel(mode), "k_test_test", mode)
-            check_test_test("k_test_test", k_tt, k_td)
-            prior = to_matrix("k_test_test", as_float64(k_tt))
-            if mode == "ntk":
-                nngp_td = self._nngp("k_test_train", k_test_train)
-                nngp_dd = self._nngp("k_train_train", self._k_train_train)
-                covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
-            else:
-                covariance = dynamics.covariance(prior, driving)
-            return Gaussian(mean, from_matrix(covariance[0], rows, rows).astype(dtype))
+    def _pick_all(
+        self, names: set[str], where: str, kernels: Any, mode: str
+    ) -> dict[str, jax.Array]:
+        if len(names) > 1 and is_array(kernels):
+            raise ValueError(
+                f"expected {where} to hold both 'nngp' and 'ntk', of which the covariance of "
+                f"get={mode!r} is made, got a single array"
+            )
+        return {name: pick(kernels, name, where, mode) for name in sorted(names)}
 
     def _system(self, name: str, kernel: Any) -> RidgeKernel:
         if name in self._systems:
             return self._systems[name]
-        self._targets.check_train_train("k_train_train", kernel)
         system = RidgeKernel("k_train_train", kernel, self._ridge)
         # A tracer must not outlive the trace in which it was first asked for.
         if is_concrete(system.matrix):
             self._systems[name] = system
         return system
-
-    def _nngp(self, name: str, kernels: Any) -> jax.Array:
-        if is_array(kernels):
-            raise ValueError(
-                f"expected {name} to hold both 'nngp' and 'ntk', of which the covariance of "
-                "get='ntk' is made, got a single array"
-            )
-        return to_matrix(name, as_float64(pick(kernels, "nngp", name, "ntk")))
 
 
 def gp_inference(
@@ -123,9 +155,9 @@ def gp_inference(
     """A function `predict_fn(get, k_test_train, k_test_test)` of Gaussian process posteriors.
 
     With Kr = K + ridge I, mean = K_td Kr^-1 y. For "nngp" and "ntkgp" (arXiv:2007.05864), where K
-    is the NNGP kernel or the NTK, covariance = K_tt - K_td Kr^-1 K_dt. For "ntk", networks trained to
-    convergence (arXiv:1902.06720, eq. 16), K is the NTK in the mean and in A = K_td Kr^-1, and with
-    the NNGP kernel k covariance = k_tt + A k_dd A^T - A k_dt - k_td A^T.
+    is the NNGP kernel or the NTK, covariance = K_tt - K_td Kr^-1 K_dt. For "ntk", networks trained
+    to convergence (arXiv:1902.06720), K is the NTK in the mean and in A = K_td Kr^-1, and with the
+    NNGP kernel k covariance = k_tt + A k_dd A^T - A k_dt - k_td A^T.
 
     Systems are solved in float64; results have the dtype of `k_train_train`. Kernels and targets
     may be traced by JAX. Then nothing can be checked, and a failed factorisation gives NaN.

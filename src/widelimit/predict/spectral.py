@@ -9,7 +9,7 @@ transpose of other operations does not mix float64 inside a float32 program.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ class SpectralFunction(NamedTuple):
 
 
 def _exponent(l: jax.Array, tau: jax.Array) -> jax.Array:
-    """l tau, where an eigenvalue of zero wins against infinite time."""
+    """L tau, where an eigenvalue of zero wins against infinite time."""
     return jnp.where(l == 0, 0.0, l * jnp.where(l == 0, 1.0, tau))
 
 
@@ -191,7 +191,7 @@ def _once_differentiable(
 
 
 @_once_differentiable.defjvp
-def _refuse(*_: object) -> None:
+def _refuse(*_: object) -> NoReturn:
     raise NotImplementedError(
         "second derivatives with respect to a kernel at finite or infinite t are not available; "
         "t=None solves by Cholesky and has derivatives of every order"

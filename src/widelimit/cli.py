@@ -1,0 +1,183 @@
+"""The command line: `widelimit demo`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from widelimit import __version__
+
+_MAX_TRAIN, _MAX_TEST = 2000, 1000
+
+_DEMO = """\
+Two demonstrations of networks of infinite width.
+
+1. Regression in one dimension: an ensemble of finite networks trained step by step, beside the
+   infinite ensemble in closed form; then how often the intervals of Bayesian inference hold new
+   observations.
+2. Image classification: infinite fully-connected networks by Bayesian inference and by gradient
+   descent, beside a support vector machine.
+
+Prints the results and writes two figures. Takes a few minutes on two cores."""
+
+_DATA = f"""\
+images to classify: an .npz file with x_train, y_train, x_test and y_test (no pickles), or a folder
+with the binary or the Python distribution of CIFAR-10; of larger sets, {_MAX_TRAIN} training and
+{_MAX_TEST} test images are drawn. Default: the handwritten digits of scikit-learn"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status of the command line: 0, 1 if it failed, 2 if it was misused.
+
+    Args:
+      arguments: what follows the name of the program; that of the process by default.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        run_demo(options.data, options.output, seed=options.seed, quick=options.quick)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (ModuleNotFoundError, OSError, ValueError) as error:
+        print(f"{parser.prog} {options.command}: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_demo(
+    data: Path | None = None,
+    output: Path = Path("demo_output"),
+    *,
+    seed: int = 0,
+    quick: bool = False,
+) -> None:
+    """Run both demonstrations: print their results, and write their figures into `output`.
+
+    Args:
+      data: images to classify, see `widelimit.datasets.load_images`; the digits by default.
+      output: folder for the figures, made if missing.
+      seed: of every random draw.
+      quick: much smaller sizes, to see that everything runs.
+
+    Raises:
+      ModuleNotFoundError: if a package of the extra `demo` is missing.
+      FileNotFoundError, ValueError: if there are no readable images at `data`.
+      OSError: if `output` cannot be written to.
+    """
+    _require("matplotlib", "sklearn", "tqdm")
+    # Imported late, so that `widelimit --help` answers at once.
+    from widelimit.datasets import load_images, subset
+    from widelimit.demo import figures, report
+    from widelimit.demo.classification import ClassificationTask, classify
+    from widelimit.demo.coverage import CoverageStudy, measure_coverage
+    from widelimit.demo.regression import RegressionTask, compare_ensembles
+
+    # What can fail early fails before the long work.
+    images = load_images(data, seed=seed)
+    _make_folder(output)
+    size = (400, 200) if quick else (_MAX_TRAIN, _MAX_TEST)
+    images = subset(images, *size, seed=seed)
+
+    task, study, models = RegressionTask(), CoverageStudy(), ClassificationTask()
+    if quick:
+        task = RegressionTask(members=8, steps=(0, 1, 4, 16, 64))
+        study = CoverageStudy(designs=4)
+    times: dict[str, float] = {}
+
+    print("1. Infinite and finite ensembles in one dimension")
+    with _part(times, "ensembles", task.members, "network") as progress:
+        compared = compare_ensembles(task, seed=seed, progress=progress)
+    print(report.regression_text(compared))
+    _announce(figures.regression_figure(compared, output / "regression.png"))
+    with _part(times, "coverage", study.designs, "design") as progress:
+        coverage = measure_coverage(study, seed=seed, progress=progress)
+    print(f"\n{report.coverage_text(study, coverage)}")
+
+    print("\n2. Image classification")
+    with _part(times, "classification", models.work, "fit") as progress:
+        classified = classify(images, models, seed=seed, progress=progress)
+    print(report.classification_text(classified))
+    _announce(figures.classification_figure(classified, output / "classification.png"))
+
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())
+    print(f"\nwall time: {parts}")
+
+
+@contextmanager
+def _part(
+    times: dict[str, float], name: str, total: int, unit: str
+) -> Iterator[Callable[[int], object]]:
+    """A progress bar over one part, whose wall time goes to `times`."""
+    from tqdm import tqdm
+
+    start = time.perf_counter()
+    # disable=None: no bar where the output is no terminal.
+    with tqdm(total=total, desc=name, unit=unit, disable=None, leave=False) as bar:
+        yield bar.update
+    times[name] = time.perf_counter() - start
+
+
+def _announce(path: Path) -> None:
+    """Say where a figure is, from the current folder."""
+    print(f"figure: {os.path.relpath(path)}")
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder, or raise an OSError if files cannot be made in it."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write to the folder {path}")
+
+
+def _require(*modules: str) -> None:
+    """Raise unless the modules of the extra `demo` are installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"the demonstration needs {', '.join(missing)}; "
+            'install what it needs with: pip install "widelimit[demo]"'
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="widelimit", description="Neural networks in the limit of infinite width."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="command")
+    demo = commands.add_parser(
+        "demo",
+        help="infinite beside finite networks, and image classification",
+        description=_DEMO,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.add_argument("--data", type=Path, metavar="PATH", help=_DATA.replace("\n", " "))
+    demo.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        default=Path("demo_output"),
+        help="folder for the figures, made if missing (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="seed of every random draw (default: 0)"
+    )
+    demo.add_argument(
+        "--quick", action="store_true", help="small sizes, to see that everything runs"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

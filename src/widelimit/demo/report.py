@@ -1,0 +1,101 @@
+"""What the demonstration prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from widelimit.demo.calibration import (
+    accuracy,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+from widelimit.demo.classification import ClassificationResult
+from widelimit.demo.coverage import LEVELS, Coverage, CoverageStudy
+from widelimit.demo.regression import RegressionResult
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The rows under their header; the first column is aligned left, the others right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
+
+    def aligned(line: Sequence[str]) -> str:
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        return "  ".join([line[0].ljust(widths[0]), *cells[1:]]).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([aligned(lines[0]), rule, *map(aligned, lines[1:])])
+
+
+def regression_text(result: RegressionResult) -> str:
+    """The largest deviations between the finite and the infinite ensemble."""
+    task = result.task
+    lines = [
+        f"{task.members} networks of width {task.width}, {task.steps[-1]:,} steps of size "
+        f"{result.learning_rate:.3g} ({task.speed:.0%} of the largest stable one), "
+        f"{task.points} training points",
+        "largest deviation of the finite mean from the infinite one, in standard errors of the former:",
+    ]
+    compared = {
+        "outputs": result.finite.mean.size,
+        "training loss": len(task.steps),
+        "test loss": len(task.steps),
+    }
+    lines += [
+        f"  {name:<14}{value:5.2f}   (largest of {compared[name]})"
+        for name, value in result.deviations.items()
+    ]
+    return "\n".join(lines)
+
+
+def coverage_text(study: CoverageStudy, coverage: dict[str, Coverage]) -> str:
+    """How often the intervals of Bayesian inference held new observations, as a table."""
+    header = ["functions", *[f"{level:.0%} interval" for level in LEVELS]]
+    rows = [
+        [
+            name,
+            *[
+                f"{100 * value:.1f} +- {100 * error:.1f} %"
+                for value, error in zip(row.fraction, row.error, strict=True)
+            ],
+        ]
+        for name, row in coverage.items()
+    ]
+    count = study.designs * study.tasks
+    return (
+        f"observations inside the intervals of Bayesian inference: {count:,} data sets of "
+        f"{study.points} points each, {study.tests} new observations each\n"
+        + text_table(header, rows)
+    )
+
+
+def classification_text(result: ClassificationResult) -> str:
+    """Accuracy, negative log likelihood and calibration error of every model, as a table."""
+    data = result.data
+    labels = data.y_test
+    header = ["model", "probabilities", "accuracy %", "NLL, nats", "ECE %"]
+    rows = [
+        [
+            p.model,
+            p.method,
+            f"{100 * accuracy(p.probabilities, labels):.2f}",
+            f"{negative_log_likelihood(p.probabilities, labels):.4f}",
+            f"{100 * expected_calibration_error(p.probabilities, labels):.2f}",
+        ]
+        for p in result.predictions
+    ]
+    best = max(accuracy(p.probabilities, labels) for p in result.predictions)
+    error = 100 * np.sqrt(best * (1 - best) / len(labels))
+    return "\n".join(
+        [
+            f"{data.name}: {len(data.y_train):,} training images of which {result.held_out} held out "
+            f"to choose noise and temperatures, {len(labels):,} test images, {data.classes} classes",
+            f"chosen: noise {result.noise:g} of the targets' root mean square; "
+            f"support vectors C {result.svc['C']:g}, gamma {result.svc['gamma']:.3g}",
+            text_table(header, rows),
+            f"standard error of an accuracy: about {error:.1f} %; NLL: negative log likelihood; "
+            "ECE: expected calibration error, 15 bins of equal width",
+        ]
+    )
