@@ -1,6 +1,10 @@
 """Kernels, training dynamics and Bayesian inference of infinitely wide neural networks."""
 
+from widelimit import predict as predict
 from widelimit import stax as stax
+from widelimit.ensemble import InfiniteEnsemble as InfiniteEnsemble
+from widelimit.kernel import choose_engine as choose_engine
 from widelimit.nt_kernel import Kernel as Kernel
+from widelimit.report import plan as plan
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """Small image data sets for the demonstration and for experiments.
 
-No file is ever trusted with code: .npz files are read without pickles, and the pickles of the Python
-distribution of CIFAR-10 pass through `widelimit.pickles`, which calls nothing that they name.
+No file is ever trusted with code: .npz files are read without pickles, and the pickles of the
+Python distribution of CIFAR-10 pass through `widelimit.pickles`, which calls nothing they name.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def load_images(path: str | Path | None = None, *, seed: int = 0) -> LabelledIma
     """The images at `path`, or scikit-learn's handwritten digits without a path.
 
     Args:
-      path: an .npz file with x_train, y_train, x_test and y_test; or a folder with the binary or the
-        Python distribution of CIFAR-10, complete or with some of its training batches.
+      path: an .npz file with x_train, y_train, x_test and y_test; or a folder with the binary or
+        the Python distribution of CIFAR-10, complete or with some of its training batches.
       seed: the split of the digits into training and test images; unused with a path.
 
     Raises:
@@ -78,7 +78,7 @@ def load_images(path: str | Path | None = None, *, seed: int = 0) -> LabelledIma
     raise ValueError(f"expected {_SUPPORTED}; got {path}")
 
 
-def load_digits(*, test_fraction: float = 0.25, seed: int = 0) -> LabelledImages:
+def load_digits(*, test_fraction: float = 0.5, seed: int = 0) -> LabelledImages:
     """The 1,797 handwritten digits of 8 x 8 pixels inside scikit-learn, values 0 to 16.
 
     Args:

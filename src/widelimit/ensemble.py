@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from .predict.checks import (
+from widelimit.predict.checks import (
     as_float64,
     check_finite,
     check_not_negative,
@@ -18,11 +18,18 @@ from .predict.checks import (
     resolution,
     result_dtype,
 )
-from .predict.dynamics import Dynamics, Times, trained_covariance
-from .predict.ensemble import call_kernel
-from .predict.factor import Ridge, RidgeKernel, diagonal
-from .predict.matrices import Shape, Targets, check_test_test, from_matrix, row_shape, to_matrix
-from .predict.spectral import Spectral
+from widelimit.predict.dynamics import Dynamics, Times, trained_covariance
+from widelimit.predict.ensemble import call_kernel
+from widelimit.predict.factor import Ridge, RidgeKernel, diagonal
+from widelimit.predict.matrices import (
+    Shape,
+    Targets,
+    check_test_test,
+    from_matrix,
+    row_shape,
+    to_matrix,
+)
+from widelimit.predict.spectral import Spectral
 
 Inference = Literal["gradient_descent", "bayes"]
 
@@ -332,9 +339,9 @@ class InfiniteEnsemble:
 
 
 def _root(variance: Array) -> Array:
-    """The square root, with derivative 0 at 0."""
-    positive = variance > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+    """The square root, with derivative 0 at 0; rounding below 0 counts as 0, NaN stays NaN."""
+    zero = variance <= 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance)))
 
 
 def _check_variances(covariance: Array, prior: Array) -> None:

@@ -65,8 +65,9 @@ def choose_engine(net: Layer, shape: Any) -> Choice:
       net: the network.
       shape: shape of an input, batch size included.
     """
-    flat = not is_branches(shape[0]) and len(shape) == 2
-    kind = "no spatial axes: one product and one fused loop" if flat else "the only engine"
+    flattened = leading_flatten(net)[1] is not None
+    flat = flattened or (not is_branches(shape[0]) and len(shape) == 2)
+    kind = "no spatial axes: one product and one fused loop" if flat else "plain JAX"
     return Choice("reference", f"{kind}, compiled whole by XLA")
 
 
@@ -111,7 +112,7 @@ class KernelFn(NetFunction):
         """
         fields = parse_get(get)
         axes = _keywords(kwargs)
-        with located(self.net.name):
+        with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
         symmetric = same_inputs(x1, x2)
         request = Request(
@@ -165,7 +166,7 @@ def _compute(
     net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
 ) -> Any:
     """Returns a `Kernel` (or a tree of them) that holds the requested arrays."""
-    with located(net.name):
+    with located(net.label):
         if _holds_kernels(x1):
             cov, site, net = _enter_kernels(net, x1, patterns, request)
         else:

@@ -93,7 +93,7 @@ def make_site(
       patterns: pair of graph patterns.
       path: where the network stands.
     """
-    path = path or layer.name
+    path = path or layer.label
     signal_out = layer.output_signal(signal)
     masks_out = tuple(
         None if mask is None else layer.mask(mask, _shape(signal, side))
@@ -150,7 +150,7 @@ def _serial_children(
 
 
 def _at(path: str, index: Any, layer: Layer) -> str:
-    return f"{path}[{index}].{layer.name}"
+    return f"{path}[{index}].{layer.label}"
 
 
 def _branch(masks: Any, index: int) -> Any:

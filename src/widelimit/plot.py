@@ -32,7 +32,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#CC79A7",
 )
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 13,
     "axes.titlesize": 13,
     "axes.labelsize": 14,
@@ -111,15 +111,26 @@ def dotted_band(
     return axes.plot(x, mean, color=color, linestyle="--", **line)[0], dots
 
 
-def reliability_curve(
-    axes: Axes, confidence: ArrayLike, correct: ArrayLike, count: ArrayLike, **line: Any
-) -> Any:
-    """The line of accuracy against confidence over bins, with areas of markers as their counts."""
+def reliability_points(
+    axes: Axes,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    count: ArrayLike,
+    *,
+    color: str,
+    marker: str,
+) -> None:
+    """Draw accuracy against confidence for each bin that holds points.
+
+    Areas of markers grow with the number of points. Vertical bars are the Wilson interval of one
+    standard deviation, which stays inside [0, 1] and honest for a bin of one point.
+    """
     confidence, correct, count = (np.asarray(a) for a in (confidence, correct, count))
     some = count > 0
-    (artist,) = axes.plot(confidence[some], correct[some], **line)
-    sizes = 20 + 280 * count[some] / count.sum()
+    x, p, n = confidence[some], correct[some], count[some]
+    centre = (p + 0.5 / n) / (1 + 1 / n)
+    half = np.sqrt(p * (1 - p) / n + 0.25 / n**2) / (1 + 1 / n)
+    axes.vlines(x, centre - half, centre + half, color=color, linewidth=1.4, alpha=0.7)
     axes.scatter(
-        confidence[some], correct[some], s=sizes, color=artist.get_color(), alpha=0.7, linewidths=0
+        x, p, s=30 + 300 * n / n.sum(), color=color, marker=marker, alpha=0.75
     )
-    return artist

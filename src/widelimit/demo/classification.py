@@ -28,6 +28,8 @@ Array = NDArray[np.float64]
 Progress = Callable[[int], object]
 
 MIN_PER_CLASS = 10
+TRAINED = "gradient descent"
+_CALIBRATIONS = ("sigmoid", "isotonic")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ClassificationTask:
 
     Attributes:
       depth: hidden layers of the infinite network.
-      noises: candidates for the noise of the one-hot targets, as fractions of their root mean square.
+      noises: candidates for the noise of the one-hot targets, in units of their root mean square.
       steps: training times, in steps of half the largest stable learning rate; None is infinity.
       C, gamma: the grid of the support vector machine, gamma in units of 1 / features (the inputs
         have unit variance).
@@ -44,14 +46,14 @@ class ClassificationTask:
 
     depth: int = 3
     noises: tuple[float, ...] = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
-    steps: tuple[int | None, ...] = (10, 100, 1000, 10000, None)
+    steps: tuple[int | None, ...] = (10, 100, 1000, None)
     C: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
     gamma: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
 
     @property
     def work(self) -> int:
         """How often `classify` calls its `progress` with 1."""
-        return len(self.noises) + 1 + 2 + len(self.steps) + 2
+        return len(self.noises) + 1 + 2 + len(self.steps) + 1 + len(_CALIBRATIONS)
 
 
 class Prediction(NamedTuple):
@@ -90,9 +92,9 @@ class ClassificationResult:
 def image_network(depth: int, scale: float) -> Any:
     """A fully-connected ReLU network of `depth` hidden layers, outputs of size `scale`.
 
-    `scale` multiplies the weights of the last layer. Taken as the root mean square of the targets, it
-    makes the prior say of an output's size what the targets say. Means of the posterior hardly depend
-    on it, but its standard deviations are proportional to it.
+    `scale` multiplies the weights of the last layer. Taken as the root mean square of the targets,
+    it makes the prior expect outputs of the size of the targets. At a given ratio of noise to
+    scale, posterior means do not depend on it and their standard deviations are proportional to it.
     """
     hidden = [stax.Dense(1, W_std=np.sqrt(2.0), b_std=0.1), stax.Relu()] * depth
     return stax.serial(*hidden, stax.Dense(1, W_std=scale, b_std=0.1 * scale))
@@ -108,10 +110,11 @@ def classify(
     """Class probabilities of infinite networks and of a support vector machine on the test images.
 
     A random tenth of the training images is held out to choose the noise and to fit one softmax
-    temperature for each model; the models are then fitted to all training images. The noise is the one
-    with the least negative log likelihood of the held-out labels, not the one with the largest
-    marginal likelihood: one-hot vectors are not Gaussian, and as functions of the input they have no
-    noise, so that the marginal likelihood always asks for the smallest one.
+    temperature for each model; the models are then fitted to all training images. The noise is the
+    one with the least negative log likelihood of the held-out labels, not the one with the largest
+    marginal likelihood: that speaks of the one-hot vectors, which are not Gaussian and a function
+    of the image almost without noise, so that it favours the smallest noise whatever that does to
+    the probabilities.
 
     Args:
       data: images as loaded; every class needs 10 training images.
@@ -134,8 +137,8 @@ def classify(
 
     noise, bayes = _bayesian(net, split, task, scale, progress)
     trained = _trained(net, split, task, progress)
-    svc, baseline = _support_vectors(data, task, seed, progress)
-    return ClassificationResult(data, len(held), noise, svc, [*bayes, *trained, baseline])
+    svc, baselines = _support_vectors(data, task, seed, progress)
+    return ClassificationResult(data, len(held), noise, svc, [*bayes, *trained, *baselines])
 
 
 class _Split(NamedTuple):
@@ -180,7 +183,7 @@ def _trained(
     net: Any, split: _Split, task: ClassificationTask, progress: Progress
 ) -> list[Prediction]:
     """Test probabilities of ensembles trained by gradient descent, at each time."""
-    # One learning rate for both fits, the smaller of their limits, so that a step is the same time.
+    # One learning rate for both fits, so that a step means the same in both.
     ntk = net.kernel_fn(split.data.x_train, None, "ntk")
     rate = 0.5 * float(max_learning_rate(ntk, y_train_size=split.targets.size))
     options = {"inference": "gradient_descent", "learning_rate": rate}
@@ -193,7 +196,7 @@ def _trained(
     for steps in task.steps:
         t = np.inf if steps is None else steps
         temperature = fit_temperature(np.asarray(partial.at(t).mean(images)), labels)
-        name = "gradient descent, " + ("converged" if steps is None else f"{steps:,} steps")
+        name = f"{TRAINED}, " + ("converged" if steps is None else f"{steps:,} steps")
         predictions += _both_ways(name, full.at(t), split.data.x_test, temperature)
         progress(1)
     return predictions
@@ -216,15 +219,15 @@ def _outputs(fitted: InfiniteEnsemble, images: Array) -> tuple[Array, Array]:
     A label is an observation, so its noise counts.
     """
     mean = np.asarray(fitted.mean(images), np.float64)
-    std = np.asarray(fitted.std(images, noise=True), np.float64)
+    std = np.asarray(fitted.std(images, noise=True), np.float64)[:, 0]
     # A test image that is also a training image has no variance without noise.
     return mean, np.maximum(std, 1e-6)
 
 
 def _support_vectors(
     data: LabelledImages, task: ClassificationTask, seed: int, progress: Progress
-) -> tuple[dict[str, float], Prediction]:
-    """The parameters chosen by 5-fold search, and calibrated test probabilities with them."""
+) -> tuple[dict[str, float], list[Prediction]]:
+    """The parameters chosen by 5-fold search, and test probabilities with each calibration."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import SVC
@@ -238,17 +241,19 @@ def _support_vectors(
     search.fit(data.x_train, data.y_train)
     progress(1)
     best = search.best_params_
-    calibrated = CalibratedClassifierCV(SVC(cache_size=500, **best), cv=folds)
-    calibrated.fit(data.x_train, data.y_train)
-    probabilities = calibrated.predict_proba(data.x_test)
-    progress(1)
-    chosen = {"C": best["C"], "gamma": best["kernel"].gamma}
-    return chosen, Prediction("RBF support vectors", "calibrated", probabilities)
+    predictions = []
+    for method in _CALIBRATIONS:
+        model = CalibratedClassifierCV(SVC(cache_size=500, **best), method=method, cv=folds)
+        model.fit(data.x_train, data.y_train)
+        probabilities = model.predict_proba(data.x_test)
+        predictions.append(Prediction("support vectors", method, probabilities))
+        progress(1)
+    return {"C": best["C"], "gamma": best["kernel"].gamma}, predictions
 
 
 @dataclass(frozen=True)
 class _RadialKernel:
-    """exp(-gamma |x - z|^2) by matrix products: libsvm's own loop over pairs is many times slower."""
+    """exp(-gamma |x - z|^2) by matrix products: libsvm's own loop over pairs is far slower."""
 
     gamma: float
 
@@ -264,7 +269,7 @@ def _check_classes(data: LabelledImages) -> None:
     missing = len(present) != data.classes
     if data.classes < 2 or missing or counts.min() < MIN_PER_CLASS:
         raise ValueError(
-            f"expected at least two classes, labelled from 0 on, with {MIN_PER_CLASS} training images "
-            f"or more each; got {len(present)} classes, largest label {data.classes - 1}, "
+            f"expected at least two classes, labelled from 0 on, with {MIN_PER_CLASS} training "
+            f"images or more each; got {len(present)} classes, largest label {data.classes - 1}, "
             f"fewest images {counts.min()}"
         )

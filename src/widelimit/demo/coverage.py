@@ -99,7 +99,7 @@ def _random_functions(net: Any, key: jax.Array, x: np.ndarray, tasks: int) -> np
 def _covered_fractions(net: Any, x: np.ndarray, y: np.ndarray, study: CoverageStudy) -> np.ndarray:
     """Fractions [levels] of held-out observations inside their intervals.
 
-    Tasks that share their inputs share their posterior variance, so they are the outputs of one fit.
+    Tasks that share their inputs share their posterior variance: they are outputs of one fit.
     """
     x = np.asarray(x, np.float32)
     n = study.points
@@ -107,5 +107,5 @@ def _covered_fractions(net: Any, x: np.ndarray, y: np.ndarray, study: CoverageSt
         net, x[:n], np.asarray(y[:n], np.float32), inference="bayes", noise=study.noise
     )
     mean = ensemble.mean(x[n:])
-    std = np.asarray(ensemble.std(x[n:], noise=True))[:, None]
+    std = ensemble.std(x[n:], noise=True)
     return np.array([covered(y[n:], mean, std, level).mean() for level in LEVELS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from widelimit.demo.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from widelimit.demo.classification import ClassificationResult, Prediction
-from widelimit.demo.regression import RegressionResult
+from widelimit.demo.classification import TRAINED, ClassificationResult
+from widelimit.demo.regression import Curves, RegressionResult
 from widelimit.plot import (
     BLACK,
     BLUE,
@@ -25,13 +25,21 @@ from widelimit.plot import (
     dotted_band,
     filled_band,
     new_figure,
-    reliability_curve,
+    reliability_points,
     save_figure,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import SubFigure
+
+# Colour and marker of each way to class probabilities.
+_LOOKS = {
+    "largest output": (BLUE, "o"),
+    "softmax": (ORANGE, "s"),
+    "sigmoid": (RED, "^"),
+    "isotonic": (BLACK, "v"),
+}
 
 
 def regression_figure(result: RegressionResult, path: str | Path) -> Path:
@@ -43,128 +51,144 @@ def regression_figure(result: RegressionResult, path: str | Path) -> Path:
         return save_figure(figure, path)
 
 
-def _outputs_panel(figure: Figure, result: RegressionResult) -> None:
+def _outputs_panel(figure: SubFigure, result: RegressionResult) -> None:
     """Outputs against inputs at four times, one small plot each."""
     steps = result.task.steps
     chosen = np.unique(np.linspace(0, len(steps) - 1, 4).round().astype(int))
     panels = figure.subplots(2, 2, sharex=True, sharey=True, squeeze=False)
     finite, infinite = result.finite, result.infinite
     for axes, k in zip(panels.ravel(), chosen, strict=False):
-        solid, filled = filled_band(
-            axes, result.grid, infinite.mean[k], 2 * infinite.std[k], color=BLUE
-        )
-        dashed, dots = dotted_band(axes, result.grid, finite.mean[k], 2 * finite.std[k], color=RED)
+        filled = filled_band(axes, result.grid, infinite.mean[k], 2 * infinite.std[k], color=BLUE)
+        dotted = dotted_band(axes, result.grid, finite.mean[k], 2 * finite.std[k], color=RED)
         (truth,) = axes.plot(result.grid, result.truth, color=BLACK, linewidth=1, alpha=0.6)
         (points,) = axes.plot(result.x, result.y, "o", color=BLACK, markersize=6)
         axes.set_title("at initialisation" if steps[k] == 0 else f"after {steps[k]:,} steps")
-    low, high = _view(result)
-    panels[0, 0].set(ylim=(low, high), xlim=(result.grid[0], result.grid[-1]))
+    reach = 2.5 * float(infinite.std[0].max())
+    panels[0, 0].set(ylim=(-reach, reach), xlim=(result.grid[0], result.grid[-1]))
+    for axes in panels[1]:
+        axes.set_xlabel("input x")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("output f(x)")
     figure.suptitle("Outputs as training progresses", fontsize=15)
-    figure.supxlabel("input x", fontsize=14)
-    figure.supylabel("output f(x)", fontsize=14)
-    figure.legend(
-        [(filled, solid), (dots, dashed), points, truth],
-        [
-            "infinite: mean, 2 std",
-            f"finite, {result.task.members} of width {result.task.width}: mean, 2 std",
-            "training points",
-            "target without noise",
-        ],
-        loc="outside lower center",
-        ncols=2,
-    )
+    size = f"{result.task.members} of width {result.task.width}"
+    labelled: dict[str, Any] = {
+        "infinite: mean, 2 std": filled,
+        f"finite ({size}): mean, 2 std": dotted,
+        "training points": points,
+        "target without noise": truth,
+    }
+    _legend_below(figure, labelled)
 
 
-def _view(result: RegressionResult) -> tuple[float, float]:
-    """Limits of the outputs shown: two and a half prior standard deviations around zero."""
-    reach = 2.5 * float(result.infinite.std[0].max())
-    return -reach, reach
-
-
-def _losses_panel(figure: Figure, result: RegressionResult) -> None:
+def _losses_panel(figure: SubFigure, result: RegressionResult) -> None:
     """Training and test loss of both ensembles, one standard deviation around the mean."""
     axes = figure.subplots()
     steps = np.asarray(result.task.steps, float)
     # A logarithmic axis has no zero: initialisation stands half a step before the first one.
     t = np.where(steps == 0, 0.5, steps)
-    handles, labels = [], []
-    for part, color in (("train", GREEN), ("test", PURPLE)):
-        mean, std = getattr(result.infinite, part), getattr(result.infinite, f"{part}_std")
-        handles.append(filled_band(axes, t, mean, np.minimum(std, 0.999 * mean), color=color))
-        mean, std = getattr(result.finite, part), getattr(result.finite, f"{part}_std")
-        handles.append(
-            dotted_band(
-                axes, t, mean, np.minimum(std, 0.999 * mean), color=color, marker="o", markersize=5
+    labelled: dict[str, Any] = {}
+    for kind, draw in (("infinite", filled_band), ("finite", dotted_band)):
+        curves: Curves = getattr(result, kind)
+        for part, mean, std, color in (
+            ("training", curves.train, curves.train_std, GREEN),
+            ("test", curves.test, curves.test_std, PURPLE),
+        ):
+            # The lower edge stays on the logarithmic axis where a loss spreads beyond its mean.
+            labelled[f"{part}, {kind}: mean, 1 std"] = draw(
+                axes, t, mean, np.minimum(std, 0.999 * mean), color=color
             )
-        )
-        name = "training" if part == "train" else "test"
-        labels += [f"{name}, infinite: mean, 1 std", f"{name}, finite: mean, 1 std"]
     axes.set(xscale="log", yscale="log", xlabel="steps of gradient descent")
     axes.set_ylabel("loss: half the mean squared error")
-    lowest = min(result.infinite.train.min(), result.finite.train.min())
-    axes.set_ylim(bottom=lowest / 4)
+    axes.set_ylim(bottom=min(result.infinite.train.min(), result.finite.train.min()) / 4)
     ticks = [0.5, *[10**k for k in range(int(np.log10(t[-1])) + 1)]]
     axes.set_xticks(ticks, ["0", *[f"{tick:,}" for tick in ticks[1:]]])
     figure.suptitle("Loss over time", fontsize=15)
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    _legend_below(figure, labelled)
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    """Tick a logarithmic axis of x at 1, 2 and 5 times powers of ten, as decimals."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _legend_below(figure: SubFigure, labelled: dict[str, Any], columns: int = 2) -> None:
+    """A legend under everything else; artists or tuples of them by label."""
+    figure.legend(
+        list(labelled.values()),
+        list(labelled),
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=2.6,
+    )
 
 
 def classification_figure(result: ClassificationResult, path: str | Path) -> Path:
     """The `path` of a figure: reliability of some models, and the scores of all."""
-    with new_figure(14, 6.4) as figure:
-        left, *scores = figure.subplots(1, 4, width_ratios=(2.1, 1, 1, 1))
+    with new_figure(15, 6.4) as figure:
+        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.75), squeeze=False)[0]
         _reliability_panel(left, result)
-        _score_panels(scores, result)
-        name, test = result.data.name, len(result.data.x_test)
-        figure.suptitle(
-            f"{name}: {len(result.data.x_train):,} training, {test:,} test images", fontsize=15
-        )
+        _score_panels(right, result)
         return save_figure(figure, path)
 
 
-def _reliability_panel(axes: Axes, result: ClassificationResult) -> None:
-    """Accuracy against confidence of the Bayesian model, both ways, and of the baseline."""
-    by_kind = [p for p in result.predictions if not p.model.startswith("gradient descent")]
-    axes.plot([0, 1], [0, 1], color=BLACK, linewidth=1, label="perfectly calibrated")
-    for prediction, color, marker in zip(by_kind, (BLUE, ORANGE, RED), "os^", strict=False):
-        bins = reliability(prediction.probabilities, result.data.y_test)
-        reliability_curve(
-            axes,
-            *bins,
-            color=color,
-            marker=marker,
-            label=f"{prediction.model}, {prediction.method}",
-        )
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="confidence", ylabel="accuracy")
-    axes.set_title("Reliability (larger marker: more images)")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.0))
+def _reliability_panel(figure: SubFigure, result: ClassificationResult) -> None:
+    """Accuracy against confidence of the Bayesian model, both ways, and of the baselines."""
+    axes = figure.subplots()
+    (diagonal,) = axes.plot([0, 1], [0, 1], color=BLACK, linewidth=1)
+    labelled: dict[str, Any] = {"perfectly calibrated": diagonal}
+    shown = [p for p in result.predictions if not p.model.startswith(TRAINED)]
+    for k, prediction in enumerate(shown):
+        color, marker = _LOOKS[prediction.method]
+        confidence, correct, count = reliability(prediction.probabilities, result.data.y_test)
+        # A little apart, so that bars of different models do not hide each other.
+        apart = 0.006 * (k - (len(shown) - 1) / 2)
+        reliability_points(axes, confidence + apart, correct, count, color=color, marker=marker)
+        # The legend shows one size, whatever the sizes in the plot.
+        name = f"{prediction.model}, {prediction.method}"
+        (labelled[name],) = axes.plot([], [], marker, color=color, markersize=9)
+    axes.set(xlim=(0, 1.04), ylim=(-0.02, 1.04), xlabel="confidence", ylabel="accuracy")
+    figure.suptitle("Reliability, 15 bins (bars: 1 std; area: images)", fontsize=15)
+    _legend_below(figure, labelled, columns=1)
 
 
-def _score_panels(panels: list[Axes], result: ClassificationResult) -> None:
+def _score_panels(figure: SubFigure, result: ClassificationResult) -> None:
     """One row for each model, one panel for each score, one marker for each method."""
     labels = result.data.y_test
     scores = (
-        ("error, %", lambda p: 100 * (1 - accuracy(p, labels))),
-        ("negative log\nlikelihood, nats", lambda p: negative_log_likelihood(p, labels)),
-        ("expected calibration\nerror, %", lambda p: 100 * expected_calibration_error(p, labels)),
+        ("test error", lambda p: 1 - accuracy(p, labels)),
+        ("negative log\nlikelihood (nats)", lambda p: negative_log_likelihood(p, labels)),
+        ("expected\ncalibration error", lambda p: expected_calibration_error(p, labels)),
     )
     models = list(dict.fromkeys(p.model for p in result.predictions))
-    looks = {"largest output": (BLUE, "o"), "softmax": (ORANGE, "s"), "calibrated": (RED, "^")}
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     for axes, (title, score) in zip(panels, scores, strict=True):
-        for method, (color, marker) in looks.items():
-            chosen: list[Prediction] = [p for p in result.predictions if p.method == method]
+        for method, (color, marker) in _LOOKS.items():
+            chosen = [p for p in result.predictions if p.method == method]
             axes.plot(
                 [score(p.probabilities) for p in chosen],
                 [models.index(p.model) for p in chosen],
                 marker,
                 color=color,
                 markersize=10,
-                alpha=0.85,
+                # Hollow, so that equal scores of two methods both show.
+                markerfacecolor="none",
+                markeredgewidth=2.4,
                 label=method,
             )
-        axes.set(xlabel=title, ylim=(len(models) - 0.5, -0.5))
-        axes.set_xlim(left=0)
-        axes.grid(axis="y", color="0.9")
+        axes.set(xlabel=title, xscale="log")
+        _plain_log_ticks(axes)
+        axes.grid(color="0.9")
         axes.set_axisbelow(True)
-        axes.set_yticks(range(len(models)), models if axes is panels[0] else [""] * len(models))
-    panels[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    panels[0].set(ylim=(len(models) - 0.5, -0.5))
+    panels[0].set_yticks(range(len(models)), [model.replace(", ", ",\n") for model in models])
+    train, test = len(result.data.x_train), len(result.data.x_test)
+    figure.suptitle(
+        f"Scores on {test:,} test images of {result.data.name} ({train:,} for training)",
+        fontsize=15,
+    )
+    handles, names = panels[0].get_legend_handles_labels()
+    _legend_below(figure, dict(zip(names, handles, strict=True)))

@@ -85,8 +85,8 @@ class RegressionResult(NamedTuple):
     def deviations(self) -> dict[str, float]:
         """The largest distance of the two means, in standard errors of the finite mean.
 
-        One number each for the outputs, the training loss and the test loss, over all times (and the
-        whole grid).
+        One number each for the outputs, the training loss and the test loss, over all times (and
+        the whole grid).
         """
         root = np.sqrt(self.task.members)
         pairs = {
@@ -195,7 +195,7 @@ def _infinite_curves(
     for t in task.steps:
         now = ensemble.at(t)
         rows.append(
-            (now.mean(grid)[:, 0], now.std(grid), *now.loss(x, y), *now.loss(x_test, y_test))
+            (now.mean(grid)[:, 0], now.std(grid)[:, 0], *now.loss(x, y), *now.loss(x_test, y_test))
         )
     return Curves(
         *(np.stack([np.asarray(a) for a in column]) for column in zip(*rows, strict=True))

@@ -36,7 +36,7 @@ def regression_text(result: RegressionResult) -> str:
         f"{task.members} networks of width {task.width}, {task.steps[-1]:,} steps of size "
         f"{result.learning_rate:.3g} ({task.speed:.0%} of the largest stable one), "
         f"{task.points} training points",
-        "largest deviation of the finite mean from the infinite one, in standard errors of the former:",
+        "largest deviation of the finite mean from the infinite mean, in its standard errors:",
     ]
     compared = {
         "outputs": result.finite.mean.size,
@@ -90,8 +90,9 @@ def classification_text(result: ClassificationResult) -> str:
     error = 100 * np.sqrt(best * (1 - best) / len(labels))
     return "\n".join(
         [
-            f"{data.name}: {len(data.y_train):,} training images of which {result.held_out} held out "
-            f"to choose noise and temperatures, {len(labels):,} test images, {data.classes} classes",
+            f"{data.name}: {data.classes} classes, {len(data.y_train):,} training images "
+            f"({result.held_out} held out to choose noise and temperatures), "
+            f"{len(labels):,} test images",
             f"chosen: noise {result.noise:g} of the targets' root mean square; "
             f"support vectors C {result.svc['C']:g}, gamma {result.svc['gamma']:.3g}",
             text_table(header, rows),

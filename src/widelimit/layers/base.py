@@ -130,6 +130,11 @@ class Layer:
         return self.alias or type(self).__name__
 
     @property
+    def label(self) -> str:
+        """The constructor's name in messages; `alias` names a family, for old scripts."""
+        return type(self).__name__
+
+    @property
     def init_fn(self) -> InitFn:
         """`init_fn(rng, input_shape) -> (output_shape, params)`."""
         return InitFn(self)
@@ -158,7 +163,7 @@ class Layer:
         return 3
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._repr_fields())})"
+        return f"{self.label}({', '.join(self._repr_fields())})"
 
     def _repr_fields(self) -> Iterator[str]:
         """Yields the constructor arguments that differ from their defaults."""
@@ -223,7 +228,7 @@ def located(prefix: str, layer: Any = None) -> Iterator[None]:
         yield
     except Exception as error:
         inner = getattr(error, "widelimit_path", None)
-        path = f"{prefix}.{inner or layer.name}" if layer is not None else prefix
+        path = f"{prefix}.{inner or layer.label}" if layer is not None else inner or prefix
         notes = [n for n in getattr(error, "__notes__", []) if n != f"at {inner}"]
         error.__notes__ = notes
         error.widelimit_path = path  # type: ignore[attr-defined]
@@ -267,7 +272,7 @@ class InitFn(NetFunction):
           ValueError: a shape does not fit; the message names the layer.
         """
         shape = as_shape(input_shape)
-        with located(self.net.name):
+        with located(self.net.label):
             return self.net.output_shape(shape), self.net.init(rng, shape)
 
 
@@ -306,7 +311,7 @@ class ApplyFn(NetFunction):
         """
         x, mask = split_mask(inputs, mask_constant)
         shape = tree_shapes(x)
-        with located(self.net.name):
+        with located(self.net.label):
             out = run(self.net, params, x, rng, mask, pattern)
             if not jax.tree.leaves(mask):
                 return out

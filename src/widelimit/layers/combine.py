@@ -21,6 +21,7 @@ class Serial(Layer):
     layers: tuple[Layer, ...] = ()
 
     alias = "serial"
+    label = "serial"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -32,7 +33,7 @@ class Serial(Layer):
         """Returns the values of a forward pass before every layer and at the end."""
         values = [start]
         for i, layer in enumerate(self.layers):
-            with located(f"{self.name}[{i}]", layer):
+            with located(f"{self.label}[{i}]", layer):
                 values.append(advance(layer, values[-1]))
         return values
 
@@ -63,7 +64,7 @@ class Serial(Layer):
         check_count("parameters", params, self.layers)
         keys = split_keys(rng, len(self.layers))
         for i, (layer, p, key) in enumerate(zip(self.layers, params, keys, strict=True)):
-            with located(f"{self.name}[{i}]", layer):
+            with located(f"{self.label}[{i}]", layer):
                 shape = jax.tree.map(jnp.shape, x)
                 x = run(layer, p, x, key, mask, pattern)
                 mask = layer.mask(mask, shape_tree(shape))
@@ -81,7 +82,7 @@ class Serial(Layer):
 
     def propagate(self, cov: Any, site: Site) -> Any:
         for i, (layer, child) in enumerate(zip(self.layers, site.children, strict=True)):
-            with located(f"{self.name}[{i}]", layer):
+            with located(f"{self.label}[{i}]", layer):
                 cov = step(layer, cov, child)
         return cov
 
@@ -96,6 +97,7 @@ class Parallel(Layer):
     layers: tuple[Layer, ...] = ()
 
     alias = "parallel"
+    label = "parallel"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -109,7 +111,7 @@ class Parallel(Layer):
             check_count("branches", tree, self.layers)
         results = []
         for i, args in enumerate(zip(self.layers, *branches, strict=True)):
-            with located(f"{self.name}[{i}]", args[0]):
+            with located(f"{self.label}[{i}]", args[0]):
                 results.append(function(*args))
         return tuple(results)
 
@@ -157,6 +159,7 @@ class Repeat(Layer):
     n: int = static()
 
     alias = "repeat"
+    label = "repeat"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if int(self.n) != self.n or self.n < 0:
@@ -166,7 +169,7 @@ class Repeat(Layer):
         return self.layer.input_axes()
 
     def output_shape(self, shape: Any) -> Any:
-        with located(f"{self.name}[*]", self.layer):
+        with located(f"{self.label}[*]", self.layer):
             out = self.layer.output_shape(shape) if self.n else shape
         if out != shape:
             raise ValueError(
@@ -178,7 +181,7 @@ class Repeat(Layer):
         return signal if self.n == 0 else self._preserved(signal)
 
     def _preserved(self, signal: Any) -> Any:
-        with located(f"{self.name}[*]", self.layer):
+        with located(f"{self.label}[*]", self.layer):
             out = self.layer.output_signal(signal)
         if out != signal:
             raise ValueError(f"expected a layer that preserves the shape, got {signal} -> {out}")
@@ -246,7 +249,7 @@ class Repeat(Layer):
 
     def _once(self, cov: Any, site: Site) -> Any:
         """Returns the covariances after one application, with the origins of all made one."""
-        with located(f"{self.name}[*]", self.layer):
+        with located(f"{self.label}[*]", self.layer):
             out = step(self.layer, cov, site)
         return _rename_origins(out, site.path)
 

@@ -23,13 +23,13 @@ from widelimit.offsets import Need, Offsets
 
 
 class ElementwiseLayer(Layer):
-    """Base class of nonlinearities: override `fn` and `dual`.
+    """Base class of nonlinearities: override `activation` and `dual`.
 
     A nonlinearity that needs work once per variance overrides `features` and `variance` too; the
     features stand for the variances in `dual`.
     """
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         """Returns f(x)."""
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class ElementwiseLayer(Layer):
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
-        return self.fn(x)
+        return self.activation(x)
 
     def needs(self, need: Any, signal: Any) -> Any:
         zero = Offsets.zero(len(signal.spatial))
@@ -57,7 +57,7 @@ class ElementwiseLayer(Layer):
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         if not cov.gaussian:
             raise ValueError(
-                f"expected a Gaussian input (the output of Dense, Conv, ...) for {self.name}, got "
+                f"expected a Gaussian input (the output of Dense, Conv, ...) for {self.label}, got "
                 "the output of a nonlinearity, of Flatten, or raw input: put a Dense or Conv "
                 "layer before it"
             )
@@ -74,12 +74,16 @@ class _ReluFamily(ElementwiseLayer):
         """Returns the slopes for negative and for positive x."""
         raise NotImplementedError
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         a, b = self.slopes()
         return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.abrelu(c, q1, q2, gap, *self.slopes(), stabilize=self.do_stabilize)
+
+    def variance(self, features: Array) -> Array:
+        a, b = self.slopes()
+        return (a**2 + b**2) / 2 * features
 
 
 @pytree
@@ -117,7 +121,7 @@ class Relu(_ReluFamily):
     def slopes(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jnp.maximum(x, 0)
 
 
@@ -134,7 +138,7 @@ class Abs(_ReluFamily):
     def slopes(self) -> tuple[float, float]:
         return -1.0, 1.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jnp.abs(x)
 
 
@@ -158,7 +162,7 @@ class LeakyRelu(_ReluFamily):
 class Sign(ElementwiseLayer):
     """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jnp.sign(x)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -181,7 +185,7 @@ class Erf(ElementwiseLayer):
     b: Any = 1.0
     c: Any = 0.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return self.a * jax.scipy.special.erf(self.b * x) + self.c
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -207,7 +211,7 @@ class Sin(ElementwiseLayer):
     b: Any = 1.0
     c: Any = 0.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return self.a * jnp.sin(self.b * x + self.c)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -237,7 +241,7 @@ class Rbf(ElementwiseLayer):
 
     gamma: Any = 1.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -254,7 +258,7 @@ class Gelu(ElementwiseLayer):
 
     approximate: bool = static(False)
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jax.nn.gelu(x, approximate=self.approximate)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -265,7 +269,7 @@ class Gelu(ElementwiseLayer):
 class Gabor(ElementwiseLayer):
     """Returns exp(-x^2) sin(x)."""
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jnp.exp(-jnp.square(x)) * jnp.sin(x)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -284,7 +288,7 @@ class Exp(ElementwiseLayer):
     a: Any = 1.0
     b: Any = 1.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * x)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -303,7 +307,7 @@ class Gaussian(ElementwiseLayer):
     a: Any = 1.0
     b: Any = -1.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * jnp.square(x))
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -326,7 +330,7 @@ class Monomial(ElementwiseLayer):
     def __post_init__(self) -> None:
         _check_degree(self.degree)
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return x**self.degree
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -352,7 +356,7 @@ class RectifiedMonomial(ElementwiseLayer):
     def __post_init__(self) -> None:
         _check_degree(self.degree)
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jnp.where(x >= 0, x**self.degree, 0)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
@@ -373,7 +377,7 @@ class Polynomial(ElementwiseLayer):
         coef = self.coef.tolist() if isinstance(self.coef, np.ndarray) else self.coef
         object.__setattr__(self, "coef", as_leaf(tuple(coef)))
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         out = jnp.zeros_like(x)
         for coefficient in reversed(self.coef):
             out = out * x + coefficient
@@ -401,7 +405,7 @@ class Hermite(ElementwiseLayer):
     def __post_init__(self) -> None:
         _check_degree(self.degree)
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         previous, current = jnp.zeros_like(x), jnp.ones_like(x)
         for n in range(self.degree):
             previous, current = current, (x * current - n**0.5 * previous) / (n + 1) ** 0.5
@@ -427,7 +431,7 @@ class ExpNormalized(ElementwiseLayer):
     shift: Any = -1.0
     do_clip: bool = static(False)
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         raise NotImplementedError(
             "expected a layer with a finite form, got ExpNormalized: it is defined by its kernel"
         )

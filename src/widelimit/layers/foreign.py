@@ -28,6 +28,10 @@ class Foreign(Layer):
     def name(self) -> str:
         return getattr(self.init_function, "__name__", "Foreign")
 
+    @property
+    def label(self) -> str:
+        return self.name
+
     def output_shape(self, shape: Any) -> Any:
         # A foreign init accepts -1 as a batch size as ours does.
         key = jax.ShapeDtypeStruct((2,), "uint32")
@@ -62,7 +66,7 @@ class Foreign(Layer):
         return _from_kernel(out, _symmetric(cov), site.path)
 
     def __repr__(self) -> str:
-        return f"{self.name}(...)"
+        return f"{self.label}(...)"
 
 
 def _to_kernel(cov: Any, masks: Any) -> Any:

@@ -27,7 +27,7 @@ class _SeriesLayer(ElementwiseLayer):
         return None
 
     def features(self, q: Array) -> Any:
-        return series.features(self.fn, q, self.order(), self.derivative())
+        return series.features(self.activation, q, self.order(), self.derivative())
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return series.series(c, q1, q2)
@@ -40,7 +40,7 @@ class _SeriesLayer(ElementwiseLayer):
 class Tanh(_SeriesLayer):
     """Returns tanh(x). The kernel is a Mehler series; its error stands in `widelimit.series`."""
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jnp.tanh(x)
 
 
@@ -48,7 +48,7 @@ class Tanh(_SeriesLayer):
 class Sigmoid(_SeriesLayer):
     """Returns 1 / (1 + exp(-x)). The kernel is a Mehler series (`widelimit.series`)."""
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jax.nn.sigmoid(x)
 
 
@@ -56,7 +56,7 @@ class Sigmoid(_SeriesLayer):
 class Softplus(_SeriesLayer):
     """Returns log(1 + exp(x)). The kernel is a Mehler series (`widelimit.series`)."""
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jax.nn.softplus(x)
 
 
@@ -72,7 +72,7 @@ class Elu(_SeriesLayer):
 
     alpha: Any = 1.0
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jax.nn.elu(x, self.alpha)
 
 
@@ -83,7 +83,7 @@ class Selu(_SeriesLayer):
     Source: arXiv:1706.02515.
     """
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jax.nn.selu(x)
 
 
@@ -91,7 +91,7 @@ class Selu(_SeriesLayer):
 class Silu(_SeriesLayer):
     """Returns x sigmoid(x). The kernel is a Mehler series. Source: arXiv:1702.03118."""
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jax.nn.silu(x)
 
 
@@ -99,7 +99,7 @@ class Silu(_SeriesLayer):
 class Mish(_SeriesLayer):
     """Returns x tanh(softplus(x)). The kernel is a Mehler series. Source: arXiv:1908.08681."""
 
-    def fn(self, x: Array) -> Array:
+    def activation(self, x: Array) -> Array:
         return jax.nn.mish(x)
 
 
@@ -116,20 +116,17 @@ class ElementwiseNumerical(_SeriesLayer):
       ValueError: deg is less than 1.
     """
 
-    function: Callable[[Array], Array] = static()
+    fn: Callable[[Array], Array] = static()
     deg: int = static()
     df: Callable[[Array], Array] | None = static(None)
 
-    def __init__(self, fn: Any, deg: int, df: Any = None) -> None:
-        object.__setattr__(self, "function", fn)
-        object.__setattr__(self, "deg", deg)
-        object.__setattr__(self, "df", df)
-        _check_callable("fn", fn)
-        if deg < 1:
-            raise ValueError(f"expected deg of at least 1, got {deg}")
+    def __post_init__(self) -> None:
+        _check_callable("fn", self.fn)
+        if self.deg < 1:
+            raise ValueError(f"expected deg of at least 1, got {self.deg}")
 
-    def fn(self, x: Array) -> Array:
-        return self.function(x)
+    def activation(self, x: Array) -> Array:
+        return self.fn(x)
 
     def order(self) -> int:
         return self.deg
@@ -154,24 +151,21 @@ class Elementwise(_SeriesLayer):
       NotImplementedError: the finite network, without `fn`.
     """
 
-    function: Callable[[Array], Array] | None = static(None)
+    fn: Callable[[Array], Array] | None = static(None)
     nngp_fn: Callable[..., Any] | None = static(None)
     d_nngp_fn: Callable[..., Any] | None = static(None)
 
-    def __init__(self, fn: Any = None, nngp_fn: Any = None, d_nngp_fn: Any = None) -> None:
-        object.__setattr__(self, "function", fn)
-        object.__setattr__(self, "nngp_fn", nngp_fn)
-        object.__setattr__(self, "d_nngp_fn", d_nngp_fn)
-        if fn is None and nngp_fn is None:
+    def __post_init__(self) -> None:
+        if self.fn is None and self.nngp_fn is None:
             raise ValueError("expected fn, nngp_fn or both, got neither")
-        for name, value in (("fn", fn), ("nngp_fn", nngp_fn), ("d_nngp_fn", d_nngp_fn)):
-            if value is not None:
-                _check_callable(name, value)
+        for name in ("fn", "nngp_fn", "d_nngp_fn"):
+            if getattr(self, name) is not None:
+                _check_callable(name, getattr(self, name))
 
-    def fn(self, x: Array) -> Array:
-        if self.function is None:
+    def activation(self, x: Array) -> Array:
+        if self.fn is None:
             raise NotImplementedError("expected Elementwise(fn=...) for the finite network")
-        return self.function(x)
+        return self.fn(x)
 
     def features(self, q: Array) -> Any:
         return q if self.nngp_fn is not None else super().features(q)

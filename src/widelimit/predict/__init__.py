@@ -4,8 +4,10 @@ Everything here works on kernels as arrays, or on a callable `kernel_fn(x1, x2, 
 Systems are solved in float64 whatever the kernel's dtype, and results come back in that dtype.
 """
 
-from .ensemble import gradient_descent_mse_ensemble as gradient_descent_mse_ensemble
-from .gradient_flow import gradient_descent_mse as gradient_descent_mse
-from .learning_rate import max_learning_rate as max_learning_rate
-from .posterior import Gaussian as Gaussian
-from .posterior import gp_inference as gp_inference
+from widelimit.predict.ensemble import (
+    gradient_descent_mse_ensemble as gradient_descent_mse_ensemble,
+)
+from widelimit.predict.gradient_flow import gradient_descent_mse as gradient_descent_mse
+from widelimit.predict.learning_rate import max_learning_rate as max_learning_rate
+from widelimit.predict.posterior import Gaussian as Gaussian
+from widelimit.predict.posterior import gp_inference as gp_inference

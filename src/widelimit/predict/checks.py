@@ -1,37 +1,11 @@
-"""Precision and validation: what the solvers ask of numbers before they use them."""
+"""Validation of concrete numbers on the host, before a solver uses them."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def is_concrete(*trees: Any) -> bool:
-    """Whether every array in the arguments has a value now, rather than being traced by JAX."""
-    for leaf in jax.tree.leaves(trees):
-        try:
-            np.asarray(leaf)
-        except jax.errors.TracerArrayConversionError:
-            return False
-    return True
-
-
-def result_dtype(kernel: Any) -> jnp.dtype:
-    """The dtype of results: the kernel's own, canonicalised; the default float for integers."""
-    return jnp.result_type(kernel, float)
-
-
-def resolution(kernel: Any) -> float:
-    """The relative rounding error of the kernel's entries as they were given."""
-    dtype = np.dtype(getattr(kernel, "dtype", np.float64))
-    floating = dtype if jnp.issubdtype(dtype, jnp.floating) else np.dtype(np.float64)
-    return float(jnp.finfo(floating).eps)
-
-
-def as_float64(x: Any) -> jax.Array:
-    """The array in float64; call it under `jax.enable_x64(True)`."""
-    return jnp.asarray(x).astype(jnp.float64)
+from widelimit.predict.precision import is_concrete
 
 
 def check_finite(name: str, x: Any) -> None:

@@ -7,24 +7,14 @@ reaches a test point through K_td K^-1 (1 - E): K^-1 (1 - E) is called the respo
 are float64 matrices with one leading axis of times.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .checks import as_float64, check_not_negative
-from .factor import Cholesky, RidgeKernel
-from .spectral import Spectral
-
-
-class Dynamics(Protocol):
-    """Outputs after training; see `Converged` and `Evolving`."""
-
-    def response(self, b: jax.Array) -> jax.Array:
-        """K^-1 (1 - E) b [m, r, c] for b [r, c]."""
-
-    def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """The posterior prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]; K is of the prior itself."""
+from widelimit.predict.checks import as_float64, check_not_negative
+from widelimit.predict.factor import Cholesky, RidgeKernel
+from widelimit.predict.spectral import Spectral
 
 
 class Converged(NamedTuple):
@@ -69,6 +59,9 @@ class Evolving(NamedTuple):
         """E K E [m, r, r] on the training set, where E is of the NTK and K is the NNGP kernel."""
         left = self.spectral.decay(self.tau, nngp[None])
         return _symmetric(self.spectral.decay(self.tau, left.swapaxes(-1, -2)))
+
+
+Dynamics = Converged | Evolving
 
 
 def trained_covariance(
@@ -117,7 +110,7 @@ class Times(NamedTuple):
             tau = as_float64(learning_rate) * jnp.where(endless, 0.0, steps) / size
             return cls(steps.shape, jnp.where(endless, jnp.inf, tau).reshape(-1))
 
-    def dynamics(self, system: RidgeKernel) -> Converged | Evolving:
+    def dynamics(self, system: RidgeKernel) -> Dynamics:
         """What a training kernel does in these times; factorises it if that has not been done."""
         if self.tau is None:
             return Converged(system.cholesky())

@@ -10,12 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from .checks import as_float64, check_finite, check_not_negative, is_concrete, result_dtype
-from .dynamics import Evolving, Times
-from .factor import Ridge, RidgeKernel
-from .matrices import Axes, Targets, check_test_test, from_matrix, row_shape, to_matrix
-from .posterior import Gaussian, predict_test
-from .selection import DRIVING_KERNEL, Get, pack, parse_get, pick, prior_kernel
+from widelimit.predict.checks import (
+    as_float64,
+    check_finite,
+    check_not_negative,
+    is_concrete,
+    result_dtype,
+)
+from widelimit.predict.dynamics import Evolving, Times
+from widelimit.predict.factor import Ridge, RidgeKernel
+from widelimit.predict.matrices import (
+    Axes,
+    Targets,
+    check_test_test,
+    from_matrix,
+    row_shape,
+    to_matrix,
+)
+from widelimit.predict.posterior import Gaussian, predict_test
+from widelimit.predict.selection import DRIVING_KERNEL, Get, pack, parse_get, pick, prior_kernel
 
 KernelFn = Callable[..., Any]
 

@@ -14,9 +14,15 @@ import numpy as np
 import scipy.linalg
 from jax.scipy.linalg import solve_triangular
 
-from .checks import as_float64, check_finite, check_not_negative, is_concrete, resolution
-from .matrices import to_matrix
-from .spectral import Spectral
+from widelimit.predict.checks import (
+    as_float64,
+    check_finite,
+    check_not_negative,
+    is_concrete,
+    resolution,
+)
+from widelimit.predict.matrices import to_matrix
+from widelimit.predict.spectral import Spectral
 
 # Rounding errors of relative size eps move the eigenvalues of an n x n kernel by about
 # sqrt(n) eps times its largest entry. The entries of a kernel that was computed in its own dtype

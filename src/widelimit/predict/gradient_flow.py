@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from .checks import as_float64, check_finite, check_not_negative, result_dtype
-from .dynamics import Evolving, Times
-from .factor import Ridge, RidgeKernel
-from .matrices import Axes, Targets, row_shape, to_matrix
-from .selection import is_array
+from widelimit.predict.checks import as_float64, check_finite, check_not_negative, result_dtype
+from widelimit.predict.dynamics import Evolving, Times
+from widelimit.predict.factor import Ridge, RidgeKernel
+from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
+from widelimit.predict.selection import is_array
 
 
 class GradientFlow:

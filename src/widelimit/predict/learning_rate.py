@@ -7,8 +7,14 @@ import scipy.linalg
 import scipy.sparse.linalg
 from jaxtyping import ArrayLike
 
-from .checks import as_float64, check_finite, check_not_negative, is_concrete, result_dtype
-from .matrices import column_shape, row_shape, to_matrix
+from widelimit.predict.checks import (
+    as_float64,
+    check_finite,
+    check_not_negative,
+    is_concrete,
+    result_dtype,
+)
+from widelimit.predict.matrices import column_shape, row_shape, to_matrix
 
 # Below this size all eigenvalues together cost less than Lanczos iterations for one.
 _DENSE_UP_TO = 64

@@ -6,11 +6,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from .checks import as_float64, check_finite, is_concrete, result_dtype
-from .dynamics import Converged, Dynamics, trained_covariance
-from .factor import Ridge, RidgeKernel
-from .matrices import Axes, Targets, check_test_test, from_matrix, row_shape, to_matrix
-from .selection import DRIVING_KERNEL, Get, is_array, pack, parse_get, pick, prior_kernel
+from widelimit.predict.checks import as_float64, check_finite, is_concrete, result_dtype
+from widelimit.predict.dynamics import Converged, Dynamics, trained_covariance
+from widelimit.predict.factor import Ridge, RidgeKernel
+from widelimit.predict.matrices import (
+    Axes,
+    Targets,
+    check_test_test,
+    from_matrix,
+    row_shape,
+    to_matrix,
+)
+from widelimit.predict.selection import (
+    DRIVING_KERNEL,
+    Get,
+    is_array,
+    pack,
+    parse_get,
+    pick,
+    prior_kernel,
+)
 
 
 class Gaussian(NamedTuple):
