@@ -9,9 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from widelimit import __version__
+
+if TYPE_CHECKING:
+    from widelimit.demo.classification import ClassificationTask
+    from widelimit.demo.coverage import CoverageStudy
+    from widelimit.demo.regression import RegressionTask
 
 _MAX_TRAIN, _MAX_TEST = 2000, 1000
 
@@ -78,39 +85,68 @@ def run_demo(
     # Imported late, so that `widelimit --help` answers at once.
     from widelimit.datasets import load_images, subset
     from widelimit.demo import figures, report
-    from widelimit.demo.classification import ClassificationTask, classify
-    from widelimit.demo.coverage import CoverageStudy, measure_coverage
-    from widelimit.demo.regression import RegressionTask, compare_ensembles
+    from widelimit.demo.classification import check_classes, classify
+    from widelimit.demo.coverage import measure_coverage
+    from widelimit.demo.regression import compare_ensembles
 
+    sizes = _quick_sizes() if quick else _full_sizes()
     # What can fail early fails before the long work.
     images = load_images(data, seed=seed)
+    images = subset(images, sizes.train, sizes.test, seed=seed)
+    check_classes(images)
     _make_folder(output)
-    size = (400, 200) if quick else (_MAX_TRAIN, _MAX_TEST)
-    images = subset(images, *size, seed=seed)
-
-    task, study, models = RegressionTask(), CoverageStudy(), ClassificationTask()
-    if quick:
-        task = RegressionTask(members=8, steps=(0, 1, 4, 16, 64))
-        study = CoverageStudy(designs=4)
     times: dict[str, float] = {}
 
     print("1. Infinite and finite ensembles in one dimension")
-    with _part(times, "ensembles", task.members, "network") as progress:
-        compared = compare_ensembles(task, seed=seed, progress=progress)
+    with _part(times, "ensembles", sizes.task.members, "network") as progress:
+        compared = compare_ensembles(sizes.task, seed=seed, progress=progress)
     print(report.regression_text(compared))
     _announce(figures.regression_figure(compared, output / "regression.png"))
-    with _part(times, "coverage", study.designs, "design") as progress:
-        coverage = measure_coverage(study, seed=seed, progress=progress)
-    print(f"\n{report.coverage_text(study, coverage)}")
+    with _part(times, "coverage", sizes.study.designs, "design") as progress:
+        coverage = measure_coverage(sizes.study, seed=seed, progress=progress)
+    print(f"\n{report.coverage_text(sizes.study, coverage)}")
 
     print("\n2. Image classification")
-    with _part(times, "classification", models.work, "fit") as progress:
-        classified = classify(images, models, seed=seed, progress=progress)
+    with _part(times, "classification", sizes.models.work, "fit") as progress:
+        classified = classify(images, sizes.models, seed=seed, progress=progress)
     print(report.classification_text(classified))
     _announce(figures.classification_figure(classified, output / "classification.png"))
 
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())
     print(f"\nwall time: {parts}")
+
+
+class _Sizes(NamedTuple):
+    """How much work the parts of the demonstration do, and how many images they see."""
+
+    task: RegressionTask
+    study: CoverageStudy
+    models: ClassificationTask
+    train: int
+    test: int
+
+
+def _full_sizes() -> _Sizes:
+    """The sizes of the demonstration: a few minutes on two cores."""
+    from widelimit.demo.classification import ClassificationTask
+    from widelimit.demo.coverage import CoverageStudy
+    from widelimit.demo.regression import RegressionTask
+
+    return _Sizes(
+        RegressionTask(), CoverageStudy(), ClassificationTask(), train=_MAX_TRAIN, test=_MAX_TEST
+    )
+
+
+def _quick_sizes() -> _Sizes:
+    """Sizes that show that everything runs, in well under a minute."""
+    full = _full_sizes()
+    return _Sizes(
+        replace(full.task, members=8, steps=(0, 1, 4, 16, 64)),
+        replace(full.study, designs=4),
+        replace(full.models, noises=(0.1, 0.3), C=(3.0, 10.0), gamma=(0.3, 1.0)),
+        train=400,
+        test=200,
+    )
 
 
 @contextmanager
@@ -145,7 +181,7 @@ def _require(*modules: str) -> None:
     if missing:
         raise ModuleNotFoundError(
             f"the demonstration needs {', '.join(missing)}; "
-            'install what it needs with: pip install "widelimit[demo]"'
+            'install it with: pip install "widelimit[demo]"'
         )
 
 

@@ -22,7 +22,9 @@ from widelimit._pytree import pytree, static
 from widelimit.offsets import Need, Offsets, partner_table
 from widelimit.signal import Signal
 
-INPUT = "input"
+# Origins that are no fresh weights: raw input, and a Kernel from outside.
+INPUT = "<input>"
+KERNEL = "<kernel>"
 
 
 class Affine(NamedTuple):
@@ -159,7 +161,7 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
     f1, f2 = pair_features(cov, feat1, feat2)
     k, kdot, gap = rule.dual(cov.nngp, f1, f2, _gap(cov))
     offsets, spatial = cov.need.cross, cov.signal.spatial
-    out = cov.replace(
+    return cov.replace(
         nngp=rezero(k, offsets, spatial),
         ntk=None if cov.ntk is None else rezero(cov.ntk * kdot, offsets, spatial),
         gap=None if gap is None else rezero(gap, offsets, spatial),
@@ -167,7 +169,6 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
         cov2=own2,
         gaussian=False,
     )
-    return exact_diagonal(out)
 
 
 def _gap(cov: Covariances) -> Array:
@@ -242,7 +243,7 @@ def normalise(cov: Covariances, v1: Array, v2: Array) -> Covariances:
     q1, q2 = cross_variances(cov)
     full = (jnp.broadcast_to(v, q.shape) for v, q in zip((v1, v2), variances(cov), strict=True))
     w1, w2 = pair_features(cov, *full)
-    scale = jax.lax.rsqrt(w1 * w2)
+    scale = jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2)  # the product w1 w2 may overflow
     gap = cov.gap
     if gap is not None:
         # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2) written with small differences only.
@@ -254,17 +255,16 @@ def normalise(cov: Covariances, v1: Array, v2: Array) -> Covariances:
     def own(value: Array, v: Array) -> Array:
         v = jnp.broadcast_to(v, (value.shape[0], value.shape[-1]))
         right = shift(v, cov.need.own, cov.signal.spatial)
-        scaled = value * jax.lax.rsqrt(v[:, None] * right)
+        scaled = value * (jax.lax.rsqrt(v)[:, None] * jax.lax.rsqrt(right))
         return scaled.at[:, cov.need.own.zero_index].set(value[:, cov.need.own.zero_index] / v)
 
-    out = cov.replace(
+    return cov.replace(
         nngp=cov.nngp * scale,
         ntk=None if cov.ntk is None else cov.ntk * scale,
         gap=gap,
         cov1=own(cov.cov1, v1),
         cov2=None if cov.cov2 is None else own(cov.cov2, v2),
     )
-    return exact_diagonal(out)
 
 
 def scale_same(cov: Covariances, factor: Any) -> Covariances:
@@ -284,7 +284,7 @@ def scale_same(cov: Covariances, factor: Any) -> Covariances:
             return value
         return jnp.where(same_entry(cov), value * factor, value)
 
-    out = cov.replace(
+    return cov.replace(
         nngp=cross(cov.nngp),
         ntk=cross(cov.ntk),
         gap=None,
@@ -292,7 +292,6 @@ def scale_same(cov: Covariances, factor: Any) -> Covariances:
         cov2=None if cov.cov2 is None else own(cov.cov2),
         gaussian=False,
     )
-    return exact_diagonal(out)
 
 
 def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> Covariances:

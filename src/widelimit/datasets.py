@@ -98,11 +98,9 @@ def load_digits(*, test_fraction: float = 0.5, seed: int = 0) -> LabelledImages:
     images, labels = load(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
     images = images.reshape(-1, 8, 8, 1)[order]
-    labels = labels.astype(np.int64)[order]
+    labels = labels[order]
     tests = round(test_fraction * len(labels))
-    return _checked(
-        LabelledImages("digits", images[tests:], labels[tests:], images[:tests], labels[:tests])
-    )
+    return _checked("digits", images[tests:], labels[tests:], images[:tests], labels[:tests])
 
 
 def load_npz(path: str | Path) -> LabelledImages:
@@ -113,10 +111,10 @@ def load_npz(path: str | Path) -> LabelledImages:
     """
     path = Path(path)
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise ValueError("expected an archive of arrays, got a single array")
-        with opened as arrays:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("expected an archive of arrays, got a single array")
             missing = [key for key in _NPZ_KEYS if key not in arrays]
             if missing:
                 raise ValueError(
@@ -125,7 +123,7 @@ def load_npz(path: str | Path) -> LabelledImages:
             x_train, y_train, x_test, y_test = (arrays[key] for key in _NPZ_KEYS)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    return _checked(LabelledImages(path.stem, x_train, y_train, x_test, y_test))
+    return _checked(path.stem, x_train, y_train, x_test, y_test)
 
 
 def load_cifar10_binary(folder: str | Path) -> LabelledImages:
@@ -202,9 +200,7 @@ def _cifar10(folder: Path, suffix: str, read: _Reader) -> LabelledImages:
         raise ValueError(f"expected data_batch_*{suffix} and test_batch{suffix} in {folder}")
     batches = [read(path) for path in train]
     labels = np.concatenate([y for _, y in batches])
-    return _checked(
-        LabelledImages("CIFAR-10", np.concatenate([x for x, _ in batches]), labels, *read(test))
-    )
+    return _checked("CIFAR-10", np.concatenate([x for x, _ in batches]), labels, *read(test))
 
 
 def _read_binary_batch(path: Path) -> tuple[NDArray, NDArray]:
@@ -238,12 +234,12 @@ def _planes_to_images(planes: NDArray) -> NDArray:
     return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
-def _checked(data: LabelledImages) -> LabelledImages:
-    """The same data with int64 labels, or a ValueError that says what is wrong with them."""
-    labels = {}
-    for part in ("train", "test"):
-        x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
-        where = f"in the {part} set of {data.name}"
+def _checked(
+    name: str, x_train: NDArray, y_train: NDArray, x_test: NDArray, y_test: NDArray
+) -> LabelledImages:
+    """The data with int64 labels, or a ValueError that says what is wrong with them."""
+    for part, x, y in (("training", x_train, y_train), ("test", x_test, y_test)):
+        where = f"in the {part} set of {name}"
         if x.ndim < 2 or not x.size or x.dtype.kind not in "uif":
             raise ValueError(
                 f"expected images [n, ...] of numbers {where}, got {x.dtype} of shape {x.shape}"
@@ -255,10 +251,9 @@ def _checked(data: LabelledImages) -> LabelledImages:
                 f"expected one integer label from 0 for each of the {len(x)} images {where}, "
                 f"got {y.dtype} of shape {y.shape}"
             )
-        labels[part] = y.astype(np.int64)
-    if data.x_train.shape[1:] != data.x_test.shape[1:]:
+    if x_train.shape[1:] != x_test.shape[1:]:
         raise ValueError(
-            f"expected training and test images of {data.name} of one shape, "
-            f"got {data.x_train.shape[1:]} and {data.x_test.shape[1:]}"
+            f"expected training and test images of {name} of one shape, "
+            f"got {x_train.shape[1:]} and {x_test.shape[1:]}"
         )
-    return LabelledImages(data.name, data.x_train, labels["train"], data.x_test, labels["test"])
+    return LabelledImages(name, x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64))

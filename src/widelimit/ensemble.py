@@ -3,50 +3,19 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from widelimit.predict.checks import (
-    as_float64,
-    check_finite,
-    check_not_negative,
-    is_concrete,
-    resolution,
-    result_dtype,
-)
-from widelimit.predict.dynamics import Dynamics, Times, trained_covariance
+from widelimit.predict import moments
+from widelimit.predict.checks import check_finite, check_not_negative
+from widelimit.predict.dynamics import Times
 from widelimit.predict.ensemble import call_kernel
-from widelimit.predict.factor import Ridge, RidgeKernel, diagonal
-from widelimit.predict.matrices import (
-    Shape,
-    Targets,
-    check_test_test,
-    from_matrix,
-    row_shape,
-    to_matrix,
-)
-from widelimit.predict.spectral import Spectral
-
-Inference = Literal["gradient_descent", "bayes"]
-
-# A variance this far below zero, in units of the largest prior variance, is no rounding error.
-_NEGATIVE_VARIANCE = 1e-2
-
-
-class Loss(NamedTuple):
-    """The loss of one network drawn from an ensemble, over such draws.
-
-    Attributes:
-      mean: expected loss, with the shape of t.
-      std: standard deviation of the loss from network to network, with the shape of t.
-    """
-
-    mean: Array
-    std: Array
+from widelimit.predict.factor import Ridge, TrainKernel
+from widelimit.predict.matrices import Targets, check_test_test, row_shape
+from widelimit.predict.precision import resolution, result_dtype
 
 
 class InfiniteEnsemble:
@@ -113,7 +82,7 @@ class InfiniteEnsemble:
         x: Any,
         y: ArrayLike,
         *,
-        inference: Inference = "gradient_descent",
+        inference: str = "gradient_descent",
         learning_rate: ArrayLike = 1.0,
         noise: ArrayLike = 0.0,
         jitter: ArrayLike | None = None,
@@ -122,34 +91,33 @@ class InfiniteEnsemble:
         self._kernel_fn = _kernel_fn_of(net_or_kernel_fn)
         if inference not in ("gradient_descent", "bayes"):
             raise ValueError(f"expected inference 'gradient_descent' or 'bayes', got {inference!r}")
-        for leaf in jax.tree.leaves(x):
-            check_finite("x", leaf)
         check_finite("y", y)
         check_not_negative("learning_rate", learning_rate)
         check_not_negative("noise", noise)
+        check_not_negative("jitter", 0.0 if jitter is None else jitter)
         if jnp.ndim(y) < 2:
             raise ValueError(
                 f"expected y of shape [n, outputs], got {jnp.shape(y)}; for one output y[:, None]"
             )
-        self._bayes = inference == "bayes"
-        self._x, self._y, self._learning_rate, self._noise = x, y, learning_rate, noise
-        self._targets = Targets.of(y, (-1,))
+        for leaf in jax.tree.leaves(x):
+            check_finite("x", leaf)
+        self._kernel_names = ["nngp"] if inference == "bayes" else ["nngp", "ntk"]
+        self._x, self._y, self._noise = x, y, noise
+        self._learning_rate, self._times = learning_rate, Times()
 
-        kernels = self._kernels(x, None)
+        kernels = call_kernel(self._kernel_fn, x, None, self._kernel_names)
+        targets = Targets.of(y, (-1,))
         for kernel in kernels.values():
-            self._targets.check_train_train("the kernel of x", kernel)
-        driving = self._driving(kernels)
-        self._dtype = result_dtype(driving)
+            targets.check_train_train("the kernel of x", kernel)
+        self._nngp, driving = kernels["nngp"], kernels[self._kernel_names[-1]]
+        self._layout = moments.Layout(inference == "bayes", targets, result_dtype(driving))
         if jitter is None:
-            jitter = max(1e-10, 16 * math.sqrt(np.prod(row_shape(driving))) * resolution(driving))
-        check_not_negative("jitter", jitter)
-        with jax.enable_x64(True):
-            ridge = Ridge(relative=jitter, absolute=as_float64(noise) ** 2)
-            self._nngp = to_matrix("nngp", as_float64(kernels["nngp"]))
-        self._system = RidgeKernel("kernel of x", driving, ridge, _advise)
-        self._times = Times((), None)
-        if self._bayes:
-            self._system.cholesky()
+            size = math.prod(targets.kept_shape)
+            jitter = max(1e-10, 16 * math.sqrt(size) * resolution(driving))
+        ridge = Ridge(relative=jitter, absolute=noise * noise)
+        self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise)
+        if self._layout.bayes:
+            self._train_kernel.cholesky()
 
     def at(self, t: Any) -> "InfiniteEnsemble":
         """The ensemble after t steps of gradient descent, which shares kernels and factors.
@@ -161,13 +129,13 @@ class InfiniteEnsemble:
         Raises:
           ValueError: if inference is "bayes", or a concrete t is negative.
         """
-        if self._bayes:
+        if self._layout.bayes:
             raise ValueError(
                 "expected inference='gradient_descent' for an ensemble at a time t, got 'bayes': a "
                 "posterior is not trained and has no time"
             )
         view = copy.copy(self)
-        view._times = Times.of(t, self._learning_rate, math.prod(self._targets.shape))
+        view._times = Times.of(t, self._learning_rate)
         return view
 
     def mean(self, x: Any) -> Array:
@@ -176,11 +144,7 @@ class InfiniteEnsemble:
         Raises:
           ValueError: if the concrete training kernel is singular or indefinite.
         """
-        k_td = self._test_train(x)
-        dynamics = self._times.dynamics(self._system)
-        with jax.enable_x64(True):
-            mean = self._targets.from_matrix(self._mean(k_td, dynamics), row_shape(k_td["nngp"]))
-            return self._times.unflatten(mean).astype(self._dtype)
+        return moments.ensemble_mean(self._evidence(x, covariance=False), layout=self._layout)
 
     def cov(self, x: Any, noise: bool = False) -> Array:
         """The covariance [t, t] of an output at x between networks, equal for all outputs.
@@ -190,19 +154,16 @@ class InfiniteEnsemble:
           noise: whether to return the covariance of observations, noise^2 on the diagonal added.
 
         Raises:
-          ValueError: as `mean`, or if the result is far from positive, as when kernels are noisy.
+          ValueError: as `mean`, or if variances come out far below zero, as estimated kernels that
+            do not belong together make them.
         """
-        rows, _, covariance = self._moments(x)
-        with jax.enable_x64(True):
-            eye = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
-            total = covariance + self._noise_variance(noise) * eye[None]
-            return self._times.unflatten(from_matrix(total, rows, rows)).astype(self._dtype)
+        added = self._noise if noise else 0.0
+        return moments.ensemble_covariance(self._evidence(x), added, layout=self._layout)
 
     def var(self, x: Any, noise: bool = False) -> Array:
         """The variance [t, outputs] of the outputs at x between networks; see `std`."""
-        variance = self._variance(x, noise)
-        with jax.enable_x64(True):
-            return variance.astype(self._dtype)
+        added = self._noise if noise else 0.0
+        return moments.ensemble_variance(self._evidence(x), added, layout=self._layout)
 
     def std(self, x: Any, noise: bool = False) -> Array:
         """The standard deviation [t, outputs] of the outputs at x between networks.
@@ -214,9 +175,8 @@ class InfiniteEnsemble:
         Raises:
           ValueError: as `cov`.
         """
-        variance = self._variance(x, noise)
-        with jax.enable_x64(True):
-            return _root(variance).astype(self._dtype)
+        added = self._noise if noise else 0.0
+        return moments.ensemble_variance(self._evidence(x), added, layout=self._layout, root=True)
 
     def sample(self, key: Array, x: Any, n: int) -> Array:
         """The outputs at x of n networks drawn from the ensemble, [n, t, outputs].
@@ -231,18 +191,16 @@ class InfiniteEnsemble:
         """
         if self._times.shape:
             raise ValueError(
-                f"expected an ensemble at one time to sample from, got times of shape "
+                "expected an ensemble at one time to sample from, got times of shape "
                 f"{self._times.shape}"
             )
-        rows, mean, covariance = self._moments(x)
+        evidence = self._evidence(x)
+        shape = self._layout.targets.full_shape(row_shape(evidence.nngp_td))
         with jax.enable_x64(True):
-            matrix = covariance[0]
-            evals, evecs = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
-            normal = jax.random.normal(key, (n, *mean.shape[1:]), jnp.float64)
-            draws = mean + Spectral(matrix, evals, evecs).root(normal)
-            return self._targets.from_matrix(draws, rows).astype(self._dtype)
+            normal = jax.random.normal(key, (n, *shape), jnp.float64)
+        return moments.ensemble_sample(evidence, normal, layout=self._layout)
 
-    def loss(self, x: Any, y: ArrayLike) -> Loss:
+    def loss(self, x: Any, y: ArrayLike) -> moments.Loss:
         """The mean and standard deviation of 0.5 mean((f(x) - y)^2) over networks f.
 
         The moments are exact: with f - y ~ N(m, S) over D entries, mean = (|m|^2 + tr S) / 2 D and
@@ -252,20 +210,11 @@ class InfiniteEnsemble:
           ValueError: as `cov`, or if y is not finite or of the wrong shape.
         """
         check_finite("y", y)
-        rows, mean, covariance = self._moments(x)
-        shape = self._targets.full_shape(rows)
+        evidence = self._evidence(x)
+        shape = self._layout.targets.full_shape(row_shape(evidence.nngp_td))
         if jnp.shape(y) != shape:
             raise ValueError(f"expected y of shape {shape} for these inputs, got {jnp.shape(y)}")
-        with jax.enable_x64(True):
-            bias = mean - self._targets.to_matrix(as_float64(y))[None]
-            outputs, entries = bias.shape[-1], math.prod(shape)
-            trace = diagonal(covariance).sum(-1)
-            expected = ((bias**2).sum((-2, -1)) + outputs * trace) / (2 * entries)
-            carried = jnp.einsum("mrc,mrs,msc->m", bias, covariance, bias)
-            variance = 4 * carried + 2 * outputs * (covariance**2).sum((-2, -1))
-            std = _root(variance) / (2 * entries)
-            mean_loss, std_loss = self._times.unflatten(expected), self._times.unflatten(std)
-            return Loss(mean_loss.astype(self._dtype), std_loss.astype(self._dtype))
+        return moments.ensemble_loss(evidence, y, layout=self._layout)
 
     def log_marginal_likelihood(self) -> Array:
         """The logarithm of the probability density of y under the prior and the noise, a scalar.
@@ -275,86 +224,31 @@ class InfiniteEnsemble:
         Raises:
           ValueError: if inference is not "bayes".
         """
-        if not self._bayes:
+        if not self._layout.bayes:
             raise ValueError(
                 "expected inference='bayes' for a marginal likelihood, got 'gradient_descent': "
                 "networks trained from a random start are no posterior of a probability model"
             )
-        with jax.enable_x64(True):
-            factor = self._system.cholesky()
-            y = self._targets.to_matrix(as_float64(self._y))
-            rows, outputs = y.shape
-            fit = (factor.half_solve(y) ** 2).sum()
-            volume = factor.log_determinant() + rows * math.log(2 * math.pi)
-            return (-0.5 * (fit + outputs * volume)).astype(self._dtype)
+        system = self._train_kernel.cholesky()
+        return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
 
-    def _kernels(self, x1: Any, x2: Any) -> dict[str, Array]:
-        names = ["nngp"] if self._bayes else ["nngp", "ntk"]
-        return call_kernel(self._kernel_fn, x1, x2, names)
-
-    def _noise_variance(self, noise: bool) -> Array:
-        return as_float64(self._noise) ** 2 if noise else jnp.zeros((), jnp.float64)
-
-    def _test_train(self, x: Any) -> dict[str, Array]:
+    def _evidence(self, x: Any, covariance: bool = True) -> moments.Evidence:
+        """All that predictions at x are computed from."""
         for leaf in jax.tree.leaves(x):
             check_finite("x", leaf)
-        k_td = self._kernels(x, self._x)
+        names = self._kernel_names if covariance else self._kernel_names[-1:]
+        k_td, nngp_tt = call_kernel(self._kernel_fn, x, self._x, names), None
         for kernel in k_td.values():
-            self._targets.check_test_train("the kernel of x and the training inputs", kernel)
-        return k_td
-
-    def _driving(self, kernels: dict[str, Array]) -> Array:
-        return kernels["nngp" if self._bayes else "ntk"]
-
-    def _mean(self, k_td: dict[str, Array], dynamics: Dynamics) -> Array:
-        """Means [m, t, outputs] in float64."""
-        driving = to_matrix("test-train kernel", as_float64(self._driving(k_td)))
-        return driving @ dynamics.response(self._targets.to_matrix(as_float64(self._y)))
-
-    def _moments(self, x: Any) -> tuple[Shape, Array, Array]:
-        """The kept shape at x, and means [m, t, outputs] and covariances [m, t, t] in float64."""
-        k_td = self._test_train(x)
-        k_tt = call_kernel(self._kernel_fn, x, None, ["nngp"])["nngp"]
-        check_test_test("the kernel of x", k_tt, k_td["nngp"])
-        dynamics = self._times.dynamics(self._system)
-        with jax.enable_x64(True):
-            prior = to_matrix("nngp", as_float64(k_tt))
-            nngp_td = to_matrix("nngp", as_float64(k_td["nngp"]))
-            if self._bayes:
-                covariance = dynamics.covariance(prior, nngp_td)
-            else:
-                ntk_td = to_matrix("ntk", as_float64(k_td["ntk"]))
-                covariance = trained_covariance(dynamics, prior, ntk_td, nngp_td, self._nngp)
-            _check_variances(covariance, prior)
-            return row_shape(k_tt), self._mean(k_td, dynamics), covariance
-
-    def _variance(self, x: Any, noise: bool) -> Array:
-        rows, _, covariance = self._moments(x)
-        with jax.enable_x64(True):
-            variance = jnp.maximum(diagonal(covariance), 0.0) + self._noise_variance(noise)
-            # The same for every output, but in the shape of the mean, to be added to it.
-            shape = (*variance.shape, self._targets.shape[-1])
-            spread = jnp.broadcast_to(variance[..., None], shape)
-            return self._times.unflatten(self._targets.from_matrix(spread, rows))
-
-
-def _root(variance: Array) -> Array:
-    """The square root, with derivative 0 at 0; rounding below 0 counts as 0, NaN stays NaN."""
-    zero = variance <= 0
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance)))
-
-
-def _check_variances(covariance: Array, prior: Array) -> None:
-    """Raise ValueError if a concrete covariance has variances below zero beyond rounding."""
-    if not is_concrete(covariance, prior):
-        return
-    lowest = float(np.asarray(diagonal(covariance)).min(initial=0.0))
-    largest = float(np.asarray(diagonal(prior)).max(initial=0.0))
-    if lowest < -_NEGATIVE_VARIANCE * largest:
-        raise ValueError(
-            f"expected variances of at least 0, got {lowest:.3g} where the largest before training "
-            f"is {largest:.3g}: the kernels between training and test inputs do not belong "
-            "together (estimated ones need the same draws)"
+            name = "the kernel of x and the training inputs"
+            self._layout.targets.check_test_train(name, kernel)
+        driving_td = k_td[names[-1]]
+        if covariance:
+            nngp_tt = call_kernel(self._kernel_fn, x, None, ["nngp"])["nngp"]
+            check_test_test("the kernel of x", nngp_tt, driving_td)
+        system = self._times.factorise(self._train_kernel)
+        nngp_td = k_td.get("nngp", driving_td)
+        return moments.Evidence(
+            *(system, self._times, self._y, self._nngp, driving_td, nngp_td, nngp_tt)
         )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import as_leaf, is_concrete
 from widelimit.masking import MaskedArray
 from widelimit.nt_kernel import Kernel
 from widelimit.signal import is_branches
@@ -29,13 +29,28 @@ def as_inputs(x1: Any, x2: Any, mask_constant: Any) -> tuple[Any, Any]:
     second = None if x2 is None else _convert(x2, "x2", mask_constant)
     if second is not None:
         _check_same_tree(first, second)
-        if any(isinstance(leaf, Kernel) for leaf in _leaves(first) + _leaves(second)):
-            raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
+    _check_kernels(_leaves(first), _leaves(second))
     return first, second
 
 
 def _leaves(tree: Any) -> list[Any]:
     return jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Kernel))
+
+
+def _check_kernels(first: list[Any], second: list[Any]) -> None:
+    """Raises if kernels are mixed with arrays, with an x2, or with kernels of another kind."""
+    kernels = [leaf for leaf in first + second if isinstance(leaf, Kernel)]
+    if not kernels:
+        return
+    if second:
+        raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
+    if len(kernels) < len(first):
+        raise TypeError("expected arrays only or Kernels only in x1, got both")
+    if len({kernel.cov2 is None for kernel in kernels}) > 1:
+        raise ValueError(
+            "expected Kernels between the same inputs, got some of x1 with itself (cov2 is None) "
+            "and some of x1 with x2"
+        )
 
 
 def _convert(x: Any, name: str, mask_constant: Any) -> Any:
@@ -46,23 +61,32 @@ def _convert(x: Any, name: str, mask_constant: Any) -> Any:
     if isinstance(x, MaskedArray):
         raise TypeError(f"expected an array for {name}, got a MaskedArray: use mask_constant")
     if not isinstance(x, np.ndarray | jax.Array):
-        raise TypeError(f"expected an array, a Kernel, or a list or tuple of them for {name}, got "
-                        f"{type(x).__name__}")
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)
-            or x.dtype == bool):
+        raise TypeError(
+            f"expected an array, a Kernel, or a list or tuple of them for {name}, got "
+            f"{type(x).__name__}"
+        )
+    if not (
+        jnp.issubdtype(x.dtype, jnp.floating)
+        or jnp.issubdtype(x.dtype, jnp.integer)
+        or x.dtype == bool
+    ):
         raise TypeError(f"expected real numbers in {name}, got dtype {x.dtype}")
     if x.ndim < 2:
-        raise ValueError(f"expected {name} with a batch and a channel axis (at least 2 axes), got "
-                         f"shape {x.shape}")
-    if is_concrete(x):
-        _check_finite(np.asarray(x), name, mask_constant)
-    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    return jnp.asarray(x, dtype)
+        raise ValueError(
+            f"expected {name} with a batch and a channel axis (at least 2 axes), got "
+            f"shape {x.shape}"
+        )
+    with np.errstate(over="ignore"):  # found below, with its index
+        cast = jnp.asarray(x, jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)
+    if mask_constant is not None and x.dtype != cast.dtype:
+        # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
+        cast = jnp.where(x == as_leaf(mask_constant), mask_constant, cast)
+    if is_concrete(cast):
+        _check_finite(np.asarray(cast), name, mask_constant)
+    return cast
 
 
 def _check_finite(x: np.ndarray, name: str, mask_constant: Any) -> None:
-    if not np.issubdtype(x.dtype, np.floating):
-        x = x.astype(np.float32)  # integers are finite; bfloat16 is unknown to numpy
     finite = np.isfinite(x)
     if finite.all():
         return
@@ -71,16 +95,20 @@ def _check_finite(x: np.ndarray, name: str, mask_constant: Any) -> None:
         finite |= np.isnan(x) if np.isnan(constant) else x == constant
     if not finite.all():
         first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"expected finite inputs, got {int((~finite).sum())} NaN or infinite "
-                         f"values in {name}, the first at index {first}")
+        raise ValueError(
+            f"expected finite inputs (in {x.dtype}), got {int((~finite).sum())} NaN or infinite "
+            f"values in {name}, the first at index {first}"
+        )
 
 
 def _check_same_tree(first: Any, second: Any) -> None:
     if is_branches(first) or is_branches(second):
         same = type(first) is type(second) and len(first) == len(second)
         if not same:
-            raise ValueError("expected x1 and x2 with the same lists and tuples of arrays, got "
-                             f"{_outline(first)} and {_outline(second)}")
+            raise ValueError(
+                "expected x1 and x2 with the same lists and tuples of arrays, got "
+                f"{_outline(first)} and {_outline(second)}"
+            )
         for a, b in zip(first, second, strict=True):
             _check_same_tree(a, b)
 
@@ -102,7 +130,18 @@ def same_inputs(x1: Any, x2: Any) -> bool:
         return True
     if x1.shape != x2.shape or not is_concrete(x1, x2):
         return False
-    return bool(np.array_equal(np.asarray(x1), np.asarray(x2)))
+    # NaN is legal where it stands for a masked entry.
+    return bool(np.array_equal(np.asarray(x1), np.asarray(x2), equal_nan=True))
+
+
+def shares_x1(x1: Any, x2: Any) -> bool:
+    """Returns whether the second input was not given: x2 is None, or kernels without a cov2."""
+    return x2 is None and all(getattr(leaf, "cov2", None) is None for leaf in _leaves(x1))
+
+
+def stored_diagonal(x1: Any) -> bool:
+    """Returns whether x1 holds kernels of equal positions only."""
+    return any(getattr(leaf, "diagonal_spatial", False) for leaf in _leaves(x1))
 
 
 def input_shapes(x: Any) -> Any:

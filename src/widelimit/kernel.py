@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from widelimit.covariance import INPUT, Covariances
-from widelimit.inputs import as_inputs, input_shapes, same_inputs
+from widelimit.covariance import KERNEL, Covariances
+from widelimit.inputs import as_inputs, input_shapes, same_inputs, shares_x1, stored_diagonal
 from widelimit.layers.base import Layer, NetFunction, located, mask_covariances, step
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
@@ -34,16 +34,16 @@ class Request(NamedTuple):
     Attributes:
       fields: arrays of `Kernel` to compute.
       symmetric: whether x2 is x1.
-      share: whether x2 was None.
+      share: whether x2 was not given.
       diagonal_spatial: keep equal positions only.
-      axes: (batch, channel) axes of the input where the network states none.
+      axes: (batch, channel) axes of the input, None where not given.
     """
 
     fields: tuple[str, ...]
     symmetric: bool
     share: bool
     diagonal_spatial: bool
-    axes: tuple[int, int]
+    axes: tuple[int | None, int | None]
 
 
 class Choice(NamedTuple):
@@ -102,9 +102,10 @@ class KernelFn(NetFunction):
           pattern: pair of graph patterns (for x1, for x2).
           mask_constant: entries of the inputs equal to it are masked.
           diagonal_batch: False asks for cov1 and cov2 between all samples.
-          diagonal_spatial: True keeps equal positions only.
-          **kwargs: `batch_axis` and `channel_axis`, where the network states none; `rng` is
-            ignored; others are refused.
+          diagonal_spatial: True keeps equal positions only; None does so for a `Kernel` that
+            holds no others.
+          **kwargs: `batch_axis` and `channel_axis` of the inputs, where the network states none
+            or the same; `rng` is ignored; others are refused.
 
         Raises:
           ValueError: shapes, masks or layers that do not fit, NaN in the inputs, unknown `get`.
@@ -115,10 +116,12 @@ class KernelFn(NetFunction):
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
         symmetric = same_inputs(x1, x2)
+        if diagonal_spatial is None:
+            diagonal_spatial = stored_diagonal(x1)
         request = Request(
             fields=tuple(f for f in _ARRAYS if f in fields),
             symmetric=symmetric,
-            share=x2 is None,
+            share=shares_x1(x1, x2),
             diagonal_spatial=bool(diagonal_spatial),
             axes=axes,
         )
@@ -139,7 +142,7 @@ def parse_get(get: Any) -> tuple[str, ...]:
     """
     if get is None:
         return _FIELDS
-    names = (get,) if isinstance(get, str) else tuple(get)
+    names = tuple(get) if isinstance(get, list | tuple) else (get,)
     lower = tuple(str(name).lower() for name in names)
     unknown = [name for name in lower if name not in _FIELDS]
     if unknown or not lower or len(set(lower)) < len(lower):
@@ -150,8 +153,8 @@ def parse_get(get: Any) -> tuple[str, ...]:
     return lower
 
 
-def _keywords(kwargs: dict[str, Any]) -> tuple[int, int]:
-    axes = kwargs.pop("batch_axis", 0), kwargs.pop("channel_axis", -1)
+def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
+    axes = kwargs.pop("batch_axis", None), kwargs.pop("channel_axis", None)
     kwargs.pop("rng", None)  # networks have no randomness left; callers pass it to any kernel_fn
     if kwargs:
         raise TypeError(
@@ -184,9 +187,10 @@ def _enter_arrays(
     net, flatten = leading_flatten(net)
     axes = request.axes
     if flatten is not None:
-        mask1, mask2 = flatten.mask(mask1, x1.shape), flatten.mask(mask2, jnp.shape(x2))
-        x1 = flatten.apply((), x1)
-        x2 = None if x2 is None else flatten.apply((), x2)
+        flatten.check_input(input_shapes(x1), axes[0])
+        x1, mask1 = flatten.apply((), x1), flatten.mask(mask1, x1.shape)
+        if x2 is not None:
+            x2, mask2 = flatten.apply((), x2), flatten.mask(mask2, x2.shape)
         batch = flatten.batch_axis_out % 2
         axes = batch, 1 - batch
     shape1 = input_shapes(x1)
@@ -227,15 +231,18 @@ def _enter_kernels(
             return type(kernel)(enter(k, n, f"{origin}[{i}]") for i, (k, n) in pairs)
         cov = covariances_from_kernel(kernel, part, request.symmetric)
         # Kernels given side by side are taken as independent: nothing tells where they come from.
+        # For the same reason a kernel is not taken as raw input.
         tangent = cov.tangent and "ntk" in request.fields
         return cov.replace(origins=frozenset({origin}), tangent=tangent)
 
-    return enter(kernels, site.need_in, INPUT), site, net
+    return enter(kernels, site.need_in, KERNEL), site, net
 
 
 def _leave(cov: Any, masks: Any, request: Request) -> Any:
     """Returns covariances as public kernels that hold the requested arrays and no others."""
     if isinstance(cov, Covariances):
+        if request.symmetric:
+            masks = masks[0], masks[0]
         kernel = kernel_from_covariances(
             cov, diagonal_spatial=request.diagonal_spatial, share=request.share, masks=masks
         )

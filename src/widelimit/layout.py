@@ -43,7 +43,7 @@ def input_covariances(
     moved2 = _shift_channels(z2, need.cross, spatial)
     with jax.enable_x64(True):
         wide1, wide2 = z1.astype(jnp.float64), moved2.astype(jnp.float64)
-        c = jnp.einsum("npc,mdpc->nmdp", wide1, wide2) / signal.channels
+        c = _dot(wide1, wide2, ((2, 3), (1, 2))).transpose(1, 2, 3, 0) / signal.channels
         q1 = jnp.mean(jnp.square(wide1), axis=-1).reshape(signal.n1, 1, 1, signal.positions)
         q2 = jnp.mean(jnp.square(wide2), axis=-1).reshape(1, *c.shape[1:])
         gap = jnp.maximum((q1 + q2) / 2 - c, 0).astype(dtype)
@@ -78,9 +78,20 @@ def _self_covariance(z: Array, offsets: Offsets, signal: Signal) -> Array:
     """Returns the covariance [n, d, p] of each image with itself."""
     moved = _shift_channels(z, offsets, signal.spatial)
     with jax.enable_x64(True):
-        own = jnp.einsum("npc,ndpc->ndp", z.astype(jnp.float64), moved.astype(jnp.float64))
-        own = (own / signal.channels).astype(z.dtype)
+        own = _dot(z.astype(jnp.float64), moved.astype(jnp.float64), ((2, 3), (0, 0), (1, 2)))
+        own = (own.swapaxes(1, 2) / signal.channels).astype(z.dtype)
     return rezero(own, offsets, signal.spatial)
+
+
+def _dot(a: Array, b: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
+    """Returns the product contracted over the first pair of axes; the others are batch axes.
+
+    jnp.einsum would state its result type, which vmap and transposition, running when float64 is
+    off again, would truncate.
+    """
+    contracted, *batch = pairs
+    left, right = zip(*batch, strict=True)
+    return jax.lax.dot_general(a, b, (((contracted[0],), (contracted[1],)), (left, right)))
 
 
 def _mirror_same(value: Array, x2: Array | None, spatial: tuple[int, ...]) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import INPUT, Covariances, exact_diagonal
+from widelimit.covariance import INPUT, KERNEL, Covariances, exact_diagonal
 from widelimit.layout import from_public, mirror, to_public
 from widelimit.offsets import Need, Offsets
 from widelimit.signal import Signal
@@ -42,11 +42,11 @@ class Kernel:
       mask2: bool mask of x2.
     """
 
-    nngp: Float[Array, "..."]
+    nngp: Float[Array, "..."] | None
     ntk: Float[Array, "..."] | None
-    cov1: Float[Array, "..."]
+    cov1: Float[Array, "..."] | None
     cov2: Float[Array, "..."] | None
-    x1_is_x2: Bool[Array, ""] | bool
+    x1_is_x2: Bool[Array, ""] | bool | None
     is_gaussian: bool = static()
     is_reversed: bool = static()
     is_input: bool = static()
@@ -193,7 +193,7 @@ def _public_ntk(cov: Covariances, cross: Any) -> Array | None:
         return None
     if cov.ntk is not None:
         return cross(cov.ntk)
-    frozen = cov.origins != {INPUT}
+    frozen = not all(origin.startswith((INPUT, KERNEL)) for origin in cov.origins)
     return cross(jnp.zeros_like(cov.nngp)) if frozen else jnp.zeros((), cov.nngp.dtype)
 
 
@@ -252,7 +252,7 @@ def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Cova
         need=need,
         tangent=kernel.ntk is not None,
         gaussian=kernel.is_gaussian,
-        origins=frozenset({INPUT}),
+        origins=frozenset({KERNEL}),
     )
     return exact_diagonal(cov)
 

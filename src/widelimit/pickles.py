@@ -1,7 +1,7 @@
 """Read pickles that hold plain data, without calling anything that the file names.
 
 A pickle is a program: it names functions and classes, calls them, and sets their state. Here every
-name outside a list of five is refused, and those five are replaced by stand-ins written here: not
+name outside a list of six is refused, and those six are replaced by stand-ins written here: not
 even numpy's own reconstruction code runs on the file's words, since a crafted dtype state can make
 numpy read raw bytes as pointers to objects.
 """
@@ -43,7 +43,7 @@ def load_plain_pickle(path: str | Path) -> Any:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler to which only the five names of an array of numbers mean anything."""
+    """An unpickler to which only the names of plain data mean anything."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -127,11 +127,17 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """The empty bytes, for which old protocols call `bytes`."""
+    return b""
+
+
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _Call(_Array),
     ("numpy._core.multiarray", "_reconstruct"): _Call(_Array),
     ("numpy", "dtype"): _Call(_DType),
     ("_codecs", "encode"): _Call(_encode),
+    ("__builtin__", "bytes"): _Call(_no_bytes),
     # Only ever an argument of _reconstruct.
     ("numpy", "ndarray"): "ndarray",
 }

@@ -11,27 +11,35 @@ from widelimit.offsets import Need
 from widelimit.signal import Signal, is_branches
 
 
-def input_axes(net: Layer, shape: Any, default: tuple[int, int]) -> Any:
+def input_axes(net: Layer, shape: Any, given: tuple[int | None, int | None]) -> Any:
     """Returns the (batch, channel) axes of the input, or a tuple of such trees for branches.
 
     Args:
-      net: the network.
+      net: the network; its axes hold where none are given, and 0 and -1 where it states none.
       shape: shape of the input, or a tree of shapes.
-      default: axes where the network states none.
+      given: axes from elsewhere. Layers that state others refuse them later.
+
+    Raises:
+      ValueError: an axis that the input does not have.
     """
     if not _is_shape_tree(shape):
-        axes = net.input_axes() or default
-        return axes[0] % len(shape), axes[1] % len(shape)
+        stated = net.input_axes() or (0, -1)
+        axes = tuple(s if g is None else g for g, s in zip(given, stated, strict=True))
+        if len(shape) >= 2 and not all(-len(shape) <= a < len(shape) for a in axes):
+            raise ValueError(
+                f"expected batch and channel axes of an input of shape {shape}, got {axes}"
+            )
+        return tuple(a % max(len(shape), 1) for a in axes)
     match net:
         case Serial(layers=(first, *_)):
-            return input_axes(first, shape, default)
+            return input_axes(first, shape, given)
         case Repeat(layer=inner):
-            return input_axes(inner, shape, default)
+            return input_axes(inner, shape, given)
         case Parallel(layers=layers) if len(layers) == len(shape):
             pairs = zip(layers, shape, strict=True)
-            return tuple(input_axes(layer, part, default) for layer, part in pairs)
+            return tuple(input_axes(layer, part, given) for layer, part in pairs)
         case _:
-            return tuple(input_axes(net, part, default) for part in shape)
+            return tuple(input_axes(net, part, given) for part in shape)
 
 
 def input_signal(shape1: Any, shape2: Any, axes: Any) -> Any:
@@ -57,6 +65,8 @@ def input_signal(shape1: Any, shape2: Any, axes: Any) -> Any:
             f"expected x1 and x2 that agree in all axes but the batch axis {batch}, got shapes "
             f"{shape1} and {shape2}"
         )
+    if shape1[channel] == 0:
+        raise ValueError(f"expected at least one channel, got shape {shape1}")
     return Signal(shape1, shape2, batch, channel)
 
 

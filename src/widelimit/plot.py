@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from jaxtyping import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,6 +131,4 @@ def reliability_points(
     centre = (p + 0.5 / n) / (1 + 1 / n)
     half = np.sqrt(p * (1 - p) / n + 0.25 / n**2) / (1 + 1 / n)
     axes.vlines(x, centre - half, centre + half, color=color, linewidth=1.4, alpha=0.7)
-    axes.scatter(
-        x, p, s=30 + 300 * n / n.sum(), color=color, marker=marker, alpha=0.75
-    )
+    axes.scatter(x, p, s=30 + 300 * n / n.sum(), color=color, marker=marker, alpha=0.75)

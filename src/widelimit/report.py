@@ -148,7 +148,7 @@ def _rows(net: Layer, shape: Any) -> tuple[tuple[Row, ...], int]:
     """Returns the rows of the table and the number of samples."""
     rows = []
     inner, flatten = leading_flatten(net)
-    axes = (0, -1)
+    axes: tuple[int | None, int | None] = None, None
     if flatten is not None:
         shape = flatten.output_shape(shape)
         batch = flatten.batch_axis_out % 2

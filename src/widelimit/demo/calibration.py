@@ -6,7 +6,8 @@ Everything here is numpy and scipy on small arrays: one row per test point.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import ArrayLike
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, log_softmax, logsumexp, ndtri
 
@@ -158,7 +159,7 @@ def covered(targets: ArrayLike, mean: ArrayLike, std: ArrayLike, level: float) -
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, got {level}")
     half_width = ndtri(0.5 + level / 2) * np.asarray(std, np.float64)
-    return np.abs(np.asarray(targets) - np.asarray(mean)) <= half_width
+    return np.asarray(np.abs(np.asarray(targets) - np.asarray(mean)) <= half_width)
 
 
 def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[np.int64]]:

@@ -100,6 +100,22 @@ def image_network(depth: int, scale: float) -> Any:
     return stax.serial(*hidden, stax.Dense(1, W_std=scale, b_std=0.1 * scale))
 
 
+def check_classes(data: LabelledImages) -> None:
+    """Check that every class has enough training images for 5-fold search and calibration.
+
+    Raises:
+      ValueError: if there are fewer than two classes, or too few images of one.
+    """
+    present, counts = np.unique(data.y_train, return_counts=True)
+    missing = len(present) != data.classes
+    if data.classes < 2 or missing or counts.min() < MIN_PER_CLASS:
+        raise ValueError(
+            f"expected at least two classes, labelled from 0 on, with {MIN_PER_CLASS} training "
+            f"images or more each; got {len(present)} classes, largest label {data.classes - 1}, "
+            f"fewest images {counts.min()}"
+        )
+
+
 def classify(
     data: LabelledImages,
     task: ClassificationTask,
@@ -125,7 +141,7 @@ def classify(
     Raises:
       ValueError: if there are fewer than two classes, or too few images of one.
     """
-    _check_classes(data)
+    check_classes(data)
     data = standardised(data)
     targets = np.eye(data.classes)[data.y_train] - 1 / data.classes
     scale = float(np.sqrt(np.mean(targets**2)))
@@ -261,15 +277,3 @@ class _RadialKernel:
         from sklearn.metrics.pairwise import rbf_kernel
 
         return rbf_kernel(x, z, gamma=self.gamma)
-
-
-def _check_classes(data: LabelledImages) -> None:
-    """Raise unless every class has enough training images."""
-    present, counts = np.unique(data.y_train, return_counts=True)
-    missing = len(present) != data.classes
-    if data.classes < 2 or missing or counts.min() < MIN_PER_CLASS:
-        raise ValueError(
-            f"expected at least two classes, labelled from 0 on, with {MIN_PER_CLASS} training "
-            f"images or more each; got {len(present)} classes, largest label {data.classes - 1}, "
-            f"fewest images {counts.min()}"
-        )

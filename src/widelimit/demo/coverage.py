@@ -67,13 +67,14 @@ def measure_coverage(
       progress: called with 1 after each design.
     """
     net = task_network(study.width)
+    draw = _sampler(net)
     keys = jax.random.split(jax.random.PRNGKey(seed), study.designs)
     rng = np.random.default_rng(seed)
     fractions: dict[str, list[np.ndarray]] = {"random networks": [], "the demonstration's task": []}
     for key in keys:
-        x = rng.uniform(-1, 1, (study.points + study.tests, 1))
+        x = rng.uniform(-1, 1, (study.points + study.tests, 1)).astype(np.float32)
         functions = {
-            "random networks": _random_functions(net, key, x, study.tasks),
+            "random networks": np.asarray(draw(jax.random.split(key, study.tasks), x)),
             "the demonstration's task": np.repeat(target(x), study.tasks, axis=1),
         }
         for name, truth in functions.items():
@@ -86,14 +87,13 @@ def measure_coverage(
     }
 
 
-def _random_functions(net: Any, key: jax.Array, x: np.ndarray, tasks: int) -> np.ndarray:
-    """Outputs [points, tasks] of networks at independent random initialisations."""
-    inputs = jnp.asarray(x, jnp.float32)
+def _sampler(net: Any) -> Callable[[jax.Array, np.ndarray], jax.Array]:
+    """A function of keys [tasks] and inputs [points, 1]: outputs [points, tasks] of random nets."""
 
-    def draw(key: jax.Array) -> jax.Array:
-        return net.apply_fn(net.init_fn(key, (-1, 1))[1], inputs)[:, 0]
+    def draw(key: jax.Array, x: jax.Array) -> jax.Array:
+        return net.apply_fn(net.init_fn(key, (-1, 1))[1], x)[:, 0]
 
-    return np.asarray(jax.vmap(draw, out_axes=1)(jax.random.split(key, tasks)))
+    return jax.jit(jax.vmap(draw, in_axes=(0, None), out_axes=1))
 
 
 def _covered_fractions(net: Any, x: np.ndarray, y: np.ndarray, study: CoverageStudy) -> np.ndarray:
@@ -101,11 +101,8 @@ def _covered_fractions(net: Any, x: np.ndarray, y: np.ndarray, study: CoverageSt
 
     Tasks that share their inputs share their posterior variance: they are outputs of one fit.
     """
-    x = np.asarray(x, np.float32)
     n = study.points
-    ensemble = InfiniteEnsemble(
-        net, x[:n], np.asarray(y[:n], np.float32), inference="bayes", noise=study.noise
-    )
+    ensemble = InfiniteEnsemble(net, x[:n], y[:n], inference="bayes", noise=study.noise)
     mean = ensemble.mean(x[n:])
     std = ensemble.std(x[n:], noise=True)
     return np.array([covered(y[n:], mean, std, level).mean() for level in LEVELS])

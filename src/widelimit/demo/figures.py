@@ -44,7 +44,7 @@ _LOOKS = {
 
 def regression_figure(result: RegressionResult, path: str | Path) -> Path:
     """The `path` of a figure: outputs as training progresses, and losses over time."""
-    with new_figure(14, 6.4) as figure:
+    with new_figure(14.0, 6.4) as figure:
         left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1), wspace=0.03, squeeze=False)[0]
         _outputs_panel(left, result)
         _losses_panel(right, result)
@@ -128,7 +128,7 @@ def _legend_below(figure: SubFigure, labelled: dict[str, Any], columns: int = 2)
 
 def classification_figure(result: ClassificationResult, path: str | Path) -> Path:
     """The `path` of a figure: reliability of some models, and the scores of all."""
-    with new_figure(15, 6.4) as figure:
+    with new_figure(15.0, 6.4) as figure:
         left, right = figure.subfigures(1, 2, width_ratios=(1, 1.75), squeeze=False)[0]
         _reliability_panel(left, result)
         _score_panels(right, result)
@@ -158,6 +158,8 @@ def _reliability_panel(figure: SubFigure, result: ClassificationResult) -> None:
 def _score_panels(figure: SubFigure, result: ClassificationResult) -> None:
     """One row for each model, one panel for each score, one marker for each method."""
     labels = result.data.y_test
+    # A logarithmic axis has no zero: what is below the error of half a mistake is drawn there.
+    floor = 0.5 / len(labels)
     scores = (
         ("test error", lambda p: 1 - accuracy(p, labels)),
         ("negative log\nlikelihood (nats)", lambda p: negative_log_likelihood(p, labels)),
@@ -169,7 +171,7 @@ def _score_panels(figure: SubFigure, result: ClassificationResult) -> None:
         for method, (color, marker) in _LOOKS.items():
             chosen = [p for p in result.predictions if p.method == method]
             axes.plot(
-                [score(p.probabilities) for p in chosen],
+                [max(floor, score(p.probabilities)) for p in chosen],
                 [models.index(p.model) for p in chosen],
                 marker,
                 color=color,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+@runtime_checkable
 class FiniteNetwork(Protocol):
     """What training needs of a network: its two finite functions."""
 
@@ -63,7 +64,8 @@ def train_ensemble(
       progress: called with the number of members done, after each chunk.
 
     Raises:
-      ValueError: if the steps do not increase from 0 or more, or `chunk` does not divide `members`.
+      ValueError: if the steps do not increase from 0 or more, `chunk` does not divide `members`, or
+        `y` has not the shape of the outputs.
     """
     recorded = np.asarray(steps)
     if recorded.ndim != 1 or np.any(np.diff(recorded, prepend=-1) <= 0):
@@ -73,9 +75,12 @@ def train_ensemble(
     intervals = jnp.asarray(np.diff(recorded, prepend=0))
 
     def loss(params: Any) -> jax.Array:
-        return 0.5 * jnp.mean((net.apply_fn(params, x) - y) ** 2)
+        outputs = net.apply_fn(params, x)
+        if outputs.shape != y.shape:
+            raise ValueError(f"expected y of shape {outputs.shape}, got {y.shape}")
+        return 0.5 * jnp.mean((outputs - y) ** 2)
 
-    def step(_: int, params: Any) -> Any:
+    def step(_: jax.Array | int, params: Any) -> Any:
         slopes = jax.grad(loss)(params)
         return jax.tree.map(lambda p, slope: p - learning_rate * slope, params, slopes)
 

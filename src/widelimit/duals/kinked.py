@@ -12,11 +12,11 @@ from widelimit.duals.base import PI, Dual, constant, determinant, like, reciproc
 def _angle(v: jax.Array, c: jax.Array) -> jax.Array:
     """Returns `theta = atan2(sqrt v, c)` in [0, pi], the angle between the two inputs.
 
-    It is 0 where `v = c = 0`. Derivatives: `c / (2 s (v + c^2))` and `-s / (v + c^2)` with
-    `s = sqrt v`; zero where `s` is zero.
+    It is pi/2 where `v = c = 0`: a zero input has no direction. Derivatives: `c / (2 s (v +
+    c^2))` and `-s / (v + c^2)` with `s = sqrt v`; zero where `s` is zero.
     """
-    # atan2 tells 0.0 from -0.0; a zero input has no direction either way
-    return jnp.where((v == 0) & (c == 0), 0, jnp.arctan2(jnp.sqrt(v), c))
+    # atan2 would tell 0.0 from -0.0
+    return jnp.where((v == 0) & (c == 0), PI / 2, jnp.arctan2(jnp.sqrt(v), c))
 
 
 @_angle.defjvp
@@ -48,6 +48,11 @@ def _arc_jvp(
     return _arc(v, c), sine / 2 * dv + (c * sine - _angle(v, c)) * dc
 
 
+def _slope_angle(v: jax.Array, c: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """Returns the angle for `kdot`, in which two zero inputs count as identical: it is 0."""
+    return jnp.where((q1 == 0) & (q2 == 0), 0, _angle(v, c))
+
+
 def abrelu(
     c: jax.Array,
     q1: jax.Array,
@@ -61,7 +66,9 @@ def abrelu(
 
     With `A = (a^2 + b^2) / 2`, `g = (a - b)^2 / (2 pi)`, `s = sqrt(q1 q2 - c^2)` and
     `theta = atan2(s, c)`: `k = A c + g (s - theta c)` and `kdot = A - g theta` (the arc-cosine
-    kernels of Cho and Saul 2009). At zero variance `theta` is 0.
+    kernels of Cho and Saul 2009). If one variance is zero `theta` is pi/2, if both are it is 0 in
+    `kdot`: a zero input counts as orthogonal to all but zero, which keeps `kdot` positive
+    semi-definite.
 
     Args:
         c: covariance.
@@ -86,7 +93,7 @@ def abrelu(
     arc = kink * _arc(v, c)
     return Dual(
         k=scale * (mean_slope * c + arc),
-        kdot=mean_slope - kink * _angle(v, c),
+        kdot=mean_slope - kink * _slope_angle(v, c, q1, q2),
         gap=None if gap is None else scale * (mean_slope * gap - arc),
     )
 
@@ -98,8 +105,7 @@ def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> D
     `dk/dc` is `2 / (pi s)`: a finite network, whose gradients vanish, does not see it.
     """
     v = determinant(c, q1, q2, gap)
-    theta = jnp.where((q1 == 0) | (q2 == 0), PI / 2, _angle(v, c))
-    return Dual(1 - 2 / PI * theta, constant(0, c, q1, q2))
+    return Dual(1 - 2 / PI * _angle(v, c), constant(0, c, q1, q2))
 
 
 def rectified_monomial(
@@ -122,9 +128,13 @@ def rectified_monomial(
     """
     v = determinant(c, q1, q2, gap)
     if degree == 0:
-        k = jnp.where((q1 == 0) & (q2 == 0), 1, _rectified_moment(0, v, c))
+        at_zero = jnp.where((q1 == 0) & (q2 == 0), 1, 0.5).astype(c.dtype)
+        k = jnp.where((q1 == 0) | (q2 == 0), at_zero, _rectified_moment(0, v, c))
         return Dual(k, constant(0, c, q1, q2))
-    return Dual(_rectified_moment(degree, v, c), degree**2 * _rectified_moment(degree - 1, v, c))
+    k = _rectified_moment(degree, v, c)
+    if degree == 1:
+        return Dual(k, (PI - _slope_angle(v, c, q1, q2)) / (2 * PI))
+    return Dual(k, degree**2 * _rectified_moment(degree - 1, v, c))
 
 
 def _rectified_moments(

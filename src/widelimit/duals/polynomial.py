@@ -13,16 +13,15 @@ from jax.typing import ArrayLike
 from widelimit.duals.base import Dual, constant, like
 
 
-def _even_power_sum(c: jax.Array, w: jax.Array, degree: int) -> jax.Array:
-    """Returns `sum_i degree!^2 / (l! i!^2 4^i) c^l w^i` over `l + 2 i = degree`, `l, i >= 0`."""
+def _even_power_sum(c: jax.Array, w: jax.Array, degree: int, lead: float) -> jax.Array:
+    """Returns `lead sum_i degree! / (l! i!^2 4^i) c^l w^i` over `l + 2 i = degree`, `l, i >= 0`."""
     square = c * c
-    total = jnp.full(jnp.broadcast_shapes(c.shape, w.shape), float(math.factorial(degree)), c.dtype)
+    total = jnp.full(jnp.broadcast_shapes(c.shape, w.shape), lead, c.dtype)
     power = jnp.ones_like(w)
     for i in range(1, degree // 2 + 1):
         power = power * w
-        ways = math.factorial(degree) // (math.factorial(degree - 2 * i) * math.factorial(i))
-        factor = ways * math.factorial(degree) / (math.factorial(i) * 4**i)
-        total = total * square + factor * power
+        ways = math.factorial(degree) // (math.factorial(degree - 2 * i) * math.factorial(i) ** 2)
+        total = total * square + lead * ways / 4**i * power
     return total * c if degree % 2 else total
 
 
@@ -36,10 +35,10 @@ def monomial(
     `degree - 1`. `gap` is not used.
     """
     w = q1 * q2
-    k = _even_power_sum(c, w, degree)
+    k = _even_power_sum(c, w, degree, float(math.factorial(degree)))
     if degree == 0:
         return Dual(k, jnp.zeros_like(k))
-    return Dual(k, degree**2 * _even_power_sum(c, w, degree - 1))
+    return Dual(k, _even_power_sum(c, w, degree - 1, float(degree * math.factorial(degree))))
 
 
 def hermite(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int) -> Dual:
@@ -52,11 +51,10 @@ def hermite(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, d
     `gap` is not used.
     """
     w = (q1 - 1) * (q2 - 1)
-    k = _even_power_sum(c, w, degree) / math.factorial(degree)
+    k = _even_power_sum(c, w, degree, 1.0)
     if degree == 0:
         return Dual(k, jnp.zeros_like(k))
-    below = _even_power_sum(c, w, degree - 1) / math.factorial(degree - 1)
-    return Dual(k, degree * below)
+    return Dual(k, _even_power_sum(c, w, degree - 1, float(degree)))
 
 
 def polynomial(

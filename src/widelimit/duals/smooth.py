@@ -49,12 +49,13 @@ def gelu(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> D
     `kdot = 1 / 4 + phi / (2 pi) + c / (2 pi sqrt D) [1 / D + (2 + q1 + q2) / P]`.
     """
     one = (1 + q1) * (1 + q2)
-    d = 1 + q1 + q2 + determinant(c, q1, q2, gap)
+    total = q1 + q2
+    d = 1 + total + determinant(c, q1, q2, gap)
     root = jnp.sqrt(d)
     phi = jnp.arctan2(c, root)
     bend = c * c / (one * root) + q1 / (1 + q1) * (q2 / (1 + q2)) * root
     k = c / 4 + (bend + c * phi) / (2 * PI)
-    kdot = 1 / 4 + (phi + c / root * (1 / d + (2 + q1 + q2) / one)) / (2 * PI)
+    kdot = 1 / 4 + (phi + c / root * (1 / d + (2 + total) / one)) / (2 * PI)
     return Dual(k, kdot)
 
 
@@ -165,8 +166,8 @@ def exp_normalized(
 ) -> Dual:
     """Returns `k = r exp(gamma (rho + shift))`, `r = sqrt(q1 q2)`, `rho = c / r` (1605.06265).
 
-    `kdot = gamma exp(gamma (rho + shift))`. Defined by its kernel, without a nonlinearity. At
-    zero variance `rho` counts as 1, as the angle of `abrelu` counts as 0. `gap` is not used.
+    `kdot = gamma exp(gamma (rho + shift))`. Defined by its kernel, without a nonlinearity. If one
+    variance is zero `rho` counts as 0, if both are as 1. `gap` is not used.
 
     Args:
         c: covariance.
@@ -179,7 +180,7 @@ def exp_normalized(
     """
     gamma, shift = like(c, gamma, shift)
     r = sqrt(q1 * q2)
-    rho = jnp.where(r == 0, 1, c * reciprocal(r))
+    rho = jnp.where((q1 == 0) & (q2 == 0), 1, c * reciprocal(r))
     if clip:
         rho = rho + lax.stop_gradient(jnp.where(rho > 1, 1 - rho, jnp.where(rho < -1, -1 - rho, 0)))
     shape = jnp.exp(gamma * (rho + shift))

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Affine, Covariances, affine
-from widelimit.layers.base import Layer, Site
+from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.masking import collapse
 
 
@@ -51,8 +51,13 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_number("W_std", self.W_std)
+        if self.b_std is not None:
+            _check_number("b_std", self.b_std)
         object.__setattr__(self, "parameterization", str(self.parameterization).lower())
         object.__setattr__(self, "s", tuple(self.s))
+        if len(self.s) != 2 or not all(scale > 0 for scale in self.s):
+            raise ValueError(f"expected two positive scales s = (s_in, s_out), got {self.s}")
         if self.parameterization not in ("ntk", "standard"):
             raise ValueError(
                 f"expected parameterization 'ntk' or 'standard', got {self.parameterization!r}"
@@ -64,7 +69,7 @@ class Dense(Layer):
         return self.batch_axis, self.channel_axis
 
     def output_shape(self, shape: Any) -> Any:
-        axis = _axis(self.channel_axis, shape)
+        axis = checked_axis(self.channel_axis, shape)
         return (*shape[:axis], self._width, *shape[axis + 1 :])
 
     @property
@@ -74,7 +79,7 @@ class Dense(Layer):
         return int(self.out_dim * scale)
 
     def init(self, key: Array, shape: Any) -> Any:
-        axis = _axis(self.channel_axis, shape)
+        axis = checked_axis(self.channel_axis, shape)
         key_w, key_b = jax.random.split(key)
         fan_in = shape[axis]
         weights = jax.random.normal(key_w, (fan_in, self._width))
@@ -91,8 +96,13 @@ class Dense(Layer):
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
-        weights, bias = params
-        axis = _axis(self.channel_axis, x.shape)
+        weights, bias = params if self.trainable else jax.lax.stop_gradient(params)
+        axis = checked_axis(self.channel_axis, x.shape)
+        if weights.shape[0] != x.shape[axis]:
+            raise ValueError(
+                f"expected {weights.shape[0]} channels, as in init_fn, got {x.shape[axis]} on axis "
+                f"{axis} of an input of shape {x.shape}"
+            )
         out = jnp.moveaxis(jnp.tensordot(x, weights, (axis, 0)), -1, axis)
         if self.parameterization == "standard":
             out = out / self.s[0] ** 0.5
@@ -101,7 +111,7 @@ class Dense(Layer):
         return out if bias is None else out + self.b_std * bias
 
     def mask(self, mask: Any, shape: Any) -> Any:
-        return collapse(mask, _axis(self.channel_axis, shape))
+        return collapse(mask, checked_axis(self.channel_axis, shape))
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         w = self.W_std**2
@@ -118,12 +128,6 @@ class Dense(Layer):
         return out.replace(origins=frozenset({site.path}))
 
 
-def _axis(axis: int, shape: Any) -> int:
-    """Returns the axis as a non-negative number, checked against the rank."""
-    if shape and isinstance(shape[0], tuple):
-        raise ValueError(f"expected one input, got {len(shape)} branches: join them first")
-    if len(shape) < 2:
-        raise ValueError(f"expected an input with batch and channel axes, got shape {shape}")
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"expected an axis of an input of shape {shape}, got {axis}")
-    return axis % len(shape)
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, float | jax.Array) or jnp.ndim(value):
+        raise TypeError(f"expected a number for {name}, got {value!r}")

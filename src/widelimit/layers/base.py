@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array
 
 from widelimit._pytree import as_leaf, data_fields, pytree, static
-from widelimit.covariance import Covariances, apply_masks
+from widelimit.covariance import Covariances, apply_masks, exact_diagonal
 from widelimit.masking import MaskedArray, hide, split_mask
 from widelimit.offsets import Need
 from widelimit.signal import Signal
@@ -78,6 +78,7 @@ class Layer:
 
     def output_shape(self, shape: Any) -> Any:
         """Returns the shape of the output, or raises if inputs of `shape` do not fit."""
+        check_one_input(shape)
         return shape
 
     def mask(self, mask: Any, shape: Any) -> Any:
@@ -97,7 +98,7 @@ class Layer:
     def output_signal(self, signal: Any) -> Any:
         """Returns the description of the output from that of the input."""
         if not isinstance(signal, Signal):
-            raise ValueError(f"expected one input, got {len(signal)} branches: join them first")
+            check_one_input(signal)
         self._check_axes(signal)
         shapes = self.output_shape(signal.shape1), self.output_shape(signal.shape2)
         return Signal(*shapes, *self.output_axes(signal))
@@ -119,7 +120,7 @@ class Layer:
         if stated != actual:
             raise ValueError(
                 f"expected batch and channel axes {stated} as this layer states, got {actual} "
-                "from the layers before it"
+                "from the layers before it or the keywords of kernel_fn"
             )
 
     # The view as a triple.
@@ -191,10 +192,14 @@ def _number(value: Any) -> str:
 
 
 def step(layer: Layer, cov: Any, site: Site) -> Any:
-    """Returns the covariances after `layer`, with zeros at the masked positions of its output."""
+    """Returns the covariances after `layer`, with what holds for every layer.
+
+    The diagonal of a symmetric kernel is the variance to the bit: one rounding error there would
+    be an angle of its square root at the next nonlinearity. Masked positions are zero.
+    """
     out = layer.propagate(cov, site)
-    if isinstance(out, Covariances):
-        return mask_covariances(out, site.masks_out)
+    if isinstance(out, Covariances) and not site.children:
+        return mask_covariances(exact_diagonal(out), site.masks_out)
     return out
 
 
@@ -316,6 +321,26 @@ class ApplyFn(NetFunction):
             if not jax.tree.leaves(mask):
                 return out
             return _pair_masks(out, self.net.mask(mask, shape))
+
+
+def check_one_input(tree: Any) -> None:
+    """Raises if the shape or signal is that of several branches."""
+    if isinstance(tree, tuple) and any(not isinstance(part, int) for part in tree):
+        raise ValueError(f"expected one input, got {len(tree)} branches: join them first")
+
+
+def checked_axis(axis: int, shape: Any) -> int:
+    """Returns an axis of an input as a non-negative number.
+
+    Raises:
+      ValueError: several branches, fewer than two axes, or an axis that is not there.
+    """
+    check_one_input(shape)
+    if len(shape) < 2:
+        raise ValueError(f"expected an input with batch and channel axes, got shape {shape}")
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"expected an axis of an input of shape {shape}, got {axis}")
+    return axis % len(shape)
 
 
 def tree_shapes(x: Any) -> Any:

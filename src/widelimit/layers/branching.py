@@ -250,4 +250,5 @@ def _listed(origins: frozenset[str]) -> str:
 def _check_branches(tree: Any) -> None:
     branched = isinstance(tree, tuple) and bool(tree) and not isinstance(tree[0], int)
     if not branched:
-        raise ValueError(f"expected a list or tuple of branches (as FanOut makes them), got {tree}")
+        got = "one array" if tree else "none"
+        raise ValueError(f"expected a list or tuple of branches (as FanOut makes them), got {got}")

@@ -258,15 +258,18 @@ class Repeat(Layer):
 
 
 def _rename_origins(tree: Any, path: str) -> Any:
-    """Returns covariances whose origins inside the body are one name, equal in every round.
+    """Returns covariances whose origins inside the body are marked as of an earlier round.
 
-    Branches of a body that returns several outputs keep their own names.
+    The next round's weights are then told from them. All earlier rounds share names, so that the
+    structure repeats: branches from different ones may count as correlated, never the reverse.
     """
     if not isinstance(tree, Covariances):
-        return type(tree)(_rename_origins(c, f"{path}<{i}>") for i, c in enumerate(tree))
-    own = {o for o in tree.origins if o.startswith(path)}
-    name = {f"{path} (earlier)"} if own else set()
-    return tree.replace(origins=frozenset((tree.origins - own) | name))
+        return type(tree)(_rename_origins(c, path) for c in tree)
+    mark = f" (earlier in {path})"
+    names = (
+        o + mark if o.startswith(path) and not o.endswith(mark) else o for o in tree.origins
+    )
+    return tree.replace(origins=frozenset(names))
 
 
 def _structure(tree: Any) -> Any:
@@ -276,8 +279,9 @@ def _structure(tree: Any) -> Any:
 
 def check_count(what: str, given: Any, layers: tuple[Layer, ...]) -> None:
     """Raises unless there is one of `given` per layer."""
-    if not isinstance(given, list | tuple) or len(given) != len(layers):
-        count = len(given) if isinstance(given, list | tuple) else type(given).__name__
+    several = isinstance(given, list | tuple) and not any(isinstance(g, int) for g in given)
+    if not several or len(given) != len(layers):
+        count = len(given) if several else "one array"
         raise ValueError(f"expected a list or tuple of {len(layers)} {what}, got {count}")
 
 

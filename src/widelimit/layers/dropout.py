@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit._pytree import is_concrete, pytree, static
-from widelimit.covariance import Covariances, scale_same
+from widelimit.covariance import INPUT, Covariances, scale_same
 from widelimit.layers.base import Layer, Site
 from widelimit.offsets import Need, Offsets
 
@@ -29,6 +29,7 @@ class Dropout(Layer):
 
     Raises:
       ValueError: a rate outside (0, 1], another mode, or no `rng` in training.
+      NotImplementedError: at kernel time, raw input in training: its kernel stays random.
     """
 
     rate: Any
@@ -55,4 +56,12 @@ class Dropout(Layer):
         return Need(need.cross, need.own | zero)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        return cov if self.mode == "test" else scale_same(cov, 1 / self.rate)
+        if self.mode == "test":
+            return cov
+        if INPUT in cov.origins:
+            raise NotImplementedError(
+                "expected Dropout after a layer with random weights (Dense, Conv, ...), got raw "
+                "input: its channels are finite in number, so their kernel stays random; put a "
+                "Dense or Conv layer before it, or use mode='test'"
+            )
+        return scale_same(cov, 1 / self.rate)

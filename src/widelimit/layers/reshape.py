@@ -9,14 +9,20 @@ import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Covariances, position_mean
-from widelimit.layers.base import Layer, Site
+from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.offsets import Need
 from widelimit.signal import Signal
 
 
 @pytree
 class Identity(Layer):
-    """Returns a layer that changes nothing."""
+    """Returns a layer that changes nothing; also of lists of branches."""
+
+    def output_shape(self, shape: Any) -> Any:
+        return shape
+
+    def output_signal(self, signal: Any) -> Any:
+        return signal
 
 
 @pytree
@@ -44,25 +50,33 @@ class Flatten(Layer):
 
     def input_axes(self) -> tuple[int, int] | None:
         # Any other axis may hold the channels: all of them are averaged over.
-        return (self.batch_axis, -1 if self.batch_axis not in (-1,) else 0)
+        if self.batch_axis == -1:
+            return -1, -2
+        return self.batch_axis, 0 if self.batch_axis > 0 else -1
 
     def output_axes(self, signal: Signal) -> tuple[int, int]:
         batch = self.batch_axis_out % 2
         return batch, 1 - batch
 
     def output_signal(self, signal: Any) -> Any:
-        if isinstance(signal, Signal) and self.batch_axis % signal.ndim != signal.batch_axis:
-            raise ValueError(
-                f"expected the batch axis {self.batch_axis} that Flatten states, got "
-                f"{signal.batch_axis} from the layers before it"
-            )
+        if isinstance(signal, Signal):
+            self.check_input(signal.shape1, signal.batch_axis)
         return super().output_signal(signal)
+
+    def check_input(self, shape: Any, batch_axis: int | None) -> None:
+        """Raises unless Flatten fits inputs of `shape` with samples along `batch_axis` (if known)."""
+        axis = checked_axis(self.batch_axis, shape)
+        if batch_axis is not None and batch_axis % len(shape) != axis:
+            raise ValueError(
+                f"expected the batch axis {axis} that Flatten states, got {batch_axis} from the "
+                "layers before it"
+            )
 
     def _check_axes(self, signal: Signal) -> None:
         """Channels may stand anywhere: `output_signal` checks the batch axis."""
 
     def output_shape(self, shape: Any) -> Any:
-        axis = self.batch_axis % len(shape)
+        axis = checked_axis(self.batch_axis, shape)
         batch, rest = shape[axis], math.prod((*shape[:axis], *shape[axis + 1 :]))
         return (batch, rest) if self.batch_axis_out % 2 == 0 else (rest, batch)
 

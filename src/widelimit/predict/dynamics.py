@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from widelimit.predict.checks import as_float64, check_not_negative
-from widelimit.predict.factor import Cholesky, RidgeKernel
+from widelimit.predict.checks import check_not_negative
+from widelimit.predict.factor import Cholesky, System, TrainKernel
 from widelimit.predict.spectral import Spectral
 
 
@@ -83,38 +84,49 @@ def _symmetric(matrix: jax.Array) -> jax.Array:
 
 
 class Times(NamedTuple):
-    """Training times as the solvers take them.
+    """Training times as they were given, arrays that JAX can trace.
 
     Attributes:
-      shape: the shape of t, which leads the shape of every result.
-      tau: learning_rate t / N, float64, flat [m]; None for infinite time by Cholesky.
+      steps: t, of any shape; None is infinite time by Cholesky.
+      learning_rate: time that passes in a step.
     """
 
-    shape: tuple[int, ...]
-    tau: jax.Array | None
+    steps: Any = None
+    learning_rate: Any = 1.0
 
     @classmethod
-    def of(cls, t: Any, learning_rate: Any, size: int) -> "Times":
-        """Times from steps t (None: infinite), a learning rate and N = the number of targets.
+    def of(cls, t: Any, learning_rate: Any) -> "Times":
+        """The times t.
 
         Raises:
           ValueError: if a concrete t is negative or NaN.
         """
         if t is None:
-            return cls((), None)
+            return cls()
         check_not_negative("t", t)
-        with jax.enable_x64(True):
-            steps = as_float64(t)
-            # Infinity times a learning rate has no derivative worth having: it is 0.
-            endless = jnp.isinf(steps)
-            tau = as_float64(learning_rate) * jnp.where(endless, 0.0, steps) / size
-            return cls(steps.shape, jnp.where(endless, jnp.inf, tau).reshape(-1))
+        return cls(t if hasattr(t, "dtype") else np.asarray(t), learning_rate)
 
-    def dynamics(self, system: RidgeKernel) -> Dynamics:
-        """What a training kernel does in these times; factorises it if that has not been done."""
-        if self.tau is None:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of t, which leads the shape of every result."""
+        return tuple(np.shape(self.steps)) if self.steps is not None else ()
+
+    def factorise(self, kernel: TrainKernel) -> System:
+        """The training kernel, in the factorisation that these times ask for."""
+        return kernel.cholesky() if self.steps is None else kernel.spectral()
+
+    def tau(self, size: int) -> jax.Array:
+        """learning_rate t / N, flat [m], for N targets."""
+        endless = jnp.isinf(self.steps)
+        # Infinity times a learning rate has no derivative worth having: it is 0.
+        tau = self.learning_rate * jnp.where(endless, 0.0, self.steps) / size
+        return jnp.where(endless, jnp.inf, tau).reshape(-1)
+
+    def dynamics(self, system: System, size: int) -> Dynamics:
+        """What the training kernel does in these times to N targets; call it in float64."""
+        if self.steps is None:
             return Converged(system.cholesky())
-        return Evolving(system.spectral(), self.tau)
+        return Evolving(system.spectral(), self.tau(size))
 
     def unflatten(self, results: jax.Array) -> jax.Array:
         """Results with the flat axis of times [m, ...] in the shape of t (..., ...)."""

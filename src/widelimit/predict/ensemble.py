@@ -1,6 +1,5 @@
 """Infinite ensembles of networks trained by gradient descent, from a kernel function and data."""
 
-import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,32 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import (
-    as_float64,
-    check_finite,
-    check_not_negative,
-    is_concrete,
-    result_dtype,
-)
+from widelimit.predict.checks import check_finite, check_not_negative
 from widelimit.predict.dynamics import Evolving, Times
-from widelimit.predict.factor import Ridge, RidgeKernel
+from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (
     Axes,
     Targets,
     check_test_test,
     from_matrix,
-    row_shape,
     to_matrix,
 )
 from widelimit.predict.posterior import Gaussian, predict_test
-from widelimit.predict.selection import DRIVING_KERNEL, Get, pack, parse_get, pick, prior_kernel
+from widelimit.predict.precision import in_float64, is_concrete, result_dtype
+from widelimit.predict.selection import (
+    DRIVING_KERNEL,
+    Get,
+    KernelArray,
+    pack,
+    parse_get,
+    pick,
+    prior_kernel,
+)
 
 KernelFn = Callable[..., Any]
 
 
 def call_kernel(
     kernel_fn: KernelFn, x1: Any, x2: Any, names: Sequence[str], **kwargs: Any
-) -> dict[str, jax.Array]:
+) -> dict[str, KernelArray]:
     """The kernels of those names between two sets of inputs, from one call."""
     get = names[0] if len(names) == 1 else tuple(names)
     kernels = kernel_fn(x1, x2, get, **kwargs)
@@ -59,8 +60,8 @@ class EnsemblePrediction:
         self._kernel_fn, self._x, self._y = kernel_fn, x_train, y_train
         self._learning_rate, self._ridge, self._kwargs = learning_rate, ridge, kernel_kwargs
         self._targets = Targets.of(y_train, trace_axes)
-        self._kernels: dict[str, jax.Array] = {}
-        self._systems: dict[str, RidgeKernel] = {}
+        self._kernels: dict[str, KernelArray] = {}
+        self._driving_kernels: dict[str, TrainKernel] = {}
 
     def __call__(
         self,
@@ -94,14 +95,14 @@ class EnsemblePrediction:
             singular (t=None) or indefinite.
         """
         modes = parse_get(get)
-        times = Times.of(t, self._learning_rate, math.prod(self._targets.shape))
+        times = Times.of(t, self._learning_rate)
         if x_test is None:
             k_dd = self._train_kernels(_needed(modes, compute_cov))
             results = [self._on_train(mode, times, k_dd, compute_cov) for mode in modes]
             return pack(get, modes, results)
         return pack(get, modes, self._on_test(modes, times, x_test, compute_cov, kernel_kwargs))
 
-    def _train_kernels(self, names: list[str]) -> dict[str, jax.Array]:
+    def _train_kernels(self, names: list[str]) -> dict[str, KernelArray]:
         missing = [name for name in names if name not in self._kernels]
         if not missing:
             return self._kernels
@@ -114,38 +115,30 @@ class EnsemblePrediction:
             self._kernels.update(fresh)
         return self._kernels | fresh
 
-    def _system(self, name: str, kernel: jax.Array) -> RidgeKernel:
-        if name in self._systems:
-            return self._systems[name]
-        system = RidgeKernel(f"{name} of x_train", kernel, self._ridge)
-        # A tracer must not outlive the trace in which it was first asked for.
-        if is_concrete(system.matrix):
-            self._systems[name] = system
-        return system
+    def _driving(self, name: str, kernel: KernelArray) -> TrainKernel:
+        if name in self._driving_kernels:
+            return self._driving_kernels[name]
+        driving = TrainKernel(f"{name} of x_train", kernel, self._ridge, advise_diag_reg)
+        if is_concrete(kernel):
+            self._driving_kernels[name] = driving
+        return driving
 
     def _on_train(
-        self, mode: str, times: Times, k_dd: dict[str, jax.Array], compute_cov: bool
+        self, mode: str, times: Times, k_dd: dict[str, KernelArray], compute_cov: bool
     ) -> Any:
-        kernel = k_dd[DRIVING_KERNEL[mode]]
-        dtype, rows = result_dtype(kernel), row_shape(kernel)
-        if times.tau is None:
+        name = DRIVING_KERNEL[mode]
+        dtype = result_dtype(k_dd[name])
+        if times.steps is None:
             mean = jnp.asarray(self._y).astype(dtype)
-            return Gaussian(mean, jnp.zeros(kernel.shape, dtype)) if compute_cov else mean
-        system = self._system(DRIVING_KERNEL[mode], kernel)
-        with jax.enable_x64(True):
-            dynamics = Evolving(system.spectral(), times.tau)
-            y = self._targets.to_matrix(as_float64(self._y))
-            mean = self._targets.from_matrix(y[None] - dynamics.decay(y), rows)
-            mean = times.unflatten(mean).astype(dtype)
-            if not compute_cov:
-                return mean
-            if mode == "ntk":
-                nngp = to_matrix("nngp", as_float64(k_dd["nngp"]))
-                covariance = dynamics.trained_train_covariance(nngp)
-            else:
-                covariance = dynamics.train_covariance()
-            covariance = times.unflatten(from_matrix(covariance, rows, rows))
-            return Gaussian(mean, covariance.astype(dtype))
+            zeros = jnp.zeros(k_dd[name].shape, dtype)
+            return Gaussian(mean, zeros) if compute_cov else mean
+        return _predict_train(
+            *(self._driving(name, k_dd[name]).spectral(), times, self._y, k_dd),
+            mode=mode,
+            compute_cov=compute_cov,
+            targets=self._targets,
+            dtype=dtype,
+        )
 
     def _on_test(
         self,
@@ -173,14 +166,44 @@ class EnsemblePrediction:
         self,
         mode: str,
         times: Times,
-        k_dd: dict[str, jax.Array],
-        k_td: dict[str, jax.Array],
-        k_tt: dict[str, jax.Array],
+        k_dd: dict[str, KernelArray],
+        k_td: dict[str, KernelArray],
+        k_tt: dict[str, KernelArray],
     ) -> Any:
         name = DRIVING_KERNEL[mode]
-        dynamics = times.dynamics(self._system(name, k_dd[name]))
-        prior = k_tt.get(prior_kernel(mode))
-        return predict_test(mode, dynamics, times.shape, self._targets, self._y, k_dd, k_td, prior)
+        system = times.factorise(self._driving(name, k_dd[name]))
+        return predict_test(
+            *(system, times, self._y, k_dd, k_td, k_tt.get(prior_kernel(mode))),
+            mode=mode,
+            targets=self._targets,
+            dtype=result_dtype(k_dd[name]),
+        )
+
+
+@in_float64
+def _predict_train(
+    system: System,
+    times: Times,
+    y: jax.Array,
+    k_dd: dict[str, jax.Array],
+    *,
+    mode: str,
+    compute_cov: bool,
+    targets: Targets,
+    dtype: jnp.dtype,
+) -> Any:
+    """The mean (1 - E) y on the training set at finite times, or a `Gaussian`."""
+    dynamics, rows = Evolving(system.spectral(), times.tau(y.size)), targets.kept_shape
+    aims = targets.to_matrix(y)
+    mean = times.unflatten(targets.from_matrix(aims[None] - dynamics.decay(aims), rows))
+    if not compute_cov:
+        return mean.astype(dtype)
+    if mode == "ntk":
+        covariance = dynamics.trained_train_covariance(to_matrix("nngp", k_dd["nngp"]))
+    else:
+        covariance = dynamics.train_covariance()
+    covariance = times.unflatten(from_matrix(covariance, rows, rows))
+    return Gaussian(mean.astype(dtype), covariance.astype(dtype))
 
 
 def gradient_descent_mse_ensemble(

@@ -4,8 +4,7 @@ A factorisation of concrete numbers is checked on the host and raises ValueError
 Traced numbers cannot raise: there a failed factorisation is NaN.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +13,9 @@ import numpy as np
 import scipy.linalg
 from jax.scipy.linalg import solve_triangular
 
-from widelimit.predict.checks import (
-    as_float64,
-    check_finite,
-    check_not_negative,
-    is_concrete,
-    resolution,
-)
+from widelimit.predict.checks import check_finite, check_not_negative
 from widelimit.predict.matrices import to_matrix
+from widelimit.predict.precision import in_float64, is_concrete, resolution
 from widelimit.predict.spectral import Spectral
 
 # Rounding errors of relative size eps move the eigenvalues of an n x n kernel by about
@@ -30,51 +24,6 @@ from widelimit.predict.spectral import Spectral
 ROUNDINGS_PER_ENTRY = 8.0
 
 Remedy = Callable[[float, float], str]
-
-
-def advise_diag_reg(relative: float, absolute: float) -> str:
-    """Words for the ridge that would do, in the parameters of the functions of this package."""
-    return (
-        f"diag_reg={relative:.0e} (relative to the mean diagonal), or diag_reg={absolute:.0e} with "
-        "diag_reg_absolute_scale=True, would do"
-    )
-
-
-class Cholesky(NamedTuple):
-    """The lower triangular factor [r, r] of a positive definite float64 matrix."""
-
-    lower: jax.Array
-
-    def solve(self, b: jax.Array) -> jax.Array:
-        """K^-1 b for b [r, c]."""
-        return solve_triangular(self.lower, self.half_solve(b), lower=True, trans=1)
-
-    def half_solve(self, b: jax.Array) -> jax.Array:
-        """L^-1 b for b [r, c], whose Gram matrix is b^T K^-1 b."""
-        return solve_triangular(self.lower, b, lower=True)
-
-    def log_determinant(self) -> jax.Array:
-        """Log det K, a scalar."""
-        return 2.0 * jnp.log(diagonal(self.lower)).sum()
-
-
-def diagonal(matrix: jax.Array) -> jax.Array:
-    """The diagonals [..., r] of square matrices [..., r, r], by products.
-
-    Indexing would not do: its transpose mixes float64 and float32 outside the context.
-    """
-    eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    return (matrix * jnp.broadcast_to(eye, matrix.shape)).sum(-1)
-
-
-@contextlib.contextmanager
-def float64(*inputs: Any) -> Iterator[None]:
-    """A context of float64; concrete inputs stay concrete in it, even inside the user's jit."""
-    with contextlib.ExitStack() as stack:
-        if is_concrete(*inputs):
-            stack.enter_context(jax.ensure_compile_time_eval())
-        stack.enter_context(jax.enable_x64(True))
-        yield
 
 
 class Ridge(NamedTuple):
@@ -94,21 +43,100 @@ class Ridge(NamedTuple):
         return cls(0.0, diag_reg) if diag_reg_absolute_scale else cls(diag_reg, 0.0)
 
 
-class RidgeKernel:
-    """The matrix K + ridge I over the training set in float64, factorised when first asked.
+class Cholesky(NamedTuple):
+    """The lower triangular factor [r, r] of a positive definite float64 matrix."""
+
+    lower: jax.Array
+
+    def solve(self, b: jax.Array) -> jax.Array:
+        """K^-1 b for b [r, c]."""
+        return solve_triangular(self.lower, self.half_solve(b), lower=True, trans=1)
+
+    def half_solve(self, b: jax.Array) -> jax.Array:
+        """L^-1 b for b [r, c], whose Gram matrix is b^T K^-1 b."""
+        return solve_triangular(self.lower, b, lower=True)
+
+    def log_determinant(self) -> jax.Array:
+        """Log det K, a scalar."""
+        return 2.0 * jnp.log(jnp.diagonal(self.lower)).sum()
+
+
+class System(NamedTuple):
+    """The matrix K + ridge I as arrays that JAX can trace, to be used in float64.
 
     Attributes:
-      kernel: K, unregularised, float64 [r, r], symmetric.
-      matrix: K + ridge I.
+      kernel: zipped train-train kernel K.
+      ridge: what is added to its diagonal.
+      eps: relative rounding error of the kernel's entries.
+      factor: its factorisation if there is one already.
     """
 
-    kernel: jax.Array
-    matrix: jax.Array
+    kernel: Any
+    ridge: Ridge
+    eps: Any
+    factor: Cholesky | Spectral | None = None
 
-    def __init__(
-        self, name: str, kernel: Any, ridge: Ridge, remedy: Remedy = advise_diag_reg
-    ) -> None:
-        """Checks the kernel and adds the ridge.
+    def matrix(self) -> jax.Array:
+        """K + ridge I [r, r]."""
+        matrix = to_matrix("kernel", self.kernel)
+        matrix = (matrix + matrix.T) / 2
+        return matrix + self.added() * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+
+    def added(self) -> jax.Array:
+        """The ridge, a scalar."""
+        mean_diagonal = jnp.diagonal(to_matrix("kernel", self.kernel)).mean()
+        return self.ridge.relative * mean_diagonal + self.ridge.absolute
+
+    def cholesky(self) -> Cholesky:
+        """The Cholesky factor of the matrix; NaN if it is singular to working precision."""
+        if isinstance(self.factor, Cholesky):
+            return self.factor
+        matrix = self.matrix()
+        lower = jnp.linalg.cholesky(matrix)
+        # A NaN compares false.
+        trusted = jnp.diagonal(lower).min() ** 2 >= self._noise_floor(matrix)
+        return Cholesky(jnp.where(trusted, lower, jnp.nan))
+
+    def spectral(self) -> Spectral:
+        """The eigendecomposition, with those lost in rounding set to zero; NaN if indefinite."""
+        if isinstance(self.factor, Spectral):
+            return self.factor
+        matrix = self.matrix()
+        evals, evecs = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
+        solver_error = len(evals) * np.finfo(np.float64).eps * jnp.abs(evals).max()
+        noise = ROUNDINGS_PER_ENTRY * self._noise_floor(matrix) + solver_error
+        lost = jax.lax.stop_gradient(noise)
+        live = jnp.where(jnp.abs(evals) <= lost, 0.0, evals)
+        return Spectral(matrix, jnp.where((evals >= -lost).all(), live, jnp.nan), evecs)
+
+    def _noise_floor(self, matrix: jax.Array) -> jax.Array:
+        return np.sqrt(len(matrix)) * self.eps * jnp.diagonal(matrix).max()
+
+
+@in_float64
+def _matrix_and_ridge(system: System) -> tuple[jax.Array, jax.Array]:
+    return system.matrix(), system.added()
+
+
+@in_float64
+def _cholesky(system: System) -> Cholesky:
+    return system.cholesky()
+
+
+@in_float64
+def _spectral(system: System) -> Spectral:
+    return system.spectral()
+
+
+class TrainKernel:
+    """A regularised train-train kernel, which owns its factorisations.
+
+    Concrete, it is factorised when that is first asked for, even inside the user's `jax.jit`, and
+    checked. Traced, it is factorised wherever it is used: a tracer must not outlive its trace.
+    """
+
+    def __init__(self, name: str, kernel: Any, ridge: Ridge, remedy: Remedy) -> None:
+        """Checks the kernel.
 
         Args:
           name: what errors call the kernel.
@@ -120,99 +148,79 @@ class RidgeKernel:
           ValueError: if a concrete kernel is not finite or not symmetric.
         """
         check_finite(name, kernel)
-        self._name, self._remedy, self._eps = name, remedy, resolution(kernel)
-        with float64(kernel):
-            full = to_matrix(name, as_float64(kernel))
-            self.kernel = (full + full.T) / 2
-        _check_symmetric(name, full, self._eps)
-        with float64(self.kernel, ridge):
-            added = ridge.relative * diagonal(self.kernel).mean() + as_float64(ridge.absolute)
-            eye = jnp.eye(self.kernel.shape[0], dtype=jnp.float64)
-            self.matrix = self.kernel + added * eye
-        self._ridge = added
-        self._cholesky: Cholesky | None = None
-        self._spectral: Spectral | None = None
+        self._name, self._remedy = name, remedy
+        self._bare = System(kernel, ridge, resolution(kernel))
+        self._is_concrete = is_concrete(self._bare)
+        self._factorised: dict[str, System] = {}
+        if is_concrete(kernel):
+            _check_symmetric(name, np.asarray(kernel), self._bare.eps)
 
-    def cholesky(self) -> Cholesky:
-        """The Cholesky factor of the matrix.
-
-        Traced and failed, it is NaN.
+    def cholesky(self) -> System:
+        """The system, with its Cholesky factor if it is concrete.
 
         Raises:
           ValueError: if the matrix is concrete and singular or indefinite to working precision:
             the factorisation fails, or its smallest pivot is below sqrt(n) eps times the largest
             diagonal entry, where eps belongs to the kernel's own dtype.
         """
-        if self._cholesky is not None:
-            return self._cholesky
-        with float64(self.matrix):
-            lower = jnp.linalg.cholesky(self.matrix)
-            smallest = diagonal(lower).min() ** 2
-            # A NaN compares false.
-            trusted = smallest >= self._noise_floor()
-            factor = Cholesky(jnp.where(trusted, lower, jnp.nan))
-        if is_concrete(factor):
-            if not bool(trusted):
-                self._refuse("singular or indefinite to working precision")
-            self._cholesky = factor
-        return factor
+        return self._factorise(_cholesky, "singular or indefinite to working precision")
 
-    def spectral(self) -> Spectral:
-        """The eigendecomposition of the matrix, with eigenvalues lost in rounding set to zero.
-
-        Traced and indefinite, it is NaN.
+    def spectral(self) -> System:
+        """The system, with its eigendecomposition if it is concrete.
 
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
         """
-        if self._spectral is not None:
-            return self._spectral
-        with float64(self.matrix):
-            evals, evecs = jnp.linalg.eigh(jax.lax.stop_gradient(self.matrix))
-            solver_error = evals.shape[0] * np.finfo(np.float64).eps * jnp.abs(evals).max()
-            lost = jax.lax.stop_gradient(ROUNDINGS_PER_ENTRY * self._noise_floor() + solver_error)
-            trusted = (evals >= -lost).all()
-            evals = jnp.where(jnp.abs(evals) <= lost, 0.0, evals)
-            factor = Spectral(self.matrix, jnp.where(trusted, evals, jnp.nan), evecs)
-        if is_concrete(factor):
-            if not bool(trusted):
-                self._refuse("indefinite")
-            self._spectral = factor
-        return factor
+        return self._factorise(_spectral, "indefinite")
 
-    def _noise_floor(self) -> jax.Array:
-        return np.sqrt(self.matrix.shape[0]) * self._eps * diagonal(self.matrix).max()
+    def _factorise(self, decompose: Callable[[System], Any], failure: str) -> System:
+        if not self._is_concrete:
+            return self._bare
+        if failure not in self._factorised:
+            with jax.ensure_compile_time_eval():
+                factor = decompose(self._bare)
+            if any(np.isnan(np.asarray(leaf)).any() for leaf in jax.tree.leaves(factor)):
+                self._refuse(failure)
+            self._factorised[failure] = self._bare._replace(factor=factor)
+        return self._factorised[failure]
 
-    def _refuse(self, what: str) -> None:
-        matrix, ridge = np.asarray(self.matrix), float(self._ridge)
+    def _refuse(self, failure: str) -> None:
+        with jax.ensure_compile_time_eval():
+            matrix, ridge = (np.asarray(value) for value in _matrix_and_ridge(self._bare))
         smallest = float(scipy.linalg.eigvalsh(matrix, subset_by_index=[0, 0])[0])
-        with jax.enable_x64(True):
-            floor = float(self._noise_floor())
+        diagonal = matrix.diagonal()
+        floor = np.sqrt(len(matrix)) * self._bare.eps * max(diagonal.max(), 0.0)
         absolute = ridge + 2.0 * max(0.0, -smallest) + 100.0 * floor
-        relative = absolute / max(float(np.trace(matrix)) / len(matrix) - ridge, floor)
-        added = f" after adding {ridge:.3g} to its diagonal" if ridge else ""
+        relative = absolute / max(diagonal.mean() - ridge, np.finfo(np.float64).tiny)
+        advice = self._remedy(_round_up(relative), _round_up(absolute))
+        added = f" after adding {float(ridge):.3g} to its diagonal" if ridge else ""
         raise ValueError(
-            f"expected a positive definite {self._name}, got one that is {what}{added}: its "
+            f"expected a positive definite {self._name}, got one that is {failure}{added}: its "
             f"smallest eigenvalue is {smallest:.6g}, its largest diagonal entry "
-            f"{matrix.diagonal().max():.6g}; "
-            f"{self._remedy(_round_up(relative), _round_up(absolute))}"
+            f"{diagonal.max():.6g}; {advice}"
         )
 
 
+def advise_diag_reg(relative: float, absolute: float) -> str:
+    """Words for the ridge that would do, in the parameters of the functions of this package."""
+    return (
+        f"diag_reg={relative:.0e} (relative to the mean diagonal), or diag_reg={absolute:.0e} with "
+        "diag_reg_absolute_scale=True, would do"
+    )
+
+
 def _round_up(x: float) -> float:
-    """The next number with one significant digit; a diagonal of zeros asks for 1."""
-    if not x > 0:
+    """The next number with one significant digit; nothing at all asks for 1."""
+    if not 0 < x < np.inf:
         return 1.0
     unit = 10.0 ** np.floor(np.log10(x))
     return float(np.ceil(x / unit) * unit)
 
 
-def _check_symmetric(name: str, matrix: jax.Array, eps: float) -> None:
-    if not is_concrete(matrix):
-        return
-    values = np.asarray(matrix)
-    difference = float(np.abs(values - values.T).max(initial=0.0))
-    largest = float(np.abs(values).max(initial=0.0))
+def _check_symmetric(name: str, kernel: np.ndarray, eps: float) -> None:
+    matrix = to_matrix(name, kernel)
+    difference = float(np.abs(matrix - matrix.T).max(initial=0.0))
+    largest = float(np.abs(matrix).max(initial=0.0))
     if difference > np.sqrt(eps) * largest:
         raise ValueError(
             f"expected {name} to be symmetric, got entries that differ from their mirror image by "

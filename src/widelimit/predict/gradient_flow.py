@@ -1,16 +1,16 @@
 """Gradient flow of the mean squared error in closed form, from given initial outputs."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import as_float64, check_finite, check_not_negative, result_dtype
+from widelimit.predict.checks import check_finite, check_not_negative
 from widelimit.predict.dynamics import Evolving, Times
-from widelimit.predict.factor import Ridge, RidgeKernel
+from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
+from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import is_array
 
 
@@ -25,7 +25,7 @@ class GradientFlow:
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)
         self._y, self._learning_rate = y_train, learning_rate
-        self._system = RidgeKernel("k_train_train", kernel, ridge)
+        self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg)
 
     def __call__(
         self,
@@ -58,37 +58,62 @@ class GradientFlow:
             raise ValueError("expected fx_train_0, fx_test_0 or both, got None for both")
         if fx_test_0 is not None and k_test_train is None:
             raise ValueError("expected k_test_train beside fx_test_0, got None")
-        times = Times.of(t, self._learning_rate, math.prod(self._targets.shape))
-        train = None if fx_train_0 is None else self._train(times, fx_train_0)
-        if fx_test_0 is None:
-            return train
-        test = self._test(times, 0.0 if fx_train_0 is None else fx_train_0, fx_test_0, k_test_train)
-        return test if train is None else (train, test)
+        times = Times.of(t, self._learning_rate)
+        initial = 0.0 if fx_train_0 is None else fx_train_0
+        _check_fits("fx_train_0", initial, self._targets.shape)
+        static = {"targets": self._targets, "dtype": self._dtype}
+        train, test = None, None
+        if fx_train_0 is not None and t is None:
+            train = jnp.asarray(self._y).astype(self._dtype)
+        elif fx_train_0 is not None:
+            train = _train(self._kernel.spectral(), times, self._y, initial, **static)
+        if fx_test_0 is not None:
+            self._targets.check_test_train("k_test_train", k_test_train)
+            shape = self._targets.full_shape(row_shape(k_test_train))
+            _check_fits("fx_test_0", fx_test_0, shape)
+            system = times.factorise(self._kernel)
+            arrays = (system, times, self._y, initial, fx_test_0, k_test_train)
+            test = _test(*arrays, **static)
+        return test if train is None else train if test is None else (train, test)
 
-    def _residual(self, fx_train_0: Any) -> jax.Array:
-        initial = _broadcast("fx_train_0", as_float64(fx_train_0), self._targets.shape)
-        return self._targets.to_matrix(as_float64(self._y) - initial)
 
-    def _train(self, times: Times, fx_train_0: Any) -> jax.Array:
-        with jax.enable_x64(True):
-            residual = self._residual(fx_train_0)
-            if times.tau is None:
-                return as_float64(self._y).astype(self._dtype)
-            left = Evolving(self._system.spectral(), times.tau).decay(residual)
-            y = self._targets.to_matrix(as_float64(self._y))
-            outputs = self._targets.from_matrix(y[None] - left, self._targets.kept_shape)
-            return times.unflatten(outputs).astype(self._dtype)
+@in_float64
+def _train(
+    system: System,
+    times: Times,
+    y: jax.Array,
+    fx_train_0: jax.Array,
+    *,
+    targets: Targets,
+    dtype: jnp.dtype,
+) -> jax.Array:
+    """Y + E (f_train(0) - y)."""
+    dynamics = Evolving(system.spectral(), times.tau(y.size))
+    aims = targets.to_matrix(y)
+    start = targets.to_matrix(jnp.broadcast_to(fx_train_0, y.shape))
+    outputs = targets.from_matrix(aims[None] + dynamics.decay(start - aims), targets.kept_shape)
+    return times.unflatten(outputs).astype(dtype)
 
-    def _test(self, times: Times, fx_train_0: Any, fx_test_0: Any, k_test_train: Any) -> jax.Array:
-        self._targets.check_test_train("k_test_train", k_test_train)
-        rows = row_shape(k_test_train)
-        with jax.enable_x64(True):
-            driving = to_matrix("k_test_train", as_float64(k_test_train))
-            learnt = driving @ times.dynamics(self._system).response(self._residual(fx_train_0))
-            shape = self._targets.full_shape(rows)
-            initial = _broadcast("fx_test_0", as_float64(fx_test_0), shape)
-            outputs = initial[None] + self._targets.from_matrix(learnt, rows)
-            return times.unflatten(outputs).astype(self._dtype)
+
+@in_float64
+def _test(
+    system: System,
+    times: Times,
+    y: jax.Array,
+    fx_train_0: jax.Array,
+    fx_test_0: jax.Array,
+    k_test_train: jax.Array,
+    *,
+    targets: Targets,
+    dtype: jnp.dtype,
+) -> jax.Array:
+    """f_test(0) + K_td Kr^-1 (1 - E) (y - f_train(0))."""
+    rows = row_shape(k_test_train)
+    residual = targets.to_matrix(y - jnp.broadcast_to(fx_train_0, y.shape))
+    driving = to_matrix("k_test_train", k_test_train)
+    learnt = driving @ times.dynamics(system, y.size).response(residual)
+    start = jnp.broadcast_to(fx_test_0, targets.full_shape(rows))
+    return times.unflatten(start[None] + targets.from_matrix(learnt, rows)).astype(dtype)
 
 
 def gradient_descent_mse(
@@ -145,12 +170,9 @@ def gradient_descent_mse(
     return GradientFlow(k_train_train, y_train, learning_rate, ridge, trace_axes)
 
 
-def _broadcast(name: str, initial: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Initial outputs in the shape of outputs; scalars and axes of size 1 are repeated."""
-    fits = initial.ndim == 0 or (
-        initial.ndim == len(shape)
-        and all(have in (1, want) for have, want in zip(initial.shape, shape, strict=True))
-    )
-    if not fits:
-        raise ValueError(f"expected {name} to be a scalar or of shape {shape}, got {initial.shape}")
-    return jnp.broadcast_to(initial, shape)
+def _check_fits(name: str, initial: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless these are a scalar or outputs, possibly with axes of size 1."""
+    have = tuple(jnp.shape(initial))
+    same_rank = len(have) == len(shape)
+    if have and not (same_rank and all(h in (1, w) for h, w in zip(have, shape, strict=True))):
+        raise ValueError(f"expected {name} to be a scalar or of shape {shape}, got {have}")

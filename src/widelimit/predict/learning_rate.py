@@ -1,5 +1,8 @@
 """The largest stable learning rate of gradient descent on a mean squared error."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +10,9 @@ import scipy.linalg
 import scipy.sparse.linalg
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import (
-    as_float64,
-    check_finite,
-    check_not_negative,
-    is_concrete,
-    result_dtype,
-)
+from widelimit.predict.checks import check_finite, check_not_negative
 from widelimit.predict.matrices import column_shape, row_shape, to_matrix
+from widelimit.predict.precision import in_float64, is_concrete, result_dtype
 
 # Below this size all eigenvalues together cost less than Lanczos iterations for one.
 _DENSE_UP_TO = 64
@@ -56,24 +54,38 @@ def max_learning_rate(
     check_finite("ntk_train_train", ntk_train_train)
     check_not_negative("momentum", momentum)
     check_not_negative("eps", eps)
-    with jax.enable_x64(True):
-        matrix = to_matrix("ntk_train_train", as_float64(ntk_train_train))
-        size = matrix.shape[0] if y_train_size is None else y_train_size
-        largest = _largest_eigenvalue(matrix)
-        rate = 2 * (1 + as_float64(momentum)) * size / (largest + as_float64(eps))
-        return rate.astype(result_dtype(ntk_train_train))
+    size = math.prod(row_shape(ntk_train_train)) if y_train_size is None else y_train_size
+    return _rate(
+        *(_concrete_eigenvalue(ntk_train_train), ntk_train_train, momentum, eps),
+        size=size,
+        dtype=result_dtype(ntk_train_train),
+    )
 
 
-def _largest_eigenvalue(matrix: jax.Array) -> jax.Array:
-    if not is_concrete(matrix):
-        return jnp.linalg.eigvalsh(matrix)[-1]
-    values, n = np.asarray(matrix), matrix.shape[0]
+@in_float64
+def _rate(
+    largest: jax.Array | None,
+    kernel: jax.Array,
+    momentum: jax.Array,
+    eps: jax.Array,
+    *,
+    size: int,
+    dtype: jnp.dtype,
+) -> jax.Array:
+    if largest is None:
+        largest = jnp.linalg.eigvalsh(to_matrix("ntk_train_train", kernel))[-1]
+    return (2 * (1 + momentum) * size / (largest + eps)).astype(dtype)
+
+
+def _concrete_eigenvalue(kernel: Any) -> float | None:
+    """The largest eigenvalue of a concrete kernel, None if it is traced."""
+    if not is_concrete(kernel):
+        return None
+    matrix = np.asarray(to_matrix("ntk_train_train", np.asarray(kernel)), np.float64)
+    n = len(matrix)
     if n <= _DENSE_UP_TO:
-        top = scipy.linalg.eigvalsh(values, subset_by_index=[n - 1, n - 1])
-    else:
-        # A fixed start makes results repeatable; drawn, it is not orthogonal to the answer.
-        start = np.random.default_rng(0).normal(size=n)
-        top = scipy.sparse.linalg.eigsh(
-            values, k=1, which="LA", v0=start, return_eigenvectors=False
-        )
-    return jnp.asarray(top[0])
+        return float(scipy.linalg.eigvalsh(matrix, subset_by_index=[n - 1, n - 1])[0])
+    # A fixed start makes results repeatable; drawn, it is not orthogonal to the answer.
+    start = np.random.default_rng(0).normal(size=n)
+    found = scipy.sparse.linalg.eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)
+    return float(found[0])

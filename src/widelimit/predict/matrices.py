@@ -25,7 +25,7 @@ def column_shape(kernel: Any) -> Shape:
     return tuple(jnp.shape(kernel)[1::2])
 
 
-def to_matrix(name: str, kernel: jax.Array) -> jax.Array:
+def to_matrix(name: str, kernel: Any) -> Any:
     """The kernel (n1, n2, h1, h2, ...) as a matrix [n1 h1 ..., n2 h2 ...].
 
     Raises:

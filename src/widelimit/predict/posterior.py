@@ -1,14 +1,15 @@
 """Gaussian process posteriors of infinite networks: Bayesian, or after training to convergence."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import as_float64, check_finite, is_concrete, result_dtype
-from widelimit.predict.dynamics import Converged, Dynamics, trained_covariance
-from widelimit.predict.factor import Ridge, RidgeKernel
+from widelimit.predict.checks import check_finite
+from widelimit.predict.dynamics import Times, trained_covariance
+from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (
     Axes,
     Targets,
@@ -17,9 +18,11 @@ from widelimit.predict.matrices import (
     row_shape,
     to_matrix,
 )
+from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
     Get,
+    KernelArray,
     is_array,
     pack,
     parse_get,
@@ -41,46 +44,47 @@ class Gaussian(NamedTuple):
     covariance: jax.Array
 
 
+@in_float64
 def predict_test(
-    mode: str,
-    dynamics: Dynamics,
-    time_shape: tuple[int, ...],
-    targets: Targets,
-    y: Any,
+    system: System,
+    times: Times,
+    y: jax.Array,
     k_dd: dict[str, jax.Array],
     k_td: dict[str, jax.Array],
     k_tt: jax.Array | None,
+    *,
+    mode: str,
+    targets: Targets,
+    dtype: jnp.dtype,
 ) -> Any:
     """The mean on a test set, or a `Gaussian` if the prior covariance k_tt is given.
 
     Args:
-      mode: "nngp", "ntk" or "ntkgp".
-      dynamics: what the driving kernel of the mode does to residuals.
-      time_shape: the shape of the times that the leading axis of `dynamics` runs over.
-      targets: layout of the training targets.
+      system: the regularised kernel of the training set that drives the mode.
+      times: training times.
       y: training targets.
-      k_dd: train-train kernels by name.
+      k_dd: train-train kernels by name, zipped like all kernels here.
       k_td: test-train kernels by name.
       k_tt: test-test kernel that is the covariance before training, or None.
+      mode: "nngp", "ntk" or "ntkgp".
+      targets: layout of the training targets.
+      dtype: dtype of the result.
     """
     name = DRIVING_KERNEL[mode]
-    dtype, rows = result_dtype(k_dd[name]), row_shape(k_td[name])
-    with jax.enable_x64(True):
-        driving = to_matrix(name, as_float64(k_td[name]))
-        mean = driving @ dynamics.response(targets.to_matrix(as_float64(y)))
-        mean = targets.from_matrix(mean, rows)
-        mean = mean.reshape(time_shape + mean.shape[1:]).astype(dtype)
-        if k_tt is None:
-            return mean
-        prior = to_matrix(name, as_float64(k_tt))
-        if mode == "ntk":
-            nngp_td = to_matrix("nngp", as_float64(k_td["nngp"]))
-            nngp_dd = to_matrix("nngp", as_float64(k_dd["nngp"]))
-            covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
-        else:
-            covariance = dynamics.covariance(prior, driving)
-        covariance = from_matrix(covariance, rows, rows)
-        return Gaussian(mean, covariance.reshape(time_shape + covariance.shape[1:]).astype(dtype))
+    rows, driving = row_shape(k_td[name]), to_matrix(name, k_td[name])
+    dynamics = times.dynamics(system, math.prod(targets.shape))
+    mean = targets.from_matrix(driving @ dynamics.response(targets.to_matrix(y)), rows)
+    mean = times.unflatten(mean).astype(dtype)
+    if k_tt is None:
+        return mean
+    prior = to_matrix(name, k_tt)
+    if mode == "ntk":
+        nngp_td, nngp_dd = to_matrix("nngp", k_td["nngp"]), to_matrix("nngp", k_dd["nngp"])
+        covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
+    else:
+        covariance = dynamics.covariance(prior, driving)
+    covariance = times.unflatten(from_matrix(covariance, rows, rows))
+    return Gaussian(mean, covariance.astype(dtype))
 
 
 class GPInference:
@@ -90,7 +94,7 @@ class GPInference:
         """Keeps the arguments; each kernel is factorised when it is first used."""
         self._k_train_train, self._y, self._ridge = k_train_train, y_train, ridge
         self._targets = Targets.of(y_train, trace_axes)
-        self._systems: dict[str, RidgeKernel] = {}
+        self._train_kernels: dict[str, TrainKernel] = {}
 
     def __call__(self, get: Get = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
         """The posterior on a test set, or on the training set if `k_test_train` is None.
@@ -137,12 +141,17 @@ class GPInference:
         if k_test_test is not None:
             k_tt = pick(k_test_test, prior, "k_test_test", mode)
             check_test_test("k_test_test", k_tt, k_td[name])
-        dynamics = Converged(self._system(name, k_dd[name]).cholesky())
-        return predict_test(mode, dynamics, (), self._targets, self._y, k_dd, k_td, k_tt)
+        system = self._train_kernel(name, k_dd[name]).cholesky()
+        return predict_test(
+            *(system, Times(), self._y, k_dd, k_td, k_tt),
+            mode=mode,
+            targets=self._targets,
+            dtype=result_dtype(k_dd[name]),
+        )
 
     def _pick_all(
         self, names: set[str], where: str, kernels: Any, mode: str
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, KernelArray]:
         if len(names) > 1 and is_array(kernels):
             raise ValueError(
                 f"expected {where} to hold both 'nngp' and 'ntk', of which the covariance of "
@@ -150,14 +159,12 @@ class GPInference:
             )
         return {name: pick(kernels, name, where, mode) for name in sorted(names)}
 
-    def _system(self, name: str, kernel: Any) -> RidgeKernel:
-        if name in self._systems:
-            return self._systems[name]
-        system = RidgeKernel("k_train_train", kernel, self._ridge)
-        # A tracer must not outlive the trace in which it was first asked for.
-        if is_concrete(system.matrix):
-            self._systems[name] = system
-        return system
+    def _train_kernel(self, name: str, kernel: Any) -> TrainKernel:
+        if name not in self._train_kernels:
+            self._train_kernels[name] = TrainKernel(
+                "k_train_train", kernel, self._ridge, advise_diag_reg
+            )
+        return self._train_kernels[name]
 
 
 def gp_inference(

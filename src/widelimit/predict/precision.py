@@ -1,7 +1,6 @@
 """float64 inside, whatever the caller's setting: values, and derivatives as well."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
@@ -31,47 +30,34 @@ def resolution(kernel: Any) -> float:
     return float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64).eps)
 
 
-@contextlib.contextmanager
-def at_once(*inputs: Any) -> Iterator[None]:
-    """Inside, concrete inputs give concrete results, even within the user's `jax.jit`."""
-    with jax.ensure_compile_time_eval() if is_concrete(*inputs) else contextlib.nullcontext():
-        yield
-
-
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function on float64 copies of its arrays, with derivatives in float64 too.
 
     Positional arguments are trees of arrays; keywords are static. Where float64 is off, JAX would
     transpose float64 operations outside of `jax.enable_x64`, and so round every cotangent to
-    float32. Hence the derivative is a custom one that re-enters the context: first derivatives in
-    reverse mode. Where float64 is on, derivatives of every kind and order are JAX's own.
+    float32. Hence the derivative there is a custom one that re-enters the context: first
+    derivatives in reverse mode. It is right only for results that are cast back to a dtype of the
+    caller's. Where float64 is on, derivatives of every kind and order are JAX's own.
     """
 
     @wraps(function)
     def wrapper(*arrays: Any, **static: Any) -> Any:
-        arrays = jax.tree.map(_keep_digits, arrays)
-        compute = partial(_cast_and_call, partial(function, **static))
-        if jnp.result_type(float) == np.float64:
-            return compute(*arrays)
-        return _guarded(compute, *arrays)
+        leaves, structure = jax.tree.flatten(arrays)
+        # Only what is traced can be differentiated. The rest is not passed through the custom
+        # derivative: it stays concrete, and JAX cannot round an array of NumPy on the way in.
+        traced = [None if is_concrete(leaf) else leaf for leaf in leaves]
+        concrete = [leaf if is_concrete(leaf) else None for leaf in leaves]
+
+        def compute(*holes: Any) -> Any:
+            filled = [c if h is None else h for c, h in zip(concrete, holes, strict=True)]
+            cast = [jnp.asarray(leaf).astype(jnp.float64) for leaf in filled]
+            return function(*jax.tree.unflatten(structure, cast), **static)
+
+        if jnp.result_type(float) == jnp.float64:
+            return compute(*traced)
+        return _guarded(compute, *traced)
 
     return wrapper
-
-
-def _as_float64(x: Any) -> jax.Array:
-    return jnp.asarray(x).astype(jnp.float64)
-
-
-def _keep_digits(leaf: Any) -> Any:
-    """A concrete leaf in float64: JAX would round a float64 array of NumPy on the way in."""
-    if not is_concrete(leaf):
-        return leaf
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return _as_float64(leaf)
-
-
-def _cast_and_call(function: Callable[..., Any], *arrays: Any) -> Any:
-    return function(*jax.tree.map(_as_float64, arrays))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Get = str | Sequence[str] | None
+KernelArray = jax.Array | np.ndarray
 
 # Every mode of inference, and the kernel that drives it.
 DRIVING_KERNEL = {"nngp": "nngp", "ntk": "ntk", "ntkgp": "ntk"}
@@ -42,7 +44,7 @@ def is_array(kernels: Any) -> bool:
     return not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
 
 
-def pick(kernels: Any, name: str, where: str, mode: str) -> jax.Array:
+def pick(kernels: Any, name: str, where: str, mode: str) -> KernelArray:
     """The kernel of that name; a single array stands for whichever is asked for.
 
     Raises:

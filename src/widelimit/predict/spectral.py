@@ -3,8 +3,7 @@
 f(K) B = U f(l) U^T B with K = U diag(l) U^T. Differentiating the eigenvectors themselves divides by
 differences of eigenvalues. The derivative of f(K) does not: by Daleckii and Krein it is
 U (F * (U^T dK U)) U^T, where F[i, j] is the divided difference of f, which tends to f'(l) as
-eigenvalues meet. It is made of matrix products and elementwise operations alone, because the
-transpose of other operations does not mix float64 inside a float32 program.
+eigenvalues meet. Everything here is float64.
 """
 
 from collections.abc import Callable
@@ -156,10 +155,9 @@ def _apply(
     b: jax.Array,
 ) -> jax.Array:
     del matrix
-    with jax.enable_x64(True):
-        rotated = jnp.einsum("sr,msc->mrc", evecs, b)
-        weighted = function.value(evals, tau)[:, :, None] * rotated
-        return jnp.einsum("sr,mrc->msc", evecs, weighted)
+    rotated = jnp.einsum("sr,msc->mrc", evecs, b)
+    weighted = function.value(evals, tau)[:, :, None] * rotated
+    return jnp.einsum("sr,mrc->msc", evecs, weighted)
 
 
 @_apply.defjvp
@@ -170,16 +168,14 @@ def _apply_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     matrix, evals, evecs, tau, b = primals
     d_matrix, _, _, d_tau, d_b = tangents
-    # The rule is run outside the caller's context when a jitted function is differentiated.
-    with jax.enable_x64(True):
-        value = _apply(function, *primals)
-        l, u = _once_differentiable(matrix, evals, evecs)
-        rotated = jnp.einsum("sr,msc->mrc", u, b)
-        d_rotated = jnp.einsum("si,st,tj->ij", u, d_matrix, u)
-        change = jnp.einsum("mij,mjc->mic", function.divided(l, tau) * d_rotated[None], rotated)
-        change = change + (function.slope(l, tau) * d_tau[:, None])[:, :, None] * rotated
-        tangent = jnp.einsum("sr,mrc->msc", u, change)
-        return value, tangent + _apply(function, matrix, evals, evecs, tau, d_b)
+    l, u = _once_differentiable(matrix, evals, evecs)
+    rotated = jnp.einsum("sr,msc->mrc", u, b)
+    d_rotated = jnp.einsum("si,st,tj->ij", u, d_matrix, u)
+    change = jnp.einsum("mij,mjc->mic", function.divided(l, tau) * d_rotated[None], rotated)
+    change = change + (function.slope(l, tau) * d_tau[:, None])[:, :, None] * rotated
+    tangent = jnp.einsum("sr,mrc->msc", u, change)
+    tangent = tangent + _apply(function, matrix, evals, evecs, tau, d_b)
+    return _apply(function, *primals), tangent
 
 
 @jax.custom_jvp

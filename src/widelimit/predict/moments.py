@@ -1,0 +1,171 @@
+"""Mean and covariance of an infinite ensemble at some inputs, and what follows from them."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from widelimit.predict.dynamics import Times, trained_covariance
+from widelimit.predict.factor import System
+from widelimit.predict.matrices import Targets, from_matrix, row_shape, to_matrix
+from widelimit.predict.precision import in_float64, is_concrete
+from widelimit.predict.spectral import Spectral
+
+# A variance this far below zero, in units of the largest prior variance, is no rounding error.
+_NEGATIVE_VARIANCE = 1e-2
+
+
+class Loss(NamedTuple):
+    """The loss of one network drawn from an ensemble, over such draws.
+
+    Attributes:
+      mean: expected loss, with the shape of t.
+      std: standard deviation of the loss from network to network, with the shape of t.
+    """
+
+    mean: Array
+    std: Array
+
+
+class Evidence(NamedTuple):
+    """The arrays that predictions at some inputs are computed from; kernels are zipped.
+
+    Attributes:
+      system: the regularised training kernel that drives the ensemble.
+      times: training times.
+      y: training targets.
+      nngp_dd: train-train NNGP kernel.
+      driving_td: test-train kernel of the kind that drives the ensemble.
+      nngp_td: test-train NNGP kernel.
+      nngp_tt: test-test NNGP kernel, None where no covariance is needed.
+    """
+
+    system: System
+    times: Times
+    y: Any
+    nngp_dd: Any
+    driving_td: Any
+    nngp_td: Any
+    nngp_tt: Any
+
+
+class Layout(NamedTuple):
+    """What is static about an ensemble.
+
+    Attributes:
+      bayes: whether the NNGP kernel is conditioned on data; otherwise networks are trained.
+      targets: layout of the training targets.
+      dtype: dtype of results.
+    """
+
+    bayes: bool
+    targets: Targets
+    dtype: jnp.dtype
+
+
+@in_float64
+def ensemble_mean(evidence: Evidence, *, layout: Layout) -> Array:
+    """Mean outputs (..., t, outputs)."""
+    targets = layout.targets
+    dynamics = evidence.times.dynamics(evidence.system, evidence.y.size)
+    driving = to_matrix("kernel", evidence.driving_td)
+    mean = driving @ dynamics.response(targets.to_matrix(evidence.y))
+    mean = targets.from_matrix(mean, row_shape(evidence.driving_td))
+    return evidence.times.unflatten(mean).astype(layout.dtype)
+
+
+def _moments(evidence: Evidence, layout: Layout) -> tuple[Array, Array]:
+    """Means [m, t, outputs] and covariances [m, t, t]."""
+    dynamics = evidence.times.dynamics(evidence.system, evidence.y.size)
+    driving = to_matrix("kernel", evidence.driving_td)
+    mean = driving @ dynamics.response(layout.targets.to_matrix(evidence.y))
+    prior = to_matrix("nngp", evidence.nngp_tt)
+    if layout.bayes:
+        covariance = dynamics.covariance(prior, driving)
+    else:
+        nngp_td = to_matrix("nngp", evidence.nngp_td)
+        nngp_dd = to_matrix("nngp", evidence.nngp_dd)
+        covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
+    _check_variances(covariance, prior)
+    return mean, covariance
+
+
+@in_float64
+def ensemble_covariance(evidence: Evidence, noise: Array, *, layout: Layout) -> Array:
+    """Covariances (..., t, t), zipped, with noise^2 on the diagonal."""
+    _, covariance = _moments(evidence, layout)
+    total = covariance + noise**2 * jnp.eye(covariance.shape[-1])[None]
+    rows = row_shape(evidence.nngp_tt)
+    return evidence.times.unflatten(from_matrix(total, rows, rows)).astype(layout.dtype)
+
+
+@in_float64
+def ensemble_variance(
+    evidence: Evidence, noise: Array, *, layout: Layout, root: bool = False
+) -> Array:
+    """Variances (..., t, outputs) plus noise^2, or their roots."""
+    _, covariance = _moments(evidence, layout)
+    variance = jnp.maximum(jnp.diagonal(covariance, axis1=-2, axis2=-1), 0.0) + noise**2
+    variance = _root(variance) if root else variance
+    # The same for every output, but in the shape of the mean, to be added to it.
+    spread = jnp.broadcast_to(variance[..., None], (*variance.shape, layout.targets.shape[-1]))
+    spread = layout.targets.from_matrix(spread, row_shape(evidence.nngp_tt))
+    return evidence.times.unflatten(spread).astype(layout.dtype)
+
+
+@in_float64
+def ensemble_sample(evidence: Evidence, normal: Array, *, layout: Layout) -> Array:
+    """Draws (n, t, outputs) at one time, from standard normal numbers of the same shape."""
+    mean, covariance = _moments(evidence, layout)
+    evals, evecs = jnp.linalg.eigh(jax.lax.stop_gradient(covariance[0]))
+    # The symmetric root needs no positive definite matrix: at training points it is singular.
+    normal = jax.vmap(layout.targets.to_matrix)(normal)
+    draws = mean + Spectral(covariance[0], evals, evecs).root(normal)
+    return layout.targets.from_matrix(draws, row_shape(evidence.nngp_tt)).astype(layout.dtype)
+
+
+@in_float64
+def ensemble_loss(evidence: Evidence, y: Array, *, layout: Layout) -> Loss:
+    """The moments of 0.5 mean((f - y)^2), by those of a quadratic form of Gaussians."""
+    mean, covariance = _moments(evidence, layout)
+    bias = mean - layout.targets.to_matrix(y)[None]
+    outputs = bias.shape[-1]
+    trace = jnp.trace(covariance, axis1=-2, axis2=-1)
+    expected = ((bias**2).sum((-2, -1)) + outputs * trace) / (2 * y.size)
+    carried = jnp.einsum("mrc,mrs,msc->m", bias, covariance, bias)
+    std = _root(4 * carried + 2 * outputs * (covariance**2).sum((-2, -1))) / (2 * y.size)
+    unflatten = evidence.times.unflatten
+    return Loss(unflatten(expected).astype(layout.dtype), unflatten(std).astype(layout.dtype))
+
+
+@in_float64
+def log_marginal_likelihood(system: System, y: Array, *, layout: Layout) -> Array:
+    """The log density of the targets under N(0, K + ridge I), summed over outputs."""
+    factor, aims = system.cholesky(), layout.targets.to_matrix(y)
+    rows, outputs = aims.shape
+    fit = (factor.half_solve(aims) ** 2).sum()
+    volume = factor.log_determinant() + rows * math.log(2 * math.pi)
+    return (-0.5 * (fit + outputs * volume)).astype(layout.dtype)
+
+
+def _root(variance: Array) -> Array:
+    """The square root, with derivative 0 at 0; rounding below 0 counts as 0, NaN stays NaN."""
+    zero = variance <= 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance)))
+
+
+def _check_variances(covariance: Array, prior: Array) -> None:
+    """Raise ValueError if a concrete covariance has variances below zero beyond rounding."""
+    if not is_concrete(covariance, prior):
+        return
+    lowest = np.diagonal(np.asarray(covariance), axis1=-2, axis2=-1).min(initial=0.0)
+    largest = np.diagonal(np.asarray(prior)).max(initial=0.0)
+    if lowest < -_NEGATIVE_VARIANCE * largest:
+        raise ValueError(
+            f"expected variances of at least 0, got {lowest:.3g} where the largest before training "
+            f"is {largest:.3g}: the kernels between training and test inputs do not belong "
+            "together (estimated ones need the same draws)"
+        )

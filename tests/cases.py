@@ -1,0 +1,170 @@
+"""The zoo: small networks over which every property test runs. A new layer is one line here."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import stax
+from widelimit.stax import Dense, serial
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One network of the zoo.
+
+    Attributes:
+      name: shown by pytest.
+      build: from hidden width and number of outputs to the network.
+      shape: shape of one sample.
+      apply: whether the network has a finite form whose limit is the kernel.
+      scale: factor on the inputs.
+    """
+
+    name: str
+    build: Callable[[int, int], Any]
+    shape: tuple[int, ...] = (5,)
+    apply: bool = True
+    scale: float = 1.0
+
+    @property
+    def net(self) -> Any:
+        """The network at a small width."""
+        return self.build(6, 3)
+
+    def inputs(self, n1: int = 4, n2: int = 3) -> tuple[np.ndarray, np.ndarray]:
+        """Two batches of float64 inputs that share no sample."""
+        rng = np.random.default_rng(7)
+        x1 = self.scale * rng.standard_normal((n1, *self.shape))
+        return x1, self.scale * rng.standard_normal((n2, *self.shape))
+
+
+def _activation(layer: Any, W_std: float = 1.2, **options: Any) -> Case:
+    def build(width: int, out: int) -> Any:
+        return serial(Dense(width, W_std, 0.3), layer, Dense(out, 1.1, 0.2))
+
+    return Case(repr(layer).split("\n")[0], build, **options)
+
+
+def _network(name: str, build: Callable[[int, int], Any], **options: Any) -> Case:
+    return Case(name, build, **options)
+
+
+ACTIVATIONS = [
+    _activation(stax.Relu()),
+    _activation(stax.Relu(do_stabilize=True)),
+    _activation(stax.LeakyRelu(0.2)),
+    _activation(stax.ABRelu(-0.4, 1.3)),
+    _activation(stax.Abs()),
+    _activation(stax.Erf(1.1, 0.9, 0.3)),
+    _activation(stax.Sigmoid_like()),
+    _activation(stax.Sin(1.2, 0.7, 0.3)),
+    _activation(stax.Cos(1.1, 0.8, 0.2)),
+    _activation(stax.Rbf(0.4)),
+    _activation(stax.Gelu()),
+    _activation(stax.Gabor()),
+    _activation(stax.Exp(0.9, 0.5), 0.8),
+    _activation(stax.Gaussian(1.1, -0.6)),
+    _activation(stax.Sign()),
+    _activation(stax.Monomial(0)),
+    _activation(stax.Monomial(1)),
+    _activation(stax.Monomial(2), 0.9),
+    _activation(stax.Monomial(3), 0.7),
+    _activation(stax.RectifiedMonomial(0)),
+    _activation(stax.RectifiedMonomial(1)),
+    _activation(stax.RectifiedMonomial(2), 0.9),
+    _activation(stax.Polynomial([0.3, -0.7, 0.2, 0.1]), 0.7),
+    _activation(stax.Polynomial([])),
+    _activation(stax.Hermite(2), 0.9),
+    _activation(stax.ExpNormalized(0.7, -0.9, True), apply=False),
+    _activation(stax.Tanh()),
+    _activation(stax.Sigmoid()),
+    _activation(stax.Softplus()),
+    _activation(stax.Elu(0.8)),
+    _activation(stax.Selu()),
+    _activation(stax.Silu()),
+    _activation(stax.Mish()),
+    _activation(stax.Elementwise(jnp.arctan)),
+    _activation(stax.Elementwise(lambda x: x, lambda c, q1, q2: c)),
+    _activation(stax.ElementwiseNumerical(jnp.tanh, 12)),
+]
+
+
+def _residual(width: int) -> Any:
+    return serial(
+        stax.FanOut(2),
+        stax.parallel(serial(stax.Relu(), Dense(width, 1.1, 0.2)), stax.Identity()),
+        stax.FanInSum(),
+    )
+
+
+def _branches(join: Any, widths: tuple[int, int] = (1, 1)) -> Callable[[int, int], Any]:
+    def build(width: int, out: int) -> Any:
+        return serial(
+            stax.FanOut(2),
+            stax.parallel(
+                serial(Dense(widths[0] * width, 1.3, 0.1), stax.Relu()),
+                serial(Dense(widths[1] * width, 1.1, 0.2), stax.Erf()),
+            ),
+            join,
+            Dense(out, 1.0, 0.1),
+        )
+
+    return build
+
+
+NETWORKS = [
+    _network("linear", lambda n, o: serial(Dense(n, 1.3), Dense(o))),
+    _network(
+        "deep_relu",
+        lambda n, o: serial(*[Dense(n, 2**0.5, 0.1), stax.Relu()] * 3, Dense(o)),
+    ),
+    _network(
+        "standard",
+        lambda n, o: serial(
+            Dense(n, 1.2, 0.3, parameterization="standard"),
+            stax.Relu(),
+            Dense(o, 1.1, 0.2, parameterization="standard"),
+        ),
+    ),
+    _network(
+        "standard_scaled",
+        lambda n, o: serial(
+            Dense(n // 2, 1.2, 0.0, parameterization="standard", s=(1, 2)),
+            stax.Erf(),
+            Dense(o, 1.1, parameterization="standard", s=(2, 1)),
+        ),
+    ),
+    _network(
+        "frozen",
+        lambda n, o: serial(
+            Dense(n, 1.2, 0.3, trainable=False), stax.Relu(), Dense(n, 1.1, 0.2), stax.Erf(),
+            Dense(o, 1.2, trainable=False),
+        ),
+    ),
+    _network("layer_norm", lambda n, o: serial(
+        Dense(n, 1.5, 0.2), stax.LayerNorm(), stax.Relu(), Dense(o, 1.1, 0.1))),
+    _network("residual", lambda n, o: serial(
+        Dense(n, 1.2, 0.1), _residual(n), _residual(n), stax.Erf(), Dense(o))),
+    _network("repeat", lambda n, o: serial(
+        Dense(n), stax.repeat(_residual(n), 3), stax.Gelu(), Dense(o))),
+    _network("fan_in_prod", _branches(stax.FanInProd())),
+    _network("fan_in_concat", _branches(stax.FanInConcat(-1), (2, 1))),
+    _network("concat_with_skip", lambda n, o: serial(
+        stax.FanOut(2),
+        stax.parallel(serial(Dense(5, 1.3, 0.1), stax.Relu()), stax.Identity()),
+        stax.FanInConcat(), Dense(n), stax.Erf(), Dense(o)), apply=False),
+    _network("dropout_test", lambda n, o: serial(
+        Dense(n, 1.3), stax.Relu(), stax.Dropout(0.7, mode="test"), Dense(o))),
+    _network("flatten_first", lambda n, o: serial(
+        stax.Flatten(), Dense(n, 1.3, 0.1), stax.Relu(), Dense(o)), shape=(3, 2, 2)),
+    _network("flatten_later", lambda n, o: serial(
+        Dense(n, 1.3, 0.1), stax.Relu(), stax.Flatten(), Dense(o)), shape=(3, 2, 2)),
+    _network("spatial", lambda n, o: serial(
+        Dense(n, 1.3, 0.2), stax.Cos(), Dense(n, 1.1, 0.1), stax.Relu(), Dense(o)), shape=(3, 2)),
+    _network("no_dense", lambda n, o: serial(stax.Identity())),
+]
+
+CASES = ACTIVATIONS + NETWORKS

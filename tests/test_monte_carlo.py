@@ -1,0 +1,99 @@
+"""Both kernels of the zoo against wide finite networks; planted mistakes are caught."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cases import CASES, Case
+from tests.monte_carlo import agrees, compare
+from widelimit import duals, stax
+from widelimit._pytree import pytree
+from widelimit.covariance import Affine, affine
+from widelimit.stax import Dense, serial
+
+FINITE = [case for case in CASES if case.apply and case.name not in ("spatial", "no_dense")]
+
+
+@pytest.mark.parametrize("get", ["nngp", "ntk"])
+@pytest.mark.parametrize("case", FINITE, ids=lambda case: case.name)
+def test_kernel_is_the_limit_of_finite_networks(case: Case, get: str) -> None:
+    x1, x2 = case.inputs(3, 2)
+    estimate = compare(case.build, get, x1, x2)
+    assert agrees(estimate), f"{estimate.deviation / estimate.error} standard errors"
+
+
+def _plain(dense: Any = Dense, nonlinearity: Any = None) -> Any:
+    relu = nonlinearity or stax.LeakyRelu(0.3)
+
+    def build(width: int, out: int) -> Any:
+        return serial(dense(width, 1.3, 0.5), relu, dense(width, 1.2, 0.5), relu, dense(out))
+
+    return build
+
+
+@pytree
+class _WithoutBias(Dense):
+    def propagate(self, cov: Any, site: Any) -> Any:
+        return super().propagate(cov, site).replace(nngp=self.W_std**2 * cov.nngp)
+
+
+@pytree
+class _WithoutNngpTerm(Dense):
+    def propagate(self, cov: Any, site: Any) -> Any:
+        numbers = Affine(self.W_std**2, None if self.b_std is None else self.b_std**2, None, 1.0)
+        out = affine(cov, numbers, site.signal_out)
+        return out.replace(origins=frozenset({site.path}))
+
+
+@pytree
+class _WrongFanIn(Dense):
+    def propagate(self, cov: Any, site: Any) -> Any:
+        out = super().propagate(cov, site)
+        n = site.signal_in.channels
+        return out.replace(nngp=out.nngp * (n / (n + n // 8 + 1)))
+
+
+@pytree
+class _WithoutDerivative(stax.LeakyRelu):
+    def dual(self, c: Any, q1: Any, q2: Any, gap: Any) -> Any:
+        k, kdot, gap = super().dual(c, q1, q2, gap)
+        return duals.Dual(k, kdot * 0 + 1, gap)
+
+
+@pytree
+class _WrongSlope(stax.LeakyRelu):
+    def slopes(self) -> tuple[Any, float]:
+        return self.alpha + 0.1, 1.0
+
+    def activation(self, x: Any) -> Any:
+        return stax.LeakyRelu(self.alpha).activation(x)
+
+
+@pytree
+class _VarianceForgotten(stax.LeakyRelu):
+    def variance(self, features: Any) -> Any:
+        return features
+
+
+MISTAKES = {
+    "bias dropped": ("nngp", _plain(_WithoutBias)),
+    "T without its K term": ("ntk", _plain(_WithoutNngpTerm)),
+    "wrong fan-in": ("nngp", _plain(_WrongFanIn)),
+    "derivative dropped": ("ntk", _plain(nonlinearity=_WithoutDerivative(0.3))),
+    "wrong slope": ("nngp", _plain(nonlinearity=_WrongSlope(0.3))),
+    "variance not propagated": ("nngp", _plain(nonlinearity=_VarianceForgotten(0.3))),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_planted_mistake_is_caught(mistake: str) -> None:
+    get, build = MISTAKES[mistake]
+    x = np.random.default_rng(0).standard_normal((5, 4))
+    assert not agrees(compare(build, get, x[:3], x[3:], oracle=_plain()))
+
+
+@pytest.mark.parametrize("get", ["nngp", "ntk"])
+def test_the_network_without_mistake_passes(get: str) -> None:
+    x = np.random.default_rng(0).standard_normal((5, 4))
+    assert agrees(compare(_plain(), get, x[:3], x[3:]))
