@@ -31,7 +31,8 @@ def input_axes(net: Layer, shape: Any, given: tuple[int | None, int | None]) -> 
             )
         return tuple(a % max(len(shape), 1) for a in axes)
     match net:
-        case Serial(layers=(first, *_)):
+        case Serial(layers=layers) if net.input_axes() is not None:
+            first = next(layer for layer in layers if layer.input_axes() is not None)
             return input_axes(first, shape, given)
         case Repeat(layer=inner):
             return input_axes(inner, shape, given)

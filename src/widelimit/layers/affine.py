@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ class Dense(Layer):
       ValueError: an unknown parameterisation, or a non-positive width.
     """
 
-    out_dim: int = static()
+    out_dim: SupportsIndex = static()
     W_std: Any = 1.0
     b_std: Any = None
     batch_axis: int = static(0)
@@ -51,6 +52,7 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "out_dim", _width("out_dim", self.out_dim))
         _check_number("W_std", self.W_std)
         if self.b_std is not None:
             _check_number("b_std", self.b_std)
@@ -62,8 +64,6 @@ class Dense(Layer):
             raise ValueError(
                 f"expected parameterization 'ntk' or 'standard', got {self.parameterization!r}"
             )
-        if self.out_dim < 1:
-            raise ValueError(f"expected out_dim of at least 1, got {self.out_dim}")
 
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
@@ -76,7 +76,7 @@ class Dense(Layer):
     def _width(self) -> int:
         """Output channels of the finite layer."""
         scale = self.s[1] if self.parameterization == "standard" else 1
-        return int(self.out_dim * scale)
+        return int(operator.index(self.out_dim) * scale)
 
     def init(self, key: Array, shape: Any) -> Any:
         axis = checked_axis(self.channel_axis, shape)
@@ -131,3 +131,14 @@ class Dense(Layer):
 def _check_number(name: str, value: Any) -> None:
     if not isinstance(value, float | jax.Array) or jnp.ndim(value):
         raise TypeError(f"expected a number for {name}, got {value!r}")
+
+
+def _width(name: str, value: Any) -> int:
+    """Returns a number of channels as a Python int."""
+    try:
+        width = operator.index(value)
+    except TypeError:
+        raise TypeError(f"expected an int for {name}, got {value!r}") from None
+    if width < 1:
+        raise ValueError(f"expected {name} of at least 1, got {width}")
+    return width

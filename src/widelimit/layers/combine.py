@@ -279,9 +279,12 @@ def _structure(tree: Any) -> Any:
 
 def check_count(what: str, given: Any, layers: tuple[Layer, ...]) -> None:
     """Raises unless there is one of `given` per layer."""
-    several = isinstance(given, list | tuple) and not any(isinstance(g, int) for g in given)
+    several = isinstance(given, list | tuple)
+    if what == "branches":
+        several = several and not any(isinstance(size, int) for size in given)  # a shape
     if not several or len(given) != len(layers):
-        count = len(given) if several else "one array"
+        one = "one array" if what == "branches" else type(given).__name__
+        count = len(given) if several else one
         raise ValueError(f"expected a list or tuple of {len(layers)} {what}, got {count}")
 
 

@@ -10,15 +10,26 @@ import jax
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import INPUT, Covariances
-from widelimit.layers.base import Layer, Site
-from widelimit.nt_kernel import covariances_from_kernel, kernel_from_covariances, stored_need
+from widelimit.covariance import Covariances
+from widelimit.layers.base import ApplyFn, InitFn, Layer, Site, as_shape
+from widelimit.nt_kernel import (
+    covariances_from_kernel,
+    kernel_from_covariances,
+    kernel_signal,
+    stored_need,
+)
 from widelimit.offsets import Need
+from widelimit.signal import Signal
 
 
 @pytree
 class Foreign(Layer):
-    """A layer written as three functions, the third from Kernel to Kernel."""
+    """A layer written as three functions, the third from Kernel to Kernel.
+
+    It must keep the number of axes, and the batch and channel axes. Its output counts as made by
+    fresh weights if it is Gaussian and the input is not; else it stays correlated with whatever
+    its input is correlated with.
+    """
 
     init_function: Callable[..., Any] = static()
     apply_function: Callable[..., Any] = static()
@@ -43,7 +54,20 @@ class Foreign(Layer):
             return params
 
         jax.eval_shape(init, key)
-        return static_shape[0]
+        return as_shape(static_shape[0])
+
+    def output_signal(self, signal: Any) -> Any:
+        first = _leaves(signal)[0]
+        shapes = (self.output_shape(_shapes(signal, side)) for side in ("shape1", "shape2"))
+        return _signals(*shapes, first)
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        if mask is not None and self.output_shape(shape) != shape:
+            raise NotImplementedError(
+                f"expected a layer that keeps its shape {shape} when inputs are masked, got "
+                f"{self.label}, given as functions: put it where nothing is masked"
+            )
+        return mask
 
     def init(self, key: Array, shape: Any) -> Any:
         return self.init_function(key, shape)[1]
@@ -63,7 +87,7 @@ class Foreign(Layer):
         kernel = _to_kernel(cov, site.masks_in)
         kwargs = {} if site.patterns == (None, None) else {"pattern": site.patterns}
         out = self.kernel_function(kernel, **kwargs)
-        return _from_kernel(out, _symmetric(cov), site.path)
+        return _from_kernel(out, site.signal_out, _leaves(cov), site.path)
 
     def __repr__(self) -> str:
         return f"{self.label}(...)"
@@ -82,23 +106,42 @@ def _branches(masks: Any, cov: Any) -> Any:
     return tuple((None,) * len(cov) if m is None else m for m in masks)
 
 
-def _symmetric(cov: Any) -> bool:
-    while not isinstance(cov, Covariances):
-        cov = cov[0]
-    return cov.symmetric
+def _leaves(tree: Any) -> list[Any]:
+    """Returns the covariances or signals of a tree of branches."""
+    if isinstance(tree, list | tuple):
+        return [leaf for part in tree for leaf in _leaves(part)]
+    return [tree]
 
 
-def _from_kernel(kernel: Any, symmetric: bool, path: str) -> Any:
-    """Returns what a foreign function gave by offset, with an origin of its own if it is random.
+def _shapes(signal: Any, side: str) -> Any:
+    if isinstance(signal, Signal):
+        return getattr(signal, side)
+    return tuple(_shapes(part, side) for part in signal)
 
-    A Gaussian output is taken as made by fresh weights.
-    """
+
+def _signals(shape1: Any, shape2: Any, like: Signal) -> Any:
+    """Returns signals of the given shapes with the axes of `like`."""
+    if any(isinstance(part, tuple) for part in shape1):
+        return tuple(_signals(*parts, like) for parts in zip(shape1, shape2, strict=True))
+    if len(shape1) != like.ndim:
+        raise NotImplementedError(
+            f"expected a layer given as functions to keep {like.ndim} axes, got {shape1}"
+        )
+    return Signal(shape1, shape2, like.batch_axis, like.channel_axis)
+
+
+def _from_kernel(kernel: Any, signal: Any, inputs: list[Covariances], path: str) -> Any:
+    """Returns what a foreign function gave by offset."""
     if isinstance(kernel, list | tuple):
-        parts = (_from_kernel(k, symmetric, f"{path}<{i}>") for i, k in enumerate(kernel))
-        return type(kernel)(parts)
-    cov = covariances_from_kernel(kernel, stored_need(kernel), symmetric)
-    origin = path if kernel.is_gaussian else INPUT
-    return cov.replace(origins=frozenset({origin}))
+        pairs = enumerate(zip(kernel, signal, strict=True))
+        return type(kernel)(_from_kernel(k, s, inputs, f"{path}<{i}>") for i, (k, s) in pairs)
+    got = kernel_signal(kernel)
+    if (got.spatial, got.batch_axis) != (signal.spatial, signal.batch_axis):
+        raise ValueError(f"expected a kernel of {signal} from the given function, got {got}")
+    cov = covariances_from_kernel(kernel, stored_need(kernel), inputs[0].symmetric)
+    fresh = kernel.is_gaussian and not all(part.gaussian for part in inputs)
+    origins = {path} if fresh else set().union(*(part.origins for part in inputs))
+    return cov.replace(origins=frozenset(origins), signal=signal)
 
 
 def as_layer(layer: Any) -> Layer:
@@ -112,9 +155,10 @@ def as_layer(layer: Any) -> Layer:
     if isinstance(layer, Layer):
         return layer
     if isinstance(layer, tuple | list) and len(layer) == 3 and all(map(callable, layer)):
-        nets = [getattr(function, "net", None) for function in layer]
-        if nets[0] is not None and nets[0] is nets[1] and nets[1] is nets[2]:
-            return nets[0]
+        init, apply, kernel = layer
+        ours = isinstance(init, InitFn) and isinstance(apply, ApplyFn)
+        if ours and init.net is apply.net and getattr(kernel, "net", None) is init.net:
+            return init.net
         return Foreign(*layer)
     raise TypeError(
         "expected a layer or a triple of functions (init_fn, apply_fn, kernel_fn), got "
