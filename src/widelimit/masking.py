@@ -43,9 +43,11 @@ def split_mask(x: Any, mask_constant: Any) -> tuple[Any, Any]:
         return type(x)(p[0] for p in pairs), tuple(p[1] for p in pairs)
     if isinstance(x, MaskedArray):
         return hide(x.masked_value, x.mask), x.mask
-    if mask_constant is None or x is None:
-        return x, None
+    if x is None:
+        return None, None
     x = jnp.asarray(x)
+    if mask_constant is None:
+        return x, None
     mask = jnp.where(jnp.isnan(mask_constant), jnp.isnan(x), x == mask_constant)
     return hide(x, mask), mask
 

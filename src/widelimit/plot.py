@@ -119,16 +119,17 @@ def reliability_points(
     *,
     color: str,
     marker: str,
+    least: int = 1,
 ) -> None:
-    """Draw accuracy against confidence for each bin that holds points.
+    """Draw accuracy against confidence for each bin of at least `least` points.
 
     Areas of markers grow with the number of points. Vertical bars are the Wilson interval of one
     standard deviation, which stays inside [0, 1] and honest for a bin of one point.
     """
     confidence, correct, count = (np.asarray(a) for a in (confidence, correct, count))
-    some = count > 0
+    some = count >= least
     x, p, n = confidence[some], correct[some], count[some]
     centre = (p + 0.5 / n) / (1 + 1 / n)
     half = np.sqrt(p * (1 - p) / n + 0.25 / n**2) / (1 + 1 / n)
     axes.vlines(x, centre - half, centre + half, color=color, linewidth=1.4, alpha=0.7)
-    axes.scatter(x, p, s=30 + 300 * n / n.sum(), color=color, marker=marker, alpha=0.75)
+    axes.scatter(x, p, s=30 + 300 * n / count.sum(), color=color, marker=marker, alpha=0.75)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
+# The accuracy on fewer images says nothing.
+_LEAST_IN_BIN = 5
+
 # Colour and marker of each way to class probabilities.
 _LOOKS = {
     "largest output": (BLUE, "o"),
@@ -59,7 +62,7 @@ def _outputs_panel(figure: SubFigure, result: RegressionResult) -> None:
     finite, infinite = result.finite, result.infinite
     for axes, k in zip(panels.ravel(), chosen, strict=False):
         filled = filled_band(axes, result.grid, infinite.mean[k], 2 * infinite.std[k], color=BLUE)
-        dotted = dotted_band(axes, result.grid, finite.mean[k], 2 * finite.std[k], color=RED)
+        dashed, _ = dotted_band(axes, result.grid, finite.mean[k], 2 * finite.std[k], color=RED)
         (truth,) = axes.plot(result.grid, result.truth, color=BLACK, linewidth=1, alpha=0.6)
         (points,) = axes.plot(result.x, result.y, "o", color=BLACK, markersize=6)
         axes.set_title("at initialisation" if steps[k] == 0 else f"after {steps[k]:,} steps")
@@ -73,7 +76,7 @@ def _outputs_panel(figure: SubFigure, result: RegressionResult) -> None:
     size = f"{result.task.members} of width {result.task.width}"
     labelled: dict[str, Any] = {
         "infinite: mean, 2 std": filled,
-        f"finite ({size}): mean, 2 std": dotted,
+        f"finite ({size}): mean, 2 std (dotted)": dashed,
         "training points": points,
         "target without noise": truth,
     }
@@ -94,9 +97,9 @@ def _losses_panel(figure: SubFigure, result: RegressionResult) -> None:
             ("test", curves.test, curves.test_std, PURPLE),
         ):
             # The lower edge stays on the logarithmic axis where a loss spreads beyond its mean.
-            labelled[f"{part}, {kind}: mean, 1 std"] = draw(
-                axes, t, mean, np.minimum(std, 0.999 * mean), color=color
-            )
+            line, band = draw(axes, t, mean, np.minimum(std, 0.999 * mean), color=color)
+            shown = (band, line) if kind == "infinite" else line
+            labelled[f"{part}, {kind}: mean, 1 std"] = shown
     axes.set(xscale="log", yscale="log", xlabel="steps of gradient descent")
     axes.set_ylabel("loss: half the mean squared error")
     axes.set_ylim(bottom=min(result.infinite.train.min(), result.finite.train.min()) / 4)
@@ -107,10 +110,10 @@ def _losses_panel(figure: SubFigure, result: RegressionResult) -> None:
 
 
 def _plain_log_ticks(axes: Axes) -> None:
-    """Tick a logarithmic axis of x at 1, 2 and 5 times powers of ten, as decimals."""
+    """Tick a logarithmic axis of x at 1 and 3 times powers of ten, as decimals."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -146,12 +149,20 @@ def _reliability_panel(figure: SubFigure, result: ClassificationResult) -> None:
         confidence, correct, count = reliability(prediction.probabilities, result.data.y_test)
         # A little apart, so that bars of different models do not hide each other.
         apart = 0.006 * (k - (len(shown) - 1) / 2)
-        reliability_points(axes, confidence + apart, correct, count, color=color, marker=marker)
+        reliability_points(
+            axes,
+            confidence + apart,
+            correct,
+            count,
+            color=color,
+            marker=marker,
+            least=_LEAST_IN_BIN,
+        )
         # The legend shows one size, whatever the sizes in the plot.
         name = f"{prediction.model}, {prediction.method}"
         (labelled[name],) = axes.plot([], [], marker, color=color, markersize=9)
     axes.set(xlim=(0, 1.04), ylim=(-0.02, 1.04), xlabel="confidence", ylabel="accuracy")
-    figure.suptitle("Reliability, 15 bins (bars: 1 std; area: images)", fontsize=15)
+    figure.suptitle(f"Reliability, bins of {_LEAST_IN_BIN} images or more", fontsize=15)
     _legend_below(figure, labelled, columns=1)
 
 

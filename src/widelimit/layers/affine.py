@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, SupportsIndex
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +41,13 @@ class Dense(Layer):
       ValueError: an unknown parameterisation, or a non-positive width.
     """
 
-    out_dim: SupportsIndex = static()
+    out_dim: Any = static()
     W_std: Any = 1.0
     b_std: Any = None
     batch_axis: int = static(0)
     channel_axis: int = static(-1)
     parameterization: str = static("ntk")
-    s: tuple[float, float] = static((1, 1))
+    s: Any = static((1, 1))
     trainable: bool = static(True, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Dense(Layer):
     def _width(self) -> int:
         """Output channels of the finite layer."""
         scale = self.s[1] if self.parameterization == "standard" else 1
-        return int(operator.index(self.out_dim) * scale)
+        return int(self.out_dim * scale)
 
     def init(self, key: Array, shape: Any) -> Any:
         axis = checked_axis(self.channel_axis, shape)

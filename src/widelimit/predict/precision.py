@@ -46,18 +46,27 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
         # Only what is traced can be differentiated. The rest is not passed through the custom
         # derivative: it stays concrete, and JAX cannot round an array of NumPy on the way in.
         traced = [None if is_concrete(leaf) else leaf for leaf in leaves]
-        concrete = [leaf if is_concrete(leaf) else None for leaf in leaves]
+        constants = [_constant(leaf) if is_concrete(leaf) else None for leaf in leaves]
 
         def compute(*holes: Any) -> Any:
-            filled = [c if h is None else h for c, h in zip(concrete, holes, strict=True)]
-            cast = [jnp.asarray(leaf).astype(jnp.float64) for leaf in filled]
-            return function(*jax.tree.unflatten(structure, cast), **static)
+            filled = [
+                constant if hole is None else hole.astype(jnp.float64)
+                for constant, hole in zip(constants, holes, strict=True)
+            ]
+            return function(*jax.tree.unflatten(structure, filled), **static)
 
         if jnp.result_type(float) == jnp.float64:
             return compute(*traced)
         return _guarded(compute, *traced)
 
     return wrapper
+
+
+def _constant(leaf: Any) -> jax.Array:
+    # Made at once: a float64 array of NumPy that becomes a constant of a jitted function while
+    # float64 is on cannot be an argument of another one while it is off (JAX 0.10.2).
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return jnp.asarray(leaf).astype(jnp.float64)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

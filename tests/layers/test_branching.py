@@ -1,0 +1,235 @@
+"""FanOut, FanInSum, FanInProd, FanInConcat: formulas, correlated branches, shapes."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.tolerance import assert_close
+from widelimit.stax import (
+    Dense,
+    Dropout,
+    Erf,
+    FanInConcat,
+    FanInProd,
+    FanInSum,
+    FanOut,
+    Flatten,
+    Identity,
+    LayerNorm,
+    Relu,
+    parallel,
+    repeat,
+    serial,
+)
+
+KEY = jax.random.PRNGKey(0)
+X1 = np.random.default_rng(0).standard_normal((4, 5))
+X2 = np.random.default_rng(1).standard_normal((3, 5))
+
+A = serial(Dense(6, 1.3, 0.2), Relu(), Dense(8, 1.1))
+B = serial(Dense(6, 0.7), Erf(), Dense(8, 1.2, 0.4))
+C = serial(Dense(8, 1.5, 0.1))
+
+
+def fork(*branches):
+    return serial(FanOut(len(branches)), parallel(*branches))
+
+
+def kernels(*nets, x2=X2):
+    return [net.kernel_fn(X1, x2) for net in nets]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("x2", [X2, None], ids=["x2", "None"])
+def test_sum(x2):
+    parts = kernels(A, B, C, x2=x2)
+    out = serial(fork(A, B, C), FanInSum()).kernel_fn(X1, x2)
+    for field in ("nngp", "ntk", "cov1") + (() if x2 is None else ("cov2",)):
+        assert_close(getattr(out, field), sum(getattr(k, field) for k in parts))
+    assert out.is_gaussian
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("x2", [X2, None], ids=["x2", "None"])
+def test_product(x2):
+    a, b, c = kernels(A, B, C, x2=x2)
+    out = serial(fork(A, B, C), FanInProd()).kernel_fn(X1, x2)
+    assert_close(out.nngp, a.nngp * b.nngp * c.nngp)
+    expected = a.ntk * b.nngp * c.nngp + a.nngp * b.ntk * c.nngp + a.nngp * b.nngp * c.ntk
+    assert_close(out.ntk, expected)
+    assert_close(out.cov1, a.cov1 * b.cov1 * c.cov1)
+    assert not out.is_gaussian
+
+
+@pytest.mark.usefixtures("x64")
+def test_concat_is_the_mean_weighted_by_width():
+    wide = serial(Dense(6, 0.7), Erf(), Dense(24, 1.2, 0.4))
+    a, b = kernels(A, wide)
+    for axis in (-1, 1):
+        out = serial(fork(A, wide), FanInConcat(axis)).kernel_fn(X1, X2)
+        assert_close(out.nngp, (a.nngp + 3 * b.nngp) / 4)
+        assert_close(out.ntk, (a.ntk + 3 * b.ntk) / 4)
+        assert_close(out.cov2, (a.cov2 + 3 * b.cov2) / 4)
+        assert out.shape1 == (4, 32)
+        assert not out.is_gaussian
+
+
+@pytest.mark.usefixtures("x64")
+def test_product_with_raw_input_and_frozen_branches():
+    frozen = serial(Dense(6, trainable=False), Relu(), Dense(5, trainable=False))
+    k = frozen.kernel_fn(X1, X2, "nngp")
+    x = X1 @ X2.T / 5
+    out = serial(fork(frozen, Identity()), FanInProd()).kernel_fn(X1, X2)
+    assert_close(out.nngp, k * x)
+    assert_close(out.ntk, np.zeros_like(k))
+    trained = serial(Dense(6), Relu(), Dense(5))
+    out = serial(fork(trained, Identity()), FanInProd()).kernel_fn(X1, X2)
+    assert_close(out.ntk, trained.kernel_fn(X1, X2, "ntk") * x)
+
+
+def test_finite_joins():
+    branches = [X1, 2 * X1, 3 * X1]
+    assert_close(FanInSum().apply_fn((), branches), 6 * X1)
+    assert_close(FanInProd().apply_fn((), branches), 6 * X1**3)
+    assert FanInConcat(1).apply_fn((), branches).shape == (4, 15)
+    assert FanInConcat(0).apply_fn((), tuple(branches)).shape == (12, 5)
+    assert FanInConcat(0).init_fn(KEY, [(4, 5), (2, 5)])[0] == (6, 5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("join", [FanInSum(), FanInProd(), FanInConcat()])
+def test_single_branch_is_itself(join):
+    out = serial(fork(A), join).kernel_fn(X1, X2)
+    expected = A.kernel_fn(X1, X2)
+    assert_close(out.ntk, expected.ntk)
+    assert out.is_gaussian
+    raw = serial(FanOut(1), join).kernel_fn(X1, X2)
+    assert_close(raw.nngp, X1 @ X2.T / 5)
+
+
+SKIP = fork(serial(Relu(), Dense(6, 1.2)), Identity())
+
+CORRELATED = {
+    "two identities": serial(Dense(6), fork(Identity(), Identity())),
+    "identity and dropout": serial(Dense(6), fork(Identity(), Dropout(0.9, "test"))),
+    "normalised": serial(Dense(6), fork(Identity(), LayerNorm())),
+    "raw input twice": fork(Identity(), Identity()),
+    "flattened input": fork(Identity(), Flatten()),
+    "skip around a skip": serial(Dense(6), fork(serial(SKIP, FanInSum()), Identity())),
+    "two skips": serial(Dense(6), fork(serial(SKIP, FanInSum()), serial(SKIP, FanInSum()))),
+    "repeated zero times": serial(Dense(6), fork(repeat(Dense(6), 0), Identity())),
+    "repeated identity": serial(Dense(6), fork(repeat(Identity(), 3), Identity())),
+    "one repeat, two branches": serial(
+        FanOut(2), repeat(serial(FanInConcat(), Dense(5), FanOut(2)), 3)
+    ),
+    "repeated pair": serial(
+        Dense(5), FanOut(2), repeat(parallel(Identity(), serial(LayerNorm(), Identity())), 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORRELATED)
+def test_correlated_branches_are_refused(name):
+    with pytest.raises(NotImplementedError, match="independent branches in a product") as error:
+        serial(CORRELATED[name], FanInProd()).kernel_fn(X1, X2, "nngp")
+    assert "branches 0 and 1 both depend on '" in str(error.value)
+    assert "at serial[1].FanInProd" in error.value.__notes__
+
+
+def test_correlated_sum_is_refused():
+    for net in (CORRELATED["two identities"], CORRELATED["two skips"]):
+        with pytest.raises(NotImplementedError, match="independent branches in a sum"):
+            serial(net, FanInSum()).kernel_fn(X1, X2, "nngp")
+
+
+@pytest.mark.usefixtures("x64")
+def test_uncorrelated_branches_are_accepted():
+    block = serial(SKIP, FanInSum())
+    nested = serial(
+        Dense(6, 1.3), fork(serial(Relu(), Dense(6), block, Relu(), Dense(6)), block), FanInSum()
+    )
+    k = serial(Dense(6, 1.3), block).kernel_fn(X1, X2)
+    branch = serial(Dense(6, 1.3), Relu(), Dense(6), block, Relu(), Dense(6)).kernel_fn(X1, X2)
+    assert_close(nested.kernel_fn(X1, X2, "ntk"), k.ntk + branch.ntk)
+    # The same layer object at two places has weights of its own at each.
+    dense = Dense(6)
+    out = serial(fork(dense, dense), FanInSum()).kernel_fn(X1, X2, "ntk")
+    assert_close(out, 2 * dense.kernel_fn(X1, X2, "ntk"))
+
+
+@pytest.mark.usefixtures("x64")
+def test_concat_of_correlated_branches():
+    relu = serial(Dense(6), Relu()).kernel_fn(X1, X2)
+    plain = Dense(6).kernel_fn(X1, X2)
+    out = serial(Dense(6), fork(Relu(), Identity()), FanInConcat()).kernel_fn(X1, X2)
+    assert_close(out.nngp, (relu.nngp + plain.nngp) / 2)
+    assert_close(out.ntk, (relu.ntk + plain.ntk) / 2)
+    # ... and a product with one of them knows what is inside.
+    inner = serial(fork(Relu(), Identity()), FanInConcat())
+    with pytest.raises(NotImplementedError, match="independent"):
+        serial(Dense(6), fork(inner, serial(fork(Identity(), Relu()), FanInConcat())),
+               FanInProd()).kernel_fn(X1)
+
+
+@pytest.mark.usefixtures("x64")
+def test_fork_of_a_list():
+    net = serial(FanOut(2), parallel(FanInSum(), FanInProd()), FanInConcat())
+    inputs = serial(parallel(A, B), net)
+    out = inputs.kernel_fn([X1, X1], [X2, X2])
+    a, b = kernels(A, B)
+    assert_close(out.nngp, (a.nngp + b.nngp + a.nngp * b.nngp) / 2)
+
+
+@pytest.mark.parametrize(
+    ("net", "error", "message", "note"),
+    [
+        (
+            serial(fork(A, serial(C, Relu(), Erf())), FanInSum()),
+            ValueError,
+            "expected a Gaussian input .* for Erf",
+            "at serial[0].serial[1].parallel[1].serial[2].Erf",
+        ),
+        (
+            serial(fork(A, serial(C, Relu())), FanInSum()),
+            NotImplementedError,
+            "expected Gaussian branches to sum .* branch 1",
+            "at serial[1].FanInSum",
+        ),
+        (
+            serial(fork(A, Dense(3)), FanInSum()),
+            ValueError,
+            r"branches of equal shape, got \(4, 8\) and \(4, 3\)",
+            "at serial[1].FanInSum",
+        ),
+        (
+            serial(fork(A, serial(C, Flatten(0, 1))), FanInConcat(0)),
+            ValueError,
+            "batch and channel axes",
+            "at serial[1].FanInConcat",
+        ),
+        (serial(fork(A, B), FanInConcat(2)), ValueError, "an axis of branches", "FanInConcat"),
+        (
+            serial(fork(A, B), FanInConcat(0)),
+            NotImplementedError,
+            "along the channel axis 1, got axis 0",
+            "FanInConcat",
+        ),
+        (serial(A, FanInSum()), ValueError, "branches .*, got one array", "at serial[1].FanInSum"),
+        (serial(FanOut(2), Relu()), ValueError, "expected one input, got 2", "at serial[1].Relu"),
+        (
+            serial(FanOut(3), parallel(A, B)),
+            ValueError,
+            "list or tuple of 2 branches, got 3",
+            "at serial[1].parallel",
+        ),
+    ],
+)
+def test_mismatched_branches(net, error, message, note):
+    with pytest.raises(error, match=message) as caught:
+        net.kernel_fn(X1)
+    assert any(note in line for line in caught.value.__notes__)
+
+
+def test_no_branches():
+    with pytest.raises(ValueError, match="at least 1 branch"):
+        FanOut(0)
