@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all check format clean
@@ -21,10 +22,10 @@ demo: env  ## Run the demonstration; figures go to demo_output/
 	$(BIN)/widelimit demo
 
 test: env  ## Run the tests, less those marked slow
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
 
 test-all: env  ## Run every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 check: env  ## Check format, lint and types: changes nothing
 	$(BIN)/ruff format --check .

@@ -140,30 +140,59 @@ NETWORKS = [
     _network(
         "frozen",
         lambda n, o: serial(
-            Dense(n, 1.2, 0.3, trainable=False), stax.Relu(), Dense(n, 1.1, 0.2), stax.Erf(),
+            Dense(n, 1.2, 0.3, trainable=False),
+            stax.Relu(),
+            Dense(n, 1.1, 0.2),
+            stax.Erf(),
             Dense(o, 1.2, trainable=False),
         ),
     ),
-    _network("layer_norm", lambda n, o: serial(
-        Dense(n, 1.5, 0.2), stax.LayerNorm(), stax.Relu(), Dense(o, 1.1, 0.1))),
-    _network("residual", lambda n, o: serial(
-        Dense(n, 1.2, 0.1), _residual(n), _residual(n), stax.Erf(), Dense(o))),
-    _network("repeat", lambda n, o: serial(
-        Dense(n), stax.repeat(_residual(n), 3), stax.Gelu(), Dense(o))),
+    _network(
+        "layer_norm",
+        lambda n, o: serial(Dense(n, 1.5, 0.2), stax.LayerNorm(), stax.Relu(), Dense(o, 1.1, 0.1)),
+    ),
+    _network(
+        "residual",
+        lambda n, o: serial(Dense(n, 1.2, 0.1), _residual(n), _residual(n), stax.Erf(), Dense(o)),
+    ),
+    _network(
+        "repeat", lambda n, o: serial(Dense(n), stax.repeat(_residual(n), 3), stax.Gelu(), Dense(o))
+    ),
     _network("fan_in_prod", _branches(stax.FanInProd())),
     _network("fan_in_concat", _branches(stax.FanInConcat(-1), (2, 1))),
-    _network("concat_with_skip", lambda n, o: serial(
-        stax.FanOut(2),
-        stax.parallel(serial(Dense(5, 1.3, 0.1), stax.Relu()), stax.Identity()),
-        stax.FanInConcat(), Dense(n), stax.Erf(), Dense(o)), apply=False),
-    _network("dropout_test", lambda n, o: serial(
-        Dense(n, 1.3), stax.Relu(), stax.Dropout(0.7, mode="test"), Dense(o))),
-    _network("flatten_first", lambda n, o: serial(
-        stax.Flatten(), Dense(n, 1.3, 0.1), stax.Relu(), Dense(o)), shape=(3, 2, 2)),
-    _network("flatten_later", lambda n, o: serial(
-        Dense(n, 1.3, 0.1), stax.Relu(), stax.Flatten(), Dense(o)), shape=(3, 2, 2)),
-    _network("spatial", lambda n, o: serial(
-        Dense(n, 1.3, 0.2), stax.Cos(), Dense(n, 1.1, 0.1), stax.Relu(), Dense(o)), shape=(3, 2)),
+    _network(
+        "concat_with_skip",
+        lambda n, o: serial(
+            stax.FanOut(2),
+            stax.parallel(serial(Dense(5, 1.3, 0.1), stax.Relu()), stax.Identity()),
+            stax.FanInConcat(),
+            Dense(n),
+            stax.Erf(),
+            Dense(o),
+        ),
+        apply=False,
+    ),
+    _network(
+        "dropout_test",
+        lambda n, o: serial(Dense(n, 1.3), stax.Relu(), stax.Dropout(0.7, mode="test"), Dense(o)),
+    ),
+    _network(
+        "flatten_first",
+        lambda n, o: serial(stax.Flatten(), Dense(n, 1.3, 0.1), stax.Relu(), Dense(o)),
+        shape=(3, 2, 2),
+    ),
+    _network(
+        "flatten_later",
+        lambda n, o: serial(Dense(n, 1.3, 0.1), stax.Relu(), stax.Flatten(), Dense(o)),
+        shape=(3, 2, 2),
+    ),
+    _network(
+        "spatial",
+        lambda n, o: serial(
+            Dense(n, 1.3, 0.2), stax.Cos(), Dense(n, 1.1, 0.1), stax.Relu(), Dense(o)
+        ),
+        shape=(3, 2),
+    ),
     _network("no_dense", lambda n, o: serial(stax.Identity())),
 ]
 

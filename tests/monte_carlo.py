@@ -37,9 +37,7 @@ def sample_kernels(net: Any, key: jax.Array, x1: jax.Array, x2: jax.Array) -> ja
     params = net.init_fn(key, x1.shape)[1]
     f1, f2 = (net.apply_fn(params, x) for x in (x1, x2))
     nngp = f1 @ f2.T / f1.shape[-1]
-    j1, j2 = (
-        jax.jacrev(lambda p, x=x: net.apply_fn(p, x)[:, :TRACED])(params) for x in (x1, x2)
-    )
+    j1, j2 = (jax.jacrev(lambda p, x=x: net.apply_fn(p, x)[:, :TRACED])(params) for x in (x1, x2))
     products = jax.tree.map(_contract, j1, j2)
     return jnp.stack([nngp, sum(jax.tree.leaves(products)) / TRACED])
 

@@ -28,7 +28,7 @@ FOUNDATION = {
     "signal",
 }
 # Each may import the foundation and what stands before it.
-TOWER = ["layers", "plan", "fused", "kernel", "stax"]
+TOWER = ["layers", "plan", "inputs", "fused", "kernel", "report", "stax"]
 # These see networks only as callables: they may import the foundation and each other.
 PROTOCOL = {"diagnostics", "empirical", "ensemble", "gram", "monte_carlo", "predict"}
 # These may import anything; of them, the package itself may import only `datasets`.

@@ -169,9 +169,9 @@ def test_kernels_and_factors_are_shared():
 
 
 def test_gradient_of_the_marginal_likelihood_with_float64_off():
-    model, x, y, _ = problem()
-
     def f(parameters):
+        # Fresh arrays: JAX confuses constants of jitted functions across settings of float64.
+        model, x, y, _ = problem()
         scale, noise, shift = parameters
 
         def kernel_fn(x1, x2, get):
@@ -192,9 +192,8 @@ def test_gradient_of_the_marginal_likelihood_with_float64_off():
 
 @pytest.mark.parametrize("t", [None, 4.0])
 def test_gradient_of_predictions_with_float64_off(t):
-    model, x, y, x_test = problem()
-
     def f(parameters):
+        model, x, y, x_test = problem()
         scale, noise, rate, shift = parameters
 
         def kernel_fn(x1, x2, get):

@@ -12,11 +12,9 @@ import numpy as np
 _T = TypeVar("_T")
 
 
-def static(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
+def static(*, default: Any = dataclasses.MISSING, kw_only: bool = False) -> Any:
     """Returns a dataclass field that is part of the tree's structure instead of a leaf."""
-    if default is not dataclasses.MISSING:
-        kwargs["default"] = default
-    return dataclasses.field(metadata={"static": True}, **kwargs)
+    return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True})
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))

@@ -126,7 +126,7 @@ def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
         out = w * value if b is None else w * value + b
         return out if b is None else rezero(out, offsets, signal.spatial)
 
-    ntk = cov.ntk
+    ntk: Any = cov.ntk
     if cov.tangent and not (ntk is None and u is None and v is None):
         ntk = 0.0 if ntk is None else w * ntk
         ntk = ntk if u is None else ntk + u * cov.nngp

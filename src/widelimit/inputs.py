@@ -33,6 +33,11 @@ def as_inputs(x1: Any, x2: Any, mask_constant: Any) -> tuple[Any, Any]:
     return first, second
 
 
+def working_dtype() -> np.dtype:
+    """Returns the dtype of all kernels: float64 with x64 on, else float32."""
+    return jax.dtypes.canonicalize_dtype(np.float64)
+
+
 def _leaves(tree: Any) -> list[Any]:
     return jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Kernel))
 
@@ -77,7 +82,7 @@ def _convert(x: Any, name: str, mask_constant: Any) -> Any:
             f"shape {x.shape}"
         )
     with np.errstate(over="ignore"):  # found below, with its index
-        cast = jnp.asarray(x, jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)
+        cast = jnp.asarray(x, working_dtype())
     if mask_constant is not None and x.dtype != cast.dtype:
         # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
         cast = jnp.where(x == as_leaf(mask_constant), mask_constant, cast)

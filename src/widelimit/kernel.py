@@ -8,7 +8,6 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from widelimit.covariance import KERNEL, Covariances
 from widelimit.inputs import as_inputs, input_shapes, same_inputs, shares_x1, stored_diagonal
@@ -24,7 +23,7 @@ from widelimit.nt_kernel import (
 from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
 from widelimit.signal import Signal, is_branches
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))  # type: ignore[arg-type]
+_FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
 _ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
 
 

@@ -46,7 +46,7 @@ def input_covariances(
         c = _dot(wide1, wide2, ((2, 3), (1, 2))).transpose(1, 2, 3, 0) / signal.channels
         q1 = jnp.mean(jnp.square(wide1), axis=-1).reshape(signal.n1, 1, 1, signal.positions)
         q2 = jnp.mean(jnp.square(wide2), axis=-1).reshape(1, *c.shape[1:])
-        gap = jnp.maximum((q1 + q2) / 2 - c, 0).astype(dtype)
+        gap = _flush((q1 + q2) / 2 - c, q1 + q2).astype(dtype)
         c = c.astype(dtype)
     cov = Covariances(
         nngp=_mirror_same(rezero(c, need.cross, spatial), x2, spatial),
@@ -81,6 +81,16 @@ def _self_covariance(z: Array, offsets: Offsets, signal: Signal) -> Array:
         own = _dot(z.astype(jnp.float64), moved.astype(jnp.float64), ((2, 3), (0, 0), (1, 2)))
         own = (own.swapaxes(1, 2) / signal.channels).astype(z.dtype)
     return rezero(own, offsets, signal.spatial)
+
+
+def _flush(gap: Array, scale: Array) -> Array:
+    """Returns gaps with zeros where they are rounding errors; derivatives are those of the input.
+
+    The angle between equal samples is then 0, not the square root of a rounding error.
+    """
+    noise = 64 * np.finfo(np.float64).eps * scale
+    flushed = jnp.where(gap > noise, gap, 0)
+    return gap + jax.lax.stop_gradient(flushed - gap)
 
 
 def _dot(a: Array, b: Array, pairs: tuple[tuple[int, int], ...]) -> Array:

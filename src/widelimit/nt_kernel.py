@@ -65,7 +65,7 @@ class Kernel:
 
     def asdict(self) -> dict[str, Any]:
         """Returns the fields by name, in order; arrays are not copied."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def astuple(self) -> tuple[Any, ...]:
         """Returns the fields in order."""
@@ -77,7 +77,7 @@ class Kernel:
         cov2 = self.cov1 if self.cov2 is None else self.cov2
         mask2 = self.mask1 if self.mask2 is None else self.mask2
 
-        def own(value: Array, part: slice) -> Array:
+        def own(value: Any, part: slice) -> Any:
             return value[part] if self.diagonal_batch else value[part, part]
 
         def shape(full: tuple[int, ...], part: slice) -> tuple[int, ...]:
@@ -87,12 +87,12 @@ class Kernel:
         def mask(value: Array | None, part: slice) -> Array | None:
             return None if value is None else value[(slice(None),) * axis + (part,)]
 
-        ntk = self.ntk
-        if ntk is not None and ntk.ndim:
-            ntk = ntk[n1_slice, n2_slice]
+        def cross(value: Any) -> Any:
+            return value if value is None or not value.ndim else value[n1_slice, n2_slice]
+
         return self.replace(
-            nngp=self.nngp[n1_slice, n2_slice],
-            ntk=ntk,
+            nngp=cross(self.nngp),
+            ntk=cross(self.ntk),
             cov1=own(self.cov1, n1_slice),
             cov2=own(cov2, n2_slice),
             x1_is_x2=self.x1_is_x2 if n1_slice == n2_slice else jnp.asarray(False),
@@ -233,7 +233,7 @@ def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Cova
             return None
         return from_public(value, need.cross, spatial, diagonal)
 
-    def own(value: Array) -> Array:
+    def own(value: Any) -> Array:
         if not kernel.diagonal_batch:
             n = value.shape[0]
             value = value[jnp.arange(n), jnp.arange(n)]

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from widelimit.inputs import working_dtype
 from widelimit.kernel import Choice, choose_engine
 from widelimit.layers.affine import Dense
 from widelimit.layers.base import Layer, Site, as_shape, located
@@ -126,7 +127,7 @@ def plan(net: Layer, shape: Any, get: Any = ("nngp", "ntk")) -> Plan:
       401920
     """
     shape = _positive(as_shape(shape))
-    dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    dtype = working_dtype()
     sample = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s, dtype), shape, is_leaf=lambda s: not is_branches(s[0])
     )
@@ -135,7 +136,7 @@ def plan(net: Layer, shape: Any, get: Any = ("nngp", "ntk")) -> Plan:
         rows, batch = _rows(net, shape)
     names = (get,) if isinstance(get, str) else get
     tangent = names is None or "ntk" in names
-    return Plan(rows, batch**2, dtype.dtype.itemsize, 2 + tangent, choose_engine(net, shape))
+    return Plan(rows, batch**2, dtype.itemsize, 2 + tangent, choose_engine(net, shape))
 
 
 def _positive(shape: Any) -> Any:
@@ -237,7 +238,7 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join([first, *rest]).rstrip()
 
 
-def _quantity(value: float, unit: str = "") -> str:
+def _quantity(value: float | int, unit: str = "") -> str:
     """Returns a number with a decimal prefix: 12.3 MB, 1.2 G."""
     for prefix in ("", "k", "M", "G", "T"):
         if value < 1000 or prefix == "T":

@@ -9,8 +9,8 @@ from widelimit.layers.combine import parallel as parallel
 from widelimit.layers.combine import repeat as repeat
 from widelimit.layers.combine import serial as serial
 from widelimit.layers.dropout import Dropout as Dropout
-from widelimit.layers.elementwise import Abs as Abs
 from widelimit.layers.elementwise import ABRelu as ABRelu
+from widelimit.layers.elementwise import Abs as Abs
 from widelimit.layers.elementwise import Cos as Cos
 from widelimit.layers.elementwise import Erf as Erf
 from widelimit.layers.elementwise import Exp as Exp

@@ -104,14 +104,12 @@ def test_frozen_layers(parameterization):
 
     def net(*trainable):
         return serial(
-            *(
-                Dense(3, 1.3, 0.3, parameterization=parameterization, trainable=t)
-                for t in trainable
-            )
+            *(Dense(3, 1.3, 0.3, parameterization=parameterization, trainable=t) for t in trainable)
         )
 
     both, first, last, none = (
-        net(*t).kernel_fn(x1, x2) for t in ((True, True), (True, False), (False, True), (False,) * 2)
+        net(*t).kernel_fn(x1, x2)
+        for t in ((True, True), (True, False), (False, True), (False,) * 2)
     )
     assert_close(first.ntk + last.ntk, both.ntk)
     assert_close(none.ntk, np.zeros((4, 2)))

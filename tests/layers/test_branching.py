@@ -167,8 +167,9 @@ def test_concat_of_correlated_branches():
     # ... and a product with one of them knows what is inside.
     inner = serial(fork(Relu(), Identity()), FanInConcat())
     with pytest.raises(NotImplementedError, match="independent"):
-        serial(Dense(6), fork(inner, serial(fork(Identity(), Relu()), FanInConcat())),
-               FanInProd()).kernel_fn(X1)
+        serial(
+            Dense(6), fork(inner, serial(fork(Identity(), Relu()), FanInConcat())), FanInProd()
+        ).kernel_fn(X1)
 
 
 @pytest.mark.usefixtures("x64")

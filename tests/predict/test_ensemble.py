@@ -219,9 +219,9 @@ class TestKernelKeywords:
 
 
 def test_gradient_through_the_kernel_with_float64_off():
-    model, x, y, x_test = linear_model.make()
-
     def f(scale):
+        # Fresh arrays: JAX confuses constants of jitted functions across settings of float64.
+        model, x, y, x_test = linear_model.make()
         predict_fn = gradient_descent_mse_ensemble(
             lambda *args: model.kernel_fn(*args, scale=scale), x, y
         )

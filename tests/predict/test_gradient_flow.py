@@ -136,14 +136,14 @@ def test_float32_and_jit():
 
 @pytest.mark.parametrize("kind", ["distinct", "repeated", "concrete"])
 def test_gradients_with_float64_off(kind):
-    k, k_td, y, f0, g0 = problem()
-    if kind == "repeated":
-        k = np.diag([1.0, 1.0, 1.0, 2.0, 2.0])
-    rng = np.random.default_rng(3)
-    directions = [rng.normal(size=a.shape) for a in (k, k_td, y, f0, g0)]
-    directions[0] = directions[0] @ directions[0].T * (kind != "concrete")
-
     def f(s):
+        # Fresh arrays: JAX confuses constants of jitted functions across settings of float64.
+        k, k_td, y, f0, g0 = problem()
+        if kind == "repeated":
+            k = np.diag([1.0, 1.0, 1.0, 2.0, 2.0])
+        rng = np.random.default_rng(3)
+        directions = [rng.normal(size=a.shape) for a in (k, k_td, y, f0, g0)]
+        directions[0] = directions[0] @ directions[0].T
         moved = [a + s * d for a, d in zip((k, k_td, y, f0, g0), directions, strict=True)]
         kernel = k if kind == "concrete" else moved[0]
         predict_fn = gradient_descent_mse(kernel, moved[2], learning_rate=0.5 + s)

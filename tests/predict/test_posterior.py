@@ -175,14 +175,15 @@ def test_jit_and_vmap():
 
 @pytest.mark.parametrize("get", ["nngp", "ntk", "ntkgp"])
 def test_gradients_with_float64_off(get):
-    dd, td, tt, y = problem()
-    rng = np.random.default_rng(1)
-    directions = [rng.normal(size=a.shape) for a in (*dd, *td, *tt, y)]
-    directions = [d + d.T if d.shape[0] == d.shape[1] else d for d in directions]
-    weights = rng.normal(size=(4, 4))
-
     def f(s):
-        moved = [a + s * d for a, d in zip((*dd, *td, *tt, y), directions, strict=True)]
+        # Fresh arrays: JAX confuses constants of jitted functions across settings of float64.
+        dd, td, tt, y = problem()
+        rng = np.random.default_rng(1)
+        arrays = (*dd, *td, *tt, y)
+        directions = [rng.normal(size=a.shape) for a in arrays]
+        directions = [d + d.T if d.shape[0] == d.shape[1] else d for d in directions]
+        weights = rng.normal(size=(4, 4))
+        moved = [a + s * d for a, d in zip(arrays, directions, strict=True)]
         kernels = [Kernels(*moved[i : i + 2]) for i in (0, 2, 4)]
         got = gp_inference(kernels[0], moved[6], diag_reg=0.1)(get, *kernels[1:])
         return (got.covariance * weights).sum() + (got.mean**2).sum()

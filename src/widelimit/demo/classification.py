@@ -198,7 +198,10 @@ def _bayesian(
 def _trained(
     net: Any, split: _Split, task: ClassificationTask, progress: Progress
 ) -> list[Prediction]:
-    """Test probabilities of ensembles trained by gradient descent, at each time."""
+    """Test probabilities of ensembles trained by gradient descent, at each time.
+
+    They train without a ridge, as networks are trained: stopping early is what regularises them.
+    """
     # One learning rate for both fits, so that a step means the same in both.
     ntk = net.kernel_fn(split.data.x_train, None, "ntk")
     rate = 0.5 * float(max_learning_rate(ntk, y_train_size=split.targets.size))

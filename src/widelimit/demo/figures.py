@@ -72,11 +72,11 @@ def _outputs_panel(figure: SubFigure, result: RegressionResult) -> None:
         axes.set_xlabel("input x")
     for axes in panels[:, 0]:
         axes.set_ylabel("output f(x)")
-    figure.suptitle("Outputs as training progresses", fontsize=15)
+    figure.suptitle("Outputs as training progresses (mean, 2 std)", fontsize=15)
     size = f"{result.task.members} of width {result.task.width}"
     labelled: dict[str, Any] = {
-        "infinite: mean, 2 std": filled,
-        f"finite ({size}): mean, 2 std (dotted)": dashed,
+        "infinite": filled,
+        f"finite: {size}": dashed,
         "training points": points,
         "target without noise": truth,
     }
@@ -87,7 +87,7 @@ def _losses_panel(figure: SubFigure, result: RegressionResult) -> None:
     """Training and test loss of both ensembles, one standard deviation around the mean."""
     axes = figure.subplots()
     steps = np.asarray(result.task.steps, float)
-    # A logarithmic axis has no zero: initialisation stands half a step before the first one.
+    # A logarithmic axis has no zero: initialisation stands at half a step.
     t = np.where(steps == 0, 0.5, steps)
     labelled: dict[str, Any] = {}
     for kind, draw in (("infinite", filled_band), ("finite", dotted_band)):
@@ -99,20 +99,24 @@ def _losses_panel(figure: SubFigure, result: RegressionResult) -> None:
             # The lower edge stays on the logarithmic axis where a loss spreads beyond its mean.
             line, band = draw(axes, t, mean, np.minimum(std, 0.999 * mean), color=color)
             shown = (band, line) if kind == "infinite" else line
-            labelled[f"{part}, {kind}: mean, 1 std"] = shown
+            labelled[f"{part}, {kind}"] = shown
     axes.set(xscale="log", yscale="log", xlabel="steps of gradient descent")
     axes.set_ylabel("loss: half the mean squared error")
     axes.set_ylim(bottom=min(result.infinite.train.min(), result.finite.train.min()) / 4)
     ticks = [0.5, *[10**k for k in range(int(np.log10(t[-1])) + 1)]]
     axes.set_xticks(ticks, ["0", *[f"{tick:,}" for tick in ticks[1:]]])
-    figure.suptitle("Loss over time", fontsize=15)
+    figure.suptitle("Loss over time (mean, 1 std)", fontsize=15)
     _legend_below(figure, labelled)
 
 
-def _plain_log_ticks(axes: Axes) -> None:
-    """Tick a logarithmic axis of x at 1 and 3 times powers of ten, as decimals."""
+def _scale_to_range(axes: Axes) -> None:
+    """Make the axis of x logarithmic, with plain decimals, where the data spans a factor of 5."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
+    low, high = axes.dataLim.intervalx
+    if high < 5 * low:
+        return
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -192,8 +196,8 @@ def _score_panels(figure: SubFigure, result: ClassificationResult) -> None:
                 markeredgewidth=2.4,
                 label=method,
             )
-        axes.set(xlabel=title, xscale="log")
-        _plain_log_ticks(axes)
+        axes.set(xlabel=title)
+        _scale_to_range(axes)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
     panels[0].set(ylim=(len(models) - 0.5, -0.5))

@@ -44,11 +44,11 @@ class Dense(Layer):
     out_dim: Any = static()
     W_std: Any = 1.0
     b_std: Any = None
-    batch_axis: int = static(0)
-    channel_axis: int = static(-1)
-    parameterization: str = static("ntk")
-    s: Any = static((1, 1))
-    trainable: bool = static(True, kw_only=True)
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
+    parameterization: str = static(default="ntk")
+    s: Any = static(default=(1, 1))
+    trainable: bool = static(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -71,7 +71,13 @@ class Layer:
         return ()
 
     def apply(
-        self, params: Any, x: Any, *, rng: Array | None = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Any,
+        x: Any,
+        *,
+        rng: Array | None = None,
+        mask: Any = None,
+        pattern: Any = None,
     ) -> Any:
         """Returns the output of the finite layer; masked entries of x are already zero."""
         return x
@@ -256,7 +262,9 @@ class NetFunction:
         return f"{type(self).__name__}({self.net!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, NetFunction) and type(self) is type(other) and self.net is other.net
+        return (
+            isinstance(other, NetFunction) and type(self) is type(other) and self.net is other.net
+        )
 
     def __hash__(self) -> int:
         return hash((type(self), id(self.net)))

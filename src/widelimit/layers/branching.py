@@ -60,7 +60,9 @@ class _FanIn(Layer):
     def output_shape(self, shape: Any) -> Any:
         _check_branches(shape)
         if len(set(shape)) > 1:
-            raise ValueError(f"expected branches of equal shape, got {' and '.join(map(str, shape))}")
+            raise ValueError(
+                f"expected branches of equal shape, got {' and '.join(map(str, shape))}"
+            )
         return shape[0]
 
     def output_signal(self, signal: Any) -> Any:
@@ -166,7 +168,7 @@ class FanInConcat(_FanIn):
       NotImplementedError: a kernel of a concatenation along batch or space.
     """
 
-    axis: int = static(-1)
+    axis: int = static(default=-1)
 
     def output_shape(self, shape: Any) -> Any:
         _check_branches(shape)

@@ -21,7 +21,7 @@ class Serial(Layer):
     layers: tuple[Layer, ...] = ()
 
     alias = "serial"
-    label = "serial"  # type: ignore[assignment]
+    label = "serial"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -97,7 +97,7 @@ class Parallel(Layer):
     layers: tuple[Layer, ...] = ()
 
     alias = "parallel"
-    label = "parallel"  # type: ignore[assignment]
+    label = "parallel"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -159,7 +159,7 @@ class Repeat(Layer):
     n: int = static()
 
     alias = "repeat"
-    label = "repeat"  # type: ignore[assignment]
+    label = "repeat"
 
     def __post_init__(self) -> None:
         if int(self.n) != self.n or self.n < 0:
@@ -266,9 +266,7 @@ def _rename_origins(tree: Any, path: str) -> Any:
     if not isinstance(tree, Covariances):
         return type(tree)(_rename_origins(c, path) for c in tree)
     mark = f" (earlier in {path})"
-    names = (
-        o + mark if o.startswith(path) and not o.endswith(mark) else o for o in tree.origins
-    )
+    names = (o + mark if o.startswith(path) and not o.endswith(mark) else o for o in tree.origins)
     return tree.replace(origins=frozenset(names))
 
 

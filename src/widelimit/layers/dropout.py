@@ -33,7 +33,7 @@ class Dropout(Layer):
     """
 
     rate: Any
-    mode: str = static("train")
+    mode: str = static(default="train")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -102,7 +102,7 @@ class ABRelu(_ReluFamily):
 
     a: Any
     b: Any
-    do_stabilize: bool = static(False)
+    do_stabilize: bool = static(default=False)
 
     def slopes(self) -> tuple[Any, Any]:
         return self.a, self.b
@@ -116,7 +116,7 @@ class Relu(_ReluFamily):
       do_stabilize: see `ABRelu`.
     """
 
-    do_stabilize: bool = static(False)
+    do_stabilize: bool = static(default=False)
 
     def slopes(self) -> tuple[float, float]:
         return 0.0, 1.0
@@ -133,7 +133,7 @@ class Abs(_ReluFamily):
       do_stabilize: see `ABRelu`.
     """
 
-    do_stabilize: bool = static(False)
+    do_stabilize: bool = static(default=False)
 
     def slopes(self) -> tuple[float, float]:
         return -1.0, 1.0
@@ -152,7 +152,7 @@ class LeakyRelu(_ReluFamily):
     """
 
     alpha: Any
-    do_stabilize: bool = static(False)
+    do_stabilize: bool = static(default=False)
 
     def slopes(self) -> tuple[Any, float]:
         return self.alpha, 1.0
@@ -256,7 +256,7 @@ class Gelu(ElementwiseLayer):
       approximate: use the tanh approximation in the finite network; the kernel is exact always.
     """
 
-    approximate: bool = static(False)
+    approximate: bool = static(default=False)
 
     def activation(self, x: Array) -> Array:
         return jax.nn.gelu(x, approximate=self.approximate)
@@ -429,7 +429,7 @@ class ExpNormalized(ElementwiseLayer):
 
     gamma: Any = 1.0
     shift: Any = -1.0
-    do_clip: bool = static(False)
+    do_clip: bool = static(default=False)
 
     def activation(self, x: Array) -> Array:
         raise NotImplementedError(

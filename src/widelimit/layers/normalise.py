@@ -35,10 +35,10 @@ class LayerNorm(Layer):
       NotImplementedError: at kernel time, if the input is not Gaussian, or has masks per channel.
     """
 
-    axis: int | tuple[int, ...] = static(-1)
-    eps: float = static(1e-12)
-    batch_axis: int = static(0)
-    channel_axis: int = static(-1)
+    axis: int | tuple[int, ...] = static(default=-1)
+    eps: float = static(default=1e-12)
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
 
     def __post_init__(self) -> None:
         axis = self.axis
@@ -112,9 +112,7 @@ def _one_channel(mask: Array | None, signal: Signal) -> Array | None:
     return jnp.broadcast_to(rows[..., 0], (n, *signal.spatial)).reshape(n, signal.positions)
 
 
-def _average(
-    var: Array, mask: Array | None, signal: Signal, axes: tuple[int, ...]
-) -> Array:
+def _average(var: Array, mask: Array | None, signal: Signal, axes: tuple[int, ...]) -> Array:
     """Returns variances [n, p] averaged over the normalised axes other than channels."""
     order = [signal.batch_axis, *signal.spatial_axes]
     over = tuple(i for i, axis in enumerate(order) if axis in axes)

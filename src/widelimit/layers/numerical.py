@@ -118,7 +118,7 @@ class ElementwiseNumerical(_SeriesLayer):
 
     fn: Callable[[Array], Array] = static()
     deg: int = static()
-    df: Callable[[Array], Array] | None = static(None)
+    df: Callable[[Array], Array] | None = static(default=None)
 
     def __post_init__(self) -> None:
         _check_callable("fn", self.fn)
@@ -151,9 +151,9 @@ class Elementwise(_SeriesLayer):
       NotImplementedError: the finite network, without `fn`.
     """
 
-    fn: Callable[[Array], Array] | None = static(None)
-    nngp_fn: Callable[..., Any] | None = static(None)
-    d_nngp_fn: Callable[..., Any] | None = static(None)
+    fn: Callable[[Array], Array] | None = static(default=None)
+    nngp_fn: Callable[..., Any] | None = static(default=None)
+    d_nngp_fn: Callable[..., Any] | None = static(default=None)
 
     def __post_init__(self) -> None:
         if self.fn is None and self.nngp_fn is None:

@@ -39,8 +39,8 @@ class Flatten(Layer):
       ValueError: another `batch_axis_out`.
     """
 
-    batch_axis: int = static(0)
-    batch_axis_out: int = static(0)
+    batch_axis: int = static(default=0)
+    batch_axis_out: int = static(default=0)
 
     def __post_init__(self) -> None:
         if self.batch_axis_out not in (0, 1, -1, -2):

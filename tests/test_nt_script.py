@@ -1,0 +1,41 @@
+"""Scripts as users of neural-tangents wrote them, after one changed import."""
+
+import jax
+import numpy as np
+
+import widelimit as nt
+from widelimit import stax
+
+
+def test_infinite_ensemble_in_five_lines() -> None:
+    x_train = np.linspace(-2, 2, 8)[:, None]
+    y_train = np.sin(x_train)
+    x_test = np.linspace(-3, 3, 5)[:, None]
+
+    init_fn, apply_fn, kernel_fn = stax.serial(
+        stax.Dense(512, W_std=1.5, b_std=0.05), stax.Erf(), stax.Dense(1, W_std=1.5, b_std=0.05)
+    )
+    kernel_fn = jax.jit(kernel_fn, static_argnames="get")
+    predict_fn = nt.predict.gradient_descent_mse_ensemble(
+        kernel_fn, x_train, y_train, diag_reg=1e-4
+    )
+    mean, covariance = predict_fn(x_test=x_test, get="ntk", compute_cov=True)
+
+    assert mean.shape == (5, 1)
+    assert covariance.shape == (5, 5)
+    both = predict_fn(t=1e3, x_test=x_test, compute_cov=True)
+    assert both.ntk.mean.shape == both.nngp.mean.shape == (5, 1)
+    out_shape, params = init_fn(jax.random.PRNGKey(0), x_train.shape)
+    assert apply_fn(params, x_train).shape == out_shape == (8, 1)
+
+
+def test_posterior_from_a_kernel() -> None:
+    x = np.random.default_rng(0).standard_normal((6, 3))
+    y = x[:, :1]
+    kernel_fn = stax.serial(stax.Dense(64), stax.Relu(), stax.Dense(1))[2]
+    predict_fn = nt.predict.gp_inference(kernel_fn(x, x, ("nngp", "ntk")), y, diag_reg=1e-3)
+    k_test_train = kernel_fn(x[:2] + 0.1, x, ("nngp", "ntk"))
+    k_test_test = kernel_fn(x[:2] + 0.1, None, ("nngp", "ntk"))
+    posterior = predict_fn("ntk", k_test_train, k_test_test)
+    assert posterior.mean.shape == (2, 1)
+    assert posterior.covariance.shape == (2, 2)

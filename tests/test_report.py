@@ -1,0 +1,64 @@
+"""The printed plan."""
+
+import numpy as np
+import pytest
+
+from widelimit import choose_engine, plan, stax
+from widelimit.stax import Dense, serial
+
+
+def test_plan_counts_what_a_network_needs() -> None:
+    net = serial(Dense(512, 1.5, 0.1), stax.Relu(), stax.repeat(Dense(512), 3), Dense(1))
+    table = plan(net, (100, 784))
+    assert table.parameters == 784 * 512 + 512 + 3 * 512 * 512 + 512
+    assert table.pairs == 100**2
+    assert table.bytes == 100**2 * 3 * 4
+    assert plan(net, (100, 784), "nngp").bytes == 100**2 * 2 * 4
+    text = str(table)
+    for word in ("layer", "output shape", "parameters", "entries/pair", "bytes", "operations"):
+        assert word in text.splitlines()[0]
+    assert "Dense(512, W_std=1.5, b_std=0.1)" in text
+    assert "Dense(512) x 3" in text
+    assert text.splitlines()[-1].startswith("engine: reference (")
+
+
+def test_entries_are_those_of_pairs_of_positions() -> None:
+    spatial = serial(Dense(3), stax.Relu(), Dense(2))
+    assert [row.entries for row in plan(spatial, (2, 4, 3, 1)).rows] == [144] * 4
+    flat = serial(Dense(3), stax.Relu(), stax.Flatten(), Dense(2))
+    assert [row.entries for row in plan(flat, (2, 4, 3, 1)).rows] == [12, 12, 12, 1, 1]
+    assert plan(serial(stax.Flatten(), Dense(2)), (-1, 4, 3, 1)).rows[0].entries == 1
+
+
+def test_every_check_runs_at_plan_time() -> None:
+    with pytest.raises(ValueError, match="expected a Gaussian input") as error:
+        plan(serial(Dense(3), stax.Relu(), stax.Relu()), (2, 5))
+    assert error.value.__notes__[0] == "at serial[2].Relu"
+
+
+def test_engine_is_named_with_its_reason() -> None:
+    choice = choose_engine(serial(Dense(2)), (3, 4))
+    assert choice.name == "reference"
+    assert "one product" in choice.reason
+
+
+def test_print_of_a_network_is_readable() -> None:
+    net = serial(
+        Dense(8, np.sqrt(2), b_std=0.1),
+        stax.FanOut(2),
+        stax.parallel(serial(stax.Relu(), Dense(8)), stax.Identity()),
+        stax.FanInSum(),
+    )
+    assert str(net) == """\
+serial(
+    Dense(8, W_std=1.41421, b_std=0.1),
+    FanOut(2),
+    parallel(
+        serial(
+            Relu(),
+            Dense(8),
+        ),
+        Identity(),
+    ),
+    FanInSum(),
+)"""
