@@ -202,9 +202,8 @@ def test_gradient_of_predictions_with_float64_off(t):
         ensemble = InfiniteEnsemble(kernel_fn, x, y, noise=noise, learning_rate=rate)
         ensemble = ensemble if t is None else ensemble.at(t)
         inputs = x_test + shift
-        sample = ensemble.sample(jax.random.key(1), inputs, 3)
         spread = ensemble.std(inputs).sum() + ensemble.loss(inputs, 0.5 * y[:4]).std
-        return (ensemble.mean(inputs) ** 2).sum() + spread + (sample**2).sum()
+        return (ensemble.mean(inputs) ** 2).sum() + spread
 
     point = np.array([1.3, 0.2, 0.8, 0.1])
     with jax.enable_x64(True):
@@ -213,6 +212,20 @@ def test_gradient_of_predictions_with_float64_off(t):
             for direction in np.eye(4)
         ]
     assert_close(jax.jit(jax.grad(f))(jnp.asarray(point, jnp.float32)), expected, rtol=1e-3)
+
+
+def test_gradient_of_samples():
+    def f(noise):
+        model, x, y, x_test = problem()
+        ensemble = InfiniteEnsemble(model.kernel_fn, x, y, noise=noise)
+        # The last inputs are the same: their covariance is singular.
+        inputs = np.vstack([x_test, x_test[:1]]).astype(jnp.result_type(float))
+        return (ensemble.sample(jax.random.key(1), inputs, 3) ** 2).sum()
+
+    assert np.isfinite(jax.jit(jax.grad(f))(0.3))
+    with jax.enable_x64(True):
+        expected = linear_model.finite_difference(jax.jit(f), 0.3, 1.0)
+        assert_close(jax.jit(jax.grad(f))(0.3), expected, rtol=1e-6)
 
 
 def test_accepts_a_network():

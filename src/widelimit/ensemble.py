@@ -196,8 +196,7 @@ class InfiniteEnsemble:
             )
         evidence = self._evidence(x)
         shape = self._layout.targets.full_shape(row_shape(evidence.nngp_td))
-        with jax.enable_x64(True):
-            normal = jax.random.normal(key, (n, *shape), jnp.float64)
+        normal = jax.random.normal(key, (n, *shape))
         return moments.ensemble_sample(evidence, normal, layout=self._layout)
 
     def loss(self, x: Any, y: ArrayLike) -> moments.Loss:

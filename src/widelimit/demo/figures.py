@@ -110,11 +110,11 @@ def _losses_panel(figure: SubFigure, result: RegressionResult) -> None:
 
 
 def _scale_to_range(axes: Axes) -> None:
-    """Make the axis of x logarithmic, with plain decimals, where the data spans a factor of 5."""
+    """Make the axis of x logarithmic, with plain decimals, where the data spans a factor of ten."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     low, high = axes.dataLim.intervalx
-    if high < 5 * low:
+    if high < 10 * low:
         return
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
