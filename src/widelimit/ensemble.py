@@ -54,8 +54,8 @@ class InfiniteEnsemble:
       learning_rate: the step, which is the time that passes in one unit of t.
       noise: standard deviation of the noise of observations, in units of y.
       jitter: ridge for the sake of the solver alone, in units of the mean diagonal of the kernel
-        that is factorised. None takes max(1e-10, 16 sqrt(n) eps) with the rounding error eps of
-        the kernel's dtype (2e-5 in float32 for n = 100): just above the level at which rounding
+        that is factorised. None takes max(1e-10, 32 sqrt(n) eps) with the rounding error eps of
+        the kernel's dtype (4e-5 in float32 for n = 100): just above the errors by which rounding
         makes a kernel singular, so that repeated inputs without noise do not fail.
 
     Raises:
@@ -113,7 +113,7 @@ class InfiniteEnsemble:
         self._layout = moments.Layout(inference == "bayes", targets, result_dtype(driving))
         if jitter is None:
             size = math.prod(targets.kept_shape)
-            jitter = max(1e-10, 16 * math.sqrt(size) * resolution(driving))
+            jitter = max(1e-10, 32 * math.sqrt(size) * resolution(driving))
         ridge = Ridge(relative=jitter, absolute=noise * noise)
         self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise)
         if self._layout.bayes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Shaped
 
 from widelimit._pytree import pytree
 
@@ -22,7 +22,7 @@ class MaskedArray:
       mask: bool, same rank, with axes of the same size or 1.
     """
 
-    masked_value: Float[Array, "..."]
+    masked_value: Shaped[Array, "..."]
     mask: Bool[Array, "..."] | None
 
 
@@ -63,7 +63,7 @@ def collapse(mask: Array | None, channel_axis: int) -> Array | None:
 
 
 def all_masked(masks: Any) -> Array | None:
-    """Returns the intersection of the masks of several branches; branches without one are skipped."""
+    """Returns the intersection of the masks of branches; branches without one are skipped."""
     present = [m for m in masks if m is not None]
     return functools.reduce(jnp.logical_and, present) if present else None
 

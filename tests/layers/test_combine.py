@@ -139,7 +139,10 @@ def test_gradients_of_repeat():
     x = inputs(3, N).astype(np.float32)
 
     def gradients(net):
-        return jax.grad(lambda net, x: net.kernel_fn(x, None, "ntk").sum(), argnums=(0, 1))(net, x)
+        def total(net, x):
+            return net.kernel_fn(x, None, "ntk").sum()
+
+        return jax.jit(jax.grad(total, argnums=(0, 1)))(net, x)
 
     net_grad, x_grad = gradients(scanned)
     expected_net, expected_x = gradients(unrolled)
@@ -167,7 +170,7 @@ def test_repeat_refuses():
     assert "at serial[1].repeat" in error.value.__notes__
     with pytest.raises(ValueError, match="preserves the shape"):
         repeat(Dense(4), 2).kernel_fn(inputs(2, N))
-    with pytest.raises(ValueError, match="Gaussian input .* for Relu") as error:
+    with pytest.raises(ValueError, match=r"Gaussian input .* for Relu") as error:
         serial(Dense(N), repeat(Relu(), 2)).kernel_fn(inputs(2, N))
     assert "at serial[1].repeat[*].Relu" in error.value.__notes__
 

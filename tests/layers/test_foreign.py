@@ -1,4 +1,4 @@
-"""Layers given as three functions: triples, the `layer` decorator, triples unpacked and repassed."""
+"""Layers given as three functions: triples, the `layer` decorator, triples passed on."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,8 @@ def fresh_dense(width):
         return inputs @ params / inputs.shape[-1] ** 0.5
 
     def kernel_fn(k):
-        return k.replace(ntk=k.nngp + k.ntk, is_gaussian=True)
+        ntk = None if k.ntk is None else k.nngp + k.ntk  # None where nobody asks for it
+        return k.replace(ntk=ntk, is_gaussian=True)
 
     return init_fn, apply_fn, kernel_fn
 
@@ -114,8 +115,9 @@ def test_correlation_is_not_forgotten():
     # Gaussian out of something else: by fresh weights.
     residual = parallel(serial(Relu(), fresh_dense(4)), Identity())
     kernel = serial(Dense(4), FanOut(2), residual, FanInSum()).kernel_fn(X1)
-    expected = serial(Dense(4), FanOut(2), parallel(serial(Relu(), Dense(4)), Identity()),
-                      FanInSum()).kernel_fn(X1)
+    expected = serial(
+        Dense(4), FanOut(2), parallel(serial(Relu(), Dense(4)), Identity()), FanInSum()
+    ).kernel_fn(X1)
     assert_close(kernel.nngp, expected.nngp)
 
 
@@ -175,4 +177,4 @@ def test_refused_functions():
     )
     with pytest.raises(NotImplementedError, match="keep 3 axes") as error:
         serial(Dense(2), flatten).kernel_fn(X1.reshape(2, 2, 5))
-    assert "at serial[1].<lambda>" in error.value.__notes__
+    assert "at serial[1].Foreign" in error.value.__notes__

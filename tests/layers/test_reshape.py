@@ -66,9 +66,7 @@ def test_mean_over_positions():
         serial(Dense(6, 1.2, 0.1), Cos(), *last).kernel_fn(X1, X2) for last in ((), (Flatten(),))
     )
     for field in ("nngp", "ntk"):
-        assert_close(
-            getattr(kernel, field), np.einsum("nmhhww->nm", getattr(plain, field)) / 8
-        )
+        assert_close(getattr(kernel, field), np.einsum("nmhhww->nm", getattr(plain, field)) / 8)
     assert_close(kernel.cov1, np.einsum("nhhww->n", plain.cov1) / 8)
     assert kernel.shape1 == (3, 48)
     assert not kernel.is_gaussian
@@ -103,9 +101,10 @@ def test_given_axes():
     assert (kernel.batch_axis, kernel.channel_axis) == (2, 0)
     rows = np.moveaxis(x, (2, 0), (0, 3))
     assert_close(kernel.nngp, np.einsum("nhwc,mgvc->nmhgwv", rows, rows) / 2)
-    assert_close(Dense(3).kernel_fn(X1, None, "nngp", batch_axis=0),
-                 Dense(3).kernel_fn(X1, None, "nngp"))
-    with pytest.raises(ValueError, match="axes .* as this layer states, got"):
+    assert_close(
+        Dense(3).kernel_fn(X1, None, "nngp", batch_axis=0), Dense(3).kernel_fn(X1, None, "nngp")
+    )
+    with pytest.raises(ValueError, match=r"axes .* as this layer states, got"):
         Dense(3).kernel_fn(X1, channel_axis=1)
     with pytest.raises(ValueError, match="the batch axis 0 that Flatten states, got 1"):
         Flatten().kernel_fn(X1, batch_axis=1)
@@ -122,7 +121,7 @@ def test_refusals():
     for first in ((), (Identity(),)):  # on raw input and later
         with pytest.raises(ValueError, match=r"axes \(0, 1\) as this layer states, got \(1, 0\)"):
             serial(*first, Flatten(batch_axis_out=1), Dense(3)).kernel_fn(X1)
-    with pytest.raises(ValueError, match="Gaussian input .* got .*Flatten"):
+    with pytest.raises(ValueError, match=r"Gaussian input .* got .*Flatten"):
         serial(Dense(3), Flatten(), Relu()).kernel_fn(X1)
     with pytest.raises(ValueError, match="one array"):
         serial(Dense(3), Flatten(), FanInProd()).kernel_fn(X1)

@@ -72,6 +72,20 @@ def test_the_advice_counts_what_was_added():
         kernel(matrix, Ridge(relative=relative)).cholesky()
 
 
+@pytest.mark.parametrize(("error", "fails"), [(0.0, False), (40.0, False), (200.0, True)])
+def test_negative_eigenvalues_measure_the_rounding(error, fails):
+    eps = 2.0**-23
+    floor = 2 * eps * 3.0
+    matrix = np.diag([3.0, 1.0, 60 * floor, -error * floor]).astype(np.float32)
+    if fails:
+        with pytest.raises(ValueError, match="is indefinite: its smallest eigenvalue is -"):
+            kernel(matrix).spectral()
+        return
+    evals = np.asarray(kernel(matrix).spectral().factor.evals)
+    # What is smaller than the error seen is not told from zero.
+    assert np.count_nonzero(evals) == (2 if error else 3)
+
+
 def test_a_kernel_of_zeros():
     with pytest.raises(ValueError, match="smallest eigenvalue is 0"):
         kernel(np.zeros((3, 3))).cholesky()

@@ -106,7 +106,7 @@ class FanInSum(_FanIn):
             if not branch.gaussian:
                 raise NotImplementedError(
                     f"expected Gaussian branches to sum (outputs of Dense, Conv, ...); branch {i} "
-                    "is the output of a nonlinearity or raw input: end it with a Dense or Conv layer"
+                    "comes from a nonlinearity or is raw input: end it with a Dense or Conv layer"
                 )
         check_uncorrelated(cov, "sum")
         return _weighted(cov, [None] * len(cov), site, gaussian=True)

@@ -41,7 +41,7 @@ class Foreign(Layer):
 
     @property
     def label(self) -> str:
-        return self.name
+        return "Foreign" if self.name in ("init_fn", "<lambda>") else self.name
 
     def output_shape(self, shape: Any) -> Any:
         # A foreign init accepts -1 as a batch size as ours does.
@@ -58,8 +58,8 @@ class Foreign(Layer):
 
     def output_signal(self, signal: Any) -> Any:
         first = _leaves(signal)[0]
-        shapes = (self.output_shape(_shapes(signal, side)) for side in ("shape1", "shape2"))
-        return _signals(*shapes, first)
+        shape1, shape2 = (self.output_shape(_shapes(signal, s)) for s in ("shape1", "shape2"))
+        return _signals(shape1, shape2, first)
 
     def mask(self, mask: Any, shape: Any) -> Any:
         if mask is not None and self.output_shape(shape) != shape:
@@ -122,7 +122,7 @@ def _shapes(signal: Any, side: str) -> Any:
 def _signals(shape1: Any, shape2: Any, like: Signal) -> Any:
     """Returns signals of the given shapes with the axes of `like`."""
     if any(isinstance(part, tuple) for part in shape1):
-        return tuple(_signals(*parts, like) for parts in zip(shape1, shape2, strict=True))
+        return tuple(_signals(a, b, like) for a, b in zip(shape1, shape2, strict=True))
     if len(shape1) != like.ndim:
         raise NotImplementedError(
             f"expected a layer given as functions to keep {like.ndim} axes, got {shape1}"
@@ -156,9 +156,10 @@ def as_layer(layer: Any) -> Layer:
         return layer
     if isinstance(layer, tuple | list) and len(layer) == 3 and all(map(callable, layer)):
         init, apply, kernel = layer
-        ours = isinstance(init, InitFn) and isinstance(apply, ApplyFn)
-        if ours and init.net is apply.net and getattr(kernel, "net", None) is init.net:
-            return init.net
+        if isinstance(init, InitFn) and isinstance(apply, ApplyFn):
+            net = init.net
+            if apply.net is net and getattr(kernel, "net", None) is net:
+                return net
         return Foreign(*layer)
     raise TypeError(
         "expected a layer or a triple of functions (init_fn, apply_fn, kernel_fn), got "
@@ -179,7 +180,7 @@ def layer(layer_fn: Callable[..., Any]) -> Callable[..., Layer]:
         functions = []
         for function in (init_fn, apply_fn, kernel_fn):
             named = functools.wraps(function)(functools.partial(function))
-            named.__name__ = layer_fn.__name__  # type: ignore[attr-defined]
+            named.__name__ = layer_fn.__name__
             functions.append(named)
         return Foreign(*functions)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Covariances, normalise, variances
-from widelimit.layers.base import Layer, Site
+from widelimit.layers.base import Layer, Site, check_one_input
 from widelimit.offsets import Need, Offsets
 from widelimit.signal import Signal
 
@@ -35,7 +35,7 @@ class LayerNorm(Layer):
       NotImplementedError: at kernel time, if the input is not Gaussian, or has masks per channel.
     """
 
-    axis: int | tuple[int, ...] = static(default=-1)
+    axis: int | tuple[int, ...] | list[int] = static(default=-1)
     eps: float = static(default=1e-12)
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
@@ -49,12 +49,13 @@ class LayerNorm(Layer):
         return self.batch_axis, self.channel_axis
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
-        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
         if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
             raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")
         return tuple(sorted(a % ndim for a in axes))
 
     def output_shape(self, shape: Any) -> Any:
+        check_one_input(shape)
         self._axes(len(shape))
         return shape
 

@@ -64,7 +64,7 @@ class Flatten(Layer):
         return super().output_signal(signal)
 
     def check_input(self, shape: Any, batch_axis: int | None) -> None:
-        """Raises unless Flatten fits inputs of `shape` with samples along `batch_axis` (if known)."""
+        """Raises unless Flatten fits inputs of `shape` with samples along `batch_axis`."""
         axis = checked_axis(self.batch_axis, shape)
         if batch_axis is not None and batch_axis % len(shape) != axis:
             raise ValueError(

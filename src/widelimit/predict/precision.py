@@ -57,6 +57,9 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
         if jnp.result_type(float) == jnp.float64:
             return compute(*traced)
+        if all(hole is None for hole in traced):
+            with jax.enable_x64(True):
+                return compute(*traced)
         return _guarded(compute, *traced)
 
     return wrapper
