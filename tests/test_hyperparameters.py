@@ -13,7 +13,10 @@ from widelimit import InfiniteEnsemble, stax
 
 def _network() -> Any:
     return stax.serial(
-        stax.Dense(1, 1.3, 0.3), stax.LeakyRelu(0.2), stax.Dense(1, 1.1, 0.2), stax.Erf(),
+        stax.Dense(1, 1.3, 0.3),
+        stax.LeakyRelu(0.2),
+        stax.Dense(1, 1.1, 0.2),
+        stax.Erf(),
         stax.Dense(1, 0.9),
     )
 

@@ -125,9 +125,10 @@ def test_vmap_is_the_rows(activation):
     assert_close(rows, net.kernel_fn(x, x2, "ntk"))
 
 
-@pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("start", [X[0], np.zeros(5)], ids=["identical", "zero"])
-@pytest.mark.parametrize("activation", [Relu(), Cos()], ids=["relu", "cos"])
+@pytest.mark.parametrize(
+    ("activation", "x64"), [(Relu(), False), (Relu(), True), (Cos(), False)], ids=str
+)
 def test_derivatives_at_identical_inputs(activation, start, x64):
     net = serial(Dense(6, 1.2), activation, Dense(1))
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cases import CASES, Case
+from tests.cases import CASES, Case, sweep
 from tests.monte_carlo import agrees, compare
 from widelimit import duals, stax
 from widelimit._pytree import pytree
@@ -15,7 +15,7 @@ from widelimit.stax import Dense, serial
 FINITE = [case for case in CASES if case.apply and case.name not in ("spatial", "no_dense")]
 
 
-@pytest.mark.parametrize("case", FINITE, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", sweep(FINITE))
 def test_kernels_are_the_limit_of_finite_networks(case: Case) -> None:
     estimate = compare(case.build, *case.inputs(2, 2))
     assert agrees(estimate).all(), f"{estimate.deviation / estimate.error} standard errors"

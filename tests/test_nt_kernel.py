@@ -115,8 +115,8 @@ def test_layer_by_layer(x2):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("x2", [SPACE[:2] + 0.5, None], ids=["x2", "None"])
-def test_layer_by_layer_with_space(x2):
+def test_layer_by_layer_with_space():
+    x2 = SPACE[:2] + 0.5
     first, rest = Dense(6, 1.2, 0.3), serial(Cos(), Dense(4, 1.1, 0.1))
     last = Flatten()
     kernel = rest.kernel_fn(first.kernel_fn(SPACE, x2))

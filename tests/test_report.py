@@ -49,7 +49,9 @@ def test_print_of_a_network_is_readable() -> None:
         stax.parallel(serial(stax.Relu(), Dense(8)), stax.Identity()),
         stax.FanInSum(),
     )
-    assert str(net) == """\
+    assert (
+        str(net)
+        == """\
 serial(
     Dense(8, W_std=1.41421, b_std=0.1),
     FanOut(2),
@@ -62,3 +64,4 @@ serial(
     ),
     FanInSum(),
 )"""
+    )

@@ -88,7 +88,7 @@ def _flush(gap: Array, scale: Array) -> Array:
 
     The angle between equal samples is then 0, not the square root of a rounding error.
     """
-    noise = 64 * np.finfo(np.float64).eps * scale
+    noise = 8 * np.finfo(np.float64).eps * scale
     flushed = jnp.where(gap > noise, gap, 0)
     return gap + jax.lax.stop_gradient(flushed - gap)
 

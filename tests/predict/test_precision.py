@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.tolerance import assert_close
-from widelimit.predict.precision import in_float64, is_concrete, resolution, result_dtype
+from widelimit._pytree import is_concrete
+from widelimit.predict.precision import in_float64, resolution, result_dtype
 
 
 @in_float64

@@ -15,8 +15,10 @@ def _angle(v: jax.Array, c: jax.Array) -> jax.Array:
     It is pi/2 where `v = c = 0`: a zero input has no direction. Derivatives: `c / (2 s (v +
     c^2))` and `-s / (v + c^2)` with `s = sqrt v`; zero where `s` is zero.
     """
-    # atan2 would tell 0.0 from -0.0
-    return jnp.where((v == 0) & (c == 0), PI / 2, jnp.arctan2(jnp.sqrt(v), c))
+    # Reverse mode inside a scan drops custom derivatives of what it has linearised, and second
+    # derivatives then meet this body: it must be differentiable too. atan2 tells 0.0 from -0.0.
+    zero = (v == 0) & (c == 0)
+    return jnp.where(zero, PI / 2, jnp.arctan2(sqrt(v), jnp.where(zero, 1, c)))
 
 
 @_angle.defjvp
@@ -36,7 +38,7 @@ def _arc(v: jax.Array, c: jax.Array) -> jax.Array:
     Derivatives: `s / (2 (v + c^2))` and `-theta + c s / (v + c^2)`. Both are bounded, so that
     along `v = q1 q2 - c^2` the total `dF/dc` is `-theta` without any singular term cancelling.
     """
-    return jnp.sqrt(v) - _angle(v, c) * c
+    return sqrt(v) - _angle(v, c) * c
 
 
 @_arc.defjvp

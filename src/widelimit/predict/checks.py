@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.predict.precision import is_concrete
+from widelimit._pytree import is_concrete
 
 
 def check_finite(name: str, x: Any) -> None:

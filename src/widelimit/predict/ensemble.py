@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from widelimit._pytree import is_concrete
 from widelimit.predict.checks import check_finite, check_not_negative
 from widelimit.predict.dynamics import Evolving, Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
@@ -20,7 +21,7 @@ from widelimit.predict.matrices import (
     to_matrix,
 )
 from widelimit.predict.posterior import Gaussian, predict_test
-from widelimit.predict.precision import in_float64, is_concrete, result_dtype
+from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
     Get,

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jax.scipy.linalg import solve_triangular
 
+from widelimit._pytree import is_concrete
 from widelimit.predict.checks import check_finite, check_not_negative
 from widelimit.predict.matrices import to_matrix
-from widelimit.predict.precision import in_float64, is_concrete, resolution
+from widelimit.predict.precision import in_float64, resolution
 from widelimit.predict.spectral import Spectral
 
 # Rounding errors of relative size eps move the eigenvalues of an n x n kernel by about
@@ -192,6 +192,8 @@ class TrainKernel:
     def _refuse(self, failure: str) -> None:
         with jax.ensure_compile_time_eval():
             matrix, ridge = (np.asarray(value) for value in _matrix_and_ridge(self._bare))
+        import scipy.linalg  # here, for a light `import widelimit`
+
         smallest = float(scipy.linalg.eigvalsh(matrix, subset_by_index=[0, 0])[0])
         diagonal = matrix.diagonal()
         floor = np.sqrt(len(matrix)) * self._bare.eps * max(diagonal.max(), 0.0)

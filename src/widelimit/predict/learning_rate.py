@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
-import scipy.sparse.linalg
 from jaxtyping import ArrayLike
 
+from widelimit._pytree import is_concrete
 from widelimit.predict.checks import check_finite, check_not_negative
 from widelimit.predict.matrices import column_shape, row_shape, to_matrix
-from widelimit.predict.precision import in_float64, is_concrete, result_dtype
+from widelimit.predict.precision import in_float64, result_dtype
 
 # Below this size all eigenvalues together cost less than Lanczos iterations for one.
 _DENSE_UP_TO = 64
@@ -81,6 +80,9 @@ def _concrete_eigenvalue(kernel: Any) -> float | None:
     """The largest eigenvalue of a concrete kernel, None if it is traced."""
     if not is_concrete(kernel):
         return None
+    import scipy.linalg  # here, for a light `import widelimit`
+    import scipy.sparse.linalg
+
     matrix = np.asarray(to_matrix("ntk_train_train", np.asarray(kernel)), np.float64)
     n = len(matrix)
     if n <= _DENSE_UP_TO:

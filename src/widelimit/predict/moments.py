@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from widelimit._pytree import is_concrete
 from widelimit.predict.dynamics import Times, trained_covariance
 from widelimit.predict.factor import System
 from widelimit.predict.matrices import Targets, from_matrix, row_shape, to_matrix
-from widelimit.predict.precision import in_float64, is_concrete
+from widelimit.predict.precision import in_float64
 from widelimit.predict.spectral import Spectral
 
 # A variance this far below zero, in units of the largest prior variance, is no rounding error.

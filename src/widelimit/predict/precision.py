@@ -6,17 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-
-def is_concrete(*trees: Any) -> bool:
-    """Whether every array in the arguments has a value now, rather than being traced by JAX."""
-    for leaf in jax.tree.leaves(trees):
-        try:
-            np.asarray(leaf)
-        except jax.errors.TracerArrayConversionError:
-            return False
-    return True
+from widelimit._pytree import is_concrete
 
 
 def result_dtype(kernel: Any) -> jnp.dtype:
