@@ -1,4 +1,4 @@
-"""Networks as pytrees of hyper-parameters: gradients of the marginal likelihood, and optimising it."""
+"""Networks as pytrees of hyper-parameters: gradients of the evidence, and optimising it."""
 
 from typing import Any
 

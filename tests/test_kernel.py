@@ -79,7 +79,7 @@ def test_variances_are_the_diagonal(case: Case) -> None:
 @zoo
 def test_plan_and_shapes_are_those_of_the_finite_network(case: Case) -> None:
     kernel = kernels(case.name, "float32")["kernel"]
-    n = 7
+    n = 8
     shape, params = case.net.init_fn(jax.random.PRNGKey(0), (n, *case.shape))
     if "ExpNormalized" not in case.name:
         outputs = jax.eval_shape(case.net.apply_fn, params, jnp.zeros((n, *case.shape)))

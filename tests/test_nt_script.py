@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 import widelimit as nt
 from widelimit import stax
@@ -39,3 +40,8 @@ def test_posterior_from_a_kernel() -> None:
     posterior = predict_fn("ntk", k_test_train, k_test_test)
     assert posterior.mean.shape == (2, 1)
     assert posterior.covariance.shape == (2, 2)
+
+
+def test_experimental_is_gone_and_says_why() -> None:
+    with pytest.raises(ImportError, match="TensorFlow"):
+        from widelimit import experimental  # noqa: F401

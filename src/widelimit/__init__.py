@@ -8,3 +8,12 @@ from widelimit.nt_kernel import Kernel as Kernel
 from widelimit.report import plan as plan
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name == "experimental":
+        raise ImportError(
+            "widelimit has no `experimental`: the prototypes of neural-tangents for TensorFlow "
+            "models were not taken over; widelimit depends on JAX alone"
+        )
+    raise AttributeError(f"module 'widelimit' has no attribute {name!r}")
