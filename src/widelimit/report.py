@@ -16,7 +16,7 @@ from widelimit.layers.affine import Dense
 from widelimit.layers.base import Layer, Site, as_shape, located
 from widelimit.layers.combine import Parallel, Repeat, Serial
 from widelimit.layers.elementwise import ElementwiseLayer
-from widelimit.layers.numerical import _SeriesLayer
+from widelimit.layers.numerical import SeriesLayer
 from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
 from widelimit.signal import Signal, is_branches
 
@@ -202,7 +202,7 @@ def _operations(layer: Layer) -> int:
     match layer:
         case Dense():
             return 6
-        case _SeriesLayer():
+        case SeriesLayer():
             return 5 * 256
         case ElementwiseLayer():
             return 60  # an arctangent, a square root and some twenty multiply-adds

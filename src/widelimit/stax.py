@@ -9,8 +9,6 @@ from widelimit.layers.combine import parallel as parallel
 from widelimit.layers.combine import repeat as repeat
 from widelimit.layers.combine import serial as serial
 from widelimit.layers.dropout import Dropout as Dropout
-from widelimit.layers.elementwise import ABRelu as ABRelu
-from widelimit.layers.elementwise import Abs as Abs
 from widelimit.layers.elementwise import Cos as Cos
 from widelimit.layers.elementwise import Erf as Erf
 from widelimit.layers.elementwise import Exp as Exp
@@ -19,14 +17,11 @@ from widelimit.layers.elementwise import Gabor as Gabor
 from widelimit.layers.elementwise import Gaussian as Gaussian
 from widelimit.layers.elementwise import Gelu as Gelu
 from widelimit.layers.elementwise import Hermite as Hermite
-from widelimit.layers.elementwise import LeakyRelu as LeakyRelu
 from widelimit.layers.elementwise import Monomial as Monomial
 from widelimit.layers.elementwise import Polynomial as Polynomial
 from widelimit.layers.elementwise import Rbf as Rbf
 from widelimit.layers.elementwise import RectifiedMonomial as RectifiedMonomial
-from widelimit.layers.elementwise import Relu as Relu
 from widelimit.layers.elementwise import Sigmoid_like as Sigmoid_like
-from widelimit.layers.elementwise import Sign as Sign
 from widelimit.layers.elementwise import Sin as Sin
 from widelimit.layers.foreign import layer as layer
 from widelimit.layers.normalise import LayerNorm as LayerNorm
@@ -39,6 +34,11 @@ from widelimit.layers.numerical import Sigmoid as Sigmoid
 from widelimit.layers.numerical import Silu as Silu
 from widelimit.layers.numerical import Softplus as Softplus
 from widelimit.layers.numerical import Tanh as Tanh
+from widelimit.layers.piecewise import ABRelu as ABRelu
+from widelimit.layers.piecewise import Abs as Abs
+from widelimit.layers.piecewise import LeakyRelu as LeakyRelu
+from widelimit.layers.piecewise import Relu as Relu
+from widelimit.layers.piecewise import Sign as Sign
 from widelimit.layers.reshape import Flatten as Flatten
 from widelimit.layers.reshape import Identity as Identity
 from widelimit.masking import MaskedArray as MaskedArray

@@ -15,7 +15,7 @@ from widelimit.duals import Dual
 from widelimit.layers.elementwise import ElementwiseLayer
 
 
-class _SeriesLayer(ElementwiseLayer):
+class SeriesLayer(ElementwiseLayer):
     """A nonlinearity whose dual is the Mehler series of `fn`."""
 
     def order(self) -> int:
@@ -37,7 +37,7 @@ class _SeriesLayer(ElementwiseLayer):
 
 
 @pytree
-class Tanh(_SeriesLayer):
+class Tanh(SeriesLayer):
     """Returns tanh(x). The kernel is a Mehler series; its error stands in `widelimit.series`."""
 
     def activation(self, x: Array) -> Array:
@@ -45,7 +45,7 @@ class Tanh(_SeriesLayer):
 
 
 @pytree
-class Sigmoid(_SeriesLayer):
+class Sigmoid(SeriesLayer):
     """Returns 1 / (1 + exp(-x)). The kernel is a Mehler series (`widelimit.series`)."""
 
     def activation(self, x: Array) -> Array:
@@ -53,7 +53,7 @@ class Sigmoid(_SeriesLayer):
 
 
 @pytree
-class Softplus(_SeriesLayer):
+class Softplus(SeriesLayer):
     """Returns log(1 + exp(x)). The kernel is a Mehler series (`widelimit.series`)."""
 
     def activation(self, x: Array) -> Array:
@@ -61,7 +61,7 @@ class Softplus(_SeriesLayer):
 
 
 @pytree
-class Elu(_SeriesLayer):
+class Elu(SeriesLayer):
     """Returns x for x > 0, alpha (exp(x) - 1) else. The kernel is a Mehler series.
 
     Source: arXiv:1511.07289.
@@ -77,7 +77,7 @@ class Elu(_SeriesLayer):
 
 
 @pytree
-class Selu(_SeriesLayer):
+class Selu(SeriesLayer):
     """Returns the scaled ELU of self-normalising networks. The kernel is a Mehler series.
 
     Source: arXiv:1706.02515.
@@ -88,7 +88,7 @@ class Selu(_SeriesLayer):
 
 
 @pytree
-class Silu(_SeriesLayer):
+class Silu(SeriesLayer):
     """Returns x sigmoid(x). The kernel is a Mehler series. Source: arXiv:1702.03118."""
 
     def activation(self, x: Array) -> Array:
@@ -96,7 +96,7 @@ class Silu(_SeriesLayer):
 
 
 @pytree
-class Mish(_SeriesLayer):
+class Mish(SeriesLayer):
     """Returns x tanh(softplus(x)). The kernel is a Mehler series. Source: arXiv:1908.08681."""
 
     def activation(self, x: Array) -> Array:
@@ -104,7 +104,7 @@ class Mish(_SeriesLayer):
 
 
 @pytree
-class ElementwiseNumerical(_SeriesLayer):
+class ElementwiseNumerical(SeriesLayer):
     """Returns any function, with its kernel by a Mehler series.
 
     Args:
@@ -136,7 +136,7 @@ class ElementwiseNumerical(_SeriesLayer):
 
 
 @pytree
-class Elementwise(_SeriesLayer):
+class Elementwise(SeriesLayer):
     """Returns any function, with its kernel by given formulas or else by a Mehler series.
 
     Args:

@@ -1,0 +1,118 @@
+"""Piecewise linear nonlinearities and the sign: a kink or a jump at 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit import duals
+from widelimit._pytree import pytree, static
+from widelimit.duals import Dual
+from widelimit.layers.elementwise import ElementwiseLayer
+
+
+class _ReluFamily(ElementwiseLayer):
+    """Piecewise linear functions with a kink at 0."""
+
+    alias = "ABRelu"
+    do_stabilize: bool
+
+    def slopes(self) -> tuple[Any, Any]:
+        """Returns the slopes for negative and for positive x."""
+        raise NotImplementedError
+
+    def activation(self, x: Array) -> Array:
+        a, b = self.slopes()
+        return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.abrelu(c, q1, q2, gap, *self.slopes(), stabilize=self.do_stabilize)
+
+    def variance(self, features: Array) -> Array:
+        a, b = self.slopes()
+        return (a**2 + b**2) / 2 * features
+
+
+@pytree
+class ABRelu(_ReluFamily):
+    """Returns a leaky ReLU a min(x, 0) + b max(x, 0).
+
+    Derivatives at coinciding or zero inputs are one-sided: the angle between the inputs has
+    derivative 0 there. Source: Cho & Saul (2009), *Kernel methods for deep learning*.
+
+    Args:
+      a: slope for negative x.
+      b: slope for positive x.
+      do_stabilize: scale every entry to order 1 before the formula; for very deep networks whose
+        products of variances overflow.
+    """
+
+    a: Any
+    b: Any
+    do_stabilize: bool = static(default=False)
+
+    def slopes(self) -> tuple[Any, Any]:
+        return self.a, self.b
+
+
+@pytree
+class Relu(_ReluFamily):
+    """Returns a ReLU max(x, 0).
+
+    Args:
+      do_stabilize: see `ABRelu`.
+    """
+
+    do_stabilize: bool = static(default=False)
+
+    def slopes(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def activation(self, x: Array) -> Array:
+        return jnp.maximum(x, 0)
+
+
+@pytree
+class Abs(_ReluFamily):
+    """Returns the absolute value |x|.
+
+    Args:
+      do_stabilize: see `ABRelu`.
+    """
+
+    do_stabilize: bool = static(default=False)
+
+    def slopes(self) -> tuple[float, float]:
+        return -1.0, 1.0
+
+    def activation(self, x: Array) -> Array:
+        return jnp.abs(x)
+
+
+@pytree
+class LeakyRelu(_ReluFamily):
+    """Returns a leaky ReLU alpha min(x, 0) + max(x, 0).
+
+    Args:
+      alpha: slope for negative x.
+      do_stabilize: see `ABRelu`.
+    """
+
+    alpha: Any
+    do_stabilize: bool = static(default=False)
+
+    def slopes(self) -> tuple[Any, float]:
+        return self.alpha, 1.0
+
+
+@pytree
+class Sign(ElementwiseLayer):
+    """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
+
+    def activation(self, x: Array) -> Array:
+        return jnp.sign(x)
+
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+        return duals.sign(c, q1, q2, gap)
