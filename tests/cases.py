@@ -156,7 +156,9 @@ NETWORKS = [
         lambda n, o: serial(Dense(n, 1.2, 0.1), _residual(n), _residual(n), stax.Erf(), Dense(o)),
     ),
     _network(
-        "repeat", lambda n, o: serial(Dense(n), stax.repeat(_residual(n), 3), stax.Gelu(), Dense(o))
+        "repeat",
+        lambda n, o: serial(Dense(n), stax.repeat(_residual(n), 3), stax.Gelu(), Dense(o)),
+        slow=True,
     ),
     _network("fan_in_prod", _branches(stax.FanInProd())),
     _network("fan_in_concat", _branches(stax.FanInConcat(-1), (2, 1))),
