@@ -6,6 +6,7 @@ import scipy.stats
 
 from tests.predict import linear_model
 from tests.tolerance import assert_close
+from widelimit import stax
 from widelimit.ensemble import InfiniteEnsemble
 from widelimit.predict import gp_inference, gradient_descent_mse_ensemble
 
@@ -254,8 +255,14 @@ def test_errors():
         make(y=np.where(y == y[1, 1], np.inf, y))
     with pytest.raises(ValueError, match=r"expected y of shape \[n, outputs\], got \(6,\).*None"):
         make(y=y[:, 0])
-    with pytest.raises(ValueError, match=r"expected the kernel of x of shape \(5, 5\)"):
+    with pytest.raises(ValueError, match="as many samples in x as in y, got 6 in x, 5 in y"):
         make(y=y[:5])
+    with pytest.raises(ValueError, match="expected one number for noise, got an array"):
+        make(noise=np.ones(6))
+    with pytest.raises(TypeError, match="expected numbers in y"):
+        make(y=[["a", "b"]] * 6)
+    with pytest.raises(ValueError, match="at least one training target"):
+        make(y=y[:0])
     for name in ["noise", "jitter", "learning_rate"]:
         with pytest.raises(ValueError, match=f"expected {name} of at least 0, got -0.1"):
             make(**{name: -0.1})
@@ -273,6 +280,19 @@ def test_errors():
         make().loss(x, y * np.nan)
     with pytest.raises(ValueError, match="expected x to be finite"):
         make().mean(x_test * np.nan)
+
+
+def test_a_triple_and_lists_are_accepted():
+    model, x, y, x_test = problem()
+    triple = InfiniteEnsemble((None, None, model.kernel_fn), x, y.tolist())
+    assert_close(triple.mean(x_test), InfiniteEnsemble(model.kernel_fn, x, y).mean(x_test))
+
+
+def test_covariances_have_no_negative_diagonal():
+    net = stax.serial(stax.Dense(8, 1.5, 0.05), stax.Erf(), stax.Dense(1))
+    x = np.linspace(-2, 2, 30)[:, None]
+    ensemble = InfiniteEnsemble(net, x, np.sin(x))
+    assert np.diag(ensemble.cov(x + 0.01)).min() >= 0
 
 
 def test_kernels_that_do_not_belong_together():

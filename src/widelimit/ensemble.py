@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from widelimit.predict import moments
-from widelimit.predict.checks import check_finite, check_not_negative
+from widelimit.predict.checks import as_targets, check_finite, check_scalar
 from widelimit.predict.dynamics import Times
 from widelimit.predict.ensemble import call_kernel
 from widelimit.predict.factor import Ridge, TrainKernel
@@ -43,11 +43,13 @@ class InfiniteEnsemble:
     ones are returned as zero.
 
     Everything may be traced by JAX: the gradient of `log_marginal_likelihood` with respect to a
-    network or to `noise` is that of a function which makes the ensemble inside. Traced numbers
-    cannot be checked; a failed factorisation there is NaN.
+    network or to `noise` is that of a function which makes the ensemble inside. Where x64 is off,
+    only reverse mode and first derivatives are there (`jax.grad`, not `jax.jvp`); with x64 on, all
+    are. Traced numbers cannot be checked; a failed factorisation there is NaN.
 
     Args:
-      net_or_kernel_fn: a network, or a function `kernel_fn(x1, x2, get)` of kernels.
+      net_or_kernel_fn: a network, a triple `(init_fn, apply_fn, kernel_fn)`, or a function
+        `kernel_fn(x1, x2, get)` of kernels.
       x: training inputs [n, ...].
       y: training targets [n, outputs], or [n, h, ..., outputs] for a kernel (n, n, h, h, ...).
       inference: "gradient_descent" or "bayes".
@@ -91,10 +93,10 @@ class InfiniteEnsemble:
         self._kernel_fn = _kernel_fn_of(net_or_kernel_fn)
         if inference not in ("gradient_descent", "bayes"):
             raise ValueError(f"expected inference 'gradient_descent' or 'bayes', got {inference!r}")
-        check_finite("y", y)
-        check_not_negative("learning_rate", learning_rate)
-        check_not_negative("noise", noise)
-        check_not_negative("jitter", 0.0 if jitter is None else jitter)
+        y = as_targets("y", y)
+        check_scalar("learning_rate", learning_rate)
+        check_scalar("noise", noise)
+        check_scalar("jitter", 0.0 if jitter is None else jitter)
         if jnp.ndim(y) < 2:
             raise ValueError(
                 f"expected y of shape [n, outputs], got {jnp.shape(y)}; for one output y[:, None]"
@@ -107,6 +109,9 @@ class InfiniteEnsemble:
 
         kernels = call_kernel(self._kernel_fn, x, None, self._kernel_names)
         targets = Targets.of(y, (-1,))
+        seen, told = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
+        if seen != told:
+            raise ValueError(f"expected as many samples in x as in y, got {seen} in x, {told} in y")
         for kernel in kernels.values():
             targets.check_train_train("the kernel of x", kernel)
         self._nngp, driving = kernels["nngp"], kernels[self._kernel_names[-1]]
@@ -208,7 +213,7 @@ class InfiniteEnsemble:
         Raises:
           ValueError: as `cov`, or if y is not finite or of the wrong shape.
         """
-        check_finite("y", y)
+        y = as_targets("y", y)
         evidence = self._evidence(x)
         shape = self._layout.targets.full_shape(row_shape(evidence.nngp_td))
         if jnp.shape(y) != shape:
@@ -252,6 +257,8 @@ class InfiniteEnsemble:
 
 
 def _kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
+    if isinstance(net_or_kernel_fn, tuple | list) and len(net_or_kernel_fn) == 3:
+        net_or_kernel_fn = net_or_kernel_fn[2]  # (init_fn, apply_fn, kernel_fn)
     kernel_fn = getattr(net_or_kernel_fn, "kernel_fn", net_or_kernel_fn)
     if not callable(kernel_fn):
         raise TypeError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax
 from jaxtyping import Array
 
-from widelimit._pytree import as_leaf, data_fields, pytree, static
+from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
 from widelimit.covariance import Covariances, apply_masks, exact_diagonal
 from widelimit.masking import MaskedArray, hide, split_mask
 from widelimit.offsets import Need
@@ -190,6 +190,8 @@ def _number(value: Any) -> str:
     """Returns numbers as people write them."""
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, jax.Array) and value.ndim == 0 and is_concrete(value):
+        return f"{float(value):.6g}"
     if isinstance(value, jax.Array):
         return f"{value.dtype}{list(value.shape)}" if value.ndim else f"<{value.dtype}>"
     if isinstance(value, tuple):
@@ -294,7 +296,7 @@ def as_shape(shape: Any) -> Any:
     if isinstance(shape, list | tuple) and any(isinstance(s, list | tuple) for s in shape):
         return tuple(as_shape(s) for s in shape)
     if not isinstance(shape, list | tuple):
-        raise TypeError(f"expected a shape (a tuple of ints), got {shape!r}")
+        raise TypeError(f"expected a shape (a tuple of ints), got {type(shape).__name__}")
     return tuple(int(s) for s in shape)
 
 

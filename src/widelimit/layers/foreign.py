@@ -161,6 +161,10 @@ def as_layer(layer: Any) -> Layer:
             if apply.net is net and getattr(kernel, "net", None) is net:
                 return net
         return Foreign(*layer)
+    if isinstance(layer, type) and issubclass(layer, Layer):
+        raise TypeError(
+            f"expected a layer, got the class {layer.__name__}: write {layer.__name__}()"
+        )
     raise TypeError(
         "expected a layer or a triple of functions (init_fn, apply_fn, kernel_fn), got "
         f"{type(layer).__name__}"

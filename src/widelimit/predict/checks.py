@@ -25,9 +25,45 @@ def check_finite(name: str, x: Any) -> None:
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Raise ValueError if a concrete number, or any entry of an array, is negative or NaN."""
+    """Raise unless a concrete number, or every entry of an array, is at least 0.
+
+    Raises:
+      TypeError: if it is no number.
+      ValueError: if it is negative or NaN.
+    """
     if not is_concrete(value):
         return
     values = np.asarray(value)
+    if not jnp.issubdtype(values.dtype, jnp.number):
+        raise TypeError(f"expected a number for {name}, got {value!r}")
     if not (values >= 0).all():
         raise ValueError(f"expected {name} of at least 0, got {value}")
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raise unless `value` is one number, finite and at least 0 as far as it is concrete.
+
+    Raises:
+      TypeError: if it is no number.
+      ValueError: if it is an array, negative, infinite or NaN.
+    """
+    check_not_negative(name, value)
+    if jnp.ndim(value):
+        raise ValueError(f"expected one number for {name}, got an array of {jnp.shape(value)}")
+    check_finite(name, value)
+
+
+def as_targets(name: str, y: Any) -> Any:
+    """The targets as an array, unchanged if they are one; concrete ones are finite.
+
+    Raises:
+      TypeError: if they are not numbers.
+      ValueError: if they are not finite, or empty.
+    """
+    y = y if hasattr(y, "shape") else np.asarray(y)
+    if not jnp.issubdtype(y.dtype, jnp.number) and y.dtype != bool:
+        raise TypeError(f"expected numbers in {name}, got an array of dtype {y.dtype}")
+    if not y.size:
+        raise ValueError(f"expected at least one training target, got {name} of shape {y.shape}")
+    check_finite(name, y)
+    return y

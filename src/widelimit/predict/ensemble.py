@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
-from widelimit.predict.checks import check_finite, check_not_negative
+from widelimit.predict.checks import as_targets, check_finite, check_scalar
 from widelimit.predict.dynamics import Evolving, Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (
@@ -266,8 +266,8 @@ def gradient_descent_mse_ensemble(
     """
     for leaf in jax.tree.leaves(x_train):
         check_finite("x_train", leaf)
-    check_finite("y_train", y_train)
-    check_not_negative("learning_rate", learning_rate)
+    y_train = as_targets("y_train", y_train)
+    check_scalar("learning_rate", learning_rate)
     ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
     return EnsemblePrediction(
         kernel_fn, x_train, y_train, learning_rate, ridge, trace_axes, kernel_kwargs

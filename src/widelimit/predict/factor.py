@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from widelimit._pytree import is_concrete
-from widelimit.predict.checks import check_finite, check_not_negative
+from widelimit.predict.checks import check_finite, check_scalar
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
 from widelimit.predict.spectral import Spectral
@@ -42,7 +42,7 @@ class Ridge(NamedTuple):
         Raises:
           ValueError: if diag_reg is negative.
         """
-        check_not_negative("diag_reg", diag_reg)
+        check_scalar("diag_reg", diag_reg)
         return cls(0.0, diag_reg) if diag_reg_absolute_scale else cls(diag_reg, 0.0)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import check_finite, check_not_negative
+from widelimit.predict.checks import as_targets, check_scalar
 from widelimit.predict.dynamics import Evolving, Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
@@ -164,8 +164,8 @@ def gradient_descent_mse(
             "expected k_train_train to be an array, got an object that holds several kernels; "
             "pass its field ntk"
         )
-    check_finite("y_train", y_train)
-    check_not_negative("learning_rate", learning_rate)
+    y_train = as_targets("y_train", y_train)
+    check_scalar("learning_rate", learning_rate)
     ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
     return GradientFlow(k_train_train, y_train, learning_rate, ridge, trace_axes)
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
-from widelimit.predict.checks import check_finite, check_not_negative
+from widelimit.predict.checks import check_finite, check_scalar
 from widelimit.predict.matrices import column_shape, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 
@@ -18,7 +18,7 @@ _DENSE_UP_TO = 64
 
 
 def max_learning_rate(
-    ntk_train_train: ArrayLike,
+    ntk_train_train: Any,
     y_train_size: int | None = None,
     momentum: ArrayLike = 0.0,
     eps: ArrayLike = 1e-12,
@@ -37,6 +37,7 @@ def max_learning_rate(
       eps: added to the eigenvalue.
 
     Raises:
+      TypeError: if it is a `Kernel` instead of an array.
       ValueError: if the kernel is not square, or concrete and not finite, or a concrete number is
         negative.
 
@@ -45,14 +46,16 @@ def max_learning_rate(
       >>> max_learning_rate(jnp.diag(jnp.array([1.0, 4.0])))
       Array(1., dtype=float32)
     """
+    if hasattr(ntk_train_train, "ntk"):
+        raise TypeError("expected an array for ntk_train_train, got a kernel: pass its field ntk")
     if jnp.ndim(ntk_train_train) % 2 or row_shape(ntk_train_train) != column_shape(ntk_train_train):
         raise ValueError(
             "expected ntk_train_train to have pairs of equal axes (n, n, h, h, ...), got shape "
             f"{jnp.shape(ntk_train_train)}"
         )
     check_finite("ntk_train_train", ntk_train_train)
-    check_not_negative("momentum", momentum)
-    check_not_negative("eps", eps)
+    check_scalar("momentum", momentum)
+    check_scalar("eps", eps)
     size = math.prod(row_shape(ntk_train_train)) if y_train_size is None else y_train_size
     return _rate(
         *(_concrete_eigenvalue(ntk_train_train), ntk_train_train, momentum, eps),

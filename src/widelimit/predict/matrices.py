@@ -117,7 +117,16 @@ class Targets(NamedTuple):
             raise ValueError(
                 f"expected {name} of shape {_zipped(self.kept_shape, self.kept_shape)} for y_train "
                 f"of shape {self.shape} and trace axes {self.traced}, got shape {shape}"
+                f"{self._advice(shape)}"
             )
+
+    def _advice(self, kernel_shape: Shape) -> str:
+        """What is probably missing where a kernel does not fit."""
+        if len(self.shape) == 1:
+            return "; write targets of one output as y_train[:, None]"
+        if len(kernel_shape) > 2 * len(self.kept):
+            return "; a network that keeps spatial axes needs stax.Flatten() before its last layer"
+        return ""
 
     def check_test_train(self, name: str, kernel: Any) -> None:
         """Raise ValueError unless the kernel relates some outputs to the training targets."""

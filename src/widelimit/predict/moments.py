@@ -91,7 +91,10 @@ def _moments(evidence: Evidence, layout: Layout) -> tuple[Array, Array]:
         nngp_dd = to_matrix("nngp", evidence.nngp_dd)
         covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
     _check_variances(covariance, prior)
-    return mean, covariance
+    # Variances that rounding made negative are zero, in every result alike.
+    eye = jnp.eye(covariance.shape[-1])[None]
+    variance = (covariance * eye).sum(-1)
+    return mean, covariance + jnp.maximum(-variance, 0.0)[..., None] * eye
 
 
 @in_float64
@@ -109,7 +112,7 @@ def ensemble_variance(
 ) -> Array:
     """Variances (..., t, outputs) plus noise^2, or their roots."""
     _, covariance = _moments(evidence, layout)
-    variance = jnp.maximum(jnp.diagonal(covariance, axis1=-2, axis2=-1), 0.0) + noise**2
+    variance = jnp.diagonal(covariance, axis1=-2, axis2=-1) + noise**2
     variance = _root(variance) if root else variance
     # The same for every output, but in the shape of the mean, to be added to it.
     spread = jnp.broadcast_to(variance[..., None], (*variance.shape, layout.targets.shape[-1]))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import check_finite
+from widelimit.predict.checks import as_targets
 from widelimit.predict.dynamics import Times, trained_covariance
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (
@@ -204,7 +204,7 @@ def gp_inference(
       >>> predict_fn("nngp", k_test_train=jnp.array([[0.0, 1.0]]), k_test_test=jnp.eye(1))
       Gaussian(mean=Array([[1.]], dtype=float32), covariance=Array([[0.5]], dtype=float32))
     """
-    check_finite("y_train", y_train)
+    y_train = as_targets("y_train", y_train)
     return GPInference(
         k_train_train, y_train, Ridge.of(diag_reg, diag_reg_absolute_scale), trace_axes
     )
