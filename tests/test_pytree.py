@@ -107,10 +107,10 @@ def network(key, w):
 
 
 def check_one_trace(key, call, scales):
-    expected = None
+    first = None
     for w in scales:
         value = call(network(key, w))
-        first = TRACES.count(key) if expected is None else first
+        first = TRACES.count(key) if first is None else first
         expected = serial(Dense(6, w, 0.1 * w), Relu(), Dense(1, w)).kernel_fn(X, None, "ntk")
         assert_close(value, expected)
     # One compilation: nothing is traced again for the later networks.

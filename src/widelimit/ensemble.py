@@ -82,7 +82,7 @@ class InfiniteEnsemble:
         self,
         net_or_kernel_fn: Any,
         x: Any,
-        y: ArrayLike,
+        y: Any,
         *,
         inference: str = "gradient_descent",
         learning_rate: ArrayLike = 1.0,
@@ -204,7 +204,7 @@ class InfiniteEnsemble:
         normal = jax.random.normal(key, (n, *shape))
         return moments.ensemble_sample(evidence, normal, layout=self._layout)
 
-    def loss(self, x: Any, y: ArrayLike) -> moments.Loss:
+    def loss(self, x: Any, y: Any) -> moments.Loss:
         """The mean and standard deviation of 0.5 mean((f(x) - y)^2) over networks f.
 
         The moments are exact: with f - y ~ N(m, S) over D entries, mean = (|m|^2 + tr S) / 2 D and

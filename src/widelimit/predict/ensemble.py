@@ -210,7 +210,7 @@ def _predict_train(
 def gradient_descent_mse_ensemble(
     kernel_fn: KernelFn,
     x_train: Any,
-    y_train: ArrayLike,
+    y_train: Any,
     learning_rate: ArrayLike = 1.0,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,

@@ -118,7 +118,7 @@ def _test(
 
 def gradient_descent_mse(
     k_train_train: ArrayLike,
-    y_train: ArrayLike,
+    y_train: Any,
     learning_rate: ArrayLike = 1.0,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,

@@ -169,7 +169,7 @@ class GPInference:
 
 def gp_inference(
     k_train_train: Any,
-    y_train: ArrayLike,
+    y_train: Any,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),
