@@ -288,6 +288,19 @@ def test_a_triple_and_lists_are_accepted():
     assert_close(triple.mean(x_test), InfiniteEnsemble(model.kernel_fn, x, y).mean(x_test))
 
 
+def test_arrays_written_to_later_change_nothing():
+    model, x, y, x_test = problem()
+    ensemble = InfiniteEnsemble(model.kernel_fn, x, y)
+    flow = gradient_descent_mse_ensemble(model.kernel_fn, x, y, diag_reg=1e-3)
+    before = ensemble.at(5.0).mean(x_test), flow(5.0, x_test, "ntk")
+    ensemble = InfiniteEnsemble(model.kernel_fn, x, y)
+    flow = gradient_descent_mse_ensemble(model.kernel_fn, x, y, diag_reg=1e-3)
+    x += 1
+    y *= 2
+    assert_close(ensemble.at(5.0).mean(x_test), before[0])
+    assert_close(flow(5.0, x_test, "ntk"), before[1])
+
+
 def test_covariances_have_no_negative_diagonal():
     net = stax.serial(stax.Dense(8, 1.5, 0.05), stax.Erf(), stax.Dense(1))
     x = np.linspace(-2, 2, 30)[:, None]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from widelimit.predict import moments
-from widelimit.predict.checks import as_targets, check_finite, check_scalar
+from widelimit.predict.checks import as_targets, check_finite, check_scalar, own
 from widelimit.predict.dynamics import Times
 from widelimit.predict.ensemble import call_kernel
 from widelimit.predict.factor import Ridge, TrainKernel
@@ -104,7 +104,7 @@ class InfiniteEnsemble:
         for leaf in jax.tree.leaves(x):
             check_finite("x", leaf)
         self._kernel_names = ["nngp"] if inference == "bayes" else ["nngp", "ntk"]
-        self._x, self._y, self._noise = x, y, noise
+        self._x, self._y, self._noise = own(x), y, noise
         self._learning_rate, self._times = learning_rate, Times()
 
         kernels = call_kernel(self._kernel_fn, x, None, self._kernel_names)

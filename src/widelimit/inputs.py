@@ -82,7 +82,9 @@ def _convert(x: Any, name: str, mask_constant: Any) -> Any:
             f"shape {x.shape}"
         )
     with np.errstate(over="ignore"):  # found below, with its index
-        cast = jnp.asarray(x, working_dtype())
+        # A copy: JAX may alias an array of NumPy, compute later, and see what the caller writes
+        # into it meanwhile.
+        cast = jnp.array(x, working_dtype(), copy=isinstance(x, np.ndarray))
     if mask_constant is not None and x.dtype != cast.dtype:
         # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
         cast = jnp.where(x == as_leaf(mask_constant), mask_constant, cast)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,8 +54,13 @@ def check_scalar(name: str, value: Any) -> None:
     check_finite(name, value)
 
 
+def own(tree: Any) -> Any:
+    """The tree with copies of its NumPy arrays, which a caller may change after the call."""
+    return jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, tree)
+
+
 def as_targets(name: str, y: Any) -> Any:
-    """The targets as an array, unchanged if they are one; concrete ones are finite.
+    """The targets as an array of our own; concrete ones are finite.
 
     Raises:
       TypeError: if they are not numbers.
@@ -66,4 +72,4 @@ def as_targets(name: str, y: Any) -> Any:
     if not y.size:
         raise ValueError(f"expected at least one training target, got {name} of shape {y.shape}")
     check_finite(name, y)
-    return y
+    return own(y)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
-from widelimit.predict.checks import as_targets, check_finite, check_scalar
+from widelimit.predict.checks import as_targets, check_finite, check_scalar, own
 from widelimit.predict.dynamics import Evolving, Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (
@@ -58,7 +58,7 @@ class EnsemblePrediction:
         kernel_kwargs: dict[str, Any],
     ) -> None:
         """Keeps the arguments; kernels are computed and factorised when they are first used."""
-        self._kernel_fn, self._x, self._y = kernel_fn, x_train, y_train
+        self._kernel_fn, self._x, self._y = kernel_fn, own(x_train), y_train
         self._learning_rate, self._ridge, self._kwargs = learning_rate, ridge, kernel_kwargs
         self._targets = Targets.of(y_train, trace_axes)
         self._kernels: dict[str, KernelArray] = {}

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from widelimit._pytree import is_concrete
-from widelimit.predict.checks import check_finite, check_scalar
+from widelimit.predict.checks import check_finite, check_scalar, own
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
 from widelimit.predict.spectral import Spectral
@@ -152,6 +152,7 @@ class TrainKernel:
         Raises:
           ValueError: if a concrete kernel is not finite or not symmetric.
         """
+        kernel = own(kernel)
         check_finite(name, kernel)
         self._name, self._remedy = name, remedy
         self._bare = System(kernel, ridge, resolution(kernel))
