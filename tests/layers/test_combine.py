@@ -237,7 +237,7 @@ def test_errors_of_containers():
         net.kernel_fn([x, x, x])
     with pytest.raises(ValueError, match="list or tuple of 2 parameters, got 1"):
         serial(Dense(2), Relu()).apply_fn([()], x)
-    with pytest.raises(TypeError, match=r"expected a layer or a triple .*, got type"):
+    with pytest.raises(TypeError, match=r"got the class Dense: write Dense\(\)"):
         serial(Dense, Relu())
     with pytest.raises(TypeError, match="a tuple of ints"):
         net.init_fn(KEY, 3)
