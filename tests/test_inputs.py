@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.tolerance import assert_close
-from widelimit.inputs import as_inputs, input_shapes, same_inputs
+from widelimit.inputs import as_inputs, same_inputs
+from widelimit.layers.base import tree_shapes
 from widelimit.stax import Cos, Dense, Erf, Rbf, Relu, Tanh, parallel, serial
 
 X = np.random.default_rng(0).standard_normal((4, 5))
@@ -42,7 +43,7 @@ def test_equal_inputs():
     assert as_inputs([X, X], [None, None], None)[1] is None
     first, second = as_inputs(X, X, None)
     assert first is second
-    assert input_shapes([a, (a, a)]) == ((4, 5), ((4, 5), (4, 5)))
+    assert tree_shapes([a, (a, a)]) == ((4, 5), ((4, 5), (4, 5)))
 
 
 @pytest.mark.usefixtures("x64")

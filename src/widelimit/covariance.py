@@ -19,8 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from widelimit._pytree import pytree, static
-from widelimit.offsets import Need, Offsets, partner_table
+from widelimit.offsets import Need, Offsets
+from widelimit.pairs import apply_stencils, relayout, rezero, shift
 from widelimit.signal import Signal
+from widelimit.stencil import Stencil
 
 # Origins that are no fresh weights: raw input, and a Kernel from outside.
 INPUT = "<input>"
@@ -101,20 +103,79 @@ def pair_features(cov: Covariances, f1: Any, f2: Any) -> tuple[Any, Any]:
     return left, right
 
 
-def shift(f: Array, offsets: Offsets, spatial: tuple[int, ...]) -> Array:
-    """Returns f[..., p] read at p + d, as [..., d, p]; positions outside read position 0."""
-    partner, _ = partner_table(offsets, spatial)
-    if partner.size == 1:
-        return f[..., None, :]
-    return f[..., partner]
+def map_values(
+    cov: Covariances,
+    function: Callable[[Array, Offsets, Offsets], Array],
+    signal: Signal,
+    need: Need,
+) -> Covariances:
+    """Returns the covariances with every array mapped; the gap is dropped.
+
+    Args:
+      cov: covariances.
+      function: from an array [..., d, p], its stored offsets and those of the result, to the
+        result.
+      signal: shapes of the result.
+      need: offsets of the result.
+    """
+
+    def cross(value: Array | None) -> Array | None:
+        return None if value is None else function(value, cov.need.cross, need.cross)
+
+    return cov.replace(
+        nngp=cross(cov.nngp),
+        ntk=cross(cov.ntk),
+        gap=None,
+        cov1=function(cov.cov1, cov.need.own, need.own),
+        cov2=None if cov.cov2 is None else function(cov.cov2, cov.need.own, need.own),
+        signal=signal,
+        need=need,
+    )
 
 
-def rezero(value: Array, offsets: Offsets, spatial: tuple[int, ...]) -> Array:
-    """Returns the array [..., d, p] with zeros where p + d is outside the image."""
-    _, inside = partner_table(offsets, spatial)
-    if inside.all():
-        return value
-    return jnp.where(jnp.broadcast_to(inside, value.shape), value, 0)
+def select(cov: Covariances, need: Need) -> Covariances:
+    """Returns the covariances at other offsets, all of which are stored.
+
+    Raises:
+      AssertionError: an offset is not stored.
+    """
+    for stored, wanted in ((cov.need.cross, need.cross), (cov.need.own, need.own)):
+        if wanted.wanted:
+            axes = zip(stored.axes, wanted.axes, strict=True)
+            assert stored.wanted and all(set(w) <= set(s) for s, w in axes), (stored, wanted)
+    return embed(cov, need)
+
+
+def embed(cov: Covariances, need: Need) -> Covariances:
+    """Returns the covariances at other offsets; pairs that were not stored are zero."""
+    if need == cov.need:
+        return cov
+    spatial = cov.signal.spatial
+
+    def read(value: Array, stored: Offsets, wanted: Offsets) -> Array:
+        return relayout(value, stored, wanted, spatial)
+
+    gap = None if cov.gap is None else read(cov.gap, cov.need.cross, need.cross)
+    return map_values(cov, read, cov.signal, need).replace(gap=gap)
+
+
+def stencils(
+    cov: Covariances, windows: tuple[Stencil, ...], scale: float, signal: Signal, need: Need
+) -> Covariances:
+    """Returns the covariances after a layer that sums over one stencil per spatial axis.
+
+    Args:
+      cov: covariances.
+      windows: one stencil per spatial axis.
+      scale: factor of all sums.
+      signal: shapes of the output.
+      need: offsets of the output.
+    """
+
+    def total(value: Array, stored: Offsets, wanted: Offsets) -> Array:
+        return scale * apply_stencils(value, windows, stored, wanted)
+
+    return map_values(cov, total, signal, need)
 
 
 def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
@@ -195,7 +256,7 @@ def _own_elementwise(cov: Covariances, rule: ElementwiseRule, own: Array, featur
 
 def exact_diagonal(cov: Covariances) -> Covariances:
     """Returns symmetric covariances whose diagonal is the variance to the bit, with gap 0."""
-    if not cov.symmetric:
+    if not cov.symmetric or not cov.need.own.wanted:
         return cov
     same = same_entry(cov)
     variance = variances(cov)[0][:, None, None, :]
@@ -213,22 +274,65 @@ def same_entry(cov: Covariances) -> Array:
     return jnp.broadcast_to(equal, cov.nngp.shape)
 
 
-def position_mean(cov: Covariances, signal: Signal) -> Covariances:
+def transpose_space(
+    cov: Covariances, order: tuple[int, ...], spatial: tuple[int, ...], need: Need
+) -> Covariances:
+    """Returns the covariances with spatial axes in another order.
+
+    Args:
+      cov: covariances, stored in the present order.
+      order: where each new axis stands at present.
+      spatial: present sizes.
+      need: offsets in the new order.
+    """
+    if order == tuple(range(len(order))):
+        return cov
+
+    def permute(value: Array, stored: Offsets, wanted: Offsets) -> Array:
+        return permute_axes(value, stored, spatial, order)
+
+    return map_values(cov, permute, cov.signal, need)
+
+
+def position_mean(cov: Covariances, signal: Signal, need: Need) -> Covariances:
     """Returns the mean over equal positions (Flatten): no spatial axes, not Gaussian."""
-    cross, own = cov.need.cross.zero_index, cov.need.own.zero_index
 
-    def mean(value: Array | None) -> Array | None:
-        return None if value is None else value[..., cross, :].mean(-1)[..., None, None]
+    def mean(value: Array, stored: Offsets, wanted: Offsets) -> Array:
+        if not wanted.wanted:
+            return value[..., :0, :1]
+        return value[..., stored.zero_index, :].mean(-1)[..., None, None]
 
+    gap = None if cov.gap is None else mean(cov.gap, cov.need.cross, need.cross)
+    return map_values(cov, mean, signal, need).replace(gap=gap, gaussian=False)
+
+
+def position_pool(
+    cov: Covariances, signal: Signal, need: Need, counts: tuple[Any, Any]
+) -> Covariances:
+    """Returns the sum over all pairs of positions, divided by a count of each side.
+
+    Args:
+      cov: covariances at all offsets.
+      signal: shapes of the output, without spatial axes.
+      need: offsets of the output.
+      counts: divisors of x1 [n1] and of x2 [n2], or numbers.
+    """
+    first, second = (jnp.reshape(c, (-1, 1, 1)) for c in counts)
+
+    def total(value: Array, weight: Array) -> Array:
+        return value.sum((-1, -2), keepdims=True) / weight
+
+    cross = first[:, None] * second[None]
+    own = need.own.wanted
+    cov1, cov2 = cov.cov1, cov.cov2
     return cov.replace(
-        nngp=mean(cov.nngp),
-        ntk=mean(cov.ntk),
-        gap=mean(cov.gap),
-        cov1=cov.cov1[:, own].mean(-1)[..., None, None],
-        cov2=None if cov.cov2 is None else cov.cov2[:, own].mean(-1)[..., None, None],
+        nngp=total(cov.nngp, cross),
+        ntk=None if cov.ntk is None else total(cov.ntk, cross),
+        gap=None,
+        cov1=total(cov1, first**2) if own else cov1[:, :, :1],
+        cov2=None if cov2 is None else total(cov2, second**2) if own else cov2[:, :, :1],
         signal=signal,
-        need=Need.zero(0),
-        gaussian=False,
+        need=need,
     )
 
 

@@ -149,10 +149,3 @@ def shares_x1(x1: Any, x2: Any) -> bool:
 def stored_diagonal(x1: Any) -> bool:
     """Returns whether x1 holds kernels of equal positions only."""
     return any(getattr(leaf, "diagonal_spatial", False) for leaf in _leaves(x1))
-
-
-def input_shapes(x: Any) -> Any:
-    """Returns the shape of an array, or a tuple of shapes for a list or tuple."""
-    if is_branches(x):
-        return tuple(input_shapes(part) for part in x)
-    return tuple(x.shape)

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from widelimit._pytree import is_concrete
 from widelimit.covariance import KERNEL, Covariances
-from widelimit.inputs import as_inputs, input_shapes, same_inputs, shares_x1, stored_diagonal
-from widelimit.layers.base import Layer, NetFunction, located, mask_covariances, step
+from widelimit.inputs import as_inputs, same_inputs, shares_x1, stored_diagonal
+from widelimit.layers.base import Layer, NetFunction, located, mask_covariances, step, tree_shapes
+from widelimit.layers.reshape import Identity
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
 from widelimit.nt_kernel import (
@@ -20,6 +22,7 @@ from widelimit.nt_kernel import (
     kernel_from_covariances,
     kernel_signal,
 )
+from widelimit.offsets import Need
 from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
 from widelimit.signal import Signal, is_branches
 
@@ -64,10 +67,20 @@ def choose_engine(net: Layer, shape: Any) -> Choice:
       net: the network.
       shape: shape of an input, batch size included.
     """
-    flattened = leading_flatten(net)[1] is not None
-    flat = flattened or (not is_branches(shape[0]) and len(shape) == 2)
-    kind = "no spatial axes: one product and one fused loop" if flat else "plain JAX"
-    return Choice("reference", f"{kind}, compiled whole by XLA")
+    if _is_flat(net, shape):
+        why = "no spatial axes: one product and one fused loop, compiled whole by XLA"
+    else:
+        why = "plain JAX, compiled layer by layer"
+    return Choice("reference", why)
+
+
+def _is_flat(net: Layer, shape: Any) -> bool:
+    """Returns whether no activation of the network has spatial axes."""
+    if leading_flatten(net)[1] is not None:
+        return True
+    if is_branches(shape) and any(is_branches(s) for s in shape):
+        return all(_is_flat(Identity(), s) for s in shape)
+    return len(shape) == 2
 
 
 class KernelFn(NetFunction):
@@ -124,7 +137,10 @@ class KernelFn(NetFunction):
             diagonal_spatial=bool(diagonal_spatial),
             axes=axes,
         )
-        compute = functools.partial(_compute, self.net, mask_constant=mask_constant)
+        by_layer = not _holds_kernels(x1) and not _is_flat(self.net, tree_shapes(x1))
+        by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, pattern)
+        run = _compute if by_layer else _compute_whole
+        compute = functools.partial(run, self.net, mask_constant=mask_constant)
         patterns = (None, None) if pattern is None else tuple(pattern)
         other = None if symmetric else x2
         result = compute(x1, other, patterns=patterns, request=request)
@@ -163,7 +179,6 @@ def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
     return axes
 
 
-@functools.partial(jax.jit, static_argnames="request")
 def _compute(
     net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
 ) -> Any:
@@ -177,6 +192,9 @@ def _compute(
     return _leave(out, site.masks_out, request)
 
 
+_compute_whole = jax.jit(_compute, static_argnames="request")
+
+
 def _enter_arrays(
     net: Layer, x1: Any, x2: Any, mask_constant: Any, patterns: Any, request: Request
 ) -> tuple[Any, Any, Layer]:
@@ -186,31 +204,45 @@ def _enter_arrays(
     net, flatten = leading_flatten(net)
     axes = request.axes
     if flatten is not None:
-        flatten.check_input(input_shapes(x1), axes[0])
+        flatten.check_input(tree_shapes(x1), axes[0])
         x1, mask1 = flatten.apply((), x1), flatten.mask(mask1, x1.shape)
         if x2 is not None:
             x2, mask2 = flatten.apply((), x2), flatten.mask(mask2, x2.shape)
         batch = flatten.batch_axis_out % 2
         axes = batch, 1 - batch
-    shape1 = input_shapes(x1)
-    shape2 = shape1 if x2 is None else input_shapes(x2)
+    shape1 = tree_shapes(x1)
+    shape2 = shape1 if x2 is None else tree_shapes(x2)
     signal = input_signal(shape1, shape2, input_axes(net, shape1, axes))
     masks = tuple(m if jax.tree.leaves(m) else None for m in (mask1, mask2))
-    need = output_need(net.output_signal(signal), request.diagonal_spatial)
+    need = _output_need(net, signal, request)
     site = make_site(net, signal, need, masks, patterns)
     return _inputs(x1, x2, signal, site.need_in, masks, "ntk" in request.fields), site, net
+
+
+def _output_need(net: Layer, signal: Any, request: Request) -> Any:
+    own = bool({"cov1", "cov2"} & set(request.fields))
+    return output_need(net.output_signal(signal), request.diagonal_spatial, own)
 
 
 def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool) -> Any:
     """Returns the covariances of arrays or of trees of arrays."""
     if isinstance(signal, Signal):
-        cov = input_covariances(x1, x2, signal, need, tangent)
-        return mask_covariances(cov, masks)
+        return _masked_inputs(x1, x2, masks, signal, need, tangent)
     parts = []
     for i, part in enumerate(signal):
         inner = tuple(None if m is None else m[i] for m in masks)
         parts.append(_inputs(x1[i], None if x2 is None else x2[i], part, need[i], inner, tangent))
     return type(x1)(parts)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _masked_inputs(
+    x1: Any, x2: Any, masks: Any, signal: Signal, need: Need, tangent: bool
+) -> Covariances:
+    return mask_covariances(input_covariances(x1, x2, signal, need, tangent), masks)
+
+
+_public = jax.jit(kernel_from_covariances, static_argnames=("diagonal_spatial", "share"))
 
 
 def _enter_kernels(
@@ -221,7 +253,7 @@ def _enter_kernels(
     masks1 = _map_kernels(lambda k: k.mask1, kernels)
     masks2 = _map_kernels(lambda k: k.mask2, kernels)
     masks = tuple(m if jax.tree.leaves(m) else None for m in (masks1, masks2))
-    need = output_need(net.output_signal(signal), request.diagonal_spatial)
+    need = _output_need(net, signal, request)
     site = make_site(net, signal, need, masks, patterns)
 
     def enter(kernel: Any, part: Any, origin: str) -> Any:
@@ -242,7 +274,7 @@ def _leave(cov: Any, masks: Any, request: Request) -> Any:
     if isinstance(cov, Covariances):
         if request.symmetric:
             masks = masks[0], masks[0]
-        kernel = kernel_from_covariances(
+        kernel = _public(
             cov, diagonal_spatial=request.diagonal_spatial, share=request.share, masks=masks
         )
         return kernel.replace(**{f: None for f in _ARRAYS if f not in request.fields})

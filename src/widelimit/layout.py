@@ -7,14 +7,16 @@ side by side; with equal positions only, (n1, n2, H, W, ...).
 from __future__ import annotations
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from widelimit.covariance import INPUT, Covariances, exact_diagonal, rezero, shift
-from widelimit.offsets import Need, Offsets, pair_table, partner_table
+from widelimit.covariance import INPUT, Covariances, exact_diagonal
+from widelimit.offsets import Need, Offsets
+from widelimit.pairs import from_pairs, rezero, shift, to_pairs
 from widelimit.signal import Signal
 
 
@@ -131,24 +133,25 @@ def to_public(value: Array, offsets: Offsets, spatial: tuple[int, ...], diagonal
     """
     if diagonal or not spatial:
         return value[..., offsets.zero_index, :].reshape(*value.shape[:-2], *spatial)
-    index, _ = pair_table(offsets, spatial)
-    lead = value.shape[:-2]
-    pairs = value.reshape(*lead, -1)[..., index].reshape(*lead, *spatial, *spatial)
-    return pairs.transpose(*range(len(lead)), *_zipped(len(lead), len(spatial)))
+    lead, ndim = value.shape[:-2], len(spatial)
+    pairs = to_pairs(value, offsets, spatial, tuple(range(ndim)))
+    pairs = pairs.reshape(*lead, *spatial, *spatial)
+    return pairs.transpose(*range(len(lead)), *_zipped(len(lead), ndim))
 
 
 def from_public(value: Array, offsets: Offsets, spatial: tuple[int, ...], diagonal: bool) -> Array:
     """Returns an array in the public layout as [..., d, p]; the inverse of `to_public`."""
-    size, ndim = int(np.prod(spatial, dtype=int)), len(spatial)
+    size, ndim = math.prod(spatial), len(spatial)
     if diagonal or not spatial:
         lead = value.shape[: value.ndim - ndim]
-        return value.reshape(*lead, 1, size)
+        full = value.reshape(*lead, 1, size)
+        return full if offsets.wanted else full[..., :0, :]
     lead = value.shape[: value.ndim - 2 * ndim]
+    if not offsets.wanted:
+        return jnp.zeros((*lead, 0, size), value.dtype)
     first = range(len(lead), value.ndim, 2)
     pairs = value.transpose(*range(len(lead)), *first, *(i + 1 for i in first))
-    partner, _ = partner_table(offsets, spatial)
-    index = np.arange(size, dtype=np.int32) * size + partner
-    return rezero(pairs.reshape(*lead, -1)[..., index], offsets, spatial)
+    return from_pairs(pairs.reshape(*lead, 1, 1, size, size), offsets, spatial, tuple(range(ndim)))
 
 
 def _zipped(lead: int, ndim: int) -> list[int]:

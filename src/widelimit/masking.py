@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
 from widelimit._pytree import pytree
+from widelimit.signal import Signal
 
 
 @pytree
@@ -60,6 +61,24 @@ def hide(x: Array, mask: Array | None) -> Array:
 def collapse(mask: Array | None, channel_axis: int) -> Array | None:
     """Returns the mask with one channel: masked only where every channel is."""
     return None if mask is None else jnp.all(mask, axis=channel_axis, keepdims=True)
+
+
+def one_channel(mask: Array | None, signal: Signal, label: str) -> Array | None:
+    """Returns a mask that is the same for all channels as [n, p].
+
+    Raises:
+      NotImplementedError: a mask per channel.
+    """
+    if mask is None:
+        return None
+    if mask.shape[signal.channel_axis] != 1:
+        raise NotImplementedError(
+            f"expected masks equal on all channels for {label}, got a mask per channel: put a "
+            "Dense or Conv layer before it"
+        )
+    rows = mask.transpose(signal.to_canonical())
+    n = mask.shape[signal.batch_axis]
+    return jnp.broadcast_to(rows[..., 0], (n, *signal.spatial)).reshape(n, signal.positions)
 
 
 def all_masked(masks: Any) -> Array | None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from widelimit._pytree import pytree, static
 from widelimit.covariance import INPUT, KERNEL, Covariances, exact_diagonal
 from widelimit.layout import from_public, mirror, to_public
-from widelimit.offsets import Need, Offsets
+from widelimit.offsets import Need
 from widelimit.signal import Signal
 
 
@@ -162,7 +162,9 @@ def kernel_from_covariances(
         full = to_public(value, cov.need.cross, spatial, diagonal)
         return _mirror_public(full, spatial, diagonal) if cov.symmetric else full
 
-    def own(value: Array) -> Array:
+    def own(value: Array) -> Array | None:
+        if not cov.need.own.wanted:
+            return None
         return to_public(value, cov.need.own, spatial, diagonal)
 
     signal = cov.signal
@@ -222,7 +224,7 @@ def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Cova
     """
     signal = kernel_signal(kernel)
     spatial, diagonal = signal.spatial, kernel.diagonal_spatial
-    if diagonal and need != Need.zero(len(spatial)):
+    if diagonal and any(set(axis) - {0} for axis in (need.cross | need.own).axes):
         raise ValueError(
             "expected a Kernel with all pairs of positions: the layers that follow read unequal "
             "positions; got one with diagonal_spatial=True"
@@ -260,11 +262,3 @@ def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Cova
 def kernel_signal(kernel: Kernel) -> Signal:
     """Returns the static description of the activation whose kernel this is."""
     return Signal(kernel.shape1, kernel.shape2, kernel.batch_axis, kernel.channel_axis)
-
-
-def stored_need(kernel: Kernel) -> Need:
-    """Returns the offsets that a public kernel holds."""
-    spatial = kernel_signal(kernel).spatial
-    if kernel.diagonal_spatial:
-        return Need(Offsets.zero(len(spatial)), Offsets.zero(len(spatial)))
-    return Need.full(spatial)

@@ -2,13 +2,16 @@
 
 The covariance of two images is a function of two positions p and p'. It is stored by offset
 d = p' - p, and only at the offsets that some later layer reads.
+
+A set of offsets is stored row by row along each axis. Where every pair of a kind is needed, one
+row holds two true offsets, d and d - M: their ranges of p do not overlap when the modulus M is at
+least the size of the axis, so that nothing is padded and each pair is stored once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -20,9 +23,14 @@ class Offsets:
 
     Attributes:
       axes: per spatial axis, its offsets in ascending order.
+      moduli: per spatial axis the modulus that folds it, None where rows are true offsets; empty
+        where no axis is folded.
+      wanted: False stores nothing at all.
     """
 
     axes: tuple[tuple[int, ...], ...]
+    moduli: tuple[int | None, ...] = ()
+    wanted: bool = True
 
     @staticmethod
     def zero(ndim: int) -> Offsets:
@@ -30,36 +38,129 @@ class Offsets:
         return Offsets(((0,),) * ndim)
 
     @staticmethod
+    def none(ndim: int) -> Offsets:
+        """Returns the empty set."""
+        return Offsets(((),) * ndim, wanted=False)
+
+    @staticmethod
     def full(shape: tuple[int, ...]) -> Offsets:
         """Returns the set that pairs each position of an image of `shape` with every other."""
         return Offsets(tuple(tuple(range(1 - size, size)) for size in shape))
 
     def __or__(self, other: Offsets) -> Offsets:
+        if not (self.wanted and other.wanted):
+            return self if self.wanted else other
         pairs = zip(self.axes, other.axes, strict=True)
         return Offsets(tuple(tuple(sorted({*a, *b})) for a, b in pairs))
+
+    def permute(self, order: tuple[int, ...]) -> Offsets:
+        """Returns the set with its axes in another order."""
+        moduli = tuple(self.moduli[i] for i in order) if self.moduli else ()
+        return Offsets(tuple(self.axes[i] for i in order), moduli, self.wanted)
 
     def clip(self, shape: tuple[int, ...]) -> Offsets:
         """Returns the offsets that pair at least one position of an image of `shape`."""
         pairs = zip(self.axes, shape, strict=True)
-        return Offsets(tuple(tuple(d for d in axis if abs(d) < size) for axis, size in pairs))
+        axes = tuple(tuple(d for d in axis if abs(d) < size) for axis, size in pairs)
+        return Offsets(axes, wanted=self.wanted)
+
+    def fold(self, shape: tuple[int, ...], moduli: tuple[int, ...]) -> Offsets:
+        """Returns the set with every axis folded where that takes fewer rows."""
+        folds = tuple(map(_useful_modulus, self.axes, shape, moduli)) if self.wanted else ()
+        return Offsets(self.axes, folds if any(folds) else (), self.wanted)
+
+    @functools.cached_property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """Per axis the stored rows: true offsets, or their residues where the axis is folded."""
+        moduli = self.moduli or (None,) * len(self.axes)
+        return tuple(
+            axis if m is None else tuple(sorted({d % m for d in axis}))
+            for axis, m in zip(self.axes, moduli, strict=True)
+        )
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of rows per axis."""
+        return tuple(len(rows) for rows in self.rows)
 
     @property
     def count(self) -> int:
-        """The number of stored offsets (the length of axis d)."""
-        return math.prod(len(axis) for axis in self.axes)
+        """The number of stored rows (the length of axis d)."""
+        return math.prod(self.counts) if self.wanted else 0
 
     @property
     def zero_index(self) -> int:
-        """The place of offset 0 along axis d. Every stored set contains it."""
+        """The place of offset 0 along axis d. Every stored set but the empty one contains it."""
         index = 0
-        for axis in self.axes:
-            index = index * len(axis) + axis.index(0)
+        for rows in self.rows:
+            index = index * len(rows) + rows.index(0)
         return index
 
     def entries(self, shape: tuple[int, ...]) -> int:
         """Returns how many stored entries pair two positions inside the image."""
         pairs = zip(self.axes, shape, strict=True)
-        return math.prod(sum(size - abs(d) for d in axis) for axis, size in pairs)
+        count = math.prod(sum(size - abs(d) for d in axis) for axis, size in pairs)
+        return count if self.wanted else 0
+
+    def partners(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """Returns per axis where p + d lies, [rows, p]; -1 outside the image."""
+        moduli = self.moduli or (None,) * len(self.axes)
+        return tuple(map(_axis_partners, self.rows, moduli, shape))
+
+    def places(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """Returns per axis where the pair (p, p') is stored, [p, p'].
+
+        Entries are flat indices into [rows, p]; -1 where the pair is not stored.
+        """
+        moduli = self.moduli or (None,) * len(self.axes)
+        return tuple(map(_axis_places, self.rows, moduli, shape))
+
+
+def _useful_modulus(axis: tuple[int, ...], size: int, modulus: int) -> int | None:
+    """Returns the modulus if the axis is closed under it and then takes fewer rows."""
+    if modulus < size or len({d % modulus for d in axis}) == len(axis):
+        return None
+    values = set(axis)
+    partners = (d - modulus if d > 0 else d + modulus for d in axis)
+    closed = all(p in values for p in partners if abs(p) < size)
+    return modulus if closed else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _axis_partners(rows: tuple[int, ...], modulus: int | None, size: int) -> np.ndarray:
+    positions = np.arange(size, dtype=np.int32)
+    steps = np.array(rows, dtype=np.int32).reshape(len(rows), 1)
+    partner = positions.reshape(1, size) + steps
+    if modulus is not None:
+        partner = partner % modulus
+    return np.where((partner >= 0) & (partner < size), partner, -1).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=1024)
+def _axis_places(rows: tuple[int, ...], modulus: int | None, size: int) -> np.ndarray:
+    partner = _axis_partners(rows, modulus, size)
+    places = np.full((size, size), -1, np.int32)
+    row, p = np.nonzero(partner >= 0)
+    places[p, partner[row, p]] = row * size + p
+    return places
+
+
+def fitting_moduli(
+    offsets: Offsets, shape: tuple[int, ...], wished: tuple[int | None, ...] | None
+) -> tuple[int, ...]:
+    """Returns a modulus per axis: the wished one if it is large enough, else the least useful one.
+
+    Args:
+      offsets: the offsets needed there.
+      shape: sizes of the spatial axes.
+      wished: moduli that keep rows in place through a layer, None where there is no such.
+    """
+    moduli = []
+    for axis, size, wish in zip(offsets.axes, shape, wished or (None,) * len(shape), strict=True):
+        step = math.gcd(*axis) or 1
+        least = -(-size // step) * step
+        moduli.append(wish if wish is not None and wish >= size else least)
+    return tuple(moduli)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,36 +188,10 @@ class Need:
     def __or__(self, other: Need) -> Need:
         return Need(self.cross | other.cross, self.own | other.own)
 
+    def with_variances(self) -> Need:
+        """Returns the need with the variances (own offset 0) added."""
+        return Need(self.cross, self.own | Offsets.zero(len(self.cross.axes)))
 
-@functools.lru_cache(maxsize=256)
-def partner_table(offsets: Offsets, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where p + d lies.
-
-    Returns:
-      Two arrays [d, p]: the flat index of p + d (0 where outside), and whether it is inside.
-    """
-    ndim = len(shape)
-    positions = np.array(list(itertools.product(*map(range, shape))), dtype=np.int32)
-    steps = np.array(list(itertools.product(*offsets.axes)), dtype=np.int32)
-    partner = positions.reshape(1, math.prod(shape), ndim) + steps.reshape(offsets.count, 1, ndim)
-    inside = np.all((partner >= 0) & (partner < np.array(shape, dtype=np.int32)), axis=-1)
-    weights = np.array([math.prod(shape[i + 1 :]) for i in range(len(shape))], dtype=np.int32)
-    return np.where(inside, partner @ weights, 0), inside
-
-
-@functools.lru_cache(maxsize=256)
-def pair_table(offsets: Offsets, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where the pair (p, p') is stored.
-
-    Returns:
-      Two arrays [p, p']: the flat index into [d, p] (0 where not stored), and whether it is
-      stored.
-    """
-    partner, inside = partner_table(offsets, shape)
-    size = math.prod(shape)
-    index = np.zeros((size, size), np.int32)
-    stored = np.zeros((size, size), bool)
-    d, p = np.nonzero(inside)
-    index[p, partner[d, p]] = d * size + p
-    stored[p, partner[d, p]] = True
-    return index, stored
+    def fold(self, shape: tuple[int, ...], moduli: tuple[int, ...]) -> Need:
+        """Returns the need with both sets folded where that takes fewer rows."""
+        return Need(self.cross.fold(shape, moduli), self.own.fold(shape, moduli))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Parallel, Repeat, Serial
 from widelimit.layers.reshape import Flatten
-from widelimit.offsets import Need
+from widelimit.offsets import Need, Offsets, fitting_moduli
 from widelimit.signal import Signal, is_branches
 
 
@@ -91,9 +91,7 @@ def leading_flatten(net: Layer) -> tuple[Layer, Flatten | None]:
     return net, None
 
 
-def make_site(
-    layer: Layer, signal: Any, need: Any, masks: Any, patterns: Any, path: str | None = None
-) -> Site:
+def make_site(layer: Layer, signal: Any, need: Any, masks: Any, patterns: Any) -> Site:
     """Returns the site of a network: every layer inside it knows its shapes, masks and needs.
 
     Args:
@@ -102,70 +100,125 @@ def make_site(
       need: offsets needed at its output.
       masks: pair of masks (or trees of masks) of its input.
       patterns: pair of graph patterns.
-      path: where the network stands.
     """
-    path = path or layer.label
-    signal_out = layer.output_signal(signal)
+    moduli = _fitting(layer.needs(need, signal), signal, None)
+    return _site(layer, _Place(signal, need, masks, patterns, moduli, layer.label))[0]
+
+
+class _Place(NamedTuple):
+    """What is known of a layer before its site is made.
+
+    Attributes:
+      signal: description of its input.
+      need: true offsets needed at its output.
+      masks: pair of masks of its input.
+      patterns: pair of graph patterns.
+      moduli: moduli of folded offsets at its input.
+      path: where it stands.
+    """
+
+    signal: Any
+    need: Any
+    masks: Any
+    patterns: Any
+    moduli: Any
+    path: str
+
+
+def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
+    """Returns the site of a layer and the moduli of folded offsets at its output."""
+    signal_out = layer.output_signal(place.signal)
     masks_out = tuple(
-        None if mask is None else layer.mask(mask, _shape(signal, side))
-        for side, mask in enumerate(masks)
+        None if mask is None else layer.mask(mask, _shape(place.signal, side))
+        for side, mask in enumerate(place.masks)
     )
-    return Site(
-        masks_in=masks,
+    children, moduli = _children(layer, place)
+    if moduli is _OWN_RULE:
+        wished = layer.moduli(place.moduli, place.signal)
+        moduli = _fitting(place.need, signal_out, wished)
+    need_in = layer.needs(place.need, place.signal)
+    site = Site(
+        masks_in=place.masks,
         masks_out=masks_out,
-        patterns=patterns,
-        children=_children(layer, signal, need, masks, patterns, path),
-        signal_in=signal,
+        patterns=place.patterns,
+        children=children,
+        signal_in=place.signal,
         signal_out=signal_out,
-        need_in=layer.needs(need, signal),
-        need_out=need,
-        path=path,
+        need_in=_folded(need_in, place.signal, place.moduli),
+        need_out=_folded(place.need, signal_out, moduli),
+        path=place.path,
     )
+    return site, moduli
 
 
-def _children(
-    layer: Layer, signal: Any, need: Any, masks: Any, patterns: Any, path: str
-) -> tuple[Site, ...]:
+_OWN_RULE = object()
+
+
+def _children(layer: Layer, place: _Place) -> tuple[tuple[Site, ...], Any]:
+    """Returns the sites of the layers inside, and the moduli after the last of them."""
     match layer:
         case Serial():
-            return _serial_children(layer, signal, need, masks, patterns, path)
+            return _serial_children(layer, place)
         case Parallel(layers=inner):
-            return tuple(
-                make_site(sub, signal[i], need[i], _branch(masks, i), patterns, _at(path, i, sub))
-                for i, sub in enumerate(inner)
-            )
+            pairs = [_site(sub, _branch(place, i, sub)) for i, sub in enumerate(inner)]
+            return tuple(site for site, _ in pairs), tuple(moduli for _, moduli in pairs)
         case Repeat(layer=body, n=n) if n > 0:
-            closed = layer.needs(need, signal)
-            inside = _at(path, "*", body)
-            first = make_site(body, signal, closed, masks, patterns, inside)
-            rest = make_site(body, signal, closed, first.masks_out, patterns, inside)
-            return first, rest
+            closed = layer.needs(place.need, place.signal)
+            inside = place._replace(need=closed, path=_at(place.path, "*", body))
+            first, moduli = _site(body, inside)
+            rest, _ = _site(body, inside._replace(masks=first.masks_out))
+            return (first, rest), moduli
         case _:
-            return ()
+            return (), _OWN_RULE
 
 
-def _serial_children(
-    net: Serial, signal: Any, need: Any, masks: Any, patterns: Any, path: str
-) -> tuple[Site, ...]:
-    signals = net.signals(signal)
-    needs = [need]
+def _serial_children(net: Serial, place: _Place) -> tuple[tuple[Site, ...], Any]:
+    signals = net.signals(place.signal)
+    needs = [place.need]
     for layer, inner in zip(net.layers[::-1], signals[-2::-1], strict=True):
         needs.append(layer.needs(needs[-1], inner))
     needs.reverse()
     sites: list[Site] = []
+    masks, moduli = place.masks, place.moduli
     for i, layer in enumerate(net.layers):
-        site = make_site(layer, signals[i], needs[i + 1], masks, patterns, _at(path, i, layer))
+        path = _at(place.path, i, layer)
+        inner = _Place(signals[i], needs[i + 1], masks, place.patterns, moduli, path)
+        site, moduli = _site(layer, inner)
         sites.append(site)
         masks = site.masks_out
-    return tuple(sites)
+    return tuple(sites), moduli
+
+
+def _branch(place: _Place, index: int, layer: Layer) -> _Place:
+    return _Place(
+        place.signal[index],
+        place.need[index],
+        tuple(None if m is None else m[index] for m in place.masks),
+        place.patterns,
+        place.moduli[index],
+        _at(place.path, index, layer),
+    )
+
+
+def _fitting(need: Any, signal: Any, wished: Any) -> Any:
+    """Returns moduli for the offsets of a place, or a tuple of them for branches."""
+    if isinstance(signal, Signal):
+        return fitting_moduli(need.cross | need.own, signal.spatial, wished)
+    return tuple(
+        _fitting(n, s, None if wished is None else wished[i])
+        for i, (n, s) in enumerate(zip(need, signal, strict=True))
+    )
+
+
+def _folded(need: Any, signal: Any, moduli: Any) -> Any:
+    """Returns needs as they are stored."""
+    if isinstance(signal, Signal):
+        return need.fold(signal.spatial, moduli)
+    return tuple(_folded(*parts) for parts in zip(need, signal, moduli, strict=True))
 
 
 def _at(path: str, index: Any, layer: Layer) -> str:
     return f"{path}[{index}].{layer.label}"
-
-
-def _branch(masks: Any, index: int) -> Any:
-    return tuple(None if m is None else m[index] for m in masks)
 
 
 def _shape(signal: Any, side: int) -> Any:
@@ -174,10 +227,16 @@ def _shape(signal: Any, side: int) -> Any:
     return tuple(_shape(s, side) for s in signal)
 
 
-def output_need(signal: Any, diagonal_spatial: bool) -> Any:
-    """Returns the offsets of the result: all of them, or equal positions only."""
+def output_need(signal: Any, diagonal_spatial: bool, own: bool) -> Any:
+    """Returns the offsets of the result: all of them, or equal positions only.
+
+    Args:
+      signal: description of the result.
+      diagonal_spatial: keep equal positions only.
+      own: whether the covariances of images with themselves are wanted.
+    """
     if not isinstance(signal, Signal):
-        return tuple(output_need(s, diagonal_spatial) for s in signal)
-    if diagonal_spatial:
-        return Need.zero(len(signal.spatial))
-    return Need.full(signal.spatial)
+        return tuple(output_need(s, diagonal_spatial, own) for s in signal)
+    ndim = len(signal.spatial)
+    need = Need.zero(ndim) if diagonal_spatial else Need.full(signal.spatial)
+    return need if own else Need(need.cross, Offsets.none(ndim))

@@ -155,7 +155,7 @@ def _rows(net: Layer, shape: Any) -> tuple[tuple[Row, ...], int]:
         batch = flatten.batch_axis_out % 2
         axes = batch, 1 - batch
     signal = input_signal(shape, shape, input_axes(inner, shape, axes))
-    need = output_need(inner.output_signal(signal), diagonal_spatial=False)
+    need = output_need(inner.output_signal(signal), diagonal_spatial=False, own=False)
     site = make_site(inner, signal, need, (None, None), (None, None))
     rows.append(_input_row(site))
     rows.extend(_walk(inner, site, 0))

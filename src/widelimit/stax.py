@@ -8,6 +8,9 @@ from widelimit.layers.branching import FanOut as FanOut
 from widelimit.layers.combine import parallel as parallel
 from widelimit.layers.combine import repeat as repeat
 from widelimit.layers.combine import serial as serial
+from widelimit.layers.convolution import Conv as Conv
+from widelimit.layers.convolution import ConvLocal as ConvLocal
+from widelimit.layers.convolution import ConvTranspose as ConvTranspose
 from widelimit.layers.dropout import Dropout as Dropout
 from widelimit.layers.elementwise import Cos as Cos
 from widelimit.layers.elementwise import Erf as Erf
@@ -39,7 +42,12 @@ from widelimit.layers.piecewise import Abs as Abs
 from widelimit.layers.piecewise import LeakyRelu as LeakyRelu
 from widelimit.layers.piecewise import Relu as Relu
 from widelimit.layers.piecewise import Sign as Sign
+from widelimit.layers.pooling import AvgPool as AvgPool
+from widelimit.layers.pooling import GlobalAvgPool as GlobalAvgPool
+from widelimit.layers.pooling import GlobalSumPool as GlobalSumPool
+from widelimit.layers.pooling import SumPool as SumPool
 from widelimit.layers.reshape import Flatten as Flatten
 from widelimit.layers.reshape import Identity as Identity
+from widelimit.layers.windows import Padding as Padding
 from widelimit.masking import MaskedArray as MaskedArray
 from widelimit.masking import unmask_fn as unmask_fn

@@ -1,4 +1,4 @@
-"""Layers that multiply by fresh random weights: Dense."""
+"""Layers that multiply by fresh random weights: what they share, and Dense."""
 
 from __future__ import annotations
 
@@ -15,8 +15,77 @@ from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.masking import collapse
 
 
+class AffineLayer(Layer):
+    """What layers with fresh random weights share: two parameterisations of weights and biases.
+
+    NTK parameterisation: z = W_std / sqrt(fan_in) W x + b_std b with W, b ~ N(0, 1), so with A the
+    average over the inputs of an output, K' = W_std^2 A[K] + b_std^2 and T' = K' + W_std^2 A[T].
+    Standard parameterisation: W ~ N(0, W_std^2 s0 / fan_in), b ~ N(0, b_std^2) and
+    z = W x / sqrt(s0) + b, so T' = (fan_in / s0) A[K] + W_std^2 A[T] + 1[b_std is not None].
+    """
+
+    W_std: Any
+    b_std: Any
+    parameterization: str
+    s: Any
+    trainable: bool
+
+    def _check_parameters(self) -> None:
+        """Checks and converts the fields that all layers with weights have."""
+        check_number("W_std", self.W_std)
+        if self.b_std is not None:
+            check_number("b_std", self.b_std)
+        object.__setattr__(self, "parameterization", str(self.parameterization).lower())
+        object.__setattr__(self, "s", tuple(self.s))
+        if len(self.s) != 2 or not all(scale > 0 for scale in self.s):
+            raise ValueError(f"expected two positive scales s = (s_in, s_out), got {self.s}")
+        if self.parameterization not in ("ntk", "standard"):
+            raise ValueError(
+                f"expected parameterization 'ntk' or 'standard', got {self.parameterization!r}"
+            )
+
+    def _scaled_width(self, width: int) -> int:
+        """Returns the output channels of the finite layer."""
+        return int(width * self.s[1]) if self.parameterization == "standard" else width
+
+    def _draw(
+        self, key: Array, weights: tuple[int, ...], bias: tuple[int, ...], fan_in: int
+    ) -> tuple[Array, Array | None]:
+        """Returns random weights and biases of given shapes."""
+        key_w, key_b = jax.random.split(key)
+        w = jax.random.normal(key_w, weights)
+        b = None if self.b_std is None else jax.random.normal(key_b, bias)
+        if self.parameterization == "standard":
+            w = w * (self.W_std / (fan_in / self.s[0]) ** 0.5)
+            b = None if b is None else b * self.b_std
+        return w, b
+
+    def _scale(self, out: Array, bias: Array | None, fan_in: int) -> Array:
+        """Returns the output from the plain product with the weights."""
+        if self.parameterization == "standard":
+            out = out / self.s[0] ** 0.5
+            return out if bias is None else out + bias
+        out = out * (self.W_std / fan_in**0.5)
+        return out if bias is None else out + self.b_std * bias
+
+    def _parameters(self, params: Any) -> tuple[Array, Array | None]:
+        return params if self.trainable else jax.lax.stop_gradient(params)
+
+    def _numbers(self, fan_in: int) -> Affine:
+        """Returns the four numbers of the layer."""
+        w = self.W_std**2
+        b = None if self.b_std is None else self.b_std**2
+        match (self.trainable, self.parameterization):
+            case (False, _):
+                return Affine(w, b, None, None)
+            case (_, "ntk"):
+                return Affine(w, b, w, b)
+            case _:
+                return Affine(w, b, fan_in / self.s[0], None if b is None else 1.0)
+
+
 @pytree
-class Dense(Layer):
+class Dense(AffineLayer):
     """Returns a fully-connected layer on the channel axis of an input of any rank.
 
     NTK parameterisation: z = W_std / sqrt(N_in) x W + b_std b with W, b ~ N(0, 1), so
@@ -52,51 +121,27 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "out_dim", _width("out_dim", self.out_dim))
-        _check_number("W_std", self.W_std)
-        if self.b_std is not None:
-            _check_number("b_std", self.b_std)
-        object.__setattr__(self, "parameterization", str(self.parameterization).lower())
-        object.__setattr__(self, "s", tuple(self.s))
-        if len(self.s) != 2 or not all(scale > 0 for scale in self.s):
-            raise ValueError(f"expected two positive scales s = (s_in, s_out), got {self.s}")
-        if self.parameterization not in ("ntk", "standard"):
-            raise ValueError(
-                f"expected parameterization 'ntk' or 'standard', got {self.parameterization!r}"
-            )
+        object.__setattr__(self, "out_dim", checked_width("out_dim", self.out_dim))
+        self._check_parameters()
 
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
     def output_shape(self, shape: Any) -> Any:
         axis = checked_axis(self.channel_axis, shape)
-        return (*shape[:axis], self._width, *shape[axis + 1 :])
-
-    @property
-    def _width(self) -> int:
-        """Output channels of the finite layer."""
-        scale = self.s[1] if self.parameterization == "standard" else 1
-        return int(self.out_dim * scale)
+        return (*shape[:axis], self._scaled_width(self.out_dim), *shape[axis + 1 :])
 
     def init(self, key: Array, shape: Any) -> Any:
         axis = checked_axis(self.channel_axis, shape)
-        key_w, key_b = jax.random.split(key)
-        fan_in = shape[axis]
-        weights = jax.random.normal(key_w, (fan_in, self._width))
-        bias = None
-        if self.b_std is not None:
-            ones = [1] * len(shape)
-            ones[axis] = self._width
-            bias = jax.random.normal(key_b, tuple(ones))
-        if self.parameterization == "standard":
-            weights = weights * (self.W_std / (fan_in / self.s[0]) ** 0.5)
-            bias = None if bias is None else bias * self.b_std
-        return weights, bias
+        width = self._scaled_width(self.out_dim)
+        bias = [1] * len(shape)
+        bias[axis] = width
+        return self._draw(key, (shape[axis], width), tuple(bias), shape[axis])
 
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
-        weights, bias = params if self.trainable else jax.lax.stop_gradient(params)
+        weights, bias = self._parameters(params)
         axis = checked_axis(self.channel_axis, x.shape)
         if weights.shape[0] != x.shape[axis]:
             raise ValueError(
@@ -104,36 +149,23 @@ class Dense(Layer):
                 f"{axis} of an input of shape {x.shape}"
             )
         out = jnp.moveaxis(jnp.tensordot(x, weights, (axis, 0)), -1, axis)
-        if self.parameterization == "standard":
-            out = out / self.s[0] ** 0.5
-            return out if bias is None else out + bias
-        out = out * (self.W_std / x.shape[axis] ** 0.5)
-        return out if bias is None else out + self.b_std * bias
+        return self._scale(out, bias, x.shape[axis])
 
     def mask(self, mask: Any, shape: Any) -> Any:
         return collapse(mask, checked_axis(self.channel_axis, shape))
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        w = self.W_std**2
-        b = None if self.b_std is None else self.b_std**2
-        fan_in = site.signal_in.channels
-        match (self.trainable, self.parameterization):
-            case (False, _):
-                numbers = Affine(w, b, None, None)
-            case (_, "ntk"):
-                numbers = Affine(w, b, w, b)
-            case _:
-                numbers = Affine(w, b, fan_in / self.s[0], None if b is None else 1.0)
-        out = affine(cov, numbers, site.signal_out)
+        out = affine(cov, self._numbers(site.signal_in.channels), site.signal_out)
         return out.replace(origins=frozenset({site.path}))
 
 
-def _check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any) -> None:
+    """Raises unless the value is one real number."""
     if not isinstance(value, float | jax.Array) or jnp.ndim(value):
         raise TypeError(f"expected a number for {name}, got {value!r}")
 
 
-def _width(name: str, value: Any) -> int:
+def checked_width(name: str, value: Any) -> int:
     """Returns a number of channels as a Python int."""
     try:
         width = operator.index(value)

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array
 
 from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
-from widelimit.covariance import Covariances, apply_masks, exact_diagonal
+from widelimit.covariance import Covariances, apply_masks, exact_diagonal, select
 from widelimit.masking import MaskedArray, hide, split_mask
 from widelimit.offsets import Need
 from widelimit.signal import Signal
@@ -113,8 +113,25 @@ class Layer:
         """Returns the offsets needed at the input for those needed at the output."""
         return need
 
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        """Returns per spatial axis of the output the modulus of its folded offsets.
+
+        It is the one that keeps folded rows in place through the layer, None where there is none.
+
+        Args:
+          moduli: moduli at the input, or a tuple of them for branches.
+          signal: description of the input.
+        """
+        out = self.output_signal(signal)
+        while not isinstance(signal, Signal):
+            signal, moduli = signal[0], moduli[0]
+        return moduli if out.spatial == signal.spatial else None
+
     def propagate(self, cov: Any, site: Site) -> Any:
-        """Returns the covariances of the output from those of the input."""
+        """Returns the covariances of the output from those of the input.
+
+        They may hold more offsets than `site.need_out`, never fewer.
+        """
         return cov
 
     def _check_axes(self, signal: Signal) -> None:
@@ -202,13 +219,52 @@ def _number(value: Any) -> str:
 def step(layer: Layer, cov: Any, site: Site) -> Any:
     """Returns the covariances after `layer`, with what holds for every layer.
 
+    On concrete arrays every layer without layers inside is compiled apart: equal layers share a
+    compilation, and XLA cannot fuse chains of windows, which it would compute over and over.
+    """
+    if site.children:
+        return layer.propagate(cov, site)
+    if not is_concrete(cov):
+        return _step(layer, cov, site)
+    given = {name for part in _leaves(cov) for name in part.origins}
+    # Names in the structure would tell equal layers apart.
+    short = {name: f"@{i}" for i, name in enumerate(sorted(given)) if not name.startswith("<")}
+    out = _compiled_step(layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
+    return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
+
+
+def _step(layer: Layer, cov: Any, site: Site) -> Any:
+    return _settled(layer.propagate(cov, site), site.need_out, site.masks_out)
+
+
+_compiled_step = jax.jit(_step)
+
+
+def _settled(out: Any, need: Any, masks: Any) -> Any:
+    """Returns covariances at the offsets needed, masked, with exact diagonals.
+
     The diagonal of a symmetric kernel is the variance to the bit: one rounding error there would
     be an angle of its square root at the next nonlinearity. Masked positions are zero.
     """
-    out = layer.propagate(cov, site)
-    if isinstance(out, Covariances) and not site.children:
-        return mask_covariances(exact_diagonal(out), site.masks_out)
-    return out
+    if isinstance(out, Covariances):
+        return mask_covariances(select(exact_diagonal(out), need), masks)
+    branches = ((None,) * len(out) if m is None else m for m in masks)
+    parts = zip(out, need, *branches, strict=True)
+    return type(out)(_settled(o, n, (m1, m2)) for o, n, m1, m2 in parts)
+
+
+def _leaves(tree: Any) -> list[Covariances]:
+    """Returns the covariances of a tree of branches."""
+    if isinstance(tree, Covariances):
+        return [tree]
+    return [leaf for part in tree for leaf in _leaves(part)]
+
+
+def _renamed(tree: Any, names: dict[str, str]) -> Any:
+    """Returns covariances with other names of origins."""
+    if not isinstance(tree, Covariances):
+        return type(tree)(_renamed(part, names) for part in tree)
+    return tree.replace(origins=frozenset(names.get(name, name) for name in tree.origins))
 
 
 def mask_covariances(cov: Covariances, masks: Any) -> Covariances:

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance import Covariances, select
 from widelimit.layers.base import Layer, Site, same_need
 from widelimit.masking import all_masked
 from widelimit.signal import Signal
@@ -49,6 +49,9 @@ class FanOut(Layer):
 
     def needs(self, need: Any, signal: Any) -> Any:
         return functools.reduce(same_need, need)
+
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        return (moduli,) * self.num
 
     def propagate(self, cov: Any, site: Site) -> Any:
         return [cov] * self.num
@@ -102,6 +105,7 @@ class FanInSum(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
+        cov = [select(branch, site.need_out) for branch in cov]
         for i, branch in enumerate(cov):
             if not branch.gaussian:
                 raise NotImplementedError(
@@ -131,6 +135,7 @@ class FanInProd(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
+        cov = [select(branch, site.need_out) for branch in cov]
         check_uncorrelated(cov, "product")
 
         def product(parts: Any) -> Any:
@@ -202,6 +207,7 @@ class FanInConcat(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
+        cov = [select(branch, site.need_out) for branch in cov]
         signal = site.signal_out
         if self._axis(signal.ndim) != signal.channel_axis:
             raise NotImplementedError(

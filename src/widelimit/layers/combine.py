@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit._pytree import is_concrete, pytree, static
+from widelimit.covariance import Covariances, select
 from widelimit.layers.base import Layer, Site, located, run, same_need, step
 from widelimit.layers.foreign import as_layer
 
@@ -231,8 +231,15 @@ class Repeat(Layer):
     def propagate(self, cov: Any, site: Site) -> Any:
         if self.n == 0:
             return cov
-        first, rest = site.children
+        return _select_each(self._rounds(cov, *site.children), site.need_out)
+
+    def _rounds(self, cov: Any, first: Site, rest: Site) -> Any:
+        """Returns the covariances after all applications."""
         done, cov = 1, self._once(cov, first)
+        if is_concrete(cov):  # the layers inside are compiled once each
+            for _ in range(done, self.n):
+                cov = self._once(cov, rest)
+            return cov
         # The NTK appears, the gap may be dropped: unroll until the structure repeats.
         while done < self.n:
             after = jax.eval_shape(lambda c: self._once(c, rest), cov)
@@ -255,6 +262,12 @@ class Repeat(Layer):
 
     def __repr__(self) -> str:
         return block_repr("repeat", (self.layer, self.n))
+
+
+def _select_each(tree: Any, need: Any) -> Any:
+    if isinstance(tree, Covariances):
+        return select(tree, need)
+    return type(tree)(_select_each(c, n) for c, n in zip(tree, need, strict=True))
 
 
 def _rename_origins(tree: Any, path: str) -> Any:

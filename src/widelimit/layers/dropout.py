@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance import INPUT, Covariances, scale_same
 from widelimit.layers.base import Layer, Site
-from widelimit.offsets import Need, Offsets
 
 
 @pytree
@@ -52,8 +51,7 @@ class Dropout(Layer):
         return jnp.where(jax.random.bernoulli(rng, self.rate, x.shape), x / self.rate, 0)
 
     def needs(self, need: Any, signal: Any) -> Any:
-        zero = Offsets.zero(len(signal.spatial))
-        return Need(need.cross, need.own | zero)
+        return need.with_variances()
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         if self.mode == "test":

@@ -19,7 +19,6 @@ from widelimit._pytree import as_leaf, pytree, static
 from widelimit.covariance import Covariances, ElementwiseRule, elementwise
 from widelimit.duals import Dual
 from widelimit.layers.base import Layer, Site
-from widelimit.offsets import Need, Offsets
 
 
 class ElementwiseLayer(Layer):
@@ -51,8 +50,7 @@ class ElementwiseLayer(Layer):
         return self.activation(x)
 
     def needs(self, need: Any, signal: Any) -> Any:
-        zero = Offsets.zero(len(signal.spatial))
-        return Need(need.cross, need.own | zero)
+        return need.with_variances()
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         if not cov.gaussian:

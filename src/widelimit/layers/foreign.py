@@ -16,7 +16,6 @@ from widelimit.nt_kernel import (
     covariances_from_kernel,
     kernel_from_covariances,
     kernel_signal,
-    stored_need,
 )
 from widelimit.offsets import Need
 from widelimit.signal import Signal
@@ -83,11 +82,14 @@ class Foreign(Layer):
             return tuple(Need.full(s.spatial) for s in signal)
         return Need.full(signal.spatial)
 
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        return None
+
     def propagate(self, cov: Any, site: Site) -> Any:
         kernel = _to_kernel(cov, site.masks_in)
         kwargs = {} if site.patterns == (None, None) else {"pattern": site.patterns}
         out = self.kernel_function(kernel, **kwargs)
-        return _from_kernel(out, site.signal_out, _leaves(cov), site.path)
+        return _from_kernel(out, site.signal_out, site.need_out, _leaves(cov), site.path)
 
     def __repr__(self) -> str:
         return f"{self.label}(...)"
@@ -130,15 +132,18 @@ def _signals(shape1: Any, shape2: Any, like: Signal) -> Any:
     return Signal(shape1, shape2, like.batch_axis, like.channel_axis)
 
 
-def _from_kernel(kernel: Any, signal: Any, inputs: list[Covariances], path: str) -> Any:
+def _from_kernel(
+    kernel: Any, signal: Any, need: Any, inputs: list[Covariances], path: str
+) -> Any:
     """Returns what a foreign function gave by offset."""
     if isinstance(kernel, list | tuple):
-        pairs = enumerate(zip(kernel, signal, strict=True))
-        return type(kernel)(_from_kernel(k, s, inputs, f"{path}<{i}>") for i, (k, s) in pairs)
+        parts = enumerate(zip(kernel, signal, need, strict=True))
+        branches = (_from_kernel(k, s, n, inputs, f"{path}<{i}>") for i, (k, s, n) in parts)
+        return type(kernel)(branches)
     got = kernel_signal(kernel)
     if (got.spatial, got.batch_axis) != (signal.spatial, signal.batch_axis):
         raise ValueError(f"expected a kernel of {signal} from the given function, got {got}")
-    cov = covariances_from_kernel(kernel, stored_need(kernel), inputs[0].symmetric)
+    cov = covariances_from_kernel(kernel, need, inputs[0].symmetric)
     fresh = kernel.is_gaussian and not all(part.gaussian for part in inputs)
     origins = {path} if fresh else set().union(*(part.origins for part in inputs))
     return cov.replace(origins=frozenset(origins), signal=signal)

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Covariances, normalise, variances
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.offsets import Need, Offsets
+from widelimit.masking import one_channel
 from widelimit.signal import Signal
 
 
@@ -74,8 +74,7 @@ class LayerNorm(Layer):
         return jnp.where(keep, (x - mean) * jax.lax.rsqrt(variance + self.eps), 0)
 
     def needs(self, need: Any, signal: Any) -> Any:
-        zero = Offsets.zero(len(signal.spatial))
-        return Need(need.cross, need.own | zero)
+        return need.with_variances()
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         signal = site.signal_in
@@ -90,27 +89,13 @@ class LayerNorm(Layer):
                 "expected a Gaussian input (the output of Dense, Conv, ...) for LayerNorm, got "
                 "the output of a nonlinearity or raw input: put a Dense or Conv layer before it"
             )
-        masks = [_one_channel(m, signal) for m in site.masks_in]
+        masks = [one_channel(m, signal, self.label) for m in site.masks_in]
         masks = [masks[0], masks[0]] if cov.symmetric else masks
         v1, v2 = (
             self.eps + _average(var, mask, signal, axes)
             for var, mask in zip(variances(cov), masks, strict=True)
         )
         return normalise(cov, v1, v2)
-
-
-def _one_channel(mask: Array | None, signal: Signal) -> Array | None:
-    """Returns a mask that is the same for all channels as [n, p]."""
-    if mask is None:
-        return None
-    if mask.shape[signal.channel_axis] != 1:
-        raise NotImplementedError(
-            "expected masks equal on all channels for LayerNorm, got a mask per channel: put a "
-            "Dense or Conv layer before it"
-        )
-    rows = mask.transpose(signal.to_canonical())
-    n = mask.shape[signal.batch_axis]
-    return jnp.broadcast_to(rows[..., 0], (n, *signal.spatial)).reshape(n, signal.positions)
 
 
 def _average(var: Array, mask: Array | None, signal: Signal, axes: tuple[int, ...]) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Covariances, position_mean
 from widelimit.layers.base import Layer, Site, checked_axis
-from widelimit.offsets import Need
+from widelimit.offsets import Need, Offsets
 from widelimit.signal import Signal
 
 
@@ -23,6 +23,9 @@ class Identity(Layer):
 
     def output_signal(self, signal: Any) -> Any:
         return signal
+
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        return moduli
 
 
 @pytree
@@ -94,7 +97,9 @@ class Flatten(Layer):
         return None if mask is None else self._flatten(jnp.broadcast_to(mask, shape))
 
     def needs(self, need: Any, signal: Any) -> Any:
-        return Need.zero(len(signal.spatial))
+        ndim = len(signal.spatial)
+        zero = Offsets.zero(ndim)
+        return Need(zero, zero if need.own.wanted else Offsets.none(ndim))
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        return position_mean(cov, site.signal_out)
+        return position_mean(cov, site.signal_out, site.need_out)

@@ -1,0 +1,488 @@
+"""Convolutions: Conv, ConvTranspose and ConvLocal."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import string
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import (
+    Covariances,
+    affine,
+    embed,
+    stencils,
+    transpose_space,
+)
+from widelimit.layers.affine import AffineLayer, checked_width
+from widelimit.layers.base import Site, check_one_input
+from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
+from widelimit.masking import collapse
+from widelimit.offsets import Need, Offsets
+from widelimit.signal import Signal
+from widelimit.stencil import Stencil, needed_offsets, out_size, same_padding, transposed_stencil
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Where the axes of the input, the filter and the output of a convolution stand.
+
+    Attributes:
+      lhs: letters of the input, e.g. 'NHWC'; N is the batch, C the channels.
+      rhs: letters of the filter, e.g. 'HWIO'; I and O are its channels.
+      out: letters of the output.
+    """
+
+    lhs: str
+    rhs: str
+    out: str
+
+    @staticmethod
+    def parse(numbers: Any, ndim: int) -> Axes:
+        """Returns the axes from a triple of strings, channels last by default.
+
+        Raises:
+          ValueError: letters that do not name `ndim` spatial axes three times.
+        """
+        if numbers is None:
+            letters = "".join(c for c in string.ascii_uppercase if c not in "NCIO")[:ndim]
+            return Axes(f"N{letters}C", f"{letters}IO", f"N{letters}C")
+        try:
+            lhs, rhs, out = numbers
+        except (TypeError, ValueError):
+            lhs = rhs = out = None
+        if not all(isinstance(part, str) for part in (lhs, rhs, out)):
+            raise ValueError(
+                "expected dimension_numbers of three strings such as ('NHWC', 'HWIO', 'NHWC'), "
+                f"got {numbers!r}"
+            )
+        spaces = {frozenset(lhs) - set("NC"), frozenset(rhs) - set("IO"), frozenset(out) - set("NC")}
+        distinct = all(len(set(part)) == len(part) == ndim + 2 for part in (lhs, rhs, out))
+        named = set("NC") <= set(lhs) & set(out) and set("IO") <= set(rhs)
+        if len(spaces) > 1 or not distinct or not named:
+            raise ValueError(
+                f"expected dimension_numbers that name {ndim} spatial axes (the filter has {ndim}) "
+                f"and N and C, I and O, N and C, got {numbers!r}"
+            )
+        return Axes(lhs, rhs, out)
+
+    def space(self, part: str) -> str:
+        """Returns the spatial letters of 'lhs', 'rhs' or 'out', in order."""
+        return "".join(c for c in getattr(self, part) if c not in ("IO" if part == "rhs" else "NC"))
+
+    def from_filter(self, values: Any) -> tuple[Any, ...]:
+        """Returns one value per spatial axis of the input from one per filter axis."""
+        return tuple(values[self.space("rhs").index(c)] for c in self.space("lhs"))
+
+    def to_filter(self, values: Any) -> tuple[Any, ...]:
+        """Returns one value per filter axis from one per spatial axis of the input."""
+        return tuple(values[self.space("lhs").index(c)] for c in self.space("rhs"))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Where each spatial axis of the output stands among those of the input."""
+        return tuple(self.space("lhs").index(c) for c in self.space("out"))
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Spatial axes of the input."""
+        return tuple(self.lhs.index(c) for c in self.space("lhs"))
+
+
+@pytree
+class _Convolution(AffineLayer):
+    """What convolutions share."""
+
+    out_chan: Any = static()
+    filter_shape: Any = static()
+    strides: Any = static(default=None)
+    padding: Any = static(default="VALID")
+    W_std: Any = 1.0
+    b_std: Any = None
+    dimension_numbers: Any = static(default=None)
+    parameterization: str = static(default="ntk")
+    s: Any = static(default=(1, 1))
+    rhs_dilation: Any = static(default=None, kw_only=True)
+    trainable: bool = static(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        put = functools.partial(object.__setattr__, self)
+        put("out_chan", checked_width("out_chan", self.out_chan))
+        put("filter_shape", as_sizes("filter_shape", self.filter_shape))
+        ndim = len(self.filter_shape)
+        if self.strides is not None:
+            put("strides", as_sizes("strides", self.strides, ndim))
+        if self.rhs_dilation is not None:
+            put("rhs_dilation", as_sizes("rhs_dilation", self.rhs_dilation, ndim))
+        put("padding", as_padding(self.padding))
+        if isinstance(self.padding, tuple) and len(self.padding) != ndim:
+            raise ValueError(
+                f"expected {ndim} pairs of padding, one per filter axis, got {self.padding}"
+            )
+        numbers = self.dimension_numbers
+        put("dimension_numbers", tuple(numbers) if isinstance(numbers, list) else numbers)
+        self._check_parameters()
+        Axes.parse(self.dimension_numbers, ndim)
+
+    @property
+    def _axes(self) -> Axes:
+        return Axes.parse(self.dimension_numbers, len(self.filter_shape))
+
+    @property
+    def _windows(self) -> Windows:
+        """The window, per spatial axis of the input."""
+        axes, ndim = self._axes, len(self.filter_shape)
+        padding = self.padding
+        return Windows(
+            axes.from_filter(self.filter_shape),
+            axes.from_filter(as_sizes("strides", self.strides, ndim)),
+            axes.from_filter(as_sizes("rhs_dilation", self.rhs_dilation, ndim)),
+            axes.from_filter(padding) if isinstance(padding, tuple) else padding,
+        )
+
+    def input_axes(self) -> tuple[int, int]:
+        return self._axes.lhs.index("N"), self._axes.lhs.index("C")
+
+    def output_axes(self, signal: Signal) -> tuple[int, int]:
+        return self._axes.out.index("N"), self._axes.out.index("C")
+
+    def _spatial_out(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the sizes of the output, in the order of the input's axes."""
+        return self._windows.output(spatial)
+
+    def _stencils(self, spatial: tuple[int, ...]) -> tuple[Stencil, ...]:
+        return self._windows.stencils(spatial, tied=True)
+
+    def output_shape(self, shape: Any) -> Any:
+        check_one_input(shape)
+        axes = self._axes
+        if len(shape) != len(axes.lhs):
+            raise ValueError(
+                f"expected an input with axes {axes.lhs} for a filter of shape "
+                f"{self.filter_shape}, got shape {shape}"
+            )
+        sizes = dict(zip(axes.lhs, shape, strict=True))
+        spatial = self._spatial_out(tuple(sizes[c] for c in axes.space("lhs")))
+        sizes.update(zip(axes.space("lhs"), spatial, strict=True))
+        sizes["C"] = self._scaled_width(self.out_chan)
+        return tuple(sizes[c] for c in axes.out)
+
+    def _fan_in(self, channels: int) -> int:
+        return channels * math.prod(self.filter_shape)
+
+    def _filter(self, channels: int) -> tuple[int, ...]:
+        """Returns the shape of the weights."""
+        sizes = dict(zip(self._axes.space("rhs"), self.filter_shape, strict=True))
+        sizes |= {"I": channels, "O": self._scaled_width(self.out_chan)}
+        return tuple(sizes[c] for c in self._axes.rhs)
+
+    def _bias(self, shape: Any) -> tuple[int, ...]:
+        """Returns the shape of the biases."""
+        width = self._scaled_width(self.out_chan)
+        return tuple(width if c == "C" else 1 for c in self._axes.out)
+
+    def init(self, key: Array, shape: Any) -> Any:
+        self.output_shape(shape)
+        channels = shape[self._axes.lhs.index("C")]
+        weights = self._weights_shape(channels, shape)
+        return self._draw(key, weights, self._bias(shape), self._fan_in(channels))
+
+    def _weights_shape(self, channels: int, shape: Any) -> tuple[int, ...]:
+        return self._filter(channels)
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        weights, bias = self._parameters(params)
+        self.output_shape(x.shape)
+        channels = x.shape[self._axes.lhs.index("C")]
+        expected = self._weights_shape(channels, x.shape)
+        if weights.shape != expected:
+            raise ValueError(
+                f"expected weights of shape {expected} for an input of shape {x.shape}, got "
+                f"{weights.shape}: the input differs from the one given to init_fn"
+            )
+        return self._scale(self._convolve(x, weights), bias, self._fan_in(channels))
+
+    def _convolve(self, x: Array, weights: Array) -> Array:
+        """Returns the plain convolution."""
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns arguments that all convolutions of `jax.lax` take."""
+        axes, windows = self._axes, self._windows
+        return {
+            "rhs_dilation": axes.to_filter(windows.dilation),
+            "dimension_numbers": (axes.lhs, axes.rhs, axes.out),
+        }
+
+    def _padded(self, x: Array) -> tuple[Array, tuple[tuple[int, int], ...]]:
+        """Returns the input, wrapped if space is circular, and what padding is left to do."""
+        windows, spatial = self._windows, self._axes.spatial
+        pads = windows.pads(tuple(x.shape[axis] for axis in spatial))
+        if not windows.circular:
+            return x, self._axes.to_filter(pads)
+        return wrap(x, pads, spatial), ((0, 0),) * len(pads)
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        if mask is None:
+            return None
+        axes = self._axes
+        full = [1 if c == "C" else size for c, size in zip(axes.lhs, shape, strict=True)]
+        one = jnp.broadcast_to(collapse(mask, axes.lhs.index("C")), full)
+        return self._mask_space(one).transpose([axes.lhs.index(c) for c in axes.out])
+
+    def _mask_space(self, mask: Array) -> Array:
+        return self._windows.centres(mask, self._axes.spatial)
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        taps = self._stencils(signal.spatial)
+        back = tuple(self._axes.order.index(i) for i in range(len(taps)))
+        return Need(
+            needed_offsets(taps, need.cross.permute(back)),
+            needed_offsets(taps, need.own.permute(back)),
+        )
+
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        rows = self._windows.moduli(moduli)
+        return tuple(rows[i] for i in self._axes.order)
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        order = self._axes.order
+        back = tuple(order.index(i) for i in range(len(order)))
+        taps = self._stencils(site.signal_in.spatial)
+        signal, need = site.signal_out, site.need_out
+        # First in the axes of the input, then in those of the output.
+        inner = Need(need.cross.permute(back), need.own.permute(back))
+        mean = stencils(cov, taps, 1 / math.prod(self.filter_shape), signal, inner)
+        mean = transpose_space(mean, order, tuple(t.size_out for t in taps), need)
+        out = affine(mean, self._numbers(self._fan_in(site.signal_in.channels)), signal)
+        return out.replace(origins=frozenset({site.path}))
+
+
+@pytree
+class Conv(_Convolution):
+    """Returns a convolution over any number of spatial axes.
+
+    With A[M] the mean over the filter of M at pairs of positions shifted alike,
+    K' = W_std^2 A[K] + b_std^2 and T' = K' + W_std^2 A[T] (NTK parameterisation);
+    T' = (C_in F / s0) A[K] + W_std^2 A[T] + 1[b_std is not None] (standard), F the number of filter
+    entries. Padding reads zero and counts in the mean, or wraps around ('CIRCULAR').
+
+    Source: arXiv:1810.05148, arXiv:1904.11955.
+
+    Args:
+      out_chan: number of output channels.
+      filter_shape: sizes of the filter, in the order of the spatial letters of the filter.
+      strides: steps between outputs, in the same order; None means ones.
+      padding: 'SAME', 'VALID', 'CIRCULAR', or a pair (before, behind) per filter axis.
+      W_std: standard deviation of the weights.
+      b_std: standard deviation of the biases; None means no bias.
+      dimension_numbers: letters of the axes of input, filter and output, as in
+        `jax.lax.conv_general_dilated`; None means channels last.
+      parameterization: 'ntk' or 'standard'.
+      s: scale factors (s_in, s_out) of the widths; see `Dense`.
+      rhs_dilation: steps between the taps of the filter; None means ones.
+      trainable: False freezes the layer: it adds nothing to the NTK.
+
+    Raises:
+      ValueError: strides, padding, dilation or axes that do not fit the filter; at shape time, a
+        window that is larger than the padded image.
+    """
+
+    def _convolve(self, x: Array, weights: Array) -> Array:
+        x, padding = self._padded(x)
+        strides = self._axes.to_filter(self._windows.strides)
+        return jax.lax.conv_general_dilated(x, weights, strides, padding, **self._settings())
+
+
+@pytree
+class ConvTranspose(_Convolution):
+    """Returns a transposed convolution: inputs are set apart by the strides, then convolved.
+
+    The kernels are those of `Conv` with A the mean over the filter of what each output reads.
+    'SAME' and 'VALID' are those of `jax.lax.conv_transpose`; 'CIRCULAR' is the adjoint of the
+    circular convolution, with outputs of strides times the size of the input.
+
+    Args:
+      out_chan: number of output channels.
+      filter_shape: sizes of the filter.
+      strides: distances between inputs; None means ones.
+      padding: 'SAME', 'VALID', 'CIRCULAR', or a pair per filter axis, of the input set apart.
+      W_std: standard deviation of the weights.
+      b_std: standard deviation of the biases; None means no bias.
+      dimension_numbers: see `Conv`.
+      parameterization: 'ntk' or 'standard'.
+      s: scale factors (s_in, s_out) of the widths; see `Dense`.
+      rhs_dilation: steps between the taps of the filter; None means ones.
+      trainable: False freezes the layer: it adds nothing to the NTK.
+
+    Raises:
+      ValueError: see `Conv`.
+    """
+
+    def _pads(self, spatial: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """Returns the padding of the input set apart, per axis."""
+        windows = self._windows
+        parts = zip(windows.shape, windows.strides, windows.dilation, strict=True)
+        if isinstance(windows.padding, tuple):
+            return windows.padding
+        return tuple(
+            _transposed_padding((k - 1) * d + 1, s, windows.padding == "SAME") for k, s, d in parts
+        )
+
+    def _spatial_out(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        windows = self._windows
+        if len(spatial) != len(windows.shape) or any(size < 1 for size in spatial):
+            return windows.output(spatial)  # raises
+        if windows.circular:
+            return tuple(n * s for n, s in zip(spatial, windows.strides, strict=True))
+        parts = zip(
+            spatial, windows.shape, windows.strides, windows.dilation, self._pads(spatial),
+            strict=True,
+        )  # fmt: skip
+        sizes = tuple(out_size((n - 1) * s + 1, k, 1, d, pad) for n, k, s, d, pad in parts)
+        if any(size < 1 for size in sizes):
+            raise ValueError(
+                f"expected a window that fits the image, got a window of shape {windows.shape} and "
+                f"an image of sizes {spatial} with padding {windows.padding!r}"
+            )
+        return sizes
+
+    def _stencils(self, spatial: tuple[int, ...]) -> tuple[Stencil, ...]:
+        windows, out = self._windows, self._spatial_out(spatial)
+        parts = zip(spatial, out, windows.shape, windows.strides, windows.dilation, strict=True)
+        if windows.circular:
+            return tuple(
+                transposed_stencil(n, m, k, s, d, same_padding(m, k, s, d)[0], circular=True)
+                for n, m, k, s, d in parts
+            )
+        pads = self._pads(spatial)
+        return tuple(
+            transposed_stencil(*part, pad[0]) for part, pad in zip(parts, pads, strict=True)
+        )
+
+    def _convolve(self, x: Array, weights: Array) -> Array:
+        if self._windows.circular:
+            return self._adjoint(x, weights)
+        spatial = tuple(x.shape[axis] for axis in self._axes.spatial)
+        ones = (1,) * len(spatial)
+        return jax.lax.conv_general_dilated(
+            x,
+            weights,
+            ones,
+            self._axes.to_filter(self._pads(spatial)),
+            lhs_dilation=self._axes.to_filter(self._windows.strides),
+            **self._settings(),
+        )
+
+    def _adjoint(self, x: Array, weights: Array) -> Array:
+        """Returns the adjoint of the circular convolution with the same filter."""
+        axes, windows = self._axes, self._windows
+        shape = self.output_shape(x.shape)
+        swapped = axes.rhs.translate(str.maketrans("IO", "OI"))
+        spatial = tuple(axes.out.index(c) for c in axes.space("lhs"))
+        pads = windows.pads(tuple(shape[axis] for axis in spatial))
+
+        def forward(y: Array) -> Array:
+            return jax.lax.conv_general_dilated(
+                wrap(y, pads, spatial),
+                weights,
+                axes.to_filter(windows.strides),
+                ((0, 0),) * len(pads),
+                rhs_dilation=axes.to_filter(windows.dilation),
+                dimension_numbers=(axes.out, swapped, axes.lhs),
+            )
+
+        return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, x.dtype))(x)[0]
+
+    def _mask_space(self, mask: Array) -> Array:
+        """An output is masked if any input that it reads is."""
+        axes = self._axes.spatial
+        for axis, stencil in zip(
+            axes, self._stencils(tuple(mask.shape[a] for a in axes)), strict=True
+        ):
+            read = jnp.take(mask, jnp.maximum(stencil.table, 0), axis=axis)
+            shape = [1] * read.ndim
+            shape[axis : axis + 2] = stencil.table.shape
+            mask = (read & (stencil.table >= 0).reshape(shape)).any(axis)
+        return mask
+
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        rows = tuple(m * s for m, s in zip(moduli, self._windows.strides, strict=True))
+        return tuple(rows[i] for i in self._axes.order)
+
+
+def _transposed_padding(window: int, stride: int, same: bool) -> tuple[int, int]:
+    """Returns the padding that `jax.lax.conv_transpose` documents for 'SAME' and 'VALID'."""
+    if not same:
+        return window - 1, stride - 1 + max(window - stride, 0)
+    total = window + stride - 2
+    before = window - 1 if stride > window - 1 else -(-total // 2)
+    return before, total - before
+
+
+@pytree
+class ConvLocal(_Convolution):
+    """Returns a convolution with weights and biases of their own at every position.
+
+    Its kernels are those of `Conv` at equal positions, and zero at unequal ones.
+
+    Args:
+      out_chan: number of output channels.
+      filter_shape: sizes of the filter.
+      strides: steps between outputs; None means ones.
+      padding: 'SAME', 'VALID', 'CIRCULAR', or a pair per filter axis.
+      W_std: standard deviation of the weights.
+      b_std: standard deviation of the biases; None means no bias.
+      dimension_numbers: see `Conv`.
+      parameterization: 'ntk' or 'standard'.
+      s: scale factors (s_in, s_out) of the widths; see `Dense`.
+      rhs_dilation: steps between the taps of the filter; None means ones.
+      trainable: False freezes the layer: it adds nothing to the NTK.
+
+    Raises:
+      ValueError: see `Conv`.
+    """
+
+    def _bias(self, shape: Any) -> tuple[int, ...]:
+        return tuple(
+            1 if c == "N" else n
+            for c, n in zip(self._axes.out, self.output_shape(shape), strict=True)
+        )
+
+    def _weights_shape(self, channels: int, shape: Any) -> tuple[int, ...]:
+        out = dict(zip(self._axes.out, self.output_shape(shape), strict=True))
+        sizes = {**out, "I": self._fan_in(channels), "O": out["C"]}
+        return tuple(sizes[c] for c in self._axes.rhs)
+
+    def _convolve(self, x: Array, weights: Array) -> Array:
+        x, padding = self._padded(x)
+        axes = self._axes
+        return jax.lax.conv_general_dilated_local(
+            x,
+            weights,
+            axes.to_filter(self._windows.strides),
+            padding,
+            self.filter_shape,
+            **self._settings(),
+        )
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        return super().needs(_equal_positions(need), signal)
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        equal = dataclasses.replace(site, need_out=_equal_positions(site.need_out))
+        return embed(super().propagate(cov, equal), site.need_out)
+
+
+def _equal_positions(need: Need) -> Need:
+    zero = Offsets.zero(len(need.cross.axes))
+    return Need(zero, zero if need.own.wanted else Offsets.none(len(zero.axes)))

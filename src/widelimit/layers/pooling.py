@@ -1,0 +1,263 @@
+"""Pooling over space: AvgPool, SumPool, GlobalAvgPool and GlobalSumPool."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import Covariances, position_pool, stencils
+from widelimit.layers.base import Layer, Site, check_one_input, checked_axis
+from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
+from widelimit.masking import one_channel
+from widelimit.offsets import Need, Offsets
+from widelimit.signal import Signal
+from widelimit.stencil import needed_offsets
+
+
+class _SpatialLayer(Layer):
+    """What layers that act on the spatial axes of an input share."""
+
+    batch_axis: int
+    channel_axis: int
+
+    def input_axes(self) -> tuple[int, int]:
+        return self.batch_axis, self.channel_axis
+
+    def _spatial_axes(self, shape: Any) -> tuple[int, ...]:
+        check_one_input(shape)
+        ends = checked_axis(self.batch_axis, shape), checked_axis(self.channel_axis, shape)
+        return tuple(axis for axis in range(len(shape)) if axis not in ends)
+
+
+class _Pool(_SpatialLayer):
+    """What pooling over windows shares."""
+
+    window_shape: Any
+    strides: Any
+    padding: Any
+
+    average: bool = True
+    edges: bool = False
+
+    def __post_init__(self) -> None:
+        put = functools.partial(object.__setattr__, self)
+        put("window_shape", as_sizes("window_shape", self.window_shape))
+        ndim = len(self.window_shape)
+        if self.strides is not None:
+            put("strides", as_sizes("strides", self.strides, ndim))
+        put("padding", as_padding(self.padding))
+        if isinstance(self.padding, tuple) and len(self.padding) != ndim:
+            raise ValueError(
+                f"expected {ndim} pairs of padding, one per window axis, got {self.padding}"
+            )
+
+    @property
+    def _windows(self) -> Windows:
+        ndim = len(self.window_shape)
+        ones = (1,) * ndim
+        return Windows(
+            self.window_shape, as_sizes("strides", self.strides, ndim), ones, self.padding
+        )
+
+    def output_shape(self, shape: Any) -> Any:
+        axes = self._spatial_axes(shape)
+        sizes = self._windows.output(tuple(shape[axis] for axis in axes))
+        out = list(shape)
+        for axis, size in zip(axes, sizes, strict=True):
+            out[axis] = size
+        return tuple(out)
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        windows, axes = self._windows, self._spatial_axes(x.shape)
+        self.output_shape(x.shape)
+        pads = windows.pads(tuple(x.shape[axis] for axis in axes))
+        if windows.circular:
+            x, pads = wrap(x, pads, axes), ((0, 0),) * len(axes)
+        shape, strides, padding = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
+        for axis, k, s, pad in zip(axes, windows.shape, windows.strides, pads, strict=True):
+            shape[axis], strides[axis], padding[axis] = k, s, pad
+
+        def total(value: Any) -> Any:
+            zero = np.zeros((), value.dtype)[()]
+            return jax.lax.reduce_window(value, zero, jax.lax.add, shape, strides, padding)
+
+        if self.edges:
+            inside = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
+            return total(x) / jnp.broadcast_to(
+                total(jnp.ones(inside, x.dtype)), self.output_shape(x.shape)
+            )
+        return total(x) / math.prod(windows.shape) if self.average else total(x)
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        if mask is None:
+            return None
+        axes = self._spatial_axes(shape)
+        full = [size if axis in axes else m for axis, (size, m) in enumerate(_pairs(shape, mask))]
+        return self._windows.centres(jnp.broadcast_to(mask, full), axes)
+
+    def _stencils(self, spatial: tuple[int, ...]) -> Any:
+        return self._windows.stencils(spatial, tied=False, normalise=self.edges)
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        taps = self._stencils(signal.spatial)
+        return Need(needed_offsets(taps, need.cross), needed_offsets(taps, need.own))
+
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        return self._windows.moduli(moduli)
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        for mask in site.masks_in:
+            one_channel(mask, site.signal_in, self.label)
+        taps = self._stencils(site.signal_in.spatial)
+        plain_mean = self.average and not self.edges
+        scale = 1 / math.prod(self.window_shape) ** 2 if plain_mean else 1.0
+        return stencils(cov, taps, scale, site.signal_out, site.need_out)
+
+
+def _pairs(shape: Any, mask: Array) -> Any:
+    return zip(shape, mask.shape, strict=True)
+
+
+@pytree
+class AvgPool(_Pool):
+    """Returns an average over windows.
+
+    K' is the mean of K over pairs of positions in the two windows, T' likewise.
+
+    Args:
+      window_shape: sizes of the window, one per spatial axis.
+      strides: steps between outputs; None means ones.
+      padding: 'SAME', 'VALID', 'CIRCULAR', or a pair (before, behind) per axis.
+      normalize_edges: divide by the number of positions inside the image ('SAME' only) instead of
+        the size of the window.
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+
+    Raises:
+      ValueError: strides, padding or an input that do not fit the window.
+    """
+
+    window_shape: Any = static()
+    strides: Any = static(default=None)
+    padding: Any = static(default="VALID")
+    normalize_edges: bool = static(default=False)
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
+
+    @property
+    def edges(self) -> bool:  # type: ignore[override]
+        return self.normalize_edges and self.padding == "SAME"
+
+
+@pytree
+class SumPool(_Pool):
+    """Returns a sum over windows.
+
+    K' is the sum of K over pairs of positions in the two windows, T' likewise.
+
+    Args:
+      window_shape: sizes of the window, one per spatial axis.
+      strides: steps between outputs; None means ones.
+      padding: 'SAME', 'VALID', 'CIRCULAR', or a pair (before, behind) per axis.
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+
+    Raises:
+      ValueError: strides, padding or an input that do not fit the window.
+    """
+
+    average = False
+
+    window_shape: Any = static()
+    strides: Any = static(default=None)
+    padding: Any = static(default="VALID")
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
+
+
+class _GlobalPool(_SpatialLayer):
+    """What pooling over all positions shares."""
+
+    average: bool = True
+
+    def output_shape(self, shape: Any) -> Any:
+        axes = self._spatial_axes(shape)
+        return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+    def output_axes(self, signal: Signal) -> tuple[int, int]:
+        batch = int(signal.batch_axis > signal.channel_axis)
+        return batch, 1 - batch
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        axes = self._spatial_axes(x.shape)
+        if not self.average:
+            return x.sum(axes)
+        if mask is None:
+            return x.mean(axes)
+        counts = jnp.broadcast_to(~mask, x.shape).sum(axes)
+        return x.sum(axes) / jnp.maximum(counts, 1)
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        return None if mask is None else mask.all(self._spatial_axes(shape))
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        full = Offsets.full(signal.spatial)
+        return Need(full, full if need.own.wanted else Offsets.none(len(signal.spatial)))
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        signal = site.signal_in
+        masks = tuple(one_channel(mask, signal, self.label) for mask in site.masks_in)
+        counts = tuple(self._count(mask, signal) for mask in masks)
+        counts = (counts[0], counts[0]) if cov.symmetric else counts
+        return position_pool(cov, site.signal_out, site.need_out, counts)
+
+    def _count(self, mask: Array | None, signal: Signal) -> Any:
+        """Returns the number of positions that a mean divides by."""
+        if not self.average:
+            return 1.0
+        if mask is None:
+            return float(signal.positions)
+        return jnp.maximum((~mask).sum(-1), 1)
+
+
+@pytree
+class GlobalAvgPool(_GlobalPool):
+    """Returns the average over all positions, without spatial axes.
+
+    K' is the mean of K over all pairs of positions, T' likewise; masked positions do not count.
+
+    Args:
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+    """
+
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
+
+
+@pytree
+class GlobalSumPool(_GlobalPool):
+    """Returns the sum over all positions, without spatial axes.
+
+    K' is the sum of K over all pairs of positions, T' likewise.
+
+    Args:
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+    """
+
+    average = False
+
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
