@@ -12,7 +12,17 @@ import jax
 from widelimit._pytree import is_concrete
 from widelimit.covariance import KERNEL, Covariances
 from widelimit.inputs import as_inputs, same_inputs, shares_x1, stored_diagonal
-from widelimit.layers.base import Layer, NetFunction, located, mask_covariances, step, tree_shapes
+from widelimit.layers.base import (
+    Layer,
+    NetFunction,
+    Site,
+    Trio,
+    join_trio,
+    located,
+    mask_covariances,
+    step,
+    tree_shapes,
+)
 from widelimit.layers.reshape import Identity
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
@@ -189,7 +199,7 @@ def _compute(
         else:
             cov, site, net = _enter_arrays(net, x1, x2, mask_constant, patterns, request)
         out = step(net, cov, site)
-    return _leave(out, site.masks_out, request)
+    return _leave(out, site, site.masks_out, request)
 
 
 _compute_whole = jax.jit(_compute, static_argnames="request")
@@ -216,7 +226,16 @@ def _enter_arrays(
     masks = tuple(m if jax.tree.leaves(m) else None for m in (mask1, mask2))
     need = _output_need(net, signal, request)
     site = make_site(net, signal, need, masks, patterns)
-    return _inputs(x1, x2, signal, site.need_in, masks, "ntk" in request.fields), site, net
+    tangent = "ntk" in request.fields
+    cov = _inputs(x1, x2, signal, site.need_in, masks, tangent)
+    if site.mixes and x2 is not None:
+        alone = site.side(0), site.side(1)
+        first, second = (
+            _inputs(x, None, at.signal_in, site.need_in, at.masks_in, tangent)
+            for x, at in zip((x1, x2), alone, strict=True)
+        )
+        cov = join_trio(first, second, cov)
+    return cov, site, net
 
 
 def _output_need(net: Layer, signal: Any, request: Request) -> Any:
@@ -260,29 +279,45 @@ def _enter_kernels(
         if not isinstance(kernel, Kernel):
             pairs = enumerate(zip(kernel, part, strict=True))
             return type(kernel)(enter(k, n, f"{origin}[{i}]") for i, (k, n) in pairs)
-        cov = covariances_from_kernel(kernel, part, request.symmetric)
+        cov = covariances_from_kernel(kernel, part, kernel.cov2 is None or request.symmetric)
         # Kernels given side by side are taken as independent: nothing tells where they come from.
         # For the same reason a kernel is not taken as raw input.
         tangent = cov.tangent and "ntk" in request.fields
         return cov.replace(origins=frozenset({origin}), tangent=tangent)
 
-    return enter(kernels, site.need_in, KERNEL), site, net
+    cov = enter(kernels, site.need_in, KERNEL)
+    if site.mixes and not request.symmetric:
+        sides = (enter(_map_sides(kernels, i), site.need_in, KERNEL) for i in (0, 1))
+        cov = join_trio(*sides, cov)
+    return cov, site, net
 
 
-def _leave(cov: Any, masks: Any, request: Request) -> Any:
+def _map_sides(kernels: Any, index: int) -> Any:
+    """Returns kernels of one batch with itself."""
+    if not isinstance(kernels, Kernel):
+        return type(kernels)(_map_sides(k, index) for k in kernels)
+    return kernels.side(index)
+
+
+def _leave(cov: Any, site: Site, masks: Any, request: Request) -> Any:
     """Returns covariances as public kernels that hold the requested arrays and no others."""
-    if isinstance(cov, Covariances):
-        if request.symmetric:
-            masks = masks[0], masks[0]
-        kernel = _public(
-            cov, diagonal_spatial=request.diagonal_spatial, share=request.share, masks=masks
-        )
-        return kernel.replace(**{f: None for f in _ARRAYS if f not in request.fields})
-    parts = []
-    for i, part in enumerate(cov):
-        inner = tuple(None if m is None else m[i] for m in masks)
-        parts.append(_leave(part, inner, request))
-    return type(cov)(parts)
+    if isinstance(cov, list | tuple):
+        parts = []
+        for i, part in enumerate(cov):
+            inner = tuple(None if m is None else m[i] for m in masks)
+            parts.append(_leave(part, site, inner, request))
+        return type(cov)(parts)
+    if request.symmetric:
+        masks = masks[0], masks[0]
+    public = functools.partial(_public, diagonal_spatial=request.diagonal_spatial)
+    cross = cov.cross if isinstance(cov, Trio) else cov
+    kernel = public(cross, share=request.share, masks=masks)
+    if site.mixes and kernel.cov1 is not None:
+        sides = (cov.first, cov.second) if isinstance(cov, Trio) else (cov, cov)
+        full1, full2 = (public(side, share=True, masks=masks).nngp for side in sides)
+        cov2 = None if request.share else full2
+        kernel = kernel.replace(cov1=full1, cov2=cov2, diagonal_batch=False)
+    return kernel.replace(**{f: None for f in _ARRAYS if f not in request.fields})
 
 
 def _holds_kernels(x: Any) -> bool:

@@ -102,6 +102,30 @@ class Kernel:
             mask2=mask(mask2, n2_slice),
         )
 
+    def side(self, index: int) -> Kernel:
+        """Returns the kernel of x1 (0) or x2 (1) with itself, without its NTK.
+
+        Raises:
+          ValueError: covariances of equal samples only.
+        """
+        if self.diagonal_batch:
+            raise ValueError(
+                "expected a Kernel with covariances between all samples (diagonal_batch=False), "
+                "since a later layer combines samples; got one of equal samples only"
+            )
+        shape, mask = (self.shape1, self.mask1) if index == 0 else (self.shape2, self.mask2)
+        return self.replace(
+            nngp=self.cov1 if index == 0 else self.cov2,
+            ntk=None,
+            cov1=self.cov1 if index == 0 else self.cov2,
+            cov2=None,
+            x1_is_x2=jnp.asarray(True),
+            shape1=shape,
+            shape2=shape,
+            mask1=mask,
+            mask2=None,
+        )
+
     def _map(self, both: Any, nngp_only: Any) -> Kernel:
         """Returns the kernel with `nngp_only` applied to covariances and `both` to the NTK."""
         return self.replace(

@@ -98,8 +98,9 @@ def apply_stencils(
         axes = len(lead) + i, len(lead) + ndim + i
         if stencil.window is not None and len(terms) == 1:
             rows = terms[0].rows
-            kinds = _kinds(axis_of(stored, i), stencil.size_in, rows), _kinds(
-                axis_of(wanted, i), stencil.size_out
+            kinds = (
+                _kinds(axis_of(stored, i), stencil.size_in, rows),
+                _kinds(axis_of(wanted, i), stencil.size_out),
             )
             grid = _window_sum(_rows(grid, rows, axes[0]), stencil.window, *kinds, axes)
         else:
@@ -194,13 +195,16 @@ def to_pairs(value: Array, offsets: Offsets, spatial: Shape, axes: tuple[int, ..
     """
     lead, ndim = value.shape[:-2], len(spatial)
     start = len(lead)
+    size = math.prod(spatial[i] for i in axes)
+    if not offsets.wanted:
+        return jnp.zeros((*lead, 0, math.prod(spatial) // max(size, 1), size, size), value.dtype)
     grid = _grid(value, offsets, spatial)
     tables = offsets.places(spatial)
     for i in axes:
         grid = _take_pairs(grid, tables[i], start + i, start + ndim + i)
     rest = tuple(i for i in range(ndim) if i not in axes)
     order = [start + k + i for group in (rest, axes) for k in (0, ndim) for i in group]
-    size, kept = math.prod(spatial[i] for i in axes), math.prod(spatial[i] for i in rest)
+    kept = math.prod(spatial[i] for i in rest)
     rows = math.prod(offsets.counts[i] for i in rest)
     return grid.transpose(*range(start), *order).reshape(*lead, rows, kept, size, size)
 
@@ -209,6 +213,8 @@ def from_pairs(matrix: Array, offsets: Offsets, spatial: Shape, axes: tuple[int,
     """Returns [..., d, p] from what `to_pairs` returns for the same arguments."""
     lead, ndim = matrix.shape[:-4], len(spatial)
     start = len(lead)
+    if not offsets.wanted:
+        return jnp.zeros((*lead, 0, math.prod(spatial)), matrix.dtype)
     rest = tuple(i for i in range(ndim) if i not in axes)
     opened = [spatial[i] for i in axes]
     grid = matrix.reshape(

@@ -146,6 +146,7 @@ def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
         signal_out=signal_out,
         need_in=_folded(need_in, place.signal, place.moduli),
         need_out=_folded(place.need, signal_out, moduli),
+        mixes=layer.mixes_samples(place.signal) or any(child.mixes for child in children),
         path=place.path,
     )
     return site, moduli
@@ -187,6 +188,13 @@ def _serial_children(net: Serial, place: _Place) -> tuple[tuple[Site, ...], Any]
         sites.append(site)
         masks = site.masks_out
     return tuple(sites), moduli
+
+
+def mixing_layer(site: Site) -> str | None:
+    """Returns the path of the first layer that combines samples of a batch, None without one."""
+    if not site.mixes:
+        return None
+    return next(filter(None, map(mixing_layer, site.children)), site.path)
 
 
 def _branch(place: _Place, index: int, layer: Layer) -> _Place:

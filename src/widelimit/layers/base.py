@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array
 
 from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
-from widelimit.covariance import Covariances, apply_masks, exact_diagonal, select
+from widelimit.covariance import Covariances, apply_masks, exact_diagonal, same_sample, select
 from widelimit.masking import MaskedArray, hide, split_mask
 from widelimit.offsets import Need
 from widelimit.signal import Signal
@@ -32,6 +32,7 @@ class Site:
       signal_out: shapes of its output.
       need_in: offsets stored at its input.
       need_out: offsets stored at its output.
+      mixes: whether the layer, or one inside it, combines samples of a batch.
       path: where in the network, for messages, e.g. `serial[3].Relu`.
     """
 
@@ -43,7 +44,48 @@ class Site:
     signal_out: Any = static()
     need_in: Any = static()
     need_out: Any = static()
+    mixes: bool = static()
     path: str = static()
+
+    def side(self, index: int) -> Site:
+        """Returns the site of one batch with itself: that of x1 (0) or of x2 (1).
+
+        Of a layer without layers inside.
+        """
+        masks_in, masks_out = self.masks_in[index], self.masks_out[index]
+        return dataclasses.replace(
+            self,
+            masks_in=(masks_in, masks_in),
+            masks_out=(masks_out, masks_out),
+            patterns=(self.patterns[index],) * 2,
+            signal_in=side_signal(self.signal_in, index),
+            signal_out=side_signal(self.signal_out, index),
+        )
+
+
+def side_signal(signal: Any, index: int) -> Any:
+    """Returns the description of one batch with itself."""
+    if not isinstance(signal, Signal):
+        return tuple(side_signal(s, index) for s in signal)
+    shape = (signal.shape1, signal.shape2)[index]
+    return dataclasses.replace(signal, shape1=shape, shape2=shape)
+
+
+@pytree
+class Trio:
+    """What networks that mix samples carry where x2 is not x1: each batch with itself, and both.
+
+    A layer that mixes samples needs the covariances between all samples of a batch.
+
+    Attributes:
+      first: x1 with itself.
+      second: x2 with itself.
+      cross: x1 with x2.
+    """
+
+    first: Covariances
+    second: Covariances
+    cross: Covariances
 
 
 @pytree
@@ -126,6 +168,13 @@ class Layer:
         while not isinstance(signal, Signal):
             signal, moduli = signal[0], moduli[0]
         return moduli if out.spatial == signal.spatial else None
+
+    def mixes_samples(self, signal: Any) -> bool:
+        """Returns whether the layer combines samples of a batch, so that batches cannot be split.
+
+        The self-covariances that such a layer gives are replaced by the diagonal of its NNGP.
+        """
+        return False
 
     def propagate(self, cov: Any, site: Site) -> Any:
         """Returns the covariances of the output from those of the input.
@@ -224,6 +273,8 @@ def step(layer: Layer, cov: Any, site: Site) -> Any:
     """
     if site.children:
         return layer.propagate(cov, site)
+    if isinstance(_leaves(cov)[0], Trio):
+        return _step_trio(layer, cov, site)
     if not is_concrete(cov):
         return _step(layer, cov, site)
     given = {name for part in _leaves(cov) for name in part.origins}
@@ -233,8 +284,40 @@ def step(layer: Layer, cov: Any, site: Site) -> Any:
     return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
 
 
+def _step_trio(layer: Layer, cov: Any, site: Site) -> Any:
+    """Returns trios after `layer`; each batch with itself tells the self-covariances of both."""
+    sites = {"first": site.side(0), "second": site.side(1), "cross": site}
+    parts = {name: step(layer, _pick(cov, name), at) for name, at in sites.items()}
+    return join_trio(**parts)
+
+
+def _pick(tree: Any, name: str) -> Any:
+    """Returns one member of every trio of a tree."""
+    if isinstance(tree, Trio):
+        return getattr(tree, name)
+    return type(tree)(_pick(part, name) for part in tree)
+
+
+def join_trio(first: Any, second: Any, cross: Any) -> Any:
+    """Returns trios from three trees."""
+    if isinstance(cross, Covariances):
+        cov1, cov2 = same_sample(first), same_sample(second)
+        return Trio(first, second, cross.replace(cov1=cov1, cov2=cov2))
+    return type(cross)(map(join_trio, first, second, cross))
+
+
 def _step(layer: Layer, cov: Any, site: Site) -> Any:
-    return _settled(layer.propagate(cov, site), site.need_out, site.masks_out)
+    out = layer.propagate(cov, site)
+    if site.mixes:
+        out = _from_diagonal(out)
+    return _settled(out, site.need_out, site.masks_out)
+
+
+def _from_diagonal(out: Any) -> Any:
+    """Returns covariances whose self-covariances are the diagonal of their NNGP, if symmetric."""
+    if not isinstance(out, Covariances):
+        return type(out)(map(_from_diagonal, out))
+    return out.replace(cov1=same_sample(out)) if out.symmetric else out
 
 
 _compiled_step = jax.jit(_step)
@@ -253,9 +336,9 @@ def _settled(out: Any, need: Any, masks: Any) -> Any:
     return type(out)(_settled(o, n, (m1, m2)) for o, n, m1, m2 in parts)
 
 
-def _leaves(tree: Any) -> list[Covariances]:
-    """Returns the covariances of a tree of branches."""
-    if isinstance(tree, Covariances):
+def _leaves(tree: Any) -> list[Any]:
+    """Returns the covariances (or trios) of a tree of branches."""
+    if isinstance(tree, Covariances | Trio):
         return [tree]
     return [leaf for part in tree for leaf in _leaves(part)]
 

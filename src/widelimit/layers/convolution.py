@@ -62,7 +62,11 @@ class Axes:
                 "expected dimension_numbers of three strings such as ('NHWC', 'HWIO', 'NHWC'), "
                 f"got {numbers!r}"
             )
-        spaces = {frozenset(lhs) - set("NC"), frozenset(rhs) - set("IO"), frozenset(out) - set("NC")}
+        spaces = {
+            frozenset(lhs) - set("NC"),
+            frozenset(rhs) - set("IO"),
+            frozenset(out) - set("NC"),
+        }
         distinct = all(len(set(part)) == len(part) == ndim + 2 for part in (lhs, rhs, out))
         named = set("NC") <= set(lhs) & set(out) and set("IO") <= set(rhs)
         if len(spaces) > 1 or not distinct or not named:

@@ -132,9 +132,7 @@ def _signals(shape1: Any, shape2: Any, like: Signal) -> Any:
     return Signal(shape1, shape2, like.batch_axis, like.channel_axis)
 
 
-def _from_kernel(
-    kernel: Any, signal: Any, need: Any, inputs: list[Covariances], path: str
-) -> Any:
+def _from_kernel(kernel: Any, signal: Any, need: Any, inputs: list[Covariances], path: str) -> Any:
     """Returns what a foreign function gave by offset."""
     if isinstance(kernel, list | tuple):
         parts = enumerate(zip(kernel, signal, need, strict=True))
