@@ -20,7 +20,15 @@ from jaxtyping import Array, Float
 
 from widelimit._pytree import pytree, static
 from widelimit.offsets import Need, Offsets
-from widelimit.pairs import apply_stencils, relayout, rezero, shift
+from widelimit.pairs import (
+    apply_stencils,
+    from_pairs,
+    permute_axes,
+    relayout,
+    rezero,
+    shift,
+    to_pairs,
+)
 from widelimit.signal import Signal
 from widelimit.stencil import Stencil
 

@@ -287,8 +287,8 @@ def _enter_kernels(
 
     cov = enter(kernels, site.need_in, KERNEL)
     if site.mixes and not request.symmetric:
-        sides = (enter(_map_sides(kernels, i), site.need_in, KERNEL) for i in (0, 1))
-        cov = join_trio(*sides, cov)
+        first, second = (enter(_map_sides(kernels, i), site.need_in, KERNEL) for i in (0, 1))
+        cov = join_trio(first, second, cov)
     return cov, site, net
 
 

@@ -23,7 +23,6 @@ from widelimit.covariance import (
 from widelimit.layers.affine import AffineLayer, checked_width
 from widelimit.layers.base import Site, check_one_input
 from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
-from widelimit.masking import collapse
 from widelimit.offsets import Need, Offsets
 from widelimit.signal import Signal
 from widelimit.stencil import Stencil, needed_offsets, out_size, same_padding, transposed_stencil
@@ -240,7 +239,7 @@ class _Convolution(AffineLayer):
             return None
         axes = self._axes
         full = [1 if c == "C" else size for c, size in zip(axes.lhs, shape, strict=True)]
-        one = jnp.broadcast_to(collapse(mask, axes.lhs.index("C")), full)
+        one = jnp.broadcast_to(mask.all(axes.lhs.index("C"), keepdims=True), full)
         return self._mask_space(one).transpose([axes.lhs.index(c) for c in axes.out])
 
     def _mask_space(self, mask: Array) -> Array:
