@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from widelimit import stax
-from widelimit.stax import Dense, serial
+from widelimit.stax import Conv, Dense, serial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +196,166 @@ NETWORKS = [
         shape=(3, 2),
     ),
     _network("no_dense", lambda n, o: serial(stax.Identity())),
+]
+
+
+
+def _wide_residual(width: int, out: int) -> Any:
+    """Two groups, the second with a stride of 2: offsets are multiples of 2 in the first."""
+
+    def block(stride: int) -> Any:
+        main = serial(
+            stax.Relu(),
+            Conv(width, (3,), (stride,), "SAME", 1.3, 0.1),
+            stax.Relu(),
+            Conv(width, (3,), padding="SAME", W_std=1.2),
+        )
+        return serial(
+            stax.FanOut(2), stax.parallel(main, Conv(width, (1,), (stride,))), stax.FanInSum()
+        )
+
+    first = Conv(width, (3,), padding="SAME", W_std=1.3)
+    return serial(first, block(1), block(2), stax.Relu(), stax.GlobalAvgPool(), Dense(out, 1.1))
+
+
+# Networks with spatial axes; few networks with many options each, since compilations cost most.
+SPATIAL = [
+    _network(
+        "conv_strided_flatten",
+        lambda n, o: serial(
+            Conv(n, (3, 2), (1, 2), "SAME", 1.3, 0.2),
+            stax.Relu(),
+            Conv(n, (2, 2), (2, 1), "VALID", 1.2, 0.1),
+            stax.Erf(),
+            stax.Flatten(),
+            Dense(o, 1.1, 0.1),
+        ),
+        shape=(5, 4, 2),
+    ),
+    _network(
+        "conv_global_pool",
+        lambda n, o: serial(
+            Conv(n, (3,), padding="SAME", W_std=1.4, b_std=0.3),
+            stax.Cos(),
+            Conv(n, (3,), (2,), "VALID", 1.3, 0.2),
+            stax.Relu(),
+            stax.GlobalAvgPool(),
+            Dense(o),
+        ),
+        shape=(7, 2),
+    ),
+    _network(
+        "circular_pool_flatten",
+        lambda n, o: serial(
+            Conv(n, (3,), padding="CIRCULAR", W_std=1.3, b_std=0.2),
+            stax.Relu(),
+            stax.AvgPool((3,), (2,), "CIRCULAR"),
+            Conv(n, (2,), padding="CIRCULAR", W_std=1.2),
+            stax.Erf(),
+            stax.Flatten(),
+            Dense(o),
+        ),
+        shape=(6, 2),
+    ),
+    _network(
+        "dilated_padded",
+        lambda n, o: serial(
+            Conv(n, (2, 3), padding=((2, 1), (0, 1)), W_std=1.3, b_std=0.2, rhs_dilation=(2, 1)),
+            stax.Relu(),
+            stax.SumPool((2, 1), (1, 2), "SAME"),
+            Conv(n, (1, 2), W_std=1.1),
+            stax.Relu(),
+            stax.GlobalSumPool(),
+            Dense(o),
+        ),
+        shape=(3, 4, 2),
+    ),
+    _network(
+        "pool_edges",
+        lambda n, o: serial(
+            Conv(n, (2,), W_std=1.3, b_std=0.2),
+            stax.Relu(),
+            stax.AvgPool((3,), (2,), "SAME", normalize_edges=True),
+            stax.AvgPool((2,), None, ((1, 0),)),
+            Conv(n, (2,), padding="SAME", W_std=1.1),
+            stax.Relu(),
+            stax.Flatten(),
+            Dense(o),
+        ),
+        shape=(7, 2),
+        slow=True,
+    ),
+    _network(
+        "transposed",
+        lambda n, o: serial(
+            stax.ConvTranspose(n, (3,), (2,), "SAME", 1.3, 0.2),
+            stax.Relu(),
+            stax.ConvTranspose(n, (2,), (3,), "VALID", 1.2, 0.1),
+            stax.Erf(),
+            stax.AvgPool((2,), (2,)),
+            stax.Flatten(),
+            Dense(o),
+        ),
+        shape=(3, 2),
+    ),
+    _network(
+        "transposed_circular",
+        lambda n, o: serial(
+            stax.ConvTranspose(n, (3,), (2,), "CIRCULAR", 1.3, 0.2),
+            stax.Relu(),
+            Conv(n, (3,), padding="CIRCULAR"),
+            stax.Relu(),
+            stax.GlobalAvgPool(),
+            Dense(o),
+        ),
+        shape=(3, 2),
+        slow=True,
+    ),
+    _network(
+        "local",
+        lambda n, o: serial(
+            stax.ConvLocal(n, (3,), (1,), "SAME", 1.3, 0.2),
+            stax.Relu(),
+            stax.AvgPool((2,)),
+            stax.ConvLocal(n, (2,), (2,), "VALID", 1.1, parameterization="standard"),
+            stax.Relu(),
+            stax.GlobalAvgPool(),
+            Dense(o),
+        ),
+        shape=(6, 2),
+    ),
+    _network("wide_residual", _wide_residual, shape=(8, 2)),
+    _network(
+        "other_axes",
+        lambda n, o: serial(
+            Conv(n, (2, 3), (2, 1), "SAME", 1.3, 0.2, ("NCHW", "OIWH", "WNHC")),
+            stax.Relu(),
+            Conv(n, (2, 1), (1, 1), "VALID", 1.2, None, ("WNHC", "WHIO", "NWCH")),
+            stax.GlobalAvgPool(0, 2),
+            Dense(o),
+        ),
+        shape=(2, 4, 3),
+    ),
+    _network(
+        "three_axes_standard",
+        lambda n, o: serial(
+            Conv(n, (2, 1, 2), (1, 1, 2), "SAME", 1.3, 0.2, parameterization="standard"),
+            stax.Relu(),
+            Conv(n, (1, 2, 1), W_std=1.2, trainable=False),
+            stax.Relu(),
+            stax.AvgPool((2, 1, 1)),
+            stax.Flatten(),
+            Dense(o, 1.1, parameterization="standard"),
+        ),
+        shape=(3, 2, 2, 2),
+    ),
+    _network(
+        "no_readout",
+        lambda n, o: serial(
+            Conv(n, (3,), padding="SAME", b_std=0.2), stax.Relu(), Conv(o, (2,), padding="CIRCULAR")
+        ),
+        shape=(4, 2),
+    ),
 ]
 
 CASES = ACTIVATIONS + NETWORKS

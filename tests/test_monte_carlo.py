@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cases import CASES, Case, sweep
+from tests.cases import CASES, SPATIAL, Case, sweep
 from tests.monte_carlo import Samples, agrees, compare, sample
 from widelimit import duals, stax
 from widelimit._pytree import pytree
 from widelimit.covariance import Affine, affine
 from widelimit.stax import Dense, serial
 
-FINITE = [case for case in CASES if case.apply and case.name not in ("spatial", "no_dense")]
+FINITE = [case for case in CASES + SPATIAL if case.apply and case.name not in ("spatial", "no_dense", "no_readout")]
 
 
 @pytest.mark.parametrize("case", sweep(FINITE))

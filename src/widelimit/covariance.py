@@ -230,6 +230,8 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
     own2 = None if cov.cov2 is None else _own_elementwise(cov, rule, cov.cov2, feat2)
     f1, f2 = pair_features(cov, feat1, feat2)
     k, kdot, gap = rule.dual(cov.nngp, f1, f2, _gap(cov))
+    if cov.gap is None and cov.signal.positions > 1:
+        gap = None  # a window over space dropped it, and the next one would again
     offsets, spatial = cov.need.cross, cov.signal.spatial
     return cov.replace(
         nngp=rezero(k, offsets, spatial),
