@@ -13,7 +13,7 @@ NAMES = sorted({key.split("/")[0] for key in STORED.files})
 
 
 def test_all_stored_cases_are_run() -> None:
-    assert len(NAMES) == 20
+    assert len(NAMES) == 32
 
 
 @pytest.mark.parametrize("name", NAMES)

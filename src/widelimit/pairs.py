@@ -50,18 +50,36 @@ def rezero(value: Array, offsets: Offsets, spatial: Shape) -> Array:
     return grid.reshape(value.shape)
 
 
-def relayout(value: Array, stored: Offsets, wanted: Offsets, spatial: Shape) -> Array:
-    """Returns the array at other offsets; pairs that were not stored are zero."""
-    if stored == wanted:
-        return value
-    lead, size = value.shape[:-2], value.shape[-1]
+def relayout(
+    value: Array,
+    stored: Offsets,
+    wanted: Offsets,
+    spatial: Shape,
+    positions: tuple[Shape, ...] | None = None,
+) -> Array:
+    """Returns the array at other offsets; pairs that were not stored are zero.
+
+    Args:
+      value: [..., d, p].
+      stored: its offsets.
+      wanted: offsets of the result.
+      spatial: sizes of its spatial axes.
+      positions: per axis the position that each one of the result reads; None for the same ones.
+    """
+    if positions is None:
+        if stored == wanted:
+            return value
+        positions = tuple(tuple(range(size)) for size in spatial)
+    sizes = tuple(map(len, positions))
+    lead, size = value.shape[:-2], math.prod(sizes)
     if not wanted.wanted or not stored.wanted:
         return jnp.zeros((*lead, wanted.count, size), value.dtype)
     grid = _grid(value, stored, spatial)
     ndim, start = len(spatial), len(lead)
-    tables = zip(stored.places(spatial), wanted.partners(spatial), spatial, strict=True)
-    for i, (places, partner, n) in enumerate(tables):
-        table = np.where(partner >= 0, places[np.arange(n), np.maximum(partner, 0)], -1)
+    tables = zip(stored.places(spatial), wanted.partners(sizes), positions, strict=True)
+    for i, (places, partner, reads) in enumerate(tables):
+        read = np.array(reads, np.int32)
+        table = np.where(partner >= 0, places[read, read[np.maximum(partner, 0)]], -1)
         grid = _take_pairs(grid, table, start + i, start + ndim + i)
     return grid.reshape(*lead, wanted.count, size)
 
@@ -97,12 +115,12 @@ def apply_stencils(
         terms = axis_terms(stencil, axis_of(stored, i), axis_of(wanted, i))
         axes = len(lead) + i, len(lead) + ndim + i
         if stencil.window is not None and len(terms) == 1:
-            rows = terms[0].rows
-            kinds = (
-                _kinds(axis_of(stored, i), stencil.size_in, rows),
-                _kinds(axis_of(wanted, i), stencil.size_out),
-            )
-            grid = _window_sum(_rows(grid, rows, axes[0]), stencil.window, *kinds, axes)
+            rows, reads = terms[0].rows, terms[0].matrix.any(axis=1)
+            source = _kinds(axis_of(stored, i), stencil.size_in, rows)
+            ahead, behind = _kinds(axis_of(wanted, i), stencil.size_out)
+            target = _Kinds(ahead & reads, behind & reads)
+            grid = _rows(grid, rows, axes[0])
+            grid = _window_sum(grid, stencil.window, source, target, axes)
         else:
             parts = [_matrix_sum(grid, term, axes) for term in terms]
             grid = sum(parts[1:], parts[0])
