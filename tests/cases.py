@@ -199,7 +199,6 @@ NETWORKS = [
 ]
 
 
-
 def _wide_residual(width: int, out: int) -> Any:
     """Two groups, the second with a stride of 2: offsets are multiples of 2 in the first."""
 
@@ -269,6 +268,7 @@ SPATIAL = [
             Dense(o),
         ),
         shape=(3, 4, 2),
+        slow=True,
     ),
     _network(
         "pool_edges",
@@ -297,6 +297,7 @@ SPATIAL = [
             Dense(o),
         ),
         shape=(3, 2),
+        slow=True,
     ),
     _network(
         "transposed_circular",
@@ -324,7 +325,7 @@ SPATIAL = [
         ),
         shape=(6, 2),
     ),
-    _network("wide_residual", _wide_residual, shape=(8, 2)),
+    _network("wide_residual", _wide_residual, shape=(8, 2), slow=True),
     _network(
         "other_axes",
         lambda n, o: serial(
@@ -335,6 +336,7 @@ SPATIAL = [
             Dense(o),
         ),
         shape=(2, 4, 3),
+        slow=True,
     ),
     _network(
         "three_axes_standard",
@@ -348,6 +350,67 @@ SPATIAL = [
             Dense(o, 1.1, parameterization="standard"),
         ),
         shape=(3, 2, 2, 2),
+        slow=True,
+    ),
+    _network(
+        "resized_indexed_contracted",
+        lambda n, o: serial(
+            Conv(n, (2, 2), padding="SAME", W_std=1.3, b_std=0.2),
+            stax.Relu(),
+            stax.ImageResize((-1, 7, -1, -1), "linear"),
+            stax.Index(stax.Slice[:, ::-2, 1:]),
+            Conv(n, (2, 1), W_std=1.2, b_std=0.1),
+            stax.Erf(),
+            stax.DotGeneral(
+                rhs=np.array([[1.0, -0.5], [0.3, 0.8], [-0.7, 0.4]]),
+                dimension_numbers=(((1,), (0,)), ((), ())),
+            ),
+            Dense(n, 1.1, 0.1, channel_axis=2),
+            stax.Relu(),
+            stax.Flatten(),
+            Dense(o),
+        ),
+        shape=(5, 3, 2),
+        slow=True,
+    ),
+    _network(
+        "normalised_concatenated",
+        lambda n, o: serial(
+            Conv(n, (2,), padding="SAME", W_std=1.3, b_std=0.2),
+            stax.FanOut(2),
+            stax.parallel(
+                serial(stax.Relu(), stax.RMSNorm((1, 2)), Conv(n, (1,), W_std=1.2)),
+                serial(stax.LayerNorm((1, 2)), Conv(n, (3,), (2,), "SAME", b_std=0.3)),
+            ),
+            stax.FanInConcat(1),
+            stax.Index(stax.Slice[:, 1:]),
+            Conv(n, (2,), W_std=1.2, b_std=0.1),
+            stax.Relu(),
+            stax.GlobalAvgPool(),
+            Dense(o),
+        ),
+        shape=(5, 2),
+        slow=True,
+    ),
+    _network(
+        "attention",
+        lambda n, o: serial(
+            Dense(n, 1.3, 0.4),
+            stax.GlobalSelfAttention(n, n // 2, n // 2, 2, b_std=0.3, pos_emb_type="CONCAT"),
+            stax.Relu(),
+            stax.GlobalAvgPool(),
+            Dense(4 * o),
+        ),
+        shape=(3, 4),
+        slow=True,
+    ),
+    _network(
+        "aggregate_without_pattern",
+        lambda n, o: serial(
+            Conv(n, (2, 1), W_std=1.3), stax.Relu(), stax.Aggregate(1), stax.Flatten(), Dense(o)
+        ),
+        shape=(3, 2, 2),
+        slow=True,
     ),
     _network(
         "no_readout",

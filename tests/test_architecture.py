@@ -18,17 +18,22 @@ SOURCE = ROOT / "src" / PACKAGE
 # A module is named by its first component below the package: "layers" stands for all of layers/.
 FOUNDATION = {
     "_pytree",
+    "conversion",
     "covariance",
     "duals",
+    "kernel_axes",
     "layout",
+    "linear_maps",
     "masking",
     "nt_kernel",
     "offsets",
+    "pairs",
     "series",
     "signal",
+    "stencil",
 }
 # Each may import the foundation and what stands before it.
-TOWER = ["layers", "plan", "inputs", "fused", "kernel", "report", "stax"]
+TOWER = ["layers", "plan", "inputs", "fused", "kernel", "cost", "report", "stax", "models"]
 # These see networks only as callables: they may import the foundation and each other.
 PROTOCOL = {"diagnostics", "empirical", "ensemble", "gram", "monte_carlo", "predict"}
 # These may import anything; of them, the package itself may import only `datasets`.

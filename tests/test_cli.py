@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from widelimit import __version__, cli, datasets
+from widelimit.demo import images as demo_images
+from widelimit.demo.images import image_networks
 
 
 @pytest.fixture
@@ -30,8 +32,12 @@ def small(monkeypatch):
         models=replace(
             full.models, depth=1, noises=(0.3,), steps=(3, None), C=(1.0,), gamma=(1.0,)
         ),
+        networks=replace(full.networks, images=20, splits=2),
     )
     monkeypatch.setattr(cli, "_full_sizes", lambda: sizes)
+    quickest = "fully connected", "convolutional"
+    networks = {name: net for name, net in image_networks().items() if name in quickest}
+    monkeypatch.setattr(demo_images, "image_networks", lambda: networks)
 
 
 def test_demo(tmp_path, monkeypatch, capsys, npz, small):
@@ -45,6 +51,9 @@ def test_demo(tmp_path, monkeypatch, capsys, npz, small):
         "support vectors",
         "figure: out/figures/regression.png",
         "figure: out/figures/classification.png",
+        "2 splits of 20 images into 10 for training and 10 for testing",
+        "minus fully connected",
+        "figure: out/figures/images.png",
         "wall time: ensembles",
     ):
         assert part in output.out
@@ -52,8 +61,18 @@ def test_demo(tmp_path, monkeypatch, capsys, npz, small):
     assert output.err == ""
     assert sorted(p.name for p in (tmp_path / "out/figures").iterdir()) == [
         "classification.png",
+        "images.png",
         "regression.png",
     ]
+
+
+def test_rows_are_no_images(tmp_path, capsys):
+    rows = datasets.LabelledImages("rows", np.eye(4), np.arange(4), np.eye(4), np.arange(4))
+    times = {}
+    cli._show_networks(rows, cli._full_sizes().networks, tmp_path, 0, times)
+    assert "left out: inputs of shape (4,)" in capsys.readouterr().out
+    assert not times
+    assert not list(tmp_path.iterdir())
 
 
 def test_quick_is_smaller():

@@ -30,6 +30,48 @@ def test_entries_are_those_of_pairs_of_positions() -> None:
     assert plan(serial(stax.Flatten(), Dense(2)), (-1, 4, 3, 1)).rows[0].entries == 1
 
 
+def test_offsets_and_memory_of_windows() -> None:
+    net = serial(
+        stax.Conv(8, (3, 3), padding="SAME"),
+        stax.Relu(),
+        stax.AvgPool((2, 2), (2, 2)),
+        stax.Flatten(),
+        Dense(1),
+    )
+    table = plan(net, (10, 8, 8, 3))
+    assert [row.offsets for row in table.rows[:4]] == [(3, 3), (3, 3), (3, 3), (1, 1)]
+    assert table.rows[0].entries == 9 * 64
+    assert table.rows[0].all_entries == 64 * 64
+    assert table.bytes == 10**2 * 2 * 4 * 9 * 64
+    assert 2 * table.bytes < table.memory < 8 * table.bytes
+    text = str(table)
+    assert "3x3" in text
+    assert "1/7.1" in text
+    assert "layer by layer" in text.splitlines()[-1]
+
+
+def test_branches_share_what_they_are_given() -> None:
+    layers = [stax.Conv(4, (1,)), stax.Relu()]
+    branched = serial(
+        *layers, stax.FanOut(2), stax.parallel(stax.Identity(), Dense(4)), stax.FanInConcat()
+    )
+    table = plan(branched, (4, 6, 2))
+    entries = [row.entries for row in table.rows]
+    assert entries == [36] * len(entries)
+
+
+def test_networks_that_combine_samples_refuse_tiles() -> None:
+    mixing = serial(Dense(3), serial(stax.LayerNorm((0, -1))), Dense(2))
+    table = plan(mixing, (4, 5))
+    assert table.mixes_samples == "serial[1].serial[0].LayerNorm"
+    assert "combined by serial[1].serial[0].LayerNorm: no tiles" in str(table)
+    with pytest.raises(
+        ValueError, match=r"got serial\[1\]\.serial\[0\]\.LayerNorm, which combines"
+    ):
+        table.check_tiles()
+    plan(serial(Dense(3), stax.LayerNorm()), (4, 5)).check_tiles()
+
+
 def test_every_check_runs_at_plan_time() -> None:
     with pytest.raises(ValueError, match="expected a Gaussian input") as error:
         plan(serial(Dense(3), stax.Relu(), stax.Relu()), (2, 5))

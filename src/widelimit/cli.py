@@ -16,22 +16,26 @@ from typing import TYPE_CHECKING, NamedTuple
 from widelimit import __version__
 
 if TYPE_CHECKING:
+    from widelimit.datasets import LabelledImages
     from widelimit.demo.classification import ClassificationTask
     from widelimit.demo.coverage import CoverageStudy
+    from widelimit.demo.images import ImagesTask
     from widelimit.demo.regression import RegressionTask
 
 _MAX_TRAIN, _MAX_TEST = 2000, 1000
 
 _DEMO = """\
-Two demonstrations of networks of infinite width.
+Three demonstrations of networks of infinite width.
 
 1. Regression in one dimension: an ensemble of finite networks trained step by step, beside the
    infinite ensemble in closed form; then how often the intervals of Bayesian inference hold new
    observations.
 2. Image classification: infinite fully-connected networks by Bayesian inference and by gradient
    descent, beside a support vector machine.
+3. Which network suits images: fully-connected, convolutional and wide residual networks of infinite
+   width on the same splits of the same images.
 
-Prints the results and writes two figures. Takes a few minutes on two cores."""
+Prints the results and writes three figures. Takes a few minutes on two cores."""
 
 _DATA = f"""\
 images to classify: an .npz file with x_train, y_train, x_test and y_test (no pickles), or a folder
@@ -68,7 +72,7 @@ def run_demo(
     seed: int = 0,
     quick: bool = False,
 ) -> None:
-    """Run both demonstrations: print their results, and write their figures into `output`.
+    """Run all demonstrations: print their results, and write their figures into `output`.
 
     Args:
       data: images to classify, see `widelimit.datasets.load_images`; the digits by default.
@@ -112,8 +116,27 @@ def run_demo(
     print(report.classification_text(classified))
     _announce(figures.classification_figure(classified, output / "classification.png"))
 
+    print("\n3. Fully-connected, convolutional and residual networks")
+    _show_networks(images, sizes.networks, output, seed, times)
+
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())
     print(f"\nwall time: {parts}")
+
+
+def _show_networks(
+    images: LabelledImages, task: ImagesTask, output: Path, seed: int, times: dict[str, float]
+) -> None:
+    """The third part, unless the data are mere rows of numbers."""
+    from widelimit.demo import figures, report
+    from widelimit.demo.images import compare_networks, has_pixels
+
+    if not has_pixels(images):
+        print(f"left out: inputs of shape {images.x_train.shape[1:]} have no height and width")
+        return
+    with _part(times, "networks", task.work(len(images.x_train)), "image") as progress:
+        compared = compare_networks(images, task, seed=seed, progress=progress)
+    print(report.images_text(compared))
+    _announce(figures.images_figure(compared, output / "images.png"))
 
 
 class _Sizes(NamedTuple):
@@ -122,6 +145,7 @@ class _Sizes(NamedTuple):
     task: RegressionTask
     study: CoverageStudy
     models: ClassificationTask
+    networks: ImagesTask
     train: int
     test: int
 
@@ -130,10 +154,16 @@ def _full_sizes() -> _Sizes:
     """The sizes of the demonstration: a few minutes on two cores."""
     from widelimit.demo.classification import ClassificationTask
     from widelimit.demo.coverage import CoverageStudy
+    from widelimit.demo.images import ImagesTask
     from widelimit.demo.regression import RegressionTask
 
     return _Sizes(
-        RegressionTask(), CoverageStudy(), ClassificationTask(), train=_MAX_TRAIN, test=_MAX_TEST
+        RegressionTask(),
+        CoverageStudy(),
+        ClassificationTask(),
+        ImagesTask(),
+        train=_MAX_TRAIN,
+        test=_MAX_TEST,
     )
 
 
@@ -144,6 +174,7 @@ def _quick_sizes() -> _Sizes:
         replace(full.task, members=8, steps=(0, 1, 4, 16, 64)),
         replace(full.study, designs=4),
         replace(full.models, noises=(0.1, 0.3), C=(3.0, 10.0), gamma=(0.3, 1.0)),
+        replace(full.networks, images=100, side=8),
         train=400,
         test=200,
     )
@@ -194,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="infinite beside finite networks, and image classification",
+        help="infinite beside finite networks, and images",
         description=_DEMO,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

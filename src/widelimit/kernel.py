@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from widelimit._pytree import is_concrete
+from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import KERNEL, Covariances
 from widelimit.inputs import as_inputs, same_inputs, shares_x1, stored_diagonal
 from widelimit.layers.base import (
@@ -26,12 +27,7 @@ from widelimit.layers.base import (
 from widelimit.layers.reshape import Identity
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
-from widelimit.nt_kernel import (
-    Kernel,
-    covariances_from_kernel,
-    kernel_from_covariances,
-    kernel_signal,
-)
+from widelimit.nt_kernel import Kernel, kernel_signal
 from widelimit.offsets import Need
 from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
 from widelimit.signal import Signal, is_branches

@@ -1,17 +1,30 @@
-"""The public `Kernel`: what `kernel_fn(x1, x2)` returns, and accepts as input."""
+"""The public Kernel: what `kernel_fn(x1, x2)` returns, and accepts as input."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import INPUT, KERNEL, Covariances, exact_diagonal
-from widelimit.layout import from_public, mirror, to_public
-from widelimit.offsets import Need
+from widelimit.kernel_axes import (
+    Index,
+    Places,
+    Product,
+    are_same,
+    canonical_index,
+    hide_pairs,
+    plan_product,
+    reorder,
+    take,
+    take_mask,
+    taken_axis,
+    taken_shape,
+)
+from widelimit.masking import one_channel
 from widelimit.signal import Signal
 
 
@@ -30,7 +43,7 @@ class Kernel:
       cov2: the same for x2; None if x2 was None.
       x1_is_x2: whether both inputs are the same.
       is_gaussian: whether the outputs are independent Gaussians given the inputs.
-      is_reversed: always False (kept for old scripts).
+      is_reversed: whether the spatial axes are stored in reverse order; see `reverse`.
       is_input: always False (kept for old scripts).
       diagonal_batch: whether cov1 and cov2 keep equal samples only.
       diagonal_spatial: whether equal positions only are kept.
@@ -73,33 +86,220 @@ class Kernel:
 
     def slice(self, n1_slice: slice, n2_slice: slice) -> Kernel:
         """Returns the block of samples x1[n1_slice], x2[n2_slice]."""
-        axis = self.batch_axis
-        cov2 = self.cov1 if self.cov2 is None else self.cov2
-        mask2 = self.mask1 if self.mask2 is None else self.mask2
 
-        def own(value: Any, part: slice) -> Any:
-            return value[part] if self.diagonal_batch else value[part, part]
+        def index(part: slice) -> Index:
+            axes = range(len(self.shape1))
+            return tuple(part if axis == self.batch_axis else slice(None) for axis in axes)
 
-        def shape(full: tuple[int, ...], part: slice) -> tuple[int, ...]:
-            count = len(range(*part.indices(full[axis])))
-            return (*full[:axis], count, *full[axis + 1 :])
+        whole = self._with_x2() if self.cov2 is None else self
+        same = self.x1_is_x2 if n1_slice == n2_slice else jnp.asarray(False)
+        return whole._take(index(n1_slice), index(n2_slice)).replace(x1_is_x2=same)
 
-        def mask(value: Array | None, part: slice) -> Array | None:
-            return None if value is None else value[(slice(None),) * axis + (part,)]
+    def __getitem__(self, idx: Any) -> Kernel:
+        """Returns the kernel of the indexed activations x1[idx] and x2[idx].
 
-        def cross(value: Any) -> Any:
-            return value if value is None or not value.ndim else value[n1_slice, n2_slice]
+        Args:
+          idx: a basic index of NumPy in the axes of `shape1`: ints, slices, an ellipsis.
+
+        Raises:
+          NotImplementedError: an int on the batch axis, or anything but `:` on the channel axis.
+          TypeError: an index of another kind.
+          IndexError: an index that does not fit.
+        """
+        index = canonical_index(idx, self.shape1, self.batch_axis, self.channel_axis)
+        return self._take(index, index)
+
+    # Without this, Python would take an object with __getitem__ for a sequence.
+    __iter__: ClassVar[None] = None
+
+    def _take(self, index1: Index, index2: Index) -> Kernel:
+        """Returns the kernel of x1[index1] and x2[index2], canonical and alike but in samples."""
+        indices = index1, index2
+
+        def part(value: Array, places: Places, sides: tuple[int, int]) -> Array:
+            return take(value, places, (indices[sides[0]], indices[sides[1]]))
+
+        spatial = kernel_signal(self).spatial_axes
+        return self._mapped(part).replace(
+            diagonal_spatial=self.diagonal_spatial
+            and any(isinstance(index1[axis], slice) for axis in spatial),
+            shape1=taken_shape(self.shape1, index1),
+            shape2=taken_shape(self.shape2, index2),
+            batch_axis=taken_axis(self.batch_axis, index1),
+            channel_axis=taken_axis(self.channel_axis, index1),
+            mask1=take_mask(self.mask1, index1),
+            mask2=take_mask(self.mask2, index2),
+        )
+
+    def reverse(self) -> Kernel:
+        """Returns the same kernel with its spatial axes stored in reverse order.
+
+        (n1, n2, H, H, W, W) becomes (n1, n2, W, W, H, H), and `is_reversed` is toggled. Layers
+        accept both.
+        """
+
+        def flip(value: Array, places: Places, _: Any) -> Array:
+            return reorder(value, places, (places.order[0], *places.order[:0:-1]))
+
+        return self._mapped(flip).replace(is_reversed=not self.is_reversed)
+
+    def transpose(self, axes: Sequence[int] | None = None) -> Kernel:
+        """Returns the kernel of activations with their spatial axes in another order.
+
+        Args:
+          axes: where each spatial axis of the result stands at present, counted among the spatial
+            axes only; None keeps their order.
+
+        Raises:
+          ValueError: `axes` is no permutation.
+        """
+        spatial = kernel_signal(self).spatial_axes
+        count = len(spatial)
+        order = tuple(range(count)) if axes is None else tuple(axes)
+        if sorted(axis % max(count, 1) for axis in order) != list(range(count)):
+            raise ValueError(f"expected a permutation of {count} spatial axes, got {axes}")
+        moved = list(range(len(self.shape1)))
+        for place, axis in zip(spatial, order, strict=True):
+            moved[place] = spatial[axis]
+        rest = [moved[place] for place in spatial]
+        stored = (self.batch_axis, *(rest[::-1] if self.is_reversed else rest))
+
+        def mask(value: Array | None) -> Array | None:
+            return None if value is None else value.transpose(moved)
+
+        return self._mapped(lambda value, places, _: reorder(value, places, stored)).replace(
+            shape1=tuple(self.shape1[i] for i in moved),
+            shape2=tuple(self.shape2[i] for i in moved),
+            mask1=mask(self.mask1),
+            mask2=mask(self.mask2),
+        )
+
+    def mask(self, mask1: Any, mask2: Any) -> Kernel:
+        """Returns the kernel with zeros wherever either position is masked, and with these masks.
+
+        Args:
+          mask1: bool in the axes of `shape1`, True where masked, sizes 1 or those of `shape1`, one
+            channel; None masks nothing.
+          mask2: likewise for x2; None stands for `mask1` where x2 is x1 (`cov2` is None).
+
+        Raises:
+          NotImplementedError: a mask per channel.
+        """
+        mask1, mask2 = _as_mask(mask1), _as_mask(mask2)
+        if self.cov2 is None and mask2 is not None and not are_same(mask1, mask2):
+            return self._with_x2().mask(mask1, mask2)
+        shared = self.cov2 is None and mask2 is None
+        signal = kernel_signal(self)
+
+        def flags(mask: Array | None) -> Array | None:
+            flat = one_channel(mask, signal, "the mask of a Kernel")
+            return None if flat is None else flat.reshape(flat.shape[0], *signal.spatial)
+
+        sides = flags(mask1), flags(mask1 if shared else mask2)
+        return self._mapped(
+            lambda value, places, at: hide_pairs(value, places, (sides[at[0]], sides[at[1]]))
+        ).replace(
+            x1_is_x2=self.x1_is_x2 if shared or are_same(mask1, mask2) else jnp.asarray(False),
+            mask1=mask1,
+            mask2=mask2,
+        )
+
+    def dot_general(self, other1: Any, other2: Any, is_lhs: bool, dimension_numbers: Any) -> Kernel:
+        """Returns the kernel of activations multiplied by a constant each.
+
+        The axes of the result are those of `jax.lax.dot_general`: batched ones, then the free ones
+        of the left and of the right factor. Masks follow: a result is masked where all that
+        contributes to it is. Where samples are contracted, the first free axis of the constants
+        takes their place. With `diagonal_spatial`, equal indices only are kept along the axes
+        that the constants bring in, too.
+
+        Args:
+          other1: constant array or number that multiplies the activations of x1.
+          other2: likewise for x2, with as many axes. Both None changes nothing.
+          is_lhs: whether the constants are the left factors.
+          dimension_numbers: as `jax.lax.dot_general` takes them,
+            `((lhs_contracted, rhs_contracted), (lhs_batched, rhs_batched))`.
+
+        Raises:
+          ValueError: constants that do not fit or differ in their number of axes; the channel axis
+            contracted or batched; no axis left for the samples; unequal indices needed that were
+            not kept.
+        """
+        if other1 is None and other2 is None:
+            return self
+        if other1 is None or other2 is None or jnp.ndim(other1) != jnp.ndim(other2):
+            raise ValueError("expected two constants with as many axes as each other")
+        if self.cov2 is None and not are_same(other1, other2):
+            whole = self._with_x2()
+            return whole.dot_general(other1, other2, is_lhs, dimension_numbers)
+        others = jnp.asarray(other1), jnp.asarray(other2)
+        ndims = len(self.shape1), others[0].ndim
+        axes = self.batch_axis, self.channel_axis
+        product = plan_product(dimension_numbers, is_lhs, ndims, *axes)
+        self._check_contracted(product)
+        shape1, shape2 = map(product.shape, (self.shape1, self.shape2), others)
+        mask1 = product.mask(self.mask1, self.shape1, self.channel_axis, others[0])
+        mask2 = product.mask(self.mask2, self.shape2, self.channel_axis, others[1])
+        same = are_same(other1, other2)
+
+        def pairs(value: Array, places: Places, sides: tuple[int, int]) -> Array:
+            both = others[sides[0]], others[sides[1]]
+            return product.pairs(value, places, both, self.diagonal_spatial)
+
+        return self._mapped(pairs).replace(
+            x1_is_x2=self.x1_is_x2 if same else jnp.asarray(False),
+            is_reversed=False,
+            diagonal_spatial=self.diagonal_spatial and len(shape1) > 2,
+            shape1=shape1,
+            shape2=shape2,
+            batch_axis=product.out.index(product.samples),
+            channel_axis=product.out.index(self.channel_axis),
+            mask1=mask1,
+            mask2=mask2,
+        )
+
+    def _check_contracted(self, product: Product) -> None:
+        """Raises if a product reads unequal indices that are not kept."""
+        contracted = set(range(len(self.shape1))) - set(product.out)
+        if self.diagonal_batch and self.batch_axis in contracted:
+            raise ValueError(
+                "expected a Kernel with covariances between all samples (diagonal_batch=False) "
+                "where samples are contracted; got one of equal samples only"
+            )
+        if self.diagonal_spatial and contracted - {self.batch_axis}:
+            raise ValueError(
+                "expected a Kernel with all pairs of positions where spatial axes are contracted; "
+                "got one with diagonal_spatial=True"
+            )
+
+    def _with_x2(self) -> Kernel:
+        """Returns the kernel of x1 with itself as one of x1 with an equal, but other, x2."""
+        return self.replace(cov2=self.cov1, mask2=self.mask1, x1_is_x2=jnp.asarray(False))
+
+    def _places(self, own: bool) -> Places:
+        """Returns where the axes of an activation stand in cov1 and cov2, or in nngp and ntk."""
+        spatial = kernel_signal(self).spatial_axes
+        single = set(spatial) if self.diagonal_spatial else set()
+        if own and self.diagonal_batch:
+            single.add(self.batch_axis)
+        stored = spatial[::-1] if self.is_reversed else spatial
+        return Places((self.batch_axis, *stored), frozenset(single))
+
+    def _mapped(self, function: Callable[[Array, Places, tuple[int, int]], Array]) -> Kernel:
+        """Returns the kernel with a function of (array, its axes, sides of both copies) applied.
+
+        The scalar NTK before the first parametric layer stays.
+        """
+        cross, own = self._places(own=False), self._places(own=True)
+
+        def apply(value: Any, places: Places, sides: tuple[int, int]) -> Any:
+            return value if value is None or value.ndim == 0 else function(value, places, sides)
 
         return self.replace(
-            nngp=cross(self.nngp),
-            ntk=cross(self.ntk),
-            cov1=own(self.cov1, n1_slice),
-            cov2=own(cov2, n2_slice),
-            x1_is_x2=self.x1_is_x2 if n1_slice == n2_slice else jnp.asarray(False),
-            shape1=shape(self.shape1, n1_slice),
-            shape2=shape(self.shape2, n2_slice),
-            mask1=mask(self.mask1, n1_slice),
-            mask2=mask(mask2, n2_slice),
+            nngp=apply(self.nngp, cross, (0, 1)),
+            ntk=apply(self.ntk, cross, (0, 1)),
+            cov1=apply(self.cov1, own, (0, 0)),
+            cov2=apply(self.cov2, own, (1, 1)),
         )
 
     def side(self, index: int) -> Kernel:
@@ -164,125 +364,10 @@ class Kernel:
         return f"Kernel({', '.join(parts)})"
 
 
-def kernel_from_covariances(
-    cov: Covariances,
-    *,
-    diagonal_spatial: bool,
-    share: bool,
-    masks: tuple[Array | None, Array | None],
-) -> Kernel:
-    """Returns covariances in the public layout.
-
-    Args:
-      cov: covariances by offset.
-      diagonal_spatial: keep equal positions only.
-      share: whether x2 was None, so that cov2 stays None.
-      masks: masks of both sides in the axes of the signal.
-    """
-    spatial = cov.signal.spatial
-    diagonal = diagonal_spatial and bool(spatial)
-
-    def cross(value: Array) -> Array:
-        full = to_public(value, cov.need.cross, spatial, diagonal)
-        return _mirror_public(full, spatial, diagonal) if cov.symmetric else full
-
-    def own(value: Array) -> Array | None:
-        if not cov.need.own.wanted:
-            return None
-        return to_public(value, cov.need.own, spatial, diagonal)
-
-    signal = cov.signal
-    cov2 = cov.cov1 if cov.cov2 is None else cov.cov2
-    return Kernel(
-        nngp=cross(cov.nngp),
-        ntk=_public_ntk(cov, cross),
-        cov1=own(cov.cov1),
-        cov2=None if share else own(cov2),
-        x1_is_x2=jnp.asarray(cov.symmetric),
-        is_gaussian=cov.gaussian,
-        is_reversed=False,
-        is_input=False,
-        diagonal_batch=True,
-        diagonal_spatial=diagonal,
-        shape1=signal.shape1,
-        shape2=signal.shape2,
-        batch_axis=signal.batch_axis,
-        channel_axis=signal.channel_axis,
-        mask1=masks[0],
-        mask2=None if share else masks[1],
-    )
-
-
-def _public_ntk(cov: Covariances, cross: Any) -> Array | None:
-    """Returns the NTK; a scalar zero before any parametric layer, a full one after frozen ones."""
-    if not cov.tangent:
-        return None
-    if cov.ntk is not None:
-        return cross(cov.ntk)
-    frozen = not all(origin.startswith((INPUT, KERNEL)) for origin in cov.origins)
-    return cross(jnp.zeros_like(cov.nngp)) if frozen else jnp.zeros((), cov.nngp.dtype)
-
-
-def _mirror_public(value: Array, spatial: tuple[int, ...], diagonal: bool) -> Array:
-    """Returns the public covariance of x1 with itself, symmetric to the bit."""
-    if diagonal or not spatial:
-        return mirror(value)
-    lead = [1, 0]
-    for i in range(len(spatial)):
-        lead += [3 + 2 * i, 2 + 2 * i]
-    n = value.shape[0]
-    upper = jnp.triu(jnp.ones((n, n), bool), 1).reshape(n, n, *(1,) * (value.ndim - 2))
-    swapped = value.transpose(lead)
-    same = jnp.eye(n, dtype=bool).reshape(upper.shape)
-    blocks = jnp.where(jnp.broadcast_to(upper, value.shape), value, swapped)
-    return jnp.where(jnp.broadcast_to(same, value.shape), (value + swapped) / 2, blocks)
-
-
-def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Covariances:
-    """Returns a public kernel by offset, as the input of further layers.
-
-    Args:
-      kernel: kernel with every offset of `need`.
-      need: offsets to keep.
-      symmetric: whether x2 is x1.
-    """
-    signal = kernel_signal(kernel)
-    spatial, diagonal = signal.spatial, kernel.diagonal_spatial
-    if diagonal and any(set(axis) - {0} for axis in (need.cross | need.own).axes):
-        raise ValueError(
-            "expected a Kernel with all pairs of positions: the layers that follow read unequal "
-            "positions; got one with diagonal_spatial=True"
-        )
-
-    def cross(value: Array | None) -> Array | None:
-        if value is None or value.ndim == 0:
-            return None
-        return from_public(value, need.cross, spatial, diagonal)
-
-    def own(value: Any) -> Array:
-        if not kernel.diagonal_batch:
-            n = value.shape[0]
-            value = value[jnp.arange(n), jnp.arange(n)]
-        return from_public(value, need.own, spatial, diagonal)
-
-    nngp = cross(kernel.nngp)
-    assert nngp is not None
-    cov2 = None if symmetric or kernel.cov2 is None else own(kernel.cov2)
-    cov = Covariances(
-        nngp=nngp,
-        ntk=cross(kernel.ntk),
-        gap=None,
-        cov1=own(kernel.cov1),
-        cov2=cov2,
-        signal=signal,
-        need=need,
-        tangent=kernel.ntk is not None,
-        gaussian=kernel.is_gaussian,
-        origins=frozenset({KERNEL}),
-    )
-    return exact_diagonal(cov)
-
-
 def kernel_signal(kernel: Kernel) -> Signal:
     """Returns the static description of the activation whose kernel this is."""
     return Signal(kernel.shape1, kernel.shape2, kernel.batch_axis, kernel.channel_axis)
+
+
+def _as_mask(mask: Any) -> Array | None:
+    return None if mask is None else jnp.asarray(mask)

@@ -10,14 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from widelimit.cost import Workload, all_entries, entries, operations, peak_bytes
 from widelimit.inputs import working_dtype
 from widelimit.kernel import Choice, choose_engine
-from widelimit.layers.affine import Dense
 from widelimit.layers.base import Layer, Site, as_shape, located
 from widelimit.layers.combine import Parallel, Repeat, Serial
-from widelimit.layers.elementwise import ElementwiseLayer
-from widelimit.layers.numerical import SeriesLayer
-from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
+from widelimit.offsets import Need
+from widelimit.plan import (
+    input_axes,
+    input_signal,
+    leading_flatten,
+    make_site,
+    mixing_layer,
+    output_need,
+)
 from widelimit.signal import Signal, is_branches
 
 
@@ -29,14 +35,18 @@ class Row:
       layer: the layer, indented by its depth.
       shape: output shape of the finite layer.
       parameters: number of parameters of the finite layer.
-      entries: covariance entries of one pair of samples at the output (one per NNGP or NTK).
+      offsets: stored rows of offsets per spatial axis; a tuple of such for branches.
+      entries: numbers stored at the output per pair of samples (for the NNGP, and for the NTK).
+      all_entries: the same for the full covariance, all pairs of positions.
       operations: floating point operations of one pair of samples, by count of the formulas.
     """
 
     layer: str
     shape: Any
     parameters: int
+    offsets: Any
     entries: int
+    all_entries: int
     operations: int
 
 
@@ -46,17 +56,23 @@ class Plan:
 
     Attributes:
       rows: one per layer.
-      pairs: number of pairs of samples.
-      itemsize: bytes of one number.
-      arrays: covariances kept per entry: NNGP, gap and, if wanted, NTK.
+      load: number of samples, arrays and bytes per number.
+      memory: estimated peak of the bytes that covariances take, all pairs at once.
+      mixes_samples: path of the first layer that combines samples of a batch, so that the kernel
+        cannot be computed in tiles; None without one.
       engine: the engine that will run, and why.
     """
 
     rows: tuple[Row, ...]
-    pairs: int
-    itemsize: int
-    arrays: int
+    load: Workload
+    memory: int
+    mixes_samples: str | None
     engine: Choice
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of samples."""
+        return self.load.pairs
 
     @property
     def parameters(self) -> int:
@@ -72,33 +88,65 @@ class Plan:
     def bytes(self) -> int:
         """Bytes of the covariances of the largest layer, for all pairs."""
         largest = max((row.entries for row in self.rows), default=0)
-        return self.pairs * self.arrays * self.itemsize * largest
+        return self._bytes(largest)
+
+    def _bytes(self, entries: int) -> int:
+        return self.pairs * self.load.arrays * self.load.itemsize * entries
+
+    def check_tiles(self) -> None:
+        """Raises if the kernel of this network cannot be computed in tiles of samples.
+
+        Raises:
+          ValueError: a layer combines samples of a batch; the message names it.
+        """
+        if self.mixes_samples is not None:
+            raise ValueError(
+                "expected a network that treats samples one by one, to compute its kernel in "
+                f"tiles; got {self.mixes_samples}, which combines samples of a batch: pass all "
+                "samples to kernel_fn at once"
+            )
 
     def __str__(self) -> str:
-        header = ("layer", "output shape", "parameters", "entries/pair", "bytes", "operations")
-        scale = self.pairs * self.arrays * self.itemsize
+        header = (
+            "layer",
+            "output shape",
+            "parameters",
+            "offsets",
+            "entries/pair",
+            "of all",
+            "bytes",
+            "operations",
+        )
         body = [
             (
                 row.layer,
                 str(row.shape),
                 f"{row.parameters:,}",
+                _rows_of(row.offsets),
                 f"{row.entries:,}",
-                _quantity(scale * row.entries, "B"),
+                _share(row),
+                _quantity(self._bytes(row.entries), "B"),
                 _quantity(self.pairs * row.operations),
             )
             for row in self.rows
         ]
-        total = ("total", "", f"{self.parameters:,}", "", "", _quantity(self.operations))
+        total = ("total", "", f"{self.parameters:,}", "", "", "", "", _quantity(self.operations))
         table = [header, *body, total]
         widths = [max(len(line[i]) for line in table) for i in range(len(header))]
         lines = [_line(line, widths) for line in table]
         lines.insert(1, "-" * len(lines[0]))
         lines.insert(-1, lines[1])
+        mixing = (
+            []
+            if self.mixes_samples is None
+            else [f"samples are combined by {self.mixes_samples}: no tiles"]
+        )
         return "\n".join(
             [
                 *lines,
                 f"pairs of samples: {self.pairs:,}; covariances of the largest layer: "
-                f"{_quantity(self.bytes, 'B')}",
+                f"{_quantity(self.bytes, 'B')}; peak: about {_quantity(self.memory, 'B')}",
+                *mixing,
                 f"engine: {self.engine.name} ({self.engine.reason})",
             ]
         )
@@ -133,10 +181,16 @@ def plan(net: Layer, shape: Any, get: Any = ("nngp", "ntk")) -> Plan:
     )
     jax.eval_shape(lambda x: net.kernel_fn(x, None, get), sample)
     with located(net.label):
-        rows, batch = _rows(net, shape)
+        inner, site = _site(net, shape)
     names = (get,) if isinstance(get, str) else get
-    tangent = names is None or "ntk" in names
-    return Plan(rows, batch**2, dtype.itemsize, 2 + tangent, choose_engine(net, shape))
+    first = site.signal_in
+    while not isinstance(first, Signal):
+        first = first[0]
+    arrays = 1 + (names is None or "ntk" in names) + (not first.spatial)
+    load = Workload(first.n1, arrays, dtype.itemsize)
+    rows = (_input_row(site), *_walk(inner, site, 0))
+    memory = peak_bytes(inner, site, load)
+    return Plan(rows, load, memory, mixing_layer(site), choose_engine(net, shape))
 
 
 def _positive(shape: Any) -> Any:
@@ -145,9 +199,8 @@ def _positive(shape: Any) -> Any:
     return tuple(1 if size == -1 else size for size in shape)
 
 
-def _rows(net: Layer, shape: Any) -> tuple[tuple[Row, ...], int]:
-    """Returns the rows of the table and the number of samples."""
-    rows = []
+def _site(net: Layer, shape: Any) -> tuple[Layer, Site]:
+    """Returns the network behind a Flatten that it begins with, and its site."""
     inner, flatten = leading_flatten(net)
     axes: tuple[int | None, int | None] = None, None
     if flatten is not None:
@@ -156,19 +209,21 @@ def _rows(net: Layer, shape: Any) -> tuple[tuple[Row, ...], int]:
         axes = batch, 1 - batch
     signal = input_signal(shape, shape, input_axes(inner, shape, axes))
     need = output_need(inner.output_signal(signal), diagonal_spatial=False, own=False)
-    site = make_site(inner, signal, need, (None, None), (None, None))
-    rows.append(_input_row(site))
-    rows.extend(_walk(inner, site, 0))
-    first = signal
-    while not isinstance(first, Signal):
-        first = first[0]
-    return tuple(rows), first.n1
+    return inner, make_site(inner, signal, need, (None, None), (None, None))
 
 
 def _input_row(site: Site) -> Row:
-    entries = _entries(site.need_in, site.signal_in)
+    stored = entries(site.need_in, site.signal_in)
     channels = _total(lambda s: s.channels, site.signal_in)
-    return Row("input", _shape(site.signal_in), 0, entries, 2 * channels * entries)
+    return Row(
+        "input",
+        _shape(site.signal_in),
+        0,
+        _offsets(site.need_in),
+        stored,
+        all_entries(site.signal_in),
+        2 * channels * stored,
+    )
 
 
 def _walk(layer: Layer, site: Site, depth: int) -> Iterator[Row]:
@@ -187,27 +242,21 @@ def _walk(layer: Layer, site: Site, depth: int) -> Iterator[Row]:
                     operations=n * row.operations,
                 )
         case _:
-            entries = _entries(site.need_out, site.signal_out)
             yield Row(
                 layer="  " * depth + repr(layer),
                 shape=_shape(site.signal_out),
                 parameters=_count_parameters(layer, _shape(site.signal_in)),
-                entries=entries,
-                operations=entries * _operations(layer),
+                offsets=_offsets(site.need_out),
+                entries=_stored(layer, site),
+                all_entries=all_entries(site.signal_in if layer.structural else site.signal_out),
+                operations=operations(layer, site),
             )
 
 
-def _operations(layer: Layer) -> int:
-    """Returns operations per covariance entry: NNGP, NTK and gap together, counted by formula."""
-    match layer:
-        case Dense():
-            return 6
-        case SeriesLayer():
-            return 5 * 256
-        case ElementwiseLayer():
-            return 60  # an arctangent, a square root and some twenty multiply-adds
-        case _:
-            return 2
+def _stored(layer: Layer, site: Site) -> int:
+    if layer.structural:  # branches share what they were given
+        return entries(site.need_in, site.signal_in)
+    return entries(site.need_out, site.signal_out)
 
 
 def _count_parameters(layer: Layer, shape: Any) -> int:
@@ -216,10 +265,22 @@ def _count_parameters(layer: Layer, shape: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _entries(need: Any, signal: Any) -> int:
-    if isinstance(signal, Signal):
-        return need.cross.entries(signal.spatial)
-    return sum(_entries(n, s) for n, s in zip(need, signal, strict=True))
+def _offsets(need: Any) -> Any:
+    """Returns the stored rows per spatial axis, or a tuple of such for branches."""
+    return need.cross.counts if isinstance(need, Need) else tuple(map(_offsets, need))
+
+
+def _rows_of(counts: Any) -> str:
+    """Returns rows of offsets as people write them: 7x7."""
+    if counts and not isinstance(counts[0], int):
+        return ", ".join(map(_rows_of, counts))
+    return "x".join(map(str, counts)) or "1"
+
+
+def _share(row: Row) -> str:
+    """Returns which part of all pairs of positions is stored."""
+    ratio = row.all_entries / row.entries if row.entries else 1
+    return "all" if ratio <= 1 else f"1/{ratio:,.1f}".removesuffix(".0")
 
 
 def _shape(signal: Any) -> Any:

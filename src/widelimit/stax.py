@@ -1,6 +1,11 @@
 """Layers and networks: `stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))`."""
 
+from widelimit.layers.absent import BatchNorm as BatchNorm
+from widelimit.layers.absent import MaxPool as MaxPool
 from widelimit.layers.affine import Dense as Dense
+from widelimit.layers.attention import AttentionMechanism as AttentionMechanism
+from widelimit.layers.attention import GlobalSelfAttention as GlobalSelfAttention
+from widelimit.layers.attention import PositionalEmbedding as PositionalEmbedding
 from widelimit.layers.branching import FanInConcat as FanInConcat
 from widelimit.layers.branching import FanInProd as FanInProd
 from widelimit.layers.branching import FanInSum as FanInSum
@@ -11,6 +16,11 @@ from widelimit.layers.combine import serial as serial
 from widelimit.layers.convolution import Conv as Conv
 from widelimit.layers.convolution import ConvLocal as ConvLocal
 from widelimit.layers.convolution import ConvTranspose as ConvTranspose
+from widelimit.layers.developer import Bool as Bool
+from widelimit.layers.developer import Diagonal as Diagonal
+from widelimit.layers.developer import requires as requires
+from widelimit.layers.developer import supports_masking as supports_masking
+from widelimit.layers.dot import DotGeneral as DotGeneral
 from widelimit.layers.dropout import Dropout as Dropout
 from widelimit.layers.elementwise import Cos as Cos
 from widelimit.layers.elementwise import Erf as Erf
@@ -27,7 +37,12 @@ from widelimit.layers.elementwise import RectifiedMonomial as RectifiedMonomial
 from widelimit.layers.elementwise import Sigmoid_like as Sigmoid_like
 from widelimit.layers.elementwise import Sin as Sin
 from widelimit.layers.foreign import layer as layer
+from widelimit.layers.graph import Aggregate as Aggregate
+from widelimit.layers.graph import AggregateImplementation as AggregateImplementation
+from widelimit.layers.indexing import Index as Index
+from widelimit.layers.indexing import Slice as Slice
 from widelimit.layers.normalise import LayerNorm as LayerNorm
+from widelimit.layers.normalise import RMSNorm as RMSNorm
 from widelimit.layers.numerical import Elementwise as Elementwise
 from widelimit.layers.numerical import ElementwiseNumerical as ElementwiseNumerical
 from widelimit.layers.numerical import Elu as Elu
@@ -48,6 +63,7 @@ from widelimit.layers.pooling import GlobalSumPool as GlobalSumPool
 from widelimit.layers.pooling import SumPool as SumPool
 from widelimit.layers.reshape import Flatten as Flatten
 from widelimit.layers.reshape import Identity as Identity
+from widelimit.layers.resize import ImageResize as ImageResize
 from widelimit.layers.windows import Padding as Padding
 from widelimit.masking import MaskedArray as MaskedArray
 from widelimit.masking import unmask_fn as unmask_fn

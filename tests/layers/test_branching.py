@@ -1,11 +1,16 @@
-"""FanOut, FanInSum, FanInProd, FanInConcat: formulas, correlated branches, shapes."""
+"""FanOut, FanInSum, FanInProd, FanInConcat: formulas, correlated branches, masks, shapes."""
 
 import jax
 import numpy as np
 import pytest
 
+from tests.monte_carlo import agrees, compare
 from tests.tolerance import assert_close
+from widelimit.offsets import Need, Offsets
+from widelimit.signal import Signal
 from widelimit.stax import (
+    AvgPool,
+    Conv,
     Dense,
     Dropout,
     Erf,
@@ -14,8 +19,10 @@ from widelimit.stax import (
     FanInSum,
     FanOut,
     Flatten,
+    GlobalAvgPool,
     Identity,
     LayerNorm,
+    MaskedArray,
     Relu,
     parallel,
     repeat,
@@ -105,6 +112,145 @@ def test_single_branch_is_itself(join):
     assert out.is_gaussian
     raw = serial(FanOut(1), join).kernel_fn(X1, X2)
     assert_close(raw.nngp, X1 @ X2.T / 5)
+
+
+IMAGES1 = np.random.default_rng(2).standard_normal((3, 4, 3, 2))
+IMAGES2 = np.random.default_rng(3).standard_normal((2, 4, 3, 2))
+LEFT = serial(Conv(5, (2, 2), padding="SAME", W_std=1.3, b_std=0.2), Relu(), Conv(4, (1, 2)))
+RIGHT = Conv(4, (2, 2), W_std=1.1, b_std=0.1)
+DEEP = serial(Conv(4, (2, 1), (2, 1), W_std=1.2, b_std=0.1), Relu(), Flatten())
+
+
+def blocks(left, right, axes):
+    """Block-diagonal placement of two arrays along pairs of axes."""
+    shape = list(left.shape)
+    for axis in axes:
+        shape[axis] += right.shape[axis]
+    out = np.zeros(shape)
+    first = tuple(slice(left.shape[i]) if i in axes else slice(None) for i in range(left.ndim))
+    last = tuple(slice(left.shape[i], None) if i in axes else slice(None) for i in range(left.ndim))
+    out[first], out[last] = left, right
+    return jax.numpy.asarray(out)
+
+
+def joined(left, right, space):
+    """The kernel of two independent branches side by side, on all samples of each side."""
+    axes = (0, 1) if space is None else (2 + 2 * space, 3 + 2 * space)
+    own = {"cov1": blocks(left.cov1, right.cov1, axes)}
+    if left.cov2 is not None:
+        own["cov2"] = blocks(left.cov2, right.cov2, axes)
+    axis = 0 if space is None else 1 + space
+    shapes = {}
+    for name in ("shape1", "shape2"):
+        shape = list(getattr(left, name))
+        shape[axis] += getattr(right, name)[axis]
+        shapes[name] = tuple(shape)
+    nngp, ntk = (blocks(getattr(left, n), getattr(right, n), axes) for n in ("nngp", "ntk"))
+    return left.replace(nngp=nngp, ntk=ntk, **own, **shapes)
+
+
+def check_concat(axis, left, right, x2, tail):
+    other = IMAGES2 if x2 else None
+    parts = [net.kernel_fn(IMAGES1, other, diagonal_batch=False) for net in (left, right)]
+    expected = joined(*parts, None if axis == 0 else axis - 1)
+    net = serial(fork(left, right), FanInConcat(axis))
+    out = net.kernel_fn(IMAGES1, other)
+    assert out.is_gaussian
+    assert (out.shape1, out.shape2) == (expected.shape1, expected.shape2)
+    assert_close(out.nngp, expected.nngp)
+    assert_close(out.ntk, expected.ntk)
+    n = np.arange(len(expected.cov1))
+    assert_close(out.cov1, expected.cov1[n, n] if out.diagonal_batch else expected.cov1)
+    wanted = tail.kernel_fn(expected, None, ("nngp", "ntk"))
+    deep = serial(net, tail).kernel_fn(IMAGES1, other, ("nngp", "ntk"))
+    assert_close(deep.nngp, wanted.nngp)
+    assert_close(deep.ntk, wanted.ntk)
+
+
+@pytest.mark.usefixtures("x64")
+def test_concat_over_space():
+    """Branches of 4 and 3 rows give 7, with no covariance between them."""
+    check_concat(1, LEFT, RIGHT, True, DEEP)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("x2", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_concat_over_the_batch(x2):
+    tail = serial(Dense(4, 1.2, 0.3), Relu(), Flatten())
+    check_concat(0, serial(LEFT, AvgPool((2, 1))), RIGHT, x2, tail)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("x2", [True, False])
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize(
+    "tail", [DEEP, serial(Relu(), Conv(3, (3, 2), padding="SAME", b_std=0.3), GlobalAvgPool())]
+)
+def test_concat_over_space_sweep(axis, x2, tail):
+    right = RIGHT if axis == 1 else Conv(4, (2, 3), (1, 2), "SAME", 1.1, 0.1)
+    check_concat(axis, LEFT, right, x2, tail)
+
+
+def test_concat_needs_of_each_branch_only_what_it_has():
+    signals = tuple(Signal((3, n, 3, 4), (2, n, 3, 4), 0, 3) for n in (4, 2))
+    need = Need(Offsets(((-5, -3, 0, 1, 3), (-1, 0))), Offsets.zero(2))
+    left, right = FanInConcat(1).needs(need, signals)
+    assert left.cross.axes == ((-3, 0, 1, 3), (-1, 0))
+    assert right.cross.axes == ((0, 1), (-1, 0))
+    assert FanInConcat(1).moduli(((4, 3), (2, 3)), signals) == (None, 3)
+
+
+@pytest.mark.slow
+def test_concat_over_space_is_the_limit_of_finite_networks():
+    def build(width, out):
+        branches = [
+            serial(Conv(width, (2,), padding="SAME", b_std=0.2), Relu(), Conv(width, (1,))),
+            Conv(width, (2,), (2,), W_std=1.1),
+        ]
+        tail = serial(Conv(width, (2,), b_std=0.1), Relu(), GlobalAvgPool(), Dense(out))
+        return serial(fork(*branches), FanInConcat(1), tail)
+
+    x = IMAGES1[:, :, 0]
+    assert agrees(compare(build, x[:2], x[2:])).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_concat_with_masks_on_only_some_branches(axis):
+    """A branch without a mask beside one that has it used to fail."""
+    x = IMAGES1[:, :, 0, :1].copy()
+    plain = x + 0.5
+    x[0, 2:] = x[1, 1] = 9.0
+    branches, join = parallel(Dense(3, 1.2, 0.1), Dense(3, 1.1)), FanInConcat(axis)
+    left = branches.layers[0].kernel_fn(x, mask_constant=9.0)
+    right = branches.layers[1].kernel_fn(plain)
+    assert right.mask1 is None
+    kernel = join.kernel_fn([left, right])
+    if axis == -1:
+        hidden = np.concatenate([np.repeat(x == 9, 3, -1), np.repeat(plain == 9, 3, -1)], -1)
+        assert_close(kernel.nngp, (left.nngp + right.nngp) / 2)
+    else:
+        hidden = np.concatenate([x == 9, plain == 9], axis)
+        assert_close(kernel.nngp, blocks(left.nngp, right.nngp, (0, 1) if axis == 0 else (2, 3)))
+        # Pooling divides by the number of positions that are left.
+        pool = serial(join, GlobalAvgPool()).kernel_fn([left, right], None, "nngp")
+        keep = np.asarray(~kernel.mask1[..., 0])
+        counts = np.maximum(keep.sum(1), 1)
+        expected = np.asarray(kernel.nngp).sum((2, 3)) / np.outer(counts, counts)
+        assert_close(pool, expected)
+    np.testing.assert_array_equal(kernel.mask1, hidden)
+    net = serial(branches, join)
+    params = net.init_fn(KEY, [x.shape, plain.shape])[1]
+    masked = MaskedArray(jax.numpy.asarray(x), jax.numpy.asarray(x == 9.0))
+    np.testing.assert_array_equal(net.apply_fn(params, [masked, plain]).mask, hidden)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_correlated_concat_is_refused(axis):
+    net = serial(Dense(4), fork(Identity(), Identity()), FanInConcat(axis))
+    with pytest.raises(NotImplementedError, match="independent branches in a concatenation along"):
+        net.kernel_fn(IMAGES1[:, :, 0])
 
 
 SKIP = fork(serial(Relu(), Dense(6, 1.2)), Identity())
@@ -210,10 +356,10 @@ def test_fork_of_a_list():
         ),
         (serial(fork(A, B), FanInConcat(2)), ValueError, "an axis of branches", "FanInConcat"),
         (
-            serial(fork(A, B), FanInConcat(0)),
+            serial(fork(A, serial(C, Relu())), FanInConcat(0)),
             NotImplementedError,
-            "along the channel axis 1, got axis 0",
-            "FanInConcat",
+            "Gaussian branches to concatenate along batch or space .* branch 1",
+            "at serial[1].FanInConcat",
         ),
         (serial(A, FanInSum()), ValueError, "branches .*, got one array", "at serial[1].FanInSum"),
         (serial(FanOut(2), Relu()), ValueError, "expected one input, got 2", "at serial[1].Relu"),

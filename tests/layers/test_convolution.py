@@ -264,6 +264,14 @@ def test_arguments_of_the_wrong_type() -> None:
         Conv(3, (2,), (1.5,))
 
 
+@pytest.mark.usefixtures("x64")
+def test_float32_and_integer_inputs_with_x64_on() -> None:
+    layer = Conv(3, (2,))
+    params = layer.init_fn(KEY, (2, 4, 3))[1]
+    for x in (images(2, 4, 3), np.ones((2, 4, 3), np.int32)):
+        assert layer.apply_fn(params, x).dtype == np.float64
+
+
 def test_parameters_of_another_input() -> None:
     layer = Conv(3, (2,))
     params = parameters(layer, images(2, 4, 3))

@@ -1,12 +1,24 @@
-"""LayerNorm: direct formulas over channels, space and batch; masks; near-duplicates; extremes."""
+"""LayerNorm and RMSNorm: formulas over channels, space, batch; masks; near-duplicates; extremes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.brute_force import same_samples
+from tests.monte_carlo import agrees, compare
 from tests.tolerance import assert_close
-from widelimit.stax import Dense, Identity, LayerNorm, Relu, serial
+from widelimit.stax import (
+    Conv,
+    Dense,
+    Erf,
+    Flatten,
+    Identity,
+    LayerNorm,
+    Relu,
+    RMSNorm,
+    serial,
+)
 
 KEY = jax.random.PRNGKey(0)
 DENSE = Dense(6, 1.3, 0.4)
@@ -45,7 +57,8 @@ def test_over_other_axes(axis):
     assert_close(kernel.nngp, scale * plain.nngp)
     assert_close(kernel.ntk, scale * plain.ntk)
     own = 1 / np.sqrt(np.einsum("nhw,ngv->nhgwv", v1, v1))
-    assert_close(kernel.cov1, own * plain.cov1)
+    cov1 = kernel.cov1 if kernel.diagonal_batch else same_samples(kernel.cov1)
+    assert_close(cov1, own * plain.cov1)
     diagonal = net.kernel_fn(x1, x2, "nngp", diagonal_spatial=True)
     assert_close(diagonal, np.einsum("nmhhww->nmhw", kernel.nngp))
 
@@ -101,6 +114,102 @@ def test_extreme_variances_in_float32(scale):
         assert_close(kernel.nngp, (x.astype(np.float64) @ x.T / np.outer(root, root)), rtol=1e-5)
     grad = jax.grad(lambda x: net.kernel_fn(x, None, "ntk").sum())(x)
     assert np.isfinite(grad).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("x2", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_over_the_batch_then_a_nonlinearity(x2):
+    x1, other = inputs(3, 2, 5), inputs(2, 2, 5, seed=1) if x2 else None
+    tail = serial(Erf(), Dense(4, 1.2), Relu(), Flatten())
+    before = DENSE.kernel_fn(x1, other, diagonal_batch=False)
+    after = serial(DENSE, LayerNorm((0, 2))).kernel_fn(x1, other)
+    assert not after.diagonal_batch
+
+    def scale(cov):
+        return 1 / np.sqrt(np.einsum("nnhh->nh", cov).mean(0))
+
+    s1 = scale(before.cov1)
+    s2 = scale(before.cov2) if x2 else s1
+    expected = before.replace(
+        nngp=before.nngp * jnp.asarray(np.outer(s1, s2))[None, None],
+        ntk=before.ntk * jnp.asarray(np.outer(s1, s2))[None, None],
+        cov1=before.cov1 * jnp.asarray(np.outer(s1, s1))[None, None],
+        cov2=before.cov2 * jnp.asarray(np.outer(s2, s2))[None, None] if x2 else None,
+    )
+    assert_close(after.nngp, expected.nngp)
+    assert_close(after.cov1, expected.cov1)
+    out = serial(DENSE, LayerNorm((0, 2)), tail).kernel_fn(x1, other, "ntk")
+    assert_close(out, tail.kernel_fn(expected, None, "ntk"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [(1, 2), (0, 2), (0, 1, 2)])
+def test_layer_norm_is_the_limit_of_finite_networks(axis):
+    def build(width, out):
+        conv = Conv(width, (2,), padding="SAME", W_std=1.3, b_std=0.4)
+        return serial(conv, LayerNorm(axis), Erf(), Flatten(), Dense(out, 1.1))
+
+    x = inputs(5, 3, 2)
+    assert agrees(compare(build, x[:3], x[3:])).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [-1, (0, 1, 2)])
+def test_rms_norm_of_a_nonlinearity_is_the_limit_of_finite_networks(axis):
+    def build(width, out):
+        conv = Conv(width, (2,), padding="SAME", W_std=1.3, b_std=0.4)
+        norm = RMSNorm(axis, eps=0.1)
+        return serial(conv, Relu(), norm, Dense(width, 1.2, 0.1), Erf(), Flatten(), Dense(out))
+
+    x = inputs(5, 3, 2)
+    assert agrees(compare(build, x[:3], x[3:])).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_rms_norm_of_raw_input_is_exact():
+    x1, x2 = inputs(3, 4, 2, 5), inputs(2, 4, 2, 5, seed=1)
+    layer = RMSNorm((1, -1), eps=0.2)
+    z1, z2 = (np.asarray(layer.apply_fn((), x)) for x in (x1, x2))
+    assert_close(z1, x1 / np.sqrt((x1**2).mean((1, 3), keepdims=True) + 0.2))
+    kernel = layer.kernel_fn(x1, x2)
+    assert_close(kernel.nngp, np.einsum("nhwc,mgvc->nmhgwv", z1, z2) / 5)
+    assert_close(kernel.cov2, np.einsum("nhwc,ngvc->nhgwv", z2, z2) / 5)
+    assert not kernel.is_gaussian
+
+
+@pytest.mark.usefixtures("x64")
+def test_rms_norm_of_a_nonlinearity():
+    x = inputs(3, 4, 5)
+    net = serial(DENSE, Relu())
+    before, after = net.kernel_fn(x), serial(net, RMSNorm(eps=0.1)).kernel_fn(x)
+    q = np.einsum("nhh->nh", before.cov1) + 0.1
+    scale = 1 / np.sqrt(np.einsum("nh,mg->nmhg", q, q))
+    assert_close(after.nngp, scale * before.nngp)
+    assert_close(after.ntk, scale * before.ntk)
+
+
+@pytest.mark.usefixtures("x64")
+def test_rms_norm_with_masks():
+    x = inputs(3, 4, 1)
+    x[0, 2:] = x[1, 0] = x[2] = 9.0
+    layer = RMSNorm((1, 2))
+    out = layer.apply_fn((), x, mask_constant=9.0)
+    seen = x[0, :2]
+    assert_close(out.masked_value[0, :2], seen / np.sqrt((seen**2).mean()))
+    assert not np.any(out.masked_value[0, 2:])
+    z = np.asarray(out.masked_value)[..., 0]
+    kernel = layer.kernel_fn(x, None, "nngp", mask_constant=9.0)
+    assert_close(kernel, np.einsum("np,mq->nmpq", z, z))
+
+
+def test_rms_norm_refusals():
+    x = inputs(3, 4, 5)
+    for net in (RMSNorm(1), serial(DENSE, Relu(), RMSNorm((0, 1)))):
+        with pytest.raises(ValueError, match="axis to hold the channel axis 2"):
+            net.kernel_fn(x)
+    with pytest.raises(NotImplementedError, match="masks equal on all channels for RMSNorm"):
+        RMSNorm().kernel_fn(x, mask_constant=9.0)
+    assert RMSNorm(1).apply_fn((), x).shape == x.shape
 
 
 def test_refusals():

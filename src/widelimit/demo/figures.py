@@ -14,6 +14,7 @@ from widelimit.demo.calibration import (
     reliability,
 )
 from widelimit.demo.classification import TRAINED, ClassificationResult
+from widelimit.demo.images import BAYES, DESCENT, ImagesResult
 from widelimit.demo.regression import Curves, RegressionResult
 from widelimit.plot import (
     BLACK,
@@ -43,6 +44,9 @@ _LOOKS = {
     "sigmoid": (RED, "^"),
     "isotonic": (BLACK, "v"),
 }
+
+# Colour and marker of each kind of inference.
+_INFERENCE_LOOKS = {BAYES: (BLUE, "o"), DESCENT: (RED, "s")}
 
 
 def regression_figure(result: RegressionResult, path: str | Path) -> Path:
@@ -209,3 +213,31 @@ def _score_panels(figure: SubFigure, result: ClassificationResult) -> None:
     )
     handles, names = panels[0].get_legend_handles_labels()
     _legend_below(figure, dict(zip(names, handles, strict=True)))
+
+
+def images_figure(result: ImagesResult, path: str | Path) -> Path:
+    """The `path` of a figure: accuracy of each network, and its difference to the first."""
+    names = list(dict.fromkeys(row.network for row in result.rows))
+    with new_figure(13.0, 5.6) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for k, (inference, (color, marker)) in enumerate(_INFERENCE_LOOKS.items()):
+            rows = [row for row in result.rows if row.inference == inference]
+            heights = np.array([names.index(row.network) for row in rows]) + 0.2 * (k - 0.5)
+            looks = {"fmt": marker, "color": color, "markersize": 9, "capsize": 4}
+            means = [row.fraction.mean() for row in rows]
+            errors = [result.standard_error(row.fraction) for row in rows]
+            left.errorbar(means, heights, xerr=errors, label=inference, **looks)
+            apart, errors = np.transpose([result.difference(row) for row in rows[1:]])
+            right.errorbar(apart, heights[1:], xerr=2 * errors, **looks)
+        left.set(ylim=(len(names) - 0.5, -0.5), xlabel="accuracy (1 standard error)")
+        left.set_yticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
+        right.axvline(0, color=BLACK, linewidth=1)
+        right.set_xlabel(f"difference to {names[0]}\n(2 paired standard errors)")
+        figure.suptitle(
+            f"{result.name}: {len(result.rows[0].fraction)} splits, {result.train} training and "
+            f"{result.test} test images each",
+            fontsize=15,
+        )
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        return save_figure(figure, path)

@@ -13,6 +13,7 @@ from widelimit.demo.calibration import (
 )
 from widelimit.demo.classification import ClassificationResult
 from widelimit.demo.coverage import LEVELS, Coverage, CoverageStudy
+from widelimit.demo.images import ImagesResult
 from widelimit.demo.regression import RegressionResult
 
 
@@ -98,5 +99,40 @@ def classification_text(result: ClassificationResult) -> str:
             text_table(header, rows),
             f"standard error of an accuracy: about {error:.1f} %; NLL: negative log likelihood; "
             "ECE: expected calibration error, 15 bins of equal width",
+        ]
+    )
+
+
+def images_text(result: ImagesResult) -> str:
+    """Accuracy of every network, and how it differs from the first, as a table."""
+    rows, alike = [], []
+    first = result.rows[0].network
+    for row in result.rows:
+        error = result.standard_error(row.fraction)
+        cells = [
+            row.network,
+            row.inference,
+            f"{100 * row.fraction.mean():.1f} +- {100 * error:.1f}",
+        ]
+        if row.network == first:
+            rows.append([*cells, ""])
+            continue
+        apart, error = result.difference(row)
+        rows.append([*cells, f"{100 * apart:+.1f} +- {100 * error:.1f}"])
+        if abs(apart) <= 2 * error:
+            alike.append(f"{row.network} ({row.inference})")
+    sides = " x ".join(map(str, result.shape[:2]))
+    averaged = f", averaged over {result.block} x {result.block}" if result.block > 1 else ""
+    splits = len(result.rows[0].fraction)
+    not_told = "; ".join(alike) if alike else "none"
+    return "\n".join(
+        [
+            f"{result.name}: {result.classes} classes, images of {sides} pixels{averaged}; "
+            f"{splits} splits of {result.train + result.test} images into {result.train} for "
+            f"training and {result.test} for testing, the same for all networks",
+            text_table(["network", "inference", "accuracy %", f"minus {first}"], rows),
+            "+-: one standard error over splits, paired for differences, larger because training "
+            "sets overlap (Nadeau and Bengio, 2003)",
+            f"not told apart from {first}, within two standard errors: {not_told}",
         ]
     )

@@ -101,6 +101,8 @@ class Layer:
     """
 
     alias: ClassVar[str] = ""
+    # Only hands covariances on, to layers inside or as they are: nothing is compiled.
+    structural: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in data_fields(self):
@@ -271,7 +273,7 @@ def step(layer: Layer, cov: Any, site: Site) -> Any:
     On concrete arrays every layer without layers inside is compiled apart: equal layers share a
     compilation, and XLA cannot fuse chains of windows, which it would compute over and over.
     """
-    if site.children:
+    if layer.structural:
         return layer.propagate(cov, site)
     if isinstance(_leaves(cov)[0], Trio):
         return _step_trio(layer, cov, site)
@@ -282,6 +284,15 @@ def step(layer: Layer, cov: Any, site: Site) -> Any:
     short = {name: f"@{i}" for i, name in enumerate(sorted(given)) if not name.startswith("<")}
     out = _compiled_step(layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
     return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
+
+
+def select_each(tree: Any, need: Any) -> Any:
+    """Returns trees of covariances (or trios) at the offsets needed, all of which are stored."""
+    if isinstance(tree, Covariances):
+        return select(tree, need)
+    if isinstance(tree, Trio):
+        return Trio(*(select(part, need) for part in (tree.first, tree.second, tree.cross)))
+    return type(tree)(select_each(part, n) for part, n in zip(tree, need, strict=True))
 
 
 def _step_trio(layer: Layer, cov: Any, site: Site) -> Any:

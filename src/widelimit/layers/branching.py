@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Covariances, select
-from widelimit.layers.base import Layer, Site, same_need
+from widelimit.layers.base import Layer, Site, same_need, select_each
+from widelimit.linear_maps import concatenate_positions, concatenate_samples
 from widelimit.masking import all_masked
+from widelimit.offsets import Need
 from widelimit.signal import Signal
 
 
@@ -26,6 +28,8 @@ class FanOut(Layer):
     Raises:
       ValueError: num is less than 1.
     """
+
+    structural = True
 
     num: int = static()
 
@@ -54,7 +58,7 @@ class FanOut(Layer):
         return (moduli,) * self.num
 
     def propagate(self, cov: Any, site: Site) -> Any:
-        return [cov] * self.num
+        return select_each([cov] * self.num, site.need_out)
 
 
 class _FanIn(Layer):
@@ -106,12 +110,7 @@ class FanInSum(_FanIn):
         if len(cov) == 1:
             return cov[0]
         cov = [select(branch, site.need_out) for branch in cov]
-        for i, branch in enumerate(cov):
-            if not branch.gaussian:
-                raise NotImplementedError(
-                    f"expected Gaussian branches to sum (outputs of Dense, Conv, ...); branch {i} "
-                    "comes from a nonlinearity or is raw input: end it with a Dense or Conv layer"
-                )
+        _check_gaussian(cov, "to sum")
         check_uncorrelated(cov, "sum")
         return _weighted(cov, [None] * len(cov), site, gaussian=True)
 
@@ -163,14 +162,17 @@ class FanInConcat(_FanIn):
     """Returns a layer that concatenates its branches.
 
     Along channels the kernels average, weighted by the branches' numbers of channels; branches
-    may be correlated there. Kernels along other axes are not available yet.
+    may be correlated there. Along batch or space each branch keeps its own kernels, and pairs of
+    entries of two branches have none: independent zero-mean branches have covariance zero, and
+    their tangents share no weights that matter.
 
     Args:
       axis: axis to concatenate along.
 
     Raises:
       ValueError: branches disagree in an axis other than `axis`.
-      NotImplementedError: a kernel of a concatenation along batch or space.
+      NotImplementedError: at kernel time, along batch or space, a branch that is not Gaussian, or
+        two that are correlated.
     """
 
     axis: int = static(default=-1)
@@ -182,13 +184,19 @@ class FanInConcat(_FanIn):
         if len(rest) > 1:
             listed = " and ".join(map(str, shape))
             raise ValueError(f"expected branches that agree but for axis {axis}, got {listed}")
-        total = sum(s[axis] for s in shape)
+        sizes = [s[axis] for s in shape]
+        total = -1 if min(sizes) < 0 else sum(sizes)
         return (*shape[0][:axis], total, *shape[0][axis + 1 :])
 
     def _axis(self, ndim: int) -> int:
         if not -ndim <= self.axis < ndim:
             raise ValueError(f"expected an axis of branches with {ndim} axes, got {self.axis}")
         return self.axis % ndim
+
+    def _space(self, signal: Signal) -> int | None:
+        """Returns which spatial axis grows, None if none does."""
+        axis = self._axis(signal.ndim)
+        return signal.spatial_axes.index(axis) if axis in signal.spatial_axes else None
 
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
@@ -198,24 +206,42 @@ class FanInConcat(_FanIn):
     def mask(self, mask: Any, shape: Any) -> Any:
         if mask is None or all(m is None for m in mask):
             return None
-        full = [
-            jnp.zeros(s, bool) if m is None else jnp.broadcast_to(m, s)
-            for m, s in zip(mask, shape, strict=True)
-        ]
-        return jnp.concatenate(full, axis=self.axis)
+        present = [m.shape for m in mask if m is not None]
+        axis = self._axis(len(shape[0]))
+        # Axes that no mask tells apart stay single: later layers ask whether channels are one.
+        single = [i != axis and all(m[i] == 1 for m in present) for i in range(len(shape[0]))]
+        full = []
+        for m, s in zip(mask, shape, strict=True):
+            sizes = tuple(1 if one else size for one, size in zip(single, s, strict=True))
+            full.append(jnp.zeros(sizes, bool) if m is None else jnp.broadcast_to(m, sizes))
+        return jnp.concatenate(full, axis=axis)
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        if self._space(signal[0]) is None:
+            return super().needs(need, signal)
+        return tuple(Need(need.cross.clip(s.spatial), need.own.clip(s.spatial)) for s in signal)
+
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        space = self._space(signal[0])
+        return tuple(None if i == space else m for i, m in enumerate(moduli[0]))
+
+    def mixes_samples(self, signal: Any) -> bool:
+        return len(signal) > 1 and self._axis(signal[0].ndim) == signal[0].batch_axis
 
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
-        cov = [select(branch, site.need_out) for branch in cov]
-        signal = site.signal_out
-        if self._axis(signal.ndim) != signal.channel_axis:
-            raise NotImplementedError(
-                f"expected a concatenation along the channel axis {signal.channel_axis}, got axis "
-                f"{self.axis}: kernels of other concatenations are not available"
-            )
-        widths = [s.channels for s in site.signal_in]
-        return _weighted(cov, [w / sum(widths) for w in widths], site, gaussian=False)
+        signal, need = site.signal_out, site.need_out
+        if self._axis(signal.ndim) == signal.channel_axis:
+            cov = [select(branch, need) for branch in cov]
+            widths = [s.channels for s in site.signal_in]
+            return _weighted(cov, [w / sum(widths) for w in widths], site, gaussian=False)
+        _check_gaussian(cov, "to concatenate along batch or space")
+        check_uncorrelated(cov, "concatenation along batch or space")
+        space = self._space(signal)
+        if space is None:
+            return concatenate_samples(list(cov), signal, need)
+        return concatenate_positions(list(cov), space, signal, need)
 
 
 def _weighted(cov: Any, weights: Any, site: Site, gaussian: bool) -> Covariances:
@@ -237,6 +263,16 @@ def _weighted(cov: Any, weights: Any, site: Site, gaussian: bool) -> Covariances
         gaussian=gaussian,
         origins=frozenset().union(*(c.origins for c in cov)),
     )
+
+
+def _check_gaussian(cov: Any, purpose: str) -> None:
+    """Raises if a branch may have another mean than zero."""
+    for i, branch in enumerate(cov):
+        if not branch.gaussian:
+            raise NotImplementedError(
+                f"expected Gaussian branches {purpose} (outputs of Dense, Conv, ...); branch {i} "
+                "comes from a nonlinearity or is raw input: end it with a Dense or Conv layer"
+            )
 
 
 def check_uncorrelated(cov: Any, verb: str) -> None:

@@ -9,8 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
-from widelimit.covariance import Covariances, select
-from widelimit.layers.base import Layer, Site, located, run, same_need, step
+from widelimit.covariance import Covariances
+from widelimit.layers.base import (
+    Layer,
+    Site,
+    Trio,
+    located,
+    run,
+    same_need,
+    select_each,
+    step,
+)
 from widelimit.layers.foreign import as_layer
 
 
@@ -22,6 +31,7 @@ class Serial(Layer):
 
     alias = "serial"
     label = "serial"
+    structural = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -98,6 +108,7 @@ class Parallel(Layer):
 
     alias = "parallel"
     label = "parallel"
+    structural = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -160,6 +171,7 @@ class Repeat(Layer):
 
     alias = "repeat"
     label = "repeat"
+    structural = True
 
     def __post_init__(self) -> None:
         if int(self.n) != self.n or self.n < 0:
@@ -231,7 +243,7 @@ class Repeat(Layer):
     def propagate(self, cov: Any, site: Site) -> Any:
         if self.n == 0:
             return cov
-        return _select_each(self._rounds(cov, *site.children), site.need_out)
+        return select_each(self._rounds(cov, *site.children), site.need_out)
 
     def _rounds(self, cov: Any, first: Site, rest: Site) -> Any:
         """Returns the covariances after all applications."""
@@ -264,18 +276,14 @@ class Repeat(Layer):
         return block_repr("repeat", (self.layer, self.n))
 
 
-def _select_each(tree: Any, need: Any) -> Any:
-    if isinstance(tree, Covariances):
-        return select(tree, need)
-    return type(tree)(_select_each(c, n) for c, n in zip(tree, need, strict=True))
-
-
 def _rename_origins(tree: Any, path: str) -> Any:
     """Returns covariances whose origins inside the body are marked as of an earlier round.
 
     The next round's weights are then told from them. All earlier rounds share names, so that the
     structure repeats: branches from different ones may count as correlated, never the reverse.
     """
+    if isinstance(tree, Trio):
+        return Trio(*(_rename_origins(c, path) for c in (tree.first, tree.second, tree.cross)))
     if not isinstance(tree, Covariances):
         return type(tree)(_rename_origins(c, path) for c in tree)
     mark = f" (earlier in {path})"

@@ -212,7 +212,9 @@ class _Convolution(AffineLayer):
                 f"expected weights of shape {expected} for an input of shape {x.shape}, got "
                 f"{weights.shape}: the input differs from the one given to init_fn"
             )
-        return self._scale(self._convolve(x, weights), bias, self._fan_in(channels))
+        dtype = jnp.result_type(x, weights)  # jax.lax does not promote
+        out = self._convolve(jnp.asarray(x, dtype), jnp.asarray(weights, dtype))
+        return self._scale(out, bias, self._fan_in(channels))
 
     def _convolve(self, x: Array, weights: Array) -> Array:
         """Returns the plain convolution."""

@@ -1,4 +1,4 @@
-"""Layers given as plain functions: (init_fn, apply_fn, kernel_fn)."""
+"""Layers given as plain functions: (init_fn, apply_fn, kernel_fn), and perhaps mask_fn."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
+from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import Covariances
 from widelimit.layers.base import ApplyFn, InitFn, Layer, Site, as_shape
-from widelimit.nt_kernel import (
-    covariances_from_kernel,
-    kernel_from_covariances,
-    kernel_signal,
-)
+from widelimit.layers.developer import Requirements
+from widelimit.nt_kernel import Kernel, kernel_signal
 from widelimit.offsets import Need
 from widelimit.signal import Signal
 
 
 @pytree
 class Foreign(Layer):
-    """A layer written as three functions, the third from Kernel to Kernel.
+    """A layer written as functions, the third from Kernel to Kernel, the fourth, if any, of masks.
 
     It must keep the number of axes, and the batch and channel axes. Its output counts as made by
     fresh weights if it is Gaussian and the input is not; else it stays correlated with whatever
-    its input is correlated with.
+    its input is correlated with. The third function gets Kernels with all pairs of positions, or
+    with equal ones only where it states that they suffice and no others are needed.
     """
 
     init_function: Callable[..., Any] = static()
     apply_function: Callable[..., Any] = static()
     kernel_function: Callable[..., Any] = static()
+    mask_function: Callable[..., Any] | None = static(default=None)
+
+    @property
+    def requirements(self) -> Requirements:
+        """What the third function requires of its argument."""
+        return Requirements.of(self.kernel_function)
 
     @property
     def name(self) -> str:
@@ -41,6 +47,13 @@ class Foreign(Layer):
     @property
     def label(self) -> str:
         return "Foreign" if self.name in ("init_fn", "<lambda>") else self.name
+
+    def input_axes(self) -> tuple[int, int] | None:
+        stated = self.requirements
+        if stated.batch_axis is None and stated.channel_axis is None:
+            return None
+        channel = -1 if stated.channel_axis is None else stated.channel_axis
+        return stated.batch_axis or 0, channel
 
     def output_shape(self, shape: Any) -> Any:
         # A foreign init accepts -1 as a batch size as ours does.
@@ -61,10 +74,15 @@ class Foreign(Layer):
         return _signals(shape1, shape2, first)
 
     def mask(self, mask: Any, shape: Any) -> Any:
-        if mask is not None and self.output_shape(shape) != shape:
+        if mask is None:
+            return None
+        out = self.output_shape(shape)
+        if self.mask_function is not None:
+            return _fitting_mask(self.mask_function(mask, shape), out)
+        if out != shape:
             raise NotImplementedError(
-                f"expected a layer that keeps its shape {shape} when inputs are masked, got "
-                f"{self.label}, given as functions: put it where nothing is masked"
+                f"expected a layer that keeps its shape {shape} when inputs are masked, or one "
+                f"with masks (see stax.supports_masking), got {self.label}, given as functions"
             )
         return mask
 
@@ -75,18 +93,31 @@ class Foreign(Layer):
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
         kwargs = {} if pattern is None else {"pattern": pattern}
+        if mask is not None and self.mask_function is not None:
+            kwargs["mask"] = mask
         return self.apply_function(params, x, rng=rng, **kwargs)
 
     def needs(self, need: Any, signal: Any) -> Any:
+        if not self.requirements.diagonal_batch:
+            raise NotImplementedError(
+                "expected a layer that keeps samples apart, got one given as functions that "
+                "requires diagonal_batch=False"
+            )
+        equal = self._equal_positions(need)
         if isinstance(signal, tuple):
-            return tuple(Need.full(s.spatial) for s in signal)
-        return Need.full(signal.spatial)
+            return tuple(_all_pairs(s, equal) for s in signal)
+        return _all_pairs(signal, equal)
+
+    def _equal_positions(self, need: Any) -> bool:
+        """Returns whether equal positions of the input are enough for what is needed."""
+        zero = all(not set(axis) - {0} for n in _leaves(need) for axis in (n.cross | n.own).axes)
+        return zero and self.requirements.equal_positions
 
     def moduli(self, moduli: Any, signal: Any) -> Any:
         return None
 
     def propagate(self, cov: Any, site: Site) -> Any:
-        kernel = _to_kernel(cov, site.masks_in)
+        kernel = _to_kernel(cov, site.masks_in, self._equal_positions(site.need_out))
         kwargs = {} if site.patterns == (None, None) else {"pattern": site.patterns}
         out = self.kernel_function(kernel, **kwargs)
         return _from_kernel(out, site.signal_out, site.need_out, _leaves(cov), site.path)
@@ -95,17 +126,36 @@ class Foreign(Layer):
         return f"{self.label}(...)"
 
 
-def _to_kernel(cov: Any, masks: Any) -> Any:
+def _all_pairs(signal: Signal, equal: bool) -> Need:
+    return Need.zero(len(signal.spatial)) if equal else Need.full(signal.spatial)
+
+
+def _fitting_mask(mask: Any, shape: Any) -> Any:
+    """Returns the masks that a `mask_fn` gave, or raises unless they fit outputs of `shape`."""
+    if mask is None:
+        return None
+    if any(isinstance(part, tuple) for part in shape):
+        return tuple(map(_fitting_mask, mask, shape))
+    sizes = jnp.shape(mask)
+    fits = len(sizes) == len(shape) and all(
+        size in (1, out) for size, out in zip(sizes, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"expected a mask for outputs of shape {shape}, got one of shape {sizes}: return a "
+            "fourth function mask_fn(mask, input_shape)"
+        )
+    return jnp.asarray(mask)
+
+
+def _to_kernel(cov: Any, masks: Any, equal: bool) -> Any:
     if isinstance(cov, Covariances):
         return kernel_from_covariances(
-            cov, diagonal_spatial=False, share=cov.symmetric, masks=masks
+            cov, diagonal_spatial=equal, share=cov.symmetric, masks=masks
         )
-    parts = (_to_kernel(c, (m1, m2)) for c, m1, m2 in zip(cov, *_branches(masks, cov), strict=True))
-    return type(cov)(parts)
-
-
-def _branches(masks: Any, cov: Any) -> Any:
-    return tuple((None,) * len(cov) if m is None else m for m in masks)
+    branches = ((None,) * len(cov) if m is None else m for m in masks)
+    parts = zip(cov, *branches, strict=True)
+    return type(cov)(_to_kernel(c, (m1, m2), equal) for c, m1, m2 in parts)
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -138,6 +188,10 @@ def _from_kernel(kernel: Any, signal: Any, need: Any, inputs: list[Covariances],
         parts = enumerate(zip(kernel, signal, need, strict=True))
         branches = (_from_kernel(k, s, n, inputs, f"{path}<{i}>") for i, (k, s, n) in parts)
         return type(kernel)(branches)
+    if not isinstance(kernel, Kernel):
+        raise TypeError(f"expected a Kernel from the given function, got {type(kernel).__name__}")
+    if kernel.cov2 is None and not inputs[0].symmetric:
+        raise ValueError("expected a Kernel with cov2 from the given function, got None")
     got = kernel_signal(kernel)
     if (got.spatial, got.batch_axis) != (signal.spatial, signal.batch_axis):
         raise ValueError(f"expected a kernel of {signal} from the given function, got {got}")
@@ -148,7 +202,7 @@ def _from_kernel(kernel: Any, signal: Any, need: Any, inputs: list[Covariances],
 
 
 def as_layer(layer: Any) -> Layer:
-    """Returns a layer, or a triple of functions as a layer.
+    """Returns a layer, or a triple of functions as a layer (four with one of masks).
 
     A triple unpacked from a network gives that network back if all three functions are its own.
 
@@ -157,8 +211,8 @@ def as_layer(layer: Any) -> Layer:
     """
     if isinstance(layer, Layer):
         return layer
-    if isinstance(layer, tuple | list) and len(layer) == 3 and all(map(callable, layer)):
-        init, apply, kernel = layer
+    if isinstance(layer, tuple | list) and len(layer) in (3, 4) and all(map(callable, layer)):
+        init, apply, kernel = layer[:3]
         if isinstance(init, InitFn) and isinstance(apply, ApplyFn):
             net = init.net
             if apply.net is net and getattr(kernel, "net", None) is net:
@@ -175,17 +229,37 @@ def as_layer(layer: Any) -> Layer:
 
 
 def layer(layer_fn: Callable[..., Any]) -> Callable[..., Layer]:
-    """Returns a constructor of layers from a function that returns three functions.
+    """Returns a constructor of layers from a function that returns the functions of one.
 
     Args:
-      layer_fn: returns `(init_fn, apply_fn, kernel_fn)` with `kernel_fn` from Kernel to Kernel.
+      layer_fn: returns `(init_fn, apply_fn, kernel_fn)` with `kernel_fn` from Kernel to Kernel, and
+        optionally a fourth function `mask_fn(mask, input_shape)` from masks to masks. `requires`
+        and `supports_masking` say more about them.
+
+    Example:
+      >>> from widelimit import stax
+      >>> @stax.layer
+      ... @stax.supports_masking(remask_kernel=False)
+      ... def Scale(factor):
+      ...     init_fn = lambda rng, input_shape: (input_shape, ())
+      ...     apply_fn = lambda params, x, **kwargs: factor * x
+      ...     kernel_fn = stax.requires(diagonal_spatial=stax.Diagonal())(
+      ...         lambda k, **kwargs: k * factor
+      ...     )
+      ...     return init_fn, apply_fn, kernel_fn
+      >>> net = stax.serial(stax.Dense(512), Scale(2.0), stax.Relu(), stax.Dense(1))
     """
 
     @functools.wraps(layer_fn)
     def constructor(*args: Any, **kwargs: Any) -> Layer:
-        init_fn, apply_fn, kernel_fn = layer_fn(*args, **kwargs)[:3]
+        given = tuple(layer_fn(*args, **kwargs))
+        if len(given) not in (3, 4) or not all(map(callable, given)):
+            raise TypeError(
+                f"expected three or four functions from {layer_fn.__name__} (init_fn, apply_fn, "
+                f"kernel_fn, mask_fn), got {len(given)} objects"
+            )
         functions = []
-        for function in (init_fn, apply_fn, kernel_fn):
+        for function in given:
             named = functools.wraps(function)(functools.partial(function))
             named.__name__ = layer_fn.__name__
             functions.append(named)

@@ -1,4 +1,4 @@
-"""Normalisation layers: LayerNorm."""
+"""Normalisation layers: LayerNorm and RMSNorm."""
 
 from __future__ import annotations
 
@@ -15,8 +15,58 @@ from widelimit.masking import one_channel
 from widelimit.signal import Signal
 
 
+class _Norm(Layer):
+    """What normalisations over channels, and other axes beside them, share."""
+
+    axis: int | tuple[int, ...] | list[int]
+    eps: float
+    batch_axis: int
+    channel_axis: int
+
+    def __post_init__(self) -> None:
+        axis = self.axis
+        object.__setattr__(self, "axis", tuple(axis) if isinstance(axis, list | tuple) else axis)
+        object.__setattr__(self, "eps", float(self.eps))
+
+    def input_axes(self) -> tuple[int, int]:
+        return self.batch_axis, self.channel_axis
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
+        if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
+            raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")
+        return tuple(sorted(a % ndim for a in axes))
+
+    def output_shape(self, shape: Any) -> Any:
+        check_one_input(shape)
+        self._axes(len(shape))
+        return shape
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        return need.with_variances()
+
+    def mixes_samples(self, signal: Any) -> bool:
+        return signal.batch_axis in self._axes(signal.ndim)
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        signal = site.signal_in
+        axes = self._axes(signal.ndim)
+        if signal.channel_axis not in axes:
+            raise ValueError(
+                f"expected axis to hold the channel axis {signal.channel_axis}, got {self.axis}: "
+                "other normalisations have no kernel"
+            )
+        masks = [one_channel(m, signal, self.label) for m in site.masks_in]
+        masks = [masks[0], masks[0]] if cov.symmetric else masks
+        v1, v2 = (
+            self.eps + _average(var, mask, signal, axes)
+            for var, mask in zip(variances(cov), masks, strict=True)
+        )
+        return normalise(cov, v1, v2)
+
+
 @pytree
-class LayerNorm(Layer):
+class LayerNorm(_Norm):
     """Returns a layer normalisation without learned scale or shift.
 
     z = (x - mean) / sqrt(variance + eps) over `axis`. K' = K / sqrt(v1 v2) and T' likewise, with
@@ -40,25 +90,6 @@ class LayerNorm(Layer):
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
 
-    def __post_init__(self) -> None:
-        axis = self.axis
-        object.__setattr__(self, "axis", tuple(axis) if isinstance(axis, list | tuple) else axis)
-        object.__setattr__(self, "eps", float(self.eps))
-
-    def input_axes(self) -> tuple[int, int]:
-        return self.batch_axis, self.channel_axis
-
-    def _axes(self, ndim: int) -> tuple[int, ...]:
-        axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
-        if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
-            raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")
-        return tuple(sorted(a % ndim for a in axes))
-
-    def output_shape(self, shape: Any) -> Any:
-        check_one_input(shape)
-        self._axes(len(shape))
-        return shape
-
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
@@ -73,29 +104,53 @@ class LayerNorm(Layer):
         variance = jnp.where(keep, jnp.square(x - mean), 0).sum(axes, keepdims=True) / count
         return jnp.where(keep, (x - mean) * jax.lax.rsqrt(variance + self.eps), 0)
 
-    def needs(self, need: Any, signal: Any) -> Any:
-        return need.with_variances()
-
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        signal = site.signal_in
-        axes = self._axes(signal.ndim)
-        if signal.channel_axis not in axes:
-            raise ValueError(
-                f"expected axis to hold the channel axis {signal.channel_axis}, got {self.axis}: "
-                "other normalisations have no kernel"
-            )
-        if not cov.gaussian:
+        if not cov.gaussian and site.signal_in.channel_axis in self._axes(site.signal_in.ndim):
             raise NotImplementedError(
                 "expected a Gaussian input (the output of Dense, Conv, ...) for LayerNorm, got "
                 "the output of a nonlinearity or raw input: put a Dense or Conv layer before it"
             )
-        masks = [one_channel(m, signal, self.label) for m in site.masks_in]
-        masks = [masks[0], masks[0]] if cov.symmetric else masks
-        v1, v2 = (
-            self.eps + _average(var, mask, signal, axes)
-            for var, mask in zip(variances(cov), masks, strict=True)
-        )
-        return normalise(cov, v1, v2)
+        return super().propagate(cov, site)
+
+
+@pytree
+class RMSNorm(_Norm):
+    """Returns a normalisation by the root mean square, without learned scale.
+
+    z = x / sqrt(mean(x^2) + eps) over `axis`. K' = K / sqrt(v1 v2) and T' likewise, with v = eps +
+    K of a position with itself, averaged over the axes in `axis` other than channels. K is the
+    mean over channels of x^2, exactly so for raw input, so the input need not be Gaussian. Without
+    the channel axis each channel is divided by a random number of its own, and no kernel is known.
+
+    Source: arXiv:1910.07467.
+
+    Args:
+      axis: axis or axes normalised over; must hold the channel axis.
+      eps: added to the mean square.
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+
+    Raises:
+      ValueError: at kernel time, if `axis` lacks the channel axis.
+      NotImplementedError: at kernel time, if the input has masks per channel.
+    """
+
+    axis: int | tuple[int, ...] | list[int] = static(default=-1)
+    eps: float = static(default=1e-12)
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        axes = self._axes(x.ndim)
+        square = jnp.square(x)
+        if mask is None:
+            return x * jax.lax.rsqrt(square.mean(axes, keepdims=True) + self.eps)
+        keep = jnp.broadcast_to(~mask, x.shape)
+        count = jnp.maximum(keep.sum(axes, keepdims=True), 1)
+        mean = jnp.where(keep, square, 0).sum(axes, keepdims=True) / count
+        return jnp.where(keep, x * jax.lax.rsqrt(mean + self.eps), 0)
 
 
 def _average(var: Array, mask: Array | None, signal: Signal, axes: tuple[int, ...]) -> Array:

@@ -18,6 +18,8 @@ from widelimit.signal import Signal
 class Identity(Layer):
     """Returns a layer that changes nothing; also of lists of branches."""
 
+    structural = True
+
     def output_shape(self, shape: Any) -> Any:
         return shape
 

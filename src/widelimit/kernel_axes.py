@@ -1,0 +1,316 @@
+"""Arrays in the public layout, moved as the axes of an activation move.
+
+Every axis of an activation but that of the channels stands in a covariance twice, side by side,
+or once where only equal indices are kept. The functions here carry out on both copies what
+happens to the activation: another order, an index, a mask, a product with a constant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from widelimit._pytree import is_concrete
+
+Shape = tuple[int, ...]
+Index = tuple[int | slice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the axes of an activation stand in a covariance.
+
+    Attributes:
+      order: axes of the activation as they are stored: samples first, no channels.
+      single: those of which only equal indices are kept, so that both copies are one axis.
+    """
+
+    order: Shape
+    single: frozenset[int]
+
+    @functools.cached_property
+    def copies(self) -> dict[int, tuple[int, int]]:
+        """Per axis of the activation, the axes of its first and of its second copy."""
+        found, count = {}, 0
+        for axis in self.order:
+            width = 1 if axis in self.single else 2
+            found[axis] = count, count + width - 1
+            count += width
+        return found
+
+
+def reorder(value: Array, places: Places, order: Shape) -> Array:
+    """Returns the covariance with the axes of the activation stored in another order."""
+    return value.transpose([i for axis in order for i in dict.fromkeys(places.copies[axis])])
+
+
+def hide_pairs(value: Array, places: Places, hidden: tuple[Array | None, Array | None]) -> Array:
+    """Returns the covariance with zeros where either index is hidden.
+
+    Args:
+      value: covariance.
+      places: its axes.
+      hidden: bool [n, *spatial] of each side; None hides nothing.
+    """
+    given = (places.order[0], *sorted(places.order[1:]))
+    for copy, flags in enumerate(hidden):
+        if flags is None:
+            continue
+        stored = flags.transpose([given.index(axis) for axis in places.order])
+        shape = [1] * value.ndim
+        for axis, size in zip(places.order, stored.shape, strict=True):
+            shape[places.copies[axis][copy]] = size
+        value = jnp.where(jnp.broadcast_to(stored.reshape(shape), value.shape), 0, value)
+    return value
+
+
+def take(value: Array, places: Places, indices: tuple[Index, Index]) -> Array:
+    """Returns the covariance of indexed activations, one index per axis and side."""
+    full: list[Any] = [slice(None)] * value.ndim
+    for axis, copies in places.copies.items():
+        for copy, index in zip(copies, indices, strict=True):
+            full[copy] = index[axis]
+    return value[tuple(full)]
+
+
+def taken_shape(shape: Shape, index: Index) -> Shape:
+    """Returns the shape of an indexed activation."""
+    pairs = zip(shape, index, strict=True)
+    return tuple(len(range(*i.indices(size))) for size, i in pairs if isinstance(i, slice))
+
+
+def taken_axis(axis: int, index: Index) -> int:
+    """Returns where an axis stands after indexing."""
+    return axis - sum(not isinstance(i, slice) for i in index[:axis])
+
+
+def take_mask(mask: Array | None, index: Index) -> Array | None:
+    """Returns the mask of an indexed activation; its axes of size 1 stand for all indices."""
+    if mask is None:
+        return None
+    parts: list[Any] = []
+    for size, part in zip(mask.shape, index, strict=True):
+        whole: int | slice = slice(None) if isinstance(part, slice) else 0
+        parts.append(whole if size == 1 else part)
+    return mask[tuple(parts)]
+
+
+def canonical_index(idx: Any, shape: Shape, batch_axis: int, channel_axis: int) -> Index:
+    """Returns a basic NumPy index as one int or slice per axis of an activation.
+
+    Raises:
+      NotImplementedError: an int on the batch axis, or anything but `:` on the channel axis.
+      TypeError: something else than ints, slices and an ellipsis.
+      IndexError: more indices than axes, or an int outside its axis.
+    """
+    parts = list(idx) if isinstance(idx, tuple) else [idx]
+    dots = [i for i, part in enumerate(parts) if part is Ellipsis]
+    if len(dots) > 1:
+        raise IndexError(f"expected one ellipsis at most, got {idx}")
+    missing = len(shape) - (len(parts) - len(dots))
+    if missing < 0:
+        raise IndexError(f"expected at most {len(shape)} indices, got {len(parts) - len(dots)}")
+    place = dots[0] if dots else len(parts)
+    parts[place : place + len(dots)] = [slice(None)] * missing
+    index = tuple(
+        _basic(p, size, axis) for axis, (p, size) in enumerate(zip(parts, shape, strict=True))
+    )
+    if not isinstance(index[batch_axis], slice):
+        raise NotImplementedError(
+            f"expected a slice of the samples (axis {batch_axis}), got {index[batch_axis]}"
+        )
+    channels = index[channel_axis]
+    full = (0, shape[channel_axis], 1)
+    if not isinstance(channels, slice) or channels.indices(shape[channel_axis]) != full:
+        raise NotImplementedError(
+            f"expected all channels (`:` on axis {channel_axis}), got {channels}: an infinitely "
+            "wide layer has no single ones"
+        )
+    return index
+
+
+def _basic(part: Any, size: int, axis: int) -> int | slice:
+    if isinstance(part, slice):
+        return part
+    try:
+        number = operator.index(part)
+    except TypeError:
+        number = None
+    if number is None or isinstance(part, bool | np.bool_):
+        raise TypeError(
+            f"expected ints, slices and an ellipsis as indices, got {part!r} on axis {axis}"
+        )
+    if not -size <= number < size:
+        raise IndexError(f"expected an index on axis {axis} of size {size}, got {number}")
+    return number % size
+
+
+class Product(NamedTuple):
+    """A product of an activation with a constant, axis by axis.
+
+    An axis of the activation is named by its number. An axis of the constant has the name of the
+    axis that it is multiplied with, or one of its own if it is free.
+
+    Attributes:
+      numbers: contracted and batched axes, as `jax.lax.dot_general` takes them.
+      is_lhs: whether the constant is the left factor.
+      constant: names of the axes of the constant.
+      out: names of the axes of the result.
+      samples: name of the axis of the samples in the result.
+      channels: name of the axis of the channels.
+      fresh: names that the constant brought in.
+    """
+
+    numbers: Any
+    is_lhs: bool
+    constant: Shape
+    out: Shape
+    samples: int
+    channels: int
+    fresh: frozenset[int]
+
+    def apply(self, x: Array, other: Array) -> Array:
+        """Returns the product of an activation (or a mask) with the constant."""
+        factors = (other, x) if self.is_lhs else (x, other)
+        return jax.lax.dot_general(*factors, self.numbers)
+
+    def shape(self, shape: Shape, other: Array) -> Shape:
+        """Returns the shape of the product.
+
+        Raises:
+          ValueError: contracted or batched axes of different sizes.
+        """
+        try:
+            x = jax.ShapeDtypeStruct(shape, other.dtype)
+            return jax.eval_shape(self.apply, x, other).shape
+        except TypeError as error:
+            raise ValueError(
+                f"expected factors that jax.lax.dot_general multiplies, got an activation {shape} "
+                f"and a constant {other.shape}: {error}"
+            ) from error
+
+    def mask(self, mask: Array | None, shape: Shape, channel_axis: int, other: Array) -> Any:
+        """Returns the mask of the product: masked where all that contributes is masked."""
+        if mask is None:
+            return None
+        size = (*shape[:channel_axis], mask.shape[channel_axis], *shape[channel_axis + 1 :])
+        visible = jnp.broadcast_to(~mask, size).astype(jnp.float32)
+        return self.apply(visible, (other != 0).astype(jnp.float32)) == 0
+
+    def pairs(
+        self,
+        value: Float[Array, "..."],
+        places: Places,
+        others: tuple[Array, Array],
+        single: bool,
+    ) -> Float[Array, "..."]:
+        """Returns the covariance of products.
+
+        Args:
+          value: covariance of the activations.
+          places: its axes.
+          others: the constant of each side.
+          single: whether equal indices only are kept along the axes that the constants bring in.
+        """
+        once = places.single | (self.fresh - {self.samples} if single else frozenset())
+
+        def label(name: int, copy: int) -> int:
+            return 2 * name + (0 if name in once else copy)
+
+        def both(names: Any) -> list[int]:
+            return list(dict.fromkeys(label(name, copy) for name in names for copy in (0, 1)))
+
+        first, second = (jnp.asarray(other, value.dtype) for other in others)
+        return jnp.einsum(
+            first,
+            [label(name, 0) for name in self.constant],
+            value,
+            both(places.order),
+            second,
+            [label(name, 1) for name in self.constant],
+            both(self.kept),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+
+    @property
+    def kept(self) -> Shape:
+        """Names of the axes of the result in the public layout: samples first, no channels."""
+        rest = (name for name in self.out if name not in (self.samples, self.channels))
+        return (self.samples, *rest)
+
+
+def plan_product(
+    numbers: Any, is_lhs: bool, ndims: tuple[int, int], batch_axis: int, channel_axis: int
+) -> Product:
+    """Returns the product of an activation with a constant.
+
+    Args:
+      numbers: `((lhs_contracted, rhs_contracted), (lhs_batched, rhs_batched))`, as
+        `jax.lax.dot_general` takes it.
+      is_lhs: whether the constant is the left factor.
+      ndims: number of axes of the activation, and of the constant.
+      batch_axis: axis of the samples in the activation.
+      channel_axis: axis of its channels.
+
+    Raises:
+      ValueError: the channel axis is contracted or batched, or an axis that is not there; the
+        samples are contracted and the constant has no free axis to take their place.
+    """
+    ndim, other_ndim = ndims
+    given = [pair[::-1] if is_lhs else pair for pair in numbers]
+    (cs, other_cs), (bs, other_bs) = (
+        (_axes(mine, ndim), _axes(theirs, other_ndim)) for mine, theirs in given
+    )
+    if channel_axis in cs + bs:
+        raise ValueError(
+            f"expected a product that leaves the channels (axis {channel_axis}) alone, got "
+            f"dimension numbers {numbers}"
+        )
+    if len(cs) != len(other_cs) or len(bs) != len(other_bs):
+        raise ValueError(f"expected pairs of axes in the dimension numbers, got {numbers}")
+    constant = [ndim + j for j in range(other_ndim)]
+    for name, j in zip(cs + bs, other_cs + other_bs, strict=True):
+        constant[j] = name
+    fresh = tuple(name for name in constant if name >= ndim)
+    if batch_axis in cs and not fresh:
+        raise ValueError(
+            f"expected a constant with a free axis to take the place of the samples (axis "
+            f"{batch_axis}), which are contracted; got none"
+        )
+    samples = fresh[0] if batch_axis in cs else batch_axis
+    free = tuple(i for i in range(ndim) if i not in cs + bs)
+    out = (*bs, *fresh, *free) if is_lhs else (*bs, *free, *fresh)
+    pairs = (cs, other_cs), (bs, other_bs)
+    return Product(
+        tuple(pair[::-1] if is_lhs else pair for pair in pairs),
+        is_lhs,
+        tuple(constant),
+        out,
+        samples,
+        channel_axis,
+        frozenset(fresh),
+    )
+
+
+def _axes(axes: Any, ndim: int) -> Shape:
+    """Returns axes as non-negative numbers."""
+    numbers = tuple(operator.index(axis) for axis in axes)
+    if not all(-ndim <= axis < ndim for axis in numbers):
+        raise ValueError(f"expected axes of a factor with {ndim} axes, got {numbers}")
+    return tuple(axis % ndim for axis in numbers)
+
+
+def are_same(first: Any, second: Any) -> bool:
+    """Returns whether two arrays are one object, or concrete and equal."""
+    if first is second:
+        return True
+    if first is None or second is None or not is_concrete(first, second):
+        return False
+    return bool(np.array_equal(np.asarray(first), np.asarray(second)))

@@ -1,0 +1,180 @@
+"""What authors of layers given as functions state about them: `requires`, `supports_masking`."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from widelimit.nt_kernel import Kernel
+
+
+class Bool(enum.IntEnum):
+    """No, maybe, yes; `a & b` is the lesser."""
+
+    NO = 0
+    MAYBE = 1
+    YES = 2
+
+    def __and__(self, other: int) -> Bool:
+        return Bool(min(self, other))
+
+    __rand__ = __and__
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal:
+    """Which pairs of positions a layer reads and makes; of a network, as its layers compose.
+
+    `a >> b` is a followed by b (`b << a` the same), `a & b` the two side by side. True where equal
+    positions of the input are enough for the whole.
+
+    Attributes:
+      input: whether equal positions of the input are enough for those of the output; MAYBE where
+        they are if unequal positions are uncorrelated.
+      output: whether equal positions are all that the output has: YES where the layer removes the
+        spatial axes, MAYBE where it makes unequal positions uncorrelated.
+    """
+
+    input: Bool = Bool.YES
+    output: Bool = Bool.NO
+
+    def __rshift__(self, other: Diagonal) -> Diagonal:
+        if self.output == Bool.YES:
+            return self
+        if self.output > Bool.NO and other.input > Bool.NO:
+            return Diagonal(self.input, other.output)
+        if self.output == Bool.NO and other.input < Bool.YES:
+            return Diagonal(Bool.NO, other.output)
+        return Diagonal(self.input & other.input, other.output)
+
+    def __lshift__(self, other: Diagonal) -> Diagonal:
+        return other >> self
+
+    def __and__(self, other: Diagonal) -> Diagonal:
+        return Diagonal(self.input & other.input, self.output & other.output)
+
+    def __bool__(self) -> bool:
+        return self.input == Bool.YES and self.output > Bool.NO
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirements:
+    """What a function from Kernel to Kernel requires of its argument.
+
+    Attributes:
+      batch_axis: axis of the samples, None if any.
+      channel_axis: axis of the channels, None if any.
+      diagonal_batch: False where covariances between all samples are read.
+      diagonal_spatial: which pairs of positions are read; None where nothing is known.
+    """
+
+    batch_axis: int | None = None
+    channel_axis: int | None = None
+    diagonal_batch: bool = True
+    diagonal_spatial: Diagonal | None = None
+
+    @staticmethod
+    def of(kernel_fn: Callable[..., Any]) -> Requirements:
+        """Returns what `requires` stated about a function."""
+        return getattr(kernel_fn, "requirements", Requirements())
+
+    @property
+    def equal_positions(self) -> bool:
+        """Whether equal positions of the input are enough for those of the output."""
+        return self.diagonal_spatial is not None and self.diagonal_spatial.input == Bool.YES
+
+    def check(self, kernel: Any) -> None:
+        """Raises unless a Kernel is as required."""
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"expected a Kernel, got {type(kernel).__name__}")
+        ndim = len(kernel.shape1)
+        for name in ("batch_axis", "channel_axis"):
+            stated, actual = getattr(self, name), getattr(kernel, name)
+            if stated is not None and (not -ndim <= stated < ndim or stated % ndim != actual):
+                raise ValueError(f"expected a Kernel with {name}={stated}, got {actual}")
+        if kernel.diagonal_batch and not self.diagonal_batch:
+            raise ValueError(
+                "expected a Kernel with covariances between all samples (diagonal_batch=False), "
+                "got one of equal samples only"
+            )
+        spatial = self.diagonal_spatial
+        if kernel.diagonal_spatial and spatial is not None and spatial.input == Bool.NO:
+            raise ValueError(
+                "expected a Kernel with all pairs of positions (diagonal_spatial=False), got one "
+                "of equal positions only"
+            )
+
+
+def requires(**reqs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator that states what a function from Kernel to Kernel requires.
+
+    Every call is checked. Inside a network the axes also say how its inputs are read.
+
+    Args:
+      **reqs: `batch_axis` and `channel_axis`, ints or None; `diagonal_batch`, False where
+        covariances between all samples are read; `diagonal_spatial`, a `Diagonal`: with
+        `input=Bool.YES` the function also takes Kernels of equal positions only, and gets those
+        where no others are needed. Others are ignored.
+
+    Raises:
+      TypeError: a value of another type.
+    """
+    for name in ("batch_axis", "channel_axis"):
+        if reqs.get(name) is not None:
+            reqs[name] = operator.index(reqs[name])
+    for name, kind in (("diagonal_batch", bool), ("diagonal_spatial", Diagonal)):
+        if name in reqs and not isinstance(reqs[name], kind):
+            raise TypeError(f"expected a {kind.__name__} for {name}, got {reqs[name]!r}")
+    names = {field.name for field in dataclasses.fields(Requirements)}
+    stated = Requirements(**{name: value for name, value in reqs.items() if name in names})
+
+    def decorate(kernel_fn: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(kernel_fn)
+        def checked(k: Any, **kwargs: Any) -> Any:
+            for kernel in jax.tree.leaves(k, is_leaf=lambda part: isinstance(part, Kernel)):
+                stated.check(kernel)
+            return kernel_fn(k, **kwargs)
+
+        checked.requirements = stated  # type: ignore[attr-defined]
+        return checked
+
+    return decorate
+
+
+def supports_masking(remask_kernel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator for functions that return the functions of a layer; goes below `layer`.
+
+    Masks then pass the layer: unchanged, or as a fourth function `mask_fn(mask, input_shape)`
+    says. `apply_fn` gets inputs that are zero under the mask, and the mask as the keyword `mask`.
+
+    Args:
+      remask_kernel: whether the layer makes covariances of masked positions that are not zero.
+        Kept for old scripts: they are set to zero in any case.
+
+    Raises:
+      TypeError: `remask_kernel` is no bool.
+    """
+    if not isinstance(remask_kernel, bool):
+        raise TypeError(
+            f"expected @supports_masking(remask_kernel=True) or False, got {remask_kernel!r}"
+        )
+
+    def decorate(layer_fn: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(layer_fn)
+        def masked(*args: Any, **kwargs: Any) -> Any:
+            functions = tuple(layer_fn(*args, **kwargs))
+            return functions if len(functions) > 3 else (*functions, _same_mask)
+
+        return masked
+
+    return decorate
+
+
+def _same_mask(mask: Any, _: Any) -> Any:
+    return mask

@@ -1,0 +1,252 @@
+"""Products with a constant array: DotGeneral."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance import Covariances
+from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.linear_maps import Contraction, contract
+from widelimit.offsets import Need, Offsets
+from widelimit.signal import Signal
+
+_FREE = 1000  # labels of axes of the constant that meet no axis of the input begin here
+
+
+@pytree
+class DotGeneral(Layer):
+    """Returns a layer that multiplies its input with a constant, as `jax.lax.dot_general`.
+
+    z = C x, so K' = C K C^T and T' = C T C^T on both copies. Axes of the output are those of
+    dot_general: the batch dimensions, then the free axes of the left, then of the right factor.
+    Free axes of the constant become spatial axes. Where the samples are summed over, the first of
+    them takes their place.
+
+    Which axes hold samples and channels is told by the layers before, `batch_axis` and
+    `channel_axis` hold for the first layer of a network.
+
+    Args:
+      lhs: constant array or number that stands left of the input.
+      rhs: constant that stands right of it. With neither, the layer is the identity.
+      dimension_numbers: ((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch)).
+      precision: of the products, as in `jax.lax.dot_general`.
+      batch_axis: axis of the samples.
+      channel_axis: axis of the channels.
+
+    Raises:
+      ValueError: both constants, dimension numbers that do not fit; at kernel time, dimension
+        numbers that name the channel axis, or that leave no axis for the samples.
+      TypeError: a constant that is not made of real numbers.
+    """
+
+    _: dataclasses.KW_ONLY
+    lhs: Any = None
+    rhs: Any = None
+    dimension_numbers: Any = static(default=(((), ()), ((), ())), kw_only=True)
+    precision: Any = static(default=None, kw_only=True)
+    batch_axis: int = static(default=0, kw_only=True)
+    channel_axis: int = static(default=-1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.lhs is not None and self.rhs is not None:
+            raise ValueError("expected lhs or rhs, got both: the other factor is the input")
+        object.__setattr__(self, "lhs", _as_constant(self.lhs))
+        object.__setattr__(self, "rhs", _as_constant(self.rhs))
+        object.__setattr__(self, "dimension_numbers", _as_numbers(self.dimension_numbers))
+
+    def _repr_fields(self) -> Any:
+        for name in ("lhs", "rhs"):
+            value = getattr(self, name)
+            if value is not None:
+                shown = value if isinstance(value, float) else f"{value.dtype}{list(value.shape)}"
+                yield f"{name}={shown}"
+        if self._constant is not None:
+            yield f"dimension_numbers={self.dimension_numbers}"
+
+    @property
+    def _constant(self) -> Any:
+        return self.lhs if self.rhs is None else self.rhs
+
+    @property
+    def _is_lhs(self) -> bool:
+        """Whether the input is the left factor."""
+        return self.rhs is not None
+
+    def input_axes(self) -> tuple[int, int]:
+        return self.batch_axis, self.channel_axis
+
+    def _check_axes(self, signal: Signal) -> None:
+        """Any axes will do: the dimension numbers say what happens."""
+
+    def _labels(self, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Returns labels of the axes of the constant and of the output.
+
+        An axis of the input is its own label.
+        """
+        rank = np.ndim(self._constant)
+        met = []  # pairs of an axis of the input and one of the constant
+        for lhs, rhs in self.dimension_numbers:
+            mine, its = (lhs, rhs) if self._is_lhs else (rhs, lhs)
+            met.append(list(zip(_axes(mine, ndim), _axes(its, rank), strict=True)))
+        contracted, batched = met
+        for axes in zip(*contracted, *batched, strict=True):
+            if len(set(axes)) < len(axes):
+                raise ValueError(
+                    "expected dimension_numbers that name each axis at most once, got "
+                    f"{self.dimension_numbers}"
+                )
+        labels = [_FREE + axis for axis in range(rank)]
+        for axis, here in contracted + batched:
+            labels[here] = axis
+        free = [axis for axis in range(ndim) if axis not in labels]
+        new = [label for label in labels if label >= _FREE]
+        first = [axis for axis, _ in batched]
+        return tuple(labels), (*first, *free, *new) if self._is_lhs else (*first, *new, *free)
+
+    def output_shape(self, shape: Any) -> Any:
+        check_one_input(shape)
+        if self._constant is None:
+            return shape
+        constant, out = self._labels(len(shape))
+        sizes = dict(enumerate(shape))
+        for label, size in zip(constant, np.shape(self._constant), strict=True):
+            known = sizes.setdefault(label, size)
+            if known not in (-1, size):
+                raise ValueError(
+                    f"expected {size} entries along axis {label} of the input, as the constant "
+                    f"has, got {known} in shape {shape}"
+                )
+        return tuple(sizes[label] for label in out)
+
+    def output_axes(self, signal: Signal) -> tuple[int, int]:
+        if self._constant is None:
+            return signal.batch_axis, signal.channel_axis
+        constant, out = self._labels(signal.ndim)
+        if signal.channel_axis in constant:
+            raise ValueError(
+                f"expected dimension_numbers without the channel axis {signal.channel_axis} in a "
+                f"kernel, got {self.dimension_numbers}: put a Dense layer there"
+            )
+        samples = [signal.batch_axis] if signal.batch_axis in out else []
+        samples += [label for label in constant if label >= _FREE]
+        if not samples:
+            raise ValueError(
+                "expected a constant with a free axis where it sums over the samples, got "
+                f"dimension_numbers={self.dimension_numbers}: no axis is left for them"
+            )
+        return out.index(samples[0]), out.index(signal.channel_axis)
+
+    def _plan(self, signal: Signal) -> Contraction:
+        constant, out = self._labels(signal.ndim)
+        samples, channels = self.output_axes(signal)
+        return Contraction(
+            constant=constant,
+            samples=signal.batch_axis,
+            space=signal.spatial_axes,
+            samples_out=out[samples],
+            space_out=tuple(out[i] for i in range(len(out)) if i not in (samples, channels)),
+        )
+
+    def _dot(self, constant: Array, x: Array) -> Array:
+        lhs, rhs = (x, constant) if self._is_lhs else (constant, x)
+        (c1, c2), (b1, b2) = self.dimension_numbers
+        contracted = _axes(c1, lhs.ndim), _axes(c2, rhs.ndim)
+        batched = _axes(b1, lhs.ndim), _axes(b2, rhs.ndim)
+        return jax.lax.dot_general(lhs, rhs, (contracted, batched), self.precision)
+
+    def apply(
+        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+    ) -> Any:
+        if self._constant is None:
+            return x
+        self.output_shape(x.shape)
+        dtype = jnp.result_type(x, jnp.float32) if x.dtype.kind in "iub" else x.dtype
+        return self._dot(jnp.asarray(self._constant, dtype), x.astype(dtype))
+
+    def mask(self, mask: Any, shape: Any) -> Any:
+        if mask is None or self._constant is None:
+            return mask
+        met = self._labels(len(shape))[0]
+        pairs = enumerate(zip(shape, mask.shape, strict=True))
+        full = [size if axis in met else m for axis, (size, m) in pairs]
+        visible = (~jnp.broadcast_to(mask, full)).astype(jnp.float32)
+        return self._dot((jnp.asarray(self._constant) != 0).astype(jnp.float32), visible) == 0
+
+    def needs(self, need: Any, signal: Any) -> Any:
+        if self._constant is None:
+            return need
+        plan, full = self._plan(signal), Offsets.full(signal.spatial)
+
+        def grow(offsets: Offsets) -> Offsets:
+            if not offsets.wanted:
+                return Offsets.none(len(signal.spatial))
+            kept = dict(zip(plan.space_out, offsets.axes, strict=True))
+            pairs = zip(plan.space, full.axes, strict=True)
+            return Offsets(tuple(kept.get(label, axis) for label, axis in pairs))
+
+        return Need(grow(need.cross), grow(need.own))
+
+    def moduli(self, moduli: Any, signal: Any) -> Any:
+        if self._constant is None:
+            return moduli
+        plan = self._plan(signal)
+        kept = dict(zip(plan.space, moduli, strict=True))
+        return tuple(kept.get(label) for label in plan.space_out)
+
+    def mixes_samples(self, signal: Any) -> bool:
+        return self._constant is not None and self._plan(signal).mixes_samples
+
+    def propagate(self, cov: Covariances, site: Site) -> Covariances:
+        if self._constant is None:
+            return cov
+        constant = jnp.asarray(self._constant, cov.nngp.dtype)
+        with jax.default_matmul_precision("highest"):
+            return contract(
+                cov, constant, self._plan(site.signal_in), site.signal_out, site.need_out
+            )
+
+
+def _as_constant(value: Any) -> Any:
+    """Returns a number as a float, and a copy of an array that others may write into."""
+    if value is None or isinstance(value, float | jax.Array):
+        return value
+    if isinstance(value, numbers.Real):
+        return float(value)
+    array = np.array(value)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"expected a constant of real numbers, got dtype {array.dtype}")
+    return array if array.ndim else float(array)
+
+
+def _as_numbers(numbers_: Any) -> Any:
+    """Returns dimension numbers as tuples of ints.
+
+    Raises:
+      ValueError: another structure, or axes without a partner.
+    """
+    try:
+        pairs = tuple(tuple(tuple(map(int, axes)) for axes in pair) for pair in numbers_)
+        fits = len(pairs) == 2 and all(len(lhs) == len(rhs) for lhs, rhs in pairs)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            "expected dimension_numbers ((lhs_contracting, rhs_contracting), (lhs_batch, "
+            f"rhs_batch)) with a partner for every axis, got {numbers_!r}"
+        )
+    return pairs
+
+
+def _axes(axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Returns axes of a factor as non-negative numbers."""
+    if any(not -rank <= axis < rank for axis in axes):
+        raise ValueError(f"expected axes of a factor with {rank} axes, got {axes}")
+    return tuple(axis % rank for axis in axes)
