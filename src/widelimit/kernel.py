@@ -13,18 +13,9 @@ from widelimit._pytree import is_concrete
 from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import KERNEL, Covariances
 from widelimit.inputs import as_inputs, same_inputs, shares_x1, stored_diagonal
-from widelimit.layers.base import (
-    Layer,
-    NetFunction,
-    Site,
-    Trio,
-    join_trio,
-    located,
-    mask_covariances,
-    step,
-    tree_shapes,
-)
+from widelimit.layers.base import Layer, NetFunction, Site, located, tree_shapes
 from widelimit.layers.reshape import Identity
+from widelimit.layers.step import Trio, join_trio, mask_covariances, step
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
 from widelimit.nt_kernel import Kernel, kernel_signal

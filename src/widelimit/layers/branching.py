@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Covariances, select
-from widelimit.layers.base import Layer, Site, same_need, select_each
+from widelimit.layers.base import Layer, Site, same_need
+from widelimit.layers.step import select_each
 from widelimit.linear_maps import concatenate_positions, concatenate_samples
 from widelimit.masking import all_masked
 from widelimit.offsets import Need

@@ -10,17 +10,9 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance import Covariances
-from widelimit.layers.base import (
-    Layer,
-    Site,
-    Trio,
-    located,
-    run,
-    same_need,
-    select_each,
-    step,
-)
+from widelimit.layers.base import Layer, Site, located, run, same_need, tree_shapes
 from widelimit.layers.foreign import as_layer
+from widelimit.layers.step import Trio, select_each, step
 
 
 @pytree
@@ -75,9 +67,9 @@ class Serial(Layer):
         keys = split_keys(rng, len(self.layers))
         for i, (layer, p, key) in enumerate(zip(self.layers, params, keys, strict=True)):
             with located(f"{self.label}[{i}]", layer):
-                shape = jax.tree.map(jnp.shape, x)
+                shape = tree_shapes(x)
                 x = run(layer, p, x, key, mask, pattern)
-                mask = layer.mask(mask, shape_tree(shape))
+                mask = layer.mask(mask, shape)
         return x
 
     def mask(self, mask: Any, shape: Any) -> Any:
@@ -214,7 +206,7 @@ class Repeat(Layer):
         if self.n == 0:
             return x
         keys = None if rng is None else jax.random.split(rng, self.n)
-        shape = shape_tree(jax.tree.map(jnp.shape, x))
+        shape = tree_shapes(x)
 
         def part(index: Any) -> Any:
             return jax.tree.map(lambda leaf: leaf[index], (params, keys))
@@ -310,15 +302,6 @@ def check_count(what: str, given: Any, layers: tuple[Layer, ...]) -> None:
 def split_keys(rng: Any, n: int) -> tuple[Any, ...]:
     """Returns one key per layer, or n times None."""
     return (None,) * n if rng is None else tuple(jax.random.split(rng, n)) if n else ()
-
-
-def shape_tree(shape: Any) -> Any:
-    """Returns a tree of shapes with tuples for its branches."""
-    if isinstance(shape, list):
-        return tuple(shape_tree(s) for s in shape)
-    if isinstance(shape, tuple) and any(isinstance(s, list | tuple) for s in shape):
-        return tuple(shape_tree(s) for s in shape)
-    return shape
 
 
 def block_repr(name: str, items: tuple[Any, ...]) -> str:

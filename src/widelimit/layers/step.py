@@ -1,0 +1,141 @@
+"""One layer after another, with what holds for every layer: offsets, masks, exact diagonals."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from widelimit._pytree import is_concrete, pytree
+from widelimit.covariance import Covariances, apply_masks, exact_diagonal, same_sample, select
+from widelimit.layers.base import Layer, Site
+from widelimit.signal import Signal
+
+
+@pytree
+class Trio:
+    """What networks that mix samples carry where x2 is not x1: each batch with itself, and both.
+
+    A layer that mixes samples needs the covariances between all samples of a batch.
+
+    Attributes:
+      first: x1 with itself.
+      second: x2 with itself.
+      cross: x1 with x2.
+    """
+
+    first: Covariances
+    second: Covariances
+    cross: Covariances
+
+
+def step(layer: Layer, cov: Any, site: Site) -> Any:
+    """Returns the covariances after `layer`, with what holds for every layer.
+
+    On concrete arrays every layer without layers inside is compiled apart: equal layers share a
+    compilation, and XLA cannot fuse chains of windows, which it would compute over and over.
+    """
+    if layer.structural:
+        return layer.propagate(cov, site)
+    if isinstance(_leaves(cov)[0], Trio):
+        return _step_trio(layer, cov, site)
+    if not is_concrete(cov):
+        return _step(layer, cov, site)
+    given = {name for part in _leaves(cov) for name in part.origins}
+    # Names in the structure would tell equal layers apart.
+    short = {name: f"@{i}" for i, name in enumerate(sorted(given)) if not name.startswith("<")}
+    out = _compiled_step(layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
+    return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
+
+
+def select_each(tree: Any, need: Any) -> Any:
+    """Returns trees of covariances (or trios) at the offsets needed, all of which are stored."""
+    if isinstance(tree, Covariances):
+        return select(tree, need)
+    if isinstance(tree, Trio):
+        return Trio(*(select(part, need) for part in (tree.first, tree.second, tree.cross)))
+    return type(tree)(select_each(part, n) for part, n in zip(tree, need, strict=True))
+
+
+def _step_trio(layer: Layer, cov: Any, site: Site) -> Any:
+    """Returns trios after `layer`; each batch with itself tells the self-covariances of both."""
+    sites = {"first": site.side(0), "second": site.side(1), "cross": site}
+    parts = {name: step(layer, _pick(cov, name), at) for name, at in sites.items()}
+    return join_trio(**parts)
+
+
+def _pick(tree: Any, name: str) -> Any:
+    """Returns one member of every trio of a tree."""
+    if isinstance(tree, Trio):
+        return getattr(tree, name)
+    return type(tree)(_pick(part, name) for part in tree)
+
+
+def join_trio(first: Any, second: Any, cross: Any) -> Any:
+    """Returns trios from three trees."""
+    if isinstance(cross, Covariances):
+        cov1, cov2 = same_sample(first), same_sample(second)
+        return Trio(first, second, cross.replace(cov1=cov1, cov2=cov2))
+    return type(cross)(map(join_trio, first, second, cross))
+
+
+def _step(layer: Layer, cov: Any, site: Site) -> Any:
+    out = layer.propagate(cov, site)
+    if site.mixes:
+        out = _from_diagonal(out)
+    return _settled(out, site.need_out, site.masks_out)
+
+
+def _from_diagonal(out: Any) -> Any:
+    """Returns covariances whose self-covariances are the diagonal of their NNGP, if symmetric."""
+    if not isinstance(out, Covariances):
+        return type(out)(map(_from_diagonal, out))
+    return out.replace(cov1=same_sample(out)) if out.symmetric else out
+
+
+_compiled_step = jax.jit(_step)
+
+
+def _settled(out: Any, need: Any, masks: Any) -> Any:
+    """Returns covariances at the offsets needed, masked, with exact diagonals.
+
+    The diagonal of a symmetric kernel is the variance to the bit: one rounding error there would
+    be an angle of its square root at the next nonlinearity. Masked positions are zero.
+    """
+    if isinstance(out, Covariances):
+        return mask_covariances(select(exact_diagonal(out), need), masks)
+    branches = ((None,) * len(out) if m is None else m for m in masks)
+    parts = zip(out, need, *branches, strict=True)
+    return type(out)(_settled(o, n, (m1, m2)) for o, n, m1, m2 in parts)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Returns the covariances (or trios) of a tree of branches."""
+    if isinstance(tree, Covariances | Trio):
+        return [tree]
+    return [leaf for part in tree for leaf in _leaves(part)]
+
+
+def _renamed(tree: Any, names: dict[str, str]) -> Any:
+    """Returns covariances with other names of origins."""
+    if not isinstance(tree, Covariances):
+        return type(tree)(_renamed(part, names) for part in tree)
+    return tree.replace(origins=frozenset(names.get(name, name) for name in tree.origins))
+
+
+def mask_covariances(cov: Covariances, masks: Any) -> Covariances:
+    """Returns the covariances with zeros where either position is masked on every channel."""
+    flat1, flat2 = (_flat_mask(m, cov.signal) for m in masks)
+    return apply_masks(cov, flat1, flat2)
+
+
+def _flat_mask(mask: Array | None, signal: Signal) -> Array | None:
+    """Returns a mask in the axes of `signal` as [n, p], masked where every channel is."""
+    if mask is None:
+        return None
+    collapsed = mask.transpose(signal.to_canonical()).all(-1)
+    n = collapsed.shape[0]
+    full = (n, *signal.spatial)
+    return jax.numpy.broadcast_to(collapsed, full).reshape(n, signal.positions)
