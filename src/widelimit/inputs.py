@@ -141,6 +141,34 @@ def same_inputs(x1: Any, x2: Any) -> bool:
     return bool(np.array_equal(np.asarray(x1), np.asarray(x2), equal_nan=True))
 
 
+def as_patterns(pattern: Any) -> tuple[Any, Any]:
+    """Returns the graph patterns of x1 and x2.
+
+    Raises:
+      TypeError: something else than None or a pair.
+    """
+    if pattern is None:
+        return None, None
+    if type(pattern) not in (list, tuple) or len(pattern) != 2:
+        raise TypeError(
+            "expected pattern=(pattern1, pattern2), a pair of graph patterns for x1 and x2, got "
+            f"{type(pattern).__name__}"
+        )
+    return pattern[0], pattern[1]
+
+
+def same_patterns(patterns: tuple[Any, Any], shared: bool) -> bool:
+    """Returns whether both graph patterns are the same; None for x2 stands for x1's if shared."""
+    first, second = patterns
+    if second is first or (second is None and shared):
+        return True
+    alike = jax.tree.structure(first) == jax.tree.structure(second)
+    if not alike or not is_concrete(first, second):
+        return False
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
 def shares_x1(x1: Any, x2: Any) -> bool:
     """Returns whether the second input was not given: x2 is None, or kernels without a cov2."""
     return x2 is None and all(getattr(leaf, "cov2", None) is None for leaf in _leaves(x1))

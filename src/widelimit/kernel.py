@@ -12,7 +12,14 @@ import jax
 from widelimit._pytree import is_concrete
 from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import KERNEL, Covariances
-from widelimit.inputs import as_inputs, same_inputs, shares_x1, stored_diagonal
+from widelimit.inputs import (
+    as_inputs,
+    as_patterns,
+    same_inputs,
+    same_patterns,
+    shares_x1,
+    stored_diagonal,
+)
 from widelimit.layers.base import Layer, NetFunction, Site, located, tree_shapes
 from widelimit.layers.reshape import Identity
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
@@ -124,13 +131,15 @@ class KernelFn(NetFunction):
         axes = _keywords(kwargs)
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
-        symmetric = same_inputs(x1, x2)
+        patterns = as_patterns(pattern)
+        # Equal inputs on two graphs are two inputs.
+        symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
         if diagonal_spatial is None:
             diagonal_spatial = stored_diagonal(x1)
         request = Request(
             fields=tuple(f for f in _ARRAYS if f in fields),
             symmetric=symmetric,
-            share=shares_x1(x1, x2),
+            share=symmetric and shares_x1(x1, x2),
             diagonal_spatial=bool(diagonal_spatial),
             axes=axes,
         )
@@ -138,8 +147,7 @@ class KernelFn(NetFunction):
         by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, pattern)
         run = _compute if by_layer else _compute_whole
         compute = functools.partial(run, self.net, mask_constant=mask_constant)
-        patterns = (None, None) if pattern is None else tuple(pattern)
-        other = None if symmetric else x2
+        other = None if symmetric else x1 if x2 is None else x2
         result = compute(x1, other, patterns=patterns, request=request)
         if diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
             result = _full_batch(compute, result, x1, x2, patterns, request)

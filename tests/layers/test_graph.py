@@ -195,6 +195,24 @@ def test_equal_inputs_and_tracing_give_the_same_kernel():
     assert_close(traced(net, x[:2], x[2:], pattern[:2], pattern[2:]), block)
 
 
+@pytest.mark.usefixtures("x64")
+def test_equal_features_on_two_graphs_are_two_inputs():
+    x, graphs = np.ones((2, 4, 3)), dense(edges(4, 5, sizes=(4,)), (4,))
+    p1, p2 = graphs[:2], graphs[2:]
+    net = serial(Dense(4, 1.2, 0.3), Relu(), Aggregate(), Dense(4), Relu(), Flatten())
+    expected = net.kernel_fn(x, 1 + 1e-13 * inputs(2, 4, 3), BOTH, pattern=(p1, p2))
+    for x2 in (None, x, x.copy()):
+        kernel = net.kernel_fn(x, x2, pattern=(p1, p2))
+        for get in BOTH:
+            assert_close(getattr(kernel, get), getattr(expected, get), rtol=1e-6)
+        assert not kernel.x1_is_x2
+        assert kernel.cov2 is not None
+    with pytest.raises(NotImplementedError):
+        net.kernel_fn(x, x.copy(), "nngp", pattern=(p1, None))
+    with pytest.raises(TypeError, match="a pair of graph patterns"):
+        net.kernel_fn(x, None, "nngp", pattern=p1)
+
+
 @pytest.mark.parametrize("implementation", ["DENSE", "SPARSE"])
 @pytest.mark.usefixtures("x64")
 def test_masked_nodes_are_as_if_absent(implementation):

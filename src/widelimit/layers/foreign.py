@@ -118,7 +118,7 @@ class Foreign(Layer):
 
     def propagate(self, cov: Any, site: Site) -> Any:
         kernel = _to_kernel(cov, site.masks_in, self._equal_positions(site.need_out))
-        kwargs = {} if site.patterns == (None, None) else {"pattern": site.patterns}
+        kwargs = {} if all(p is None for p in site.patterns) else {"pattern": site.patterns}
         out = self.kernel_function(kernel, **kwargs)
         return _from_kernel(out, site.signal_out, site.need_out, _leaves(cov), site.path)
 
