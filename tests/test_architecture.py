@@ -27,6 +27,7 @@ FOUNDATION = {
     "masking",
     "nt_kernel",
     "offsets",
+    "pair_matrices",
     "pairs",
     "series",
     "signal",

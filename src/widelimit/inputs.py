@@ -162,11 +162,10 @@ def same_patterns(patterns: tuple[Any, Any], shared: bool) -> bool:
     first, second = patterns
     if second is first or (second is None and shared):
         return True
-    alike = jax.tree.structure(first) == jax.tree.structure(second)
-    if not alike or not is_concrete(first, second):
+    leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
+    if len(leaves1) != len(leaves2) or not is_concrete(first, second):
         return False
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
+    return all(np.array_equal(a, b) for a, b in zip(leaves1, leaves2, strict=True))
 
 
 def shares_x1(x1: Any, x2: Any) -> bool:

@@ -14,16 +14,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.covariance import (
-    Covariances,
-    PairMatrices,
-    close_pairs,
-    map_values,
-    open_pairs,
-    position_maps,
-    select,
-)
+from widelimit.covariance import Covariances, map_values, select
 from widelimit.offsets import Need, Offsets
+from widelimit.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
 from widelimit.pairs import relayout
 from widelimit.signal import Signal
 

@@ -12,21 +12,14 @@ import numpy as np
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import (
-    Affine,
-    Covariances,
-    PairMatrices,
-    affine,
-    close_pairs,
-    open_pairs,
-    position_maps,
-)
+from widelimit.covariance import Affine, Covariances, affine
 from widelimit.layers.affine import check_number, checked_width
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
 from widelimit.layers.positions import cholesky, similarities
 from widelimit.masking import collapse, one_channel
 from widelimit.offsets import Need, Offsets
+from widelimit.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
 from widelimit.signal import Signal
 
 _STDS = ("W_key_std", "W_value_std", "W_query_std", "W_out_std", "W_pos_emb_std")
