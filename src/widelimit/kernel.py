@@ -223,7 +223,7 @@ def _enter_arrays(
     site = make_site(net, signal, need, masks, patterns)
     tangent = "ntk" in request.fields
     cov = _inputs(x1, x2, signal, site.need_in, masks, tangent)
-    if site.mixes and x2 is not None:
+    if site.pairs and x2 is not None:
         alone = site.side(0), site.side(1)
         first, second = (
             _inputs(x, None, at.signal_in, site.need_in, at.masks_in, tangent)
@@ -281,7 +281,7 @@ def _enter_kernels(
         return cov.replace(origins=frozenset({origin}), tangent=tangent)
 
     cov = enter(kernels, site.need_in, KERNEL)
-    if site.mixes and not request.symmetric:
+    if site.pairs and not request.symmetric:
         first, second = (enter(_map_sides(kernels, i), site.need_in, KERNEL) for i in (0, 1))
         cov = join_trio(first, second, cov)
     return cov, site, net
@@ -307,7 +307,7 @@ def _leave(cov: Any, site: Site, masks: Any, request: Request) -> Any:
     public = functools.partial(_public, diagonal_spatial=request.diagonal_spatial)
     cross = cov.cross if isinstance(cov, Trio) else cov
     kernel = public(cross, share=request.share, masks=masks)
-    if site.mixes and kernel.cov1 is not None:
+    if site.pairs and kernel.cov1 is not None:
         sides = (cov.first, cov.second) if isinstance(cov, Trio) else (cov, cov)
         full1, full2 = (public(side, share=True, masks=masks).nngp for side in sides)
         cov2 = None if request.share else full2

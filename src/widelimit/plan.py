@@ -147,6 +147,7 @@ def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
         need_in=_folded(need_in, place.signal, place.moduli),
         need_out=_folded(place.need, signal_out, moduli),
         mixes=layer.mixes_samples(place.signal) or any(child.mixes for child in children),
+        pairs=layer.pairs_samples(place.signal) or any(child.pairs for child in children),
         path=place.path,
     )
     return site, moduli

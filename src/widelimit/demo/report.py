@@ -124,7 +124,8 @@ def images_text(result: ImagesResult) -> str:
     sides = " x ".join(map(str, result.shape[:2]))
     averaged = f", averaged over {result.block} x {result.block}" if result.block > 1 else ""
     splits = len(result.rows[0].fraction)
-    not_told = "; ".join(alike) if alike else "none"
+    every = len(alike) == sum(row.network != first for row in result.rows)
+    not_told = "every other network" if every else "; ".join(alike) if alike else "none"
     return "\n".join(
         [
             f"{result.name}: {result.classes} classes, images of {sides} pixels{averaged}; "

@@ -31,7 +31,8 @@ class Site:
       signal_out: shapes of its output.
       need_in: offsets stored at its input.
       need_out: offsets stored at its output.
-      mixes: whether the layer, or one inside it, combines samples of a batch.
+      mixes: whether the layer, or one inside it, moves or combines samples of a batch.
+      pairs: whether one of them needs the covariances between all samples of a batch.
       path: where in the network, for messages, e.g. `serial[3].Relu`.
     """
 
@@ -44,6 +45,7 @@ class Site:
     need_in: Any = static()
     need_out: Any = static()
     mixes: bool = static()
+    pairs: bool = static()
     path: str = static()
 
     def side(self, index: int) -> Site:
@@ -154,9 +156,13 @@ class Layer:
         return moduli if out.spatial == signal.spatial else None
 
     def mixes_samples(self, signal: Any) -> bool:
-        """Returns whether the layer combines samples of a batch, so that batches cannot be split.
+        """Returns whether the layer moves or combines samples, so that batches cannot be split."""
+        return self.pairs_samples(signal)
 
-        The self-covariances that such a layer gives are replaced by the diagonal of its NNGP.
+    def pairs_samples(self, signal: Any) -> bool:
+        """Returns whether self-covariances of the output need those between different samples.
+
+        What such a layer gives for them is replaced by the diagonal of its NNGP.
         """
         return False
 

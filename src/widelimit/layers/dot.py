@@ -201,7 +201,7 @@ class DotGeneral(Layer):
         kept = dict(zip(plan.space, moduli, strict=True))
         return tuple(kept.get(label) for label in plan.space_out)
 
-    def mixes_samples(self, signal: Any) -> bool:
+    def pairs_samples(self, signal: Any) -> bool:
         return self._constant is not None and self._plan(signal).mixes_samples
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:

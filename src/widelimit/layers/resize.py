@@ -129,7 +129,7 @@ class ImageResize(Layer):
         resized = self._resized(signal)
         return tuple(None if i in resized else m for i, m in enumerate(moduli))
 
-    def mixes_samples(self, signal: Any) -> bool:
+    def pairs_samples(self, signal: Any) -> bool:
         return self.shape[signal.batch_axis] != _KEEP
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
@@ -138,7 +138,7 @@ class ImageResize(Layer):
             sizes = self._resized(signal).items()
             maps = {i: self._matrix(*pair).astype(dtype) for i, pair in sizes}
             cov = axis_maps(cov, maps, site.need_out)
-            if not self.mixes_samples(signal):
+            if not self.pairs_samples(signal):
                 return cov
             new = self.shape[signal.batch_axis]
             m1, m2 = (self._matrix(n, new).astype(dtype) for n in (signal.n1, signal.n2))
