@@ -11,7 +11,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 def test_code_blocks_run_in_order() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
@@ -19,3 +19,4 @@ def test_code_blocks_run_in_order() -> None:
     assert names["covariance"].shape == (8, 8)
     assert names["loss"].mean.shape == ()
     assert np.isfinite(names["gradient"].layers[0].W_std)
+    assert names["tangent_kernel"].shape == (4, 4)

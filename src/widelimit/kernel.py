@@ -145,8 +145,8 @@ class KernelFn(NetFunction):
         )
         by_layer = not _holds_kernels(x1) and not _is_flat(self.net, tree_shapes(x1))
         by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, pattern)
-        run = _compute if by_layer else _compute_whole
-        compute = functools.partial(run, self.net, mask_constant=mask_constant)
+        run = _propagate if by_layer else _propagate_whole
+        compute = functools.partial(_compute, run, self.net, mask_constant=mask_constant)
         other = None if symmetric else x1 if x2 is None else x2
         result = compute(x1, other, patterns=patterns, request=request)
         if diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
@@ -184,20 +184,31 @@ def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
     return axes
 
 
-def _compute(
+def _compute(run: Any, net: Layer, x1: Any, x2: Any, *, request: Request, **inputs: Any) -> Any:
+    """Returns a `Kernel` (or a tree of them) that holds the requested arrays.
+
+    The conversion is compiled apart: XLA would compute an entry once for either triangle of a
+    symmetric kernel, rounded in two ways.
+    """
+    out, site = run(net, x1, x2, request=request, **inputs)
+    return _leave(out, site, site.masks_out, request)
+
+
+def _propagate(
     net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
-) -> Any:
-    """Returns a `Kernel` (or a tree of them) that holds the requested arrays."""
+) -> tuple[Any, Site]:
+    """Returns the covariances of the output, and what is to be known of the site of the network."""
     with located(net.label):
         if _holds_kernels(x1):
             cov, site, net = _enter_kernels(net, x1, patterns, request)
         else:
             cov, site, net = _enter_arrays(net, x1, x2, mask_constant, patterns, request)
         out = step(net, cov, site)
-    return _leave(out, site, site.masks_out, request)
+    nothing = (None, None)
+    return out, dataclasses.replace(site, children=(), masks_in=nothing, patterns=nothing)
 
 
-_compute_whole = jax.jit(_compute, static_argnames="request")
+_propagate_whole = jax.jit(_propagate, static_argnames="request")
 
 
 def _enter_arrays(
