@@ -230,6 +230,7 @@ SPATIAL = [
             Dense(o, 1.1, 0.1),
         ),
         shape=(5, 4, 2),
+        slow=True,
     ),
     _network(
         "conv_global_pool",

@@ -193,6 +193,16 @@ def test_helpers():
     assert out.mask is None
 
 
+def test_masks_of_the_wrong_shape_are_refused():
+    net = serial(Identity(), Relu())
+    x = np.ones((2, 5, 3), np.float32)
+    for shape in ((2, 5), (2, 4, 1), (1, 5, 2)):
+        masked = MaskedArray(jnp.asarray(x), jnp.zeros(shape, bool))
+        with pytest.raises(ValueError, match="a mask that fits values of shape") as error:
+            net.apply_fn([(), ()], masked)
+        assert error.value.__notes__ == ["at serial"]
+
+
 def test_relu_first_layer_takes_numpy_and_masked_arrays():
     x = np.array([[1.0, -2.0], [7.0, 3.0]])
     out = Relu().apply_fn((), x, mask_constant=7.0)

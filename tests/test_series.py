@@ -143,7 +143,8 @@ def test_a_step_has_no_slope():
         assert (actual.kdot == 0).all()
 
 
-@pytest.mark.parametrize("fn", [jax.nn.selu, pytest.param(jnp.tanh, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fn", [jax.nn.selu, jnp.tanh])
 def test_finite_derivatives_at_identical_and_zero_inputs(fn):
     """With float64 off, where the transposed integrals run."""
 

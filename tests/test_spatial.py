@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.cases import SPATIAL, Case
+from tests.cases import SPATIAL, Case, sweep
 from tests.tolerance import assert_close
-from widelimit import plan
+from widelimit import plan, stax
+from widelimit._pytree import pytree
 from widelimit.offsets import Need
+from widelimit.stax import Dense, serial
 
 BOTH = ("nngp", "ntk")
 spatial = pytest.mark.parametrize("case", SPATIAL, ids=lambda case: case.name)
+swept = pytest.mark.parametrize("case", sweep(SPATIAL))
 
 
 @functools.cache
@@ -46,7 +49,7 @@ def test_all_offsets_give_the_same_kernels(case: Case, monkeypatch: pytest.Monke
         assert_close(planned[get], getattr(everything, get), rtol=1e-12)
 
 
-@spatial
+@swept
 @pytest.mark.usefixtures("x64")
 def test_blocks_of_two_batches_under_jit_equal_the_joint_kernel(case: Case) -> None:
     """One compilation for the whole network, x2 given; layer by layer, x2=None."""
@@ -57,7 +60,7 @@ def test_blocks_of_two_batches_under_jit_equal_the_joint_kernel(case: Case) -> N
         assert_close(getattr(forward, get), joint[: len(x1), len(x1) :], rtol=1e-12)
 
 
-@spatial
+@swept
 def test_float32_symmetry_and_positive_semidefiniteness(case: Case) -> None:
     for get in BOTH:
         single, double = (kernels(case.name, d)[get] for d in ("float32", "float64"))
@@ -69,6 +72,28 @@ def test_float32_symmetry_and_positive_semidefiniteness(case: Case) -> None:
             k = k.swapaxes(1, 2).reshape(size, size)
         np.testing.assert_array_equal(k, k.T)
         assert np.linalg.eigvalsh(k).min() >= -1e-9 * np.abs(k).max()
+
+
+@pytree
+class CountTraces(stax.Relu):
+    """A ReLU that counts how often its kernel is traced."""
+
+    count = 0
+
+    def propagate(self, cov: Any, site: Any) -> Any:
+        type(self).count += 1
+        return super().propagate(cov, site)
+
+
+def test_equal_layers_and_other_hyperparameters_compile_nothing() -> None:
+    x = np.ones((2, 5, 3), np.float32)
+    CountTraces.count = 0
+    for W_std in (1.0, 2**0.5):
+        conv = stax.Conv(4, (3,), padding="SAME", W_std=W_std, b_std=0.1)
+        net = serial(*[conv, CountTraces()] * 5, stax.GlobalAvgPool(), Dense(1))
+        net.kernel_fn(x, None, "ntk")
+        # one for all but the last, behind which no variances are needed, and one for the last
+        assert CountTraces.count == 2
 
 
 @spatial

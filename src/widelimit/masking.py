@@ -38,11 +38,15 @@ def split_mask(x: Any, mask_constant: Any) -> tuple[Any, Any]:
     Args:
       x: array, MaskedArray, or a list or tuple of them.
       mask_constant: entries equal to it (or NaN, if it is NaN) are masked; None masks nothing.
+
+    Raises:
+      ValueError: a mask that does not fit its values.
     """
     if isinstance(x, list | tuple):
         pairs = [split_mask(part, mask_constant) for part in x]
         return type(x)(p[0] for p in pairs), tuple(p[1] for p in pairs)
     if isinstance(x, MaskedArray):
+        _check_shape(x)
         return hide(x.masked_value, x.mask), x.mask
     if x is None:
         return None, None
@@ -51,6 +55,15 @@ def split_mask(x: Any, mask_constant: Any) -> tuple[Any, Any]:
         return x, None
     mask = jnp.where(jnp.isnan(mask_constant), jnp.isnan(x), x == mask_constant)
     return hide(x, mask), mask
+
+
+def _check_shape(x: MaskedArray) -> None:
+    """Raises unless the mask has the axes of the values, each of the same size or 1."""
+    if x.mask is None:
+        return
+    value, mask = jnp.shape(x.masked_value), jnp.shape(x.mask)
+    if len(value) != len(mask) or any(m not in (1, n) for n, m in zip(value, mask, strict=True)):
+        raise ValueError(f"expected a mask that fits values of shape {value}, got shape {mask}")
 
 
 def hide(x: Array, mask: Array | None) -> Array:

@@ -235,6 +235,7 @@ def test_finite_networks_refute_planted_mistakes(mistake):
     assert not right[[BOTH.index(get) for get in caught]].any()
 
 
+@pytest.mark.slow
 def test_attention_with_random_logits_is_the_limit_of_finite_networks(monkeypatch):
     monkeypatch.setattr(monte_carlo, "MAX_ERROR", 0.04)  # the kernel is cubic: few draws say little
     estimate = monte_carlo.compare(network(**SQUARE), *batches())

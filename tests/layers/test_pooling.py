@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -121,3 +122,21 @@ def test_circular_conv_average_pool_and_flatten_need_more_than_a_band() -> None:
         assert_close(net.kernel_fn(x, None, get), truth)
     # all offsets by a shift of the image: the kernel of a rolled image is the same
     assert_close(net.kernel_fn(np.roll(x, 2, 1), None, "ntk"), net.kernel_fn(x, None, "ntk"))
+
+
+@pytest.mark.usefixtures("x64")
+def test_sign_before_pooling_had_variances_of_one_everywhere() -> None:
+    """Self-covariances of unequal positions matter once a pool and a nonlinearity follow."""
+    x = RNG.standard_normal((2, 6, 2))
+
+    def arcsine(c: Any, q1: Any, q2: Any) -> Any:
+        return 2 / np.pi * jnp.arcsin(jnp.clip(c / jnp.sqrt(q1 * q2), -1, 1))
+
+    def net(activation: Any) -> Any:
+        conv = Conv(2, (3,), padding="SAME", W_std=1.2, b_std=0.3)
+        layers = [conv, activation, stax.AvgPool((2,)), conv, stax.Relu(), stax.GlobalAvgPool()]
+        return serial(*layers)
+
+    formula = net(stax.Elementwise(jnp.sign, arcsine, lambda c, q1, q2: 0 * c))
+    expected = formula.kernel_fn(x, None, "nngp")
+    assert_close(net(stax.Sign()).kernel_fn(x, None, "nngp"), expected, rtol=1e-7)

@@ -352,9 +352,9 @@ class ApplyFn(NetFunction):
             `MaskedArray`.
           **kwargs: ignored, so that one call serves networks of other libraries too.
         """
-        x, mask = split_mask(inputs, mask_constant)
-        shape = tree_shapes(x)
         with located(self.net.label):
+            x, mask = split_mask(inputs, mask_constant)
+            shape = tree_shapes(x)
             out = run(self.net, params, x, rng, mask, pattern)
             if not jax.tree.leaves(mask):
                 return out
