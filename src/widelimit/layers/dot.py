@@ -208,10 +208,8 @@ class DotGeneral(Layer):
         if self._constant is None:
             return cov
         constant = jnp.asarray(self._constant, cov.nngp.dtype)
-        with jax.default_matmul_precision("highest"):
-            return contract(
-                cov, constant, self._plan(site.signal_in), site.signal_out, site.need_out
-            )
+        plan = self._plan(site.signal_in)
+        return contract(cov, constant, plan, site.signal_out, site.need_out)
 
 
 def _as_constant(value: Any) -> Any:

@@ -134,15 +134,14 @@ class ImageResize(Layer):
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         signal, dtype = site.signal_in, cov.nngp.dtype
-        with jax.default_matmul_precision("highest"):
-            sizes = self._resized(signal).items()
-            maps = {i: self._matrix(*pair).astype(dtype) for i, pair in sizes}
-            cov = axis_maps(cov, maps, site.need_out)
-            if not self.pairs_samples(signal):
-                return cov
-            new = self.shape[signal.batch_axis]
-            m1, m2 = (self._matrix(n, new).astype(dtype) for n in (signal.n1, signal.n2))
-            return sample_maps(cov, m1, m2, site.signal_out)
+        sizes = self._resized(signal).items()
+        maps = {i: self._matrix(*pair).astype(dtype) for i, pair in sizes}
+        cov = axis_maps(cov, maps, site.need_out)
+        if not self.pairs_samples(signal):
+            return cov
+        new = self.shape[signal.batch_axis]
+        m1, m2 = (self._matrix(n, new).astype(dtype) for n in (signal.n1, signal.n2))
+        return sample_maps(cov, m1, m2, site.signal_out)
 
 
 def _as_method(method: Any) -> str:

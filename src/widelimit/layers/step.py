@@ -82,7 +82,8 @@ def join_trio(first: Any, second: Any, cross: Any) -> Any:
 
 
 def _step(layer: Layer, cov: Any, site: Site) -> Any:
-    out = layer.propagate(cov, site)
+    with jax.default_matmul_precision("highest"):  # accelerators would round float32 to less
+        out = layer.propagate(cov, site)
     if site.pairs:
         out = _from_diagonal(out)
     return _settled(out, site.need_out, site.masks_out)
