@@ -22,10 +22,10 @@ demo: env  ## Run the demonstration; figures go to demo_output/
 	$(BIN)/widelimit demo
 
 test: env  ## Run the tests, less those marked slow
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-all: env  ## Run every test
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: env  ## Check format, lint and types: changes nothing
 	$(BIN)/ruff format --check .
