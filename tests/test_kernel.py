@@ -15,7 +15,7 @@ from widelimit._pytree import pytree
 from widelimit.stax import Dense, serial
 
 BOTH = ("nngp", "ntk")
-zoo = pytest.mark.parametrize("case", sweep(CASES))
+zoo = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 @functools.cache

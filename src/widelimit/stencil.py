@@ -126,7 +126,8 @@ def transposed_stencil(
     """Returns the stencil of a transposed convolution along one axis.
 
     Output o reads input i through tap t where i stride + before = o + t dilation: a convolution of
-    the input, its positions set apart by `stride`, after `before` zeros.
+    the input, its positions set apart by `stride`, after `before` zeros. The circular one is the
+    adjoint of a circular convolution padded by `before`: there i stride - before = o - t dilation.
 
     Args:
       size: size of the axis at the input.
@@ -138,9 +139,8 @@ def transposed_stencil(
       circular: whether the output closes on itself.
     """
     out = np.arange(size_out).reshape(1, -1)
-    read = out + np.arange(window).reshape(window, 1) * dilation - before
-    if circular:
-        read = read % size_out
+    taps = np.arange(window).reshape(window, 1) * dilation
+    read = (out - taps + before) % size_out if circular else out + taps - before
     position, rest = np.divmod(read, stride)
     inside = (rest == 0) & (position >= 0) & (position < size)
     table = np.where(inside, position, -1)

@@ -96,6 +96,26 @@ def test_circular_transposed_conv_is_the_adjoint() -> None:
     assert_close(adjoint.apply_fn((weights, None), x) * 18**0.5, vjp(x)[0])
 
 
+@pytest.mark.parametrize("kind", [Conv, ConvTranspose])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", ((1, 0),)])
+def test_kernels_read_what_the_finite_layer_reads(kind: Any, padding: Any) -> None:
+    """With a filter of ones the finite layer is the linear map of the stencil, to the position."""
+    x = np.arange(1.0, 7.0, dtype=np.float32)
+    for size, stride, dilation in [
+        (3, 2, 1),
+        (2, 2, 1),
+        (3, 1, 1),
+        (2, 3, 1),
+        (4, 2, 1),
+        (3, 2, 2),
+    ]:
+        layer = kind(1, (size,), (stride,), padding, rhs_dilation=(dilation,))
+        params = jnp.ones((size, 1, 1)), None
+        plain = layer.apply_fn(params, x[None, :, None])[0, :, 0] * size**0.5
+        (stencil,) = layer._stencils((6,))
+        assert_close(plain, stencil.matrix() @ x)
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
 def test_local_conv_has_weights_per_position(padding: str) -> None:
     x = images(2, 4, 3, 3)
