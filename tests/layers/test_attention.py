@@ -236,8 +236,7 @@ def test_finite_networks_refute_planted_mistakes(mistake):
 
 
 @pytest.mark.slow
-def test_attention_with_random_logits_is_the_limit_of_finite_networks(monkeypatch):
-    monkeypatch.setattr(monte_carlo, "MAX_ERROR", 0.04)  # the kernel is cubic: few draws say little
+def test_attention_with_random_logits_is_the_limit_of_finite_networks():
     estimate = monte_carlo.compare(network(**SQUARE), *batches())
     assert monte_carlo.agrees(estimate).all(), estimate
 
@@ -260,8 +259,7 @@ def test_other_mechanisms_are_the_limit_of_finite_networks(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("val_pos_emb", [False, True])
-def test_random_logits_with_embeddings_are_the_limit_of_finite_networks(val_pos_emb, monkeypatch):
-    monkeypatch.setattr(monte_carlo, "MAX_ERROR", 0.04)
+def test_random_logits_with_embeddings_are_the_limit_of_finite_networks(val_pos_emb):
     options = {**SQUARE, **WIDE["concat"], **DECAY, "val_pos_emb": val_pos_emb}
     estimate = monte_carlo.compare(network(**options), *batches())
     assert monte_carlo.agrees(estimate).all(), estimate
