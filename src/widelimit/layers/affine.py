@@ -71,7 +71,7 @@ class AffineLayer(Layer):
     def _parameters(self, params: Any) -> tuple[Array, Array | None]:
         return params if self.trainable else jax.lax.stop_gradient(params)
 
-    def _numbers(self, fan_in: int) -> Affine:
+    def numbers(self, fan_in: int) -> Affine:
         """Returns the four numbers of the layer."""
         w = self.W_std**2
         b = None if self.b_std is None else self.b_std**2
@@ -155,7 +155,7 @@ class Dense(AffineLayer):
         return collapse(mask, checked_axis(self.channel_axis, shape))
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        out = affine(cov, self._numbers(site.signal_in.channels), site.signal_out)
+        out = affine(cov, self.numbers(site.signal_in.channels), site.signal_out)
         return out.replace(origins=frozenset({site.path}))
 
 

@@ -65,13 +65,13 @@ class _Convolution(AffineLayer):
         Axes.parse(self.dimension_numbers, ndim)
 
     @property
-    def _axes(self) -> Axes:
+    def axes(self) -> Axes:
         return Axes.parse(self.dimension_numbers, len(self.filter_shape))
 
     @property
-    def _windows(self) -> Windows:
+    def windows(self) -> Windows:
         """The window, per spatial axis of the input."""
-        axes, ndim = self._axes, len(self.filter_shape)
+        axes, ndim = self.axes, len(self.filter_shape)
         padding = self.padding
         return Windows(
             axes.from_filter(self.filter_shape),
@@ -81,21 +81,21 @@ class _Convolution(AffineLayer):
         )
 
     def input_axes(self) -> tuple[int, int]:
-        return self._axes.lhs.index("N"), self._axes.lhs.index("C")
+        return self.axes.lhs.index("N"), self.axes.lhs.index("C")
 
     def output_axes(self, signal: Signal) -> tuple[int, int]:
-        return self._axes.out.index("N"), self._axes.out.index("C")
+        return self.axes.out.index("N"), self.axes.out.index("C")
 
     def _spatial_out(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the sizes of the output, in the order of the input's axes."""
-        return self._windows.output(spatial)
+        return self.windows.output(spatial)
 
     def _stencils(self, spatial: tuple[int, ...]) -> tuple[Stencil, ...]:
-        return self._windows.stencils(spatial, tied=True)
+        return self.windows.stencils(spatial, tied=True)
 
     def output_shape(self, shape: Any) -> Any:
         check_one_input(shape)
-        axes = self._axes
+        axes = self.axes
         if len(shape) != len(axes.lhs):
             raise ValueError(
                 f"expected an input with axes {axes.lhs} for a filter of shape "
@@ -107,25 +107,25 @@ class _Convolution(AffineLayer):
         sizes["C"] = self._scaled_width(self.out_chan)
         return tuple(sizes[c] for c in axes.out)
 
-    def _fan_in(self, channels: int) -> int:
+    def fan_in(self, channels: int) -> int:
         return channels * math.prod(self.filter_shape)
 
     def _filter(self, channels: int) -> tuple[int, ...]:
         """Returns the shape of the weights."""
-        sizes = dict(zip(self._axes.space("rhs"), self.filter_shape, strict=True))
+        sizes = dict(zip(self.axes.space("rhs"), self.filter_shape, strict=True))
         sizes |= {"I": channels, "O": self._scaled_width(self.out_chan)}
-        return tuple(sizes[c] for c in self._axes.rhs)
+        return tuple(sizes[c] for c in self.axes.rhs)
 
     def _bias(self, shape: Any) -> tuple[int, ...]:
         """Returns the shape of the biases."""
         width = self._scaled_width(self.out_chan)
-        return tuple(width if c == "C" else 1 for c in self._axes.out)
+        return tuple(width if c == "C" else 1 for c in self.axes.out)
 
     def init(self, key: Array, shape: Any) -> Any:
         self.output_shape(shape)
-        channels = shape[self._axes.lhs.index("C")]
+        channels = shape[self.axes.lhs.index("C")]
         weights = self._weights_shape(channels, shape)
-        return self._draw(key, weights, self._bias(shape), self._fan_in(channels))
+        return self._draw(key, weights, self._bias(shape), self.fan_in(channels))
 
     def _weights_shape(self, channels: int, shape: Any) -> tuple[int, ...]:
         return self._filter(channels)
@@ -135,7 +135,7 @@ class _Convolution(AffineLayer):
     ) -> Any:
         weights, bias = self._parameters(params)
         self.output_shape(x.shape)
-        channels = x.shape[self._axes.lhs.index("C")]
+        channels = x.shape[self.axes.lhs.index("C")]
         expected = self._weights_shape(channels, x.shape)
         if weights.shape != expected:
             raise ValueError(
@@ -144,7 +144,7 @@ class _Convolution(AffineLayer):
             )
         dtype = jnp.result_type(x, weights)  # jax.lax does not promote
         out = self._convolve(jnp.asarray(x, dtype), jnp.asarray(weights, dtype))
-        return self._scale(out, bias, self._fan_in(channels))
+        return self._scale(out, bias, self.fan_in(channels))
 
     def _convolve(self, x: Array, weights: Array) -> Array:
         """Returns the plain convolution."""
@@ -152,7 +152,7 @@ class _Convolution(AffineLayer):
 
     def _settings(self) -> dict[str, Any]:
         """Returns arguments that all convolutions of `jax.lax` take."""
-        axes, windows = self._axes, self._windows
+        axes, windows = self.axes, self.windows
         return {
             "rhs_dilation": axes.to_filter(windows.dilation),
             "dimension_numbers": (axes.lhs, axes.rhs, axes.out),
@@ -160,37 +160,37 @@ class _Convolution(AffineLayer):
 
     def _padded(self, x: Array) -> tuple[Array, tuple[tuple[int, int], ...]]:
         """Returns the input, wrapped if space is circular, and what padding is left to do."""
-        windows, spatial = self._windows, self._axes.spatial
+        windows, spatial = self.windows, self.axes.spatial
         pads = windows.pads(tuple(x.shape[axis] for axis in spatial))
         if not windows.circular:
-            return x, self._axes.to_filter(pads)
+            return x, self.axes.to_filter(pads)
         return wrap(x, pads, spatial), ((0, 0),) * len(pads)
 
     def mask(self, mask: Any, shape: Any) -> Any:
         if mask is None:
             return None
-        axes = self._axes
+        axes = self.axes
         full = [1 if c == "C" else size for c, size in zip(axes.lhs, shape, strict=True)]
         one = jnp.broadcast_to(mask.all(axes.lhs.index("C"), keepdims=True), full)
         return self._mask_space(one).transpose([axes.lhs.index(c) for c in axes.out])
 
     def _mask_space(self, mask: Array) -> Array:
-        return self._windows.centres(mask, self._axes.spatial)
+        return self.windows.centres(mask, self.axes.spatial)
 
     def needs(self, need: Any, signal: Any) -> Any:
         taps = self._stencils(signal.spatial)
-        back = tuple(self._axes.order.index(i) for i in range(len(taps)))
+        back = tuple(self.axes.order.index(i) for i in range(len(taps)))
         return Need(
             needed_offsets(taps, need.cross.permute(back)),
             needed_offsets(taps, need.own.permute(back)),
         )
 
     def moduli(self, moduli: Any, signal: Any) -> Any:
-        rows = self._windows.moduli(moduli)
-        return tuple(rows[i] for i in self._axes.order)
+        rows = self.windows.moduli(moduli)
+        return tuple(rows[i] for i in self.axes.order)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        order = self._axes.order
+        order = self.axes.order
         back = tuple(order.index(i) for i in range(len(order)))
         taps = self._stencils(site.signal_in.spatial)
         signal, need = site.signal_out, site.need_out
@@ -198,7 +198,7 @@ class _Convolution(AffineLayer):
         inner = Need(need.cross.permute(back), need.own.permute(back))
         mean = stencils(cov, taps, 1 / math.prod(self.filter_shape), signal, inner)
         mean = transpose_space(mean, order, tuple(t.size_out for t in taps), need)
-        out = affine(mean, self._numbers(self._fan_in(site.signal_in.channels)), signal)
+        out = affine(mean, self.numbers(self.fan_in(site.signal_in.channels)), signal)
         return out.replace(origins=frozenset({site.path}))
 
 
@@ -234,7 +234,7 @@ class Conv(_Convolution):
 
     def _convolve(self, x: Array, weights: Array) -> Array:
         x, padding = self._padded(x)
-        strides = self._axes.to_filter(self._windows.strides)
+        strides = self.axes.to_filter(self.windows.strides)
         return jax.lax.conv_general_dilated(x, weights, strides, padding, **self._settings())
 
 
@@ -265,7 +265,7 @@ class ConvTranspose(_Convolution):
 
     def _pads(self, spatial: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """Returns the padding of the input set apart, per axis."""
-        windows = self._windows
+        windows = self.windows
         parts = zip(windows.shape, windows.strides, windows.dilation, strict=True)
         if isinstance(windows.padding, tuple):
             return windows.padding
@@ -274,7 +274,7 @@ class ConvTranspose(_Convolution):
         )
 
     def _spatial_out(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
-        windows = self._windows
+        windows = self.windows
         if len(spatial) != len(windows.shape) or any(size < 1 for size in spatial):
             return windows.output(spatial)  # raises
         if windows.circular:
@@ -292,7 +292,7 @@ class ConvTranspose(_Convolution):
         return sizes
 
     def _stencils(self, spatial: tuple[int, ...]) -> tuple[Stencil, ...]:
-        windows, out = self._windows, self._spatial_out(spatial)
+        windows, out = self.windows, self._spatial_out(spatial)
         parts = zip(spatial, out, windows.shape, windows.strides, windows.dilation, strict=True)
         if windows.circular:
             return tuple(
@@ -305,22 +305,22 @@ class ConvTranspose(_Convolution):
         )
 
     def _convolve(self, x: Array, weights: Array) -> Array:
-        if self._windows.circular:
+        if self.windows.circular:
             return self._adjoint(x, weights)
-        spatial = tuple(x.shape[axis] for axis in self._axes.spatial)
+        spatial = tuple(x.shape[axis] for axis in self.axes.spatial)
         ones = (1,) * len(spatial)
         return jax.lax.conv_general_dilated(
             x,
             weights,
             ones,
-            self._axes.to_filter(self._pads(spatial)),
-            lhs_dilation=self._axes.to_filter(self._windows.strides),
+            self.axes.to_filter(self._pads(spatial)),
+            lhs_dilation=self.axes.to_filter(self.windows.strides),
             **self._settings(),
         )
 
     def _adjoint(self, x: Array, weights: Array) -> Array:
         """Returns the adjoint of the circular convolution with the same filter."""
-        axes, windows = self._axes, self._windows
+        axes, windows = self.axes, self.windows
         shape = self.output_shape(x.shape)
         swapped = axes.rhs.translate(str.maketrans("IO", "OI"))
         spatial = tuple(axes.out.index(c) for c in axes.space("lhs"))
@@ -340,7 +340,7 @@ class ConvTranspose(_Convolution):
 
     def _mask_space(self, mask: Array) -> Array:
         """An output is masked if any input that it reads is."""
-        axes = self._axes.spatial
+        axes = self.axes.spatial
         for axis, stencil in zip(
             axes, self._stencils(tuple(mask.shape[a] for a in axes)), strict=True
         ):
@@ -351,8 +351,8 @@ class ConvTranspose(_Convolution):
         return mask
 
     def moduli(self, moduli: Any, signal: Any) -> Any:
-        rows = tuple(m * s for m, s in zip(moduli, self._windows.strides, strict=True))
-        return tuple(rows[i] for i in self._axes.order)
+        rows = tuple(m * s for m, s in zip(moduli, self.windows.strides, strict=True))
+        return tuple(rows[i] for i in self.axes.order)
 
 
 def _transposed_padding(window: int, stride: int, same: bool) -> tuple[int, int]:
@@ -390,21 +390,21 @@ class ConvLocal(_Convolution):
     def _bias(self, shape: Any) -> tuple[int, ...]:
         return tuple(
             1 if c == "N" else n
-            for c, n in zip(self._axes.out, self.output_shape(shape), strict=True)
+            for c, n in zip(self.axes.out, self.output_shape(shape), strict=True)
         )
 
     def _weights_shape(self, channels: int, shape: Any) -> tuple[int, ...]:
-        out = dict(zip(self._axes.out, self.output_shape(shape), strict=True))
-        sizes = {**out, "I": self._fan_in(channels), "O": out["C"]}
-        return tuple(sizes[c] for c in self._axes.rhs)
+        out = dict(zip(self.axes.out, self.output_shape(shape), strict=True))
+        sizes = {**out, "I": self.fan_in(channels), "O": out["C"]}
+        return tuple(sizes[c] for c in self.axes.rhs)
 
     def _convolve(self, x: Array, weights: Array) -> Array:
         x, padding = self._padded(x)
-        axes = self._axes
+        axes = self.axes
         return jax.lax.conv_general_dilated_local(
             x,
             weights,
-            axes.to_filter(self._windows.strides),
+            axes.to_filter(self.windows.strides),
             padding,
             self.filter_shape,
             **self._settings(),

@@ -31,7 +31,7 @@ class _Norm(Layer):
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
-    def _axes(self, ndim: int) -> tuple[int, ...]:
+    def normalised_axes(self, ndim: int) -> tuple[int, ...]:
         axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
         if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
             raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")
@@ -39,18 +39,18 @@ class _Norm(Layer):
 
     def output_shape(self, shape: Any) -> Any:
         check_one_input(shape)
-        self._axes(len(shape))
+        self.normalised_axes(len(shape))
         return shape
 
     def needs(self, need: Any, signal: Any) -> Any:
         return need.with_variances()
 
     def mixes_samples(self, signal: Any) -> bool:
-        return signal.batch_axis in self._axes(signal.ndim)
+        return signal.batch_axis in self.normalised_axes(signal.ndim)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         signal = site.signal_in
-        axes = self._axes(signal.ndim)
+        axes = self.normalised_axes(signal.ndim)
         if signal.channel_axis not in axes:
             raise ValueError(
                 f"expected axis to hold the channel axis {signal.channel_axis}, got {self.axis}: "
@@ -93,7 +93,7 @@ class LayerNorm(_Norm):
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
-        axes = self._axes(x.ndim)
+        axes = self.normalised_axes(x.ndim)
         if mask is None:
             mean = x.mean(axes, keepdims=True)
             variance = x.var(axes, keepdims=True)
@@ -105,7 +105,7 @@ class LayerNorm(_Norm):
         return jnp.where(keep, (x - mean) * jax.lax.rsqrt(variance + self.eps), 0)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        if not cov.gaussian and site.signal_in.channel_axis in self._axes(site.signal_in.ndim):
+        if not cov.gaussian and site.signal_in.channel_axis in self.normalised_axes(site.signal_in.ndim):
             raise NotImplementedError(
                 "expected a Gaussian input (the output of Dense, Conv, ...) for LayerNorm, got "
                 "the output of a nonlinearity or raw input: put a Dense or Conv layer before it"
@@ -143,7 +143,7 @@ class RMSNorm(_Norm):
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
-        axes = self._axes(x.ndim)
+        axes = self.normalised_axes(x.ndim)
         square = jnp.square(x)
         if mask is None:
             return x * jax.lax.rsqrt(square.mean(axes, keepdims=True) + self.eps)

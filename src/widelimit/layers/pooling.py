@@ -59,7 +59,7 @@ class _Pool(_SpatialLayer):
             )
 
     @property
-    def _windows(self) -> Windows:
+    def windows(self) -> Windows:
         ndim = len(self.window_shape)
         ones = (1,) * ndim
         return Windows(
@@ -68,7 +68,7 @@ class _Pool(_SpatialLayer):
 
     def output_shape(self, shape: Any) -> Any:
         axes = self._spatial_axes(shape)
-        sizes = self._windows.output(tuple(shape[axis] for axis in axes))
+        sizes = self.windows.output(tuple(shape[axis] for axis in axes))
         out = list(shape)
         for axis, size in zip(axes, sizes, strict=True):
             out[axis] = size
@@ -77,7 +77,7 @@ class _Pool(_SpatialLayer):
     def apply(
         self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
     ) -> Any:
-        windows, axes = self._windows, self._spatial_axes(x.shape)
+        windows, axes = self.windows, self._spatial_axes(x.shape)
         self.output_shape(x.shape)
         pads = windows.pads(tuple(x.shape[axis] for axis in axes))
         if windows.circular:
@@ -102,17 +102,17 @@ class _Pool(_SpatialLayer):
             return None
         axes = self._spatial_axes(shape)
         full = [size if axis in axes else m for axis, (size, m) in enumerate(_pairs(shape, mask))]
-        return self._windows.centres(jnp.broadcast_to(mask, full), axes)
+        return self.windows.centres(jnp.broadcast_to(mask, full), axes)
 
     def _stencils(self, spatial: tuple[int, ...]) -> Any:
-        return self._windows.stencils(spatial, tied=False, normalise=self.edges)
+        return self.windows.stencils(spatial, tied=False, normalise=self.edges)
 
     def needs(self, need: Any, signal: Any) -> Any:
         taps = self._stencils(signal.spatial)
         return Need(needed_offsets(taps, need.cross), needed_offsets(taps, need.own))
 
     def moduli(self, moduli: Any, signal: Any) -> Any:
-        return self._windows.moduli(moduli)
+        return self.windows.moduli(moduli)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         for mask in site.masks_in:

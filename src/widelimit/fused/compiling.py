@@ -1,0 +1,41 @@
+"""Compilation of loops by numba, cached on disk between processes."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+# Contraction gives fused multiply-adds; the sign of zero matters nowhere. Sums keep their order.
+_FAST = {"contract", "nsz"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
+
+
+def loop(function: Callable[..., Any]) -> Any:
+    """Returns a function compiled for use inside of entries."""
+    return njit(**_OPTIONS)(function)
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Returns a compiled function whose machine code is kept on disk, where that can be written.
+
+    It runs without Python's global lock, and starts no threads itself.
+    """
+    _drop_stale(pathlib.Path(__file__).parent)
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # no folder to write to
+        return njit(**_OPTIONS)(function)
+
+
+def _drop_stale(folder: pathlib.Path) -> None:
+    """Removes compiled code older than any source: numba watches the file of the entry only."""
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        try:
+            if index.stat().st_mtime < newest:
+                index.unlink()
+        except OSError:  # another process was faster, or the folder is read-only
+            continue

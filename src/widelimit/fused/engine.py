@@ -1,0 +1,347 @@
+"""Kernels of a program on arrays of images: prepared once per image, then pair by pair."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from widelimit.fused import geometry as g
+from widelimit.fused import instructions as m
+from widelimit.fused.constants import table
+from widelimit.fused.lowering import Program, Stage
+from widelimit.layers.base import Layer
+
+_STORE = 1 << 18  # bytes of pooled covariances that a thread works on at a time
+_TILE = 8  # pairs go in tiles of so many images squared, which stay in cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Images with what nonlinearities need of their variances.
+
+    Attributes:
+      numbers: [n, room]: the images, and the numbers recorded of them.
+      digests: per image, equal for equal images.
+    """
+
+    numbers: np.ndarray
+    digests: tuple[bytes, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """A program with hyper-parameters and the tables of one kind of pairs."""
+
+    stages: tuple[_BoundStage, ...]
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _BoundStage:
+    code: np.ndarray
+    numbers: np.ndarray
+    sizes: np.ndarray
+    geometry: g.Geometry
+    places: np.ndarray
+    scale: Any
+    pool: tuple[np.ndarray, ...]
+    column_costs: np.ndarray
+    room: int
+
+
+class Engine:
+    """A network bound to its hyper-parameters, ready to run.
+
+    Args:
+      program: the network, lowered.
+      net: the network, for its numbers.
+      dtype: float32 or float64.
+    """
+
+    def __init__(self, program: Program, net: Layer, dtype: Any) -> None:
+        self.program = program
+        self.dtype = np.dtype(dtype)
+        numbers = [_numbers(stage, net, self.dtype) for stage in program.stages]
+        self._cross = _bind(program, numbers, self.dtype, own=False)
+        self._own = _bind(program, numbers, self.dtype, own=True)
+
+    def prepare(self, images: np.ndarray) -> Prepared:
+        """Returns images [n, channels, rows, columns] with their variances at every layer."""
+        n = len(images)
+        channels, height, width = self.program.image
+        numbers = np.zeros((n, self.program.room), self.dtype)
+        pitch = width + g.SLACK
+        planes = numbers[:, : channels * height * pitch].reshape(n, channels, height, pitch)
+        planes[..., :width] = images
+        for level in (level for stage in self.program.stages for level in stage.levels):
+            rows = numbers[:, level.ones : level.ones + level.size[0] * level.pitch]
+            rows.reshape(n, level.size[0], level.pitch)[..., : level.size[1]] = 1
+        digests = tuple(hashlib.blake2b(image, digest_size=16).digest() for image in _rows(images))
+        if self._own:
+            same = np.stack([np.arange(n), np.arange(n), np.ones(n, np.int64)], axis=1)
+            groups = _split(same, _threads())
+            _parallel(
+                lambda part: self._run(self._own, part, numbers, numbers, record=True), groups
+            )
+        return Prepared(numbers, digests)
+
+    def kernels(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
+        """Returns K and T [m, 2] of pairs [m, 2] of prepared images."""
+        equal = [first.digests[i] == second.digests[j] for i, j in pairs]
+        full = np.concatenate([pairs, np.array(equal, np.int64).reshape(-1, 1)], axis=1)
+        threads = _threads()
+        many = len(full) - len(full) % threads if len(full) < 16 * threads else len(full)
+        out = np.empty((len(full), 2))
+
+        def whole(part: slice) -> None:
+            out[part] = self._run(
+                self._cross, full[part], first.numbers, second.numbers, record=False
+            )
+
+        group = self._group()
+        _parallel(whole, [slice(i, min(i + group, many)) for i in range(0, many, group)])
+        for i in range(many, len(full)):
+            out[i] = self._run_split(full[i : i + 1], first.numbers, second.numbers, threads)
+        return out * self.program.scale
+
+    def _group(self) -> int:
+        """Returns how many pairs a thread takes at a time."""
+        largest = max((stage.room for stage in self._cross), default=0)
+        if largest == 0:
+            return 16
+        return max(1, _STORE // (2 * largest * self.dtype.itemsize))
+
+    def _run(
+        self, stages: Any, pairs: np.ndarray, prep1: Any, prep2: Any, *, record: bool
+    ) -> np.ndarray:
+        """Returns the sums [m, 2] of pairs, on the calling thread."""
+        store = np.zeros(0, self.dtype)
+        sums = np.zeros((len(pairs), 0, 2))
+        for stage in stages:
+            chosen = np.arange(stage.geometry.blocks)
+            out = np.zeros(2 * len(pairs) * stage.room, self.dtype)
+            sums = np.zeros((len(pairs), stage.geometry.blocks, 2))
+            columns = np.array([0, len(stage.column_costs)])
+            _call(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, record)
+            store = out
+        return _ordered_sum(sums)
+
+    def _run_split(
+        self, pairs: np.ndarray, prep1: Any, prep2: Any, threads: int
+    ) -> np.ndarray:
+        """Returns the sums of one pair, on all threads; the same to the bit as `_run`."""
+        store = np.zeros(0, self.dtype)
+        sums = np.zeros((1, 0, 2))
+        for stage in self._cross:
+            out = np.zeros(2 * stage.room, self.dtype)
+            sums = np.zeros((1, stage.geometry.blocks, 2))
+            parts = _parts(stage, threads)
+
+            def part(
+                task: Any, stage: Any = stage, store: Any = store, out: Any = out, sums: Any = sums
+            ) -> None:
+                chosen, columns = task
+                _call(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, False)
+
+            _parallel(part, parts)
+            store = out
+        return _ordered_sum(sums)
+
+
+def _numbers(stage: Stage, net: Layer, dtype: np.dtype) -> np.ndarray:
+    """Returns the hyper-parameters of the instructions of a stage."""
+    out = np.zeros((len(stage.code), m.NUMBERS), dtype)
+    for row, source in zip(out, stage.sources, strict=True):
+        if source is not None:
+            values = source(net)
+            row[: len(values)] = values
+    return out
+
+
+def _bind(
+    program: Program, numbers: list[np.ndarray], dtype: np.dtype, *, own: bool
+) -> tuple[_BoundStage, ...]:
+    """Returns the stages for pairs of x1 with x2, or for images with themselves."""
+    bound = []
+    for i, stage in enumerate(program.stages):
+        geometry = stage.own if own else stage.cross
+        if geometry is None:
+            break
+        following = program.stages[i + 1] if i + 1 < len(program.stages) else None
+        sizes = stage.sizes.copy()
+        sizes[[m.LENGTH, m.FRONT, m.BACK]] = geometry.length, geometry.front, geometry.back
+        if own and (following is None or following.own is None):
+            following, sizes[m.END] = None, m.SUM
+        tables = _tables(stage, following, own)
+        bound.append(
+            _BoundStage(
+                stage.code,
+                numbers[i],
+                sizes,
+                geometry,
+                tables.places_in,
+                dtype.type(stage.scale),
+                tables.pool,
+                tables.costs,
+                tables.room,
+            )
+        )
+    return tuple(bound)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tables:
+    places_in: np.ndarray
+    pool: tuple[np.ndarray, ...]
+    costs: np.ndarray
+    room: int
+
+
+@functools.lru_cache(maxsize=256)
+def _tables(stage: Stage, following: Stage | None, own: bool) -> _Tables:
+    """Returns where a stage finds what it loads, and where it puts what it pools."""
+    geometry = stage.own if own else stage.cross
+    offsets = stage.own_offsets if own else stage.cross_offsets
+    assert geometry is not None
+    blocks = geometry.tables[1]
+    counts = blocks[:, m.RECTS_TO] - blocks[:, m.RECTS_FROM]
+    places, _ = g.store_places(stage.levels[0].size, offsets)
+    places_in = places[np.repeat(blocks[:, m.COLUMN], counts), geometry.rows]
+    if following is None or stage.pool is None:
+        none, nothing = np.zeros((0, 6), np.int64), np.zeros(1, np.int64)
+        return _Tables(places_in, (nothing, none, nothing, none, none), np.zeros(0), 0)
+    targets = following.own_offsets if own else following.cross_offsets
+    places_out, room = g.store_places(stage.size_out, targets)
+    stride = stage.levels[stage.sizes[m.FINAL_LEVEL]].stride
+    size = stage.levels[stage.sizes[m.FINAL_LEVEL]].size
+    inner = [tuple(d // stride[i] for d in offsets[i]) for i in range(2)]
+    rows, columns = (
+        g.pool_items(stage.pool[i], inner[i], targets[i], stage.size_out[i]) for i in range(2)
+    )
+    runs = g.pool_runs(stage.pool[1], inner[1], (size[1], stage.size_out[1]), columns)
+    costs = stage.size_out[1] - np.abs(np.array(targets[1]))
+    return _Tables(places_in, (*runs, *rows, places_out), costs, room)
+
+
+def _parts(stage: _BoundStage, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns blocks and pooled columns for each thread; every output is that of one thread."""
+    blocks = np.arange(stage.geometry.blocks)
+    if stage.sizes[m.END] == m.SUM:
+        nothing = np.zeros(2, np.int64)
+        return [(blocks[i::threads], nothing) for i in range(threads) if len(blocks) > i]
+    ends = np.cumsum(stage.column_costs)
+    shares = np.searchsorted(ends, ends[-1] * np.arange(threads + 1) / threads)
+    shares[-1] = len(ends)
+    starts, runs = stage.pool[0], stage.pool[1]
+    of_block = stage.geometry.tables[1][:, m.COLUMN]
+    parts = []
+    for low, high in zip(shares[:-1], shares[1:], strict=True):
+        reached = np.array(
+            [
+                ((runs[a:b, m.RUN_TARGET] >= low) & (runs[a:b, m.RUN_TARGET] < high)).any()
+                for a, b in zip(starts[:-1], starts[1:], strict=True)
+            ]
+        )
+        if high > low:
+            parts.append((blocks[reached[of_block]], np.array([low, high])))
+    return parts
+
+
+def _call(
+    stage: _BoundStage,
+    pairs: np.ndarray,
+    chosen: np.ndarray,
+    columns: np.ndarray,
+    prep1: np.ndarray,
+    prep2: np.ndarray,
+    store_in: np.ndarray,
+    store_out: np.ndarray,
+    sums: np.ndarray,
+    record: bool,
+) -> None:
+    """Runs a stage."""
+    from widelimit.fused.machine import run
+
+    geometry, sizes = stage.geometry, stage.sizes
+    slots = 2 * int(sizes[m.SLOTS]) + m.MASKS + len(geometry.tables[0])
+    run(
+        stage.code,
+        stage.numbers,
+        table(stage.numbers.dtype),
+        sizes,
+        geometry.tables,
+        geometry.rows,
+        stage.places,
+        stage.scale,
+        stage.pool,
+        chosen,
+        pairs,
+        prep1,
+        prep2,
+        store_in,
+        store_out,
+        sums,
+        columns,
+        record,
+        np.zeros(slots * geometry.length, stage.numbers.dtype),
+    )
+
+
+def _ordered_sum(sums: np.ndarray) -> np.ndarray:
+    """Returns the sums [m, 2] over blocks, in an order that does not depend on m."""
+    total = np.zeros((len(sums), 2))
+    for b in range(sums.shape[1]):
+        total += sums[:, b]
+    return total
+
+
+def pair_order(n1: int, n2: int, symmetric: bool) -> np.ndarray:
+    """Returns all pairs [m, 2] (those with i <= j if symmetric), tile by tile."""
+    i, j = (index.ravel() for index in np.indices((n1, n2)))
+    if symmetric:
+        i, j = i[i <= j], j[i <= j]
+    order = np.lexsort((j, i, j // _TILE, i // _TILE))
+    return np.stack([i[order], j[order]], axis=1)
+
+
+def _rows(images: np.ndarray) -> Iterable[np.ndarray]:
+    return (np.ascontiguousarray(image) for image in images)
+
+
+def _split(pairs: np.ndarray, parts: int) -> list[np.ndarray]:
+    return [part for part in np.array_split(pairs, parts) if len(part)]
+
+
+def _threads() -> int:
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.lru_cache(maxsize=1)
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    # Plain threads around code that holds no lock: nothing of numba's or of the process is set,
+    # and callers on several threads share them safely.
+    return concurrent.futures.ThreadPoolExecutor(_threads(), "widelimit")
+
+
+def _parallel(function: Callable[[Any], Any], tasks: list[Any]) -> None:
+    """Runs the function of every task, on all threads."""
+    if len(tasks) <= 1:
+        for task in tasks:
+            function(task)
+        return
+    futures = [_pool().submit(function, task) for task in tasks]
+    try:
+        for future in futures:
+            future.result()
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise

@@ -1,0 +1,30 @@
+"""The vocabulary of compiled programs: codes and columns of their tables."""
+
+# Instructions, and the columns of one.
+INPUT, LOAD, WINDOW, NONLINEAR, ADD, COPY = range(6)
+CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, KIND, PLACE, AVERAGE = range(9)
+TAPS_Y, TAPS_X, PAD_Y, PAD_X, STRIDE_Y, STRIDE_X, STEP_Y, STEP_X, FLAT = range(9, 18)
+COLUMNS = 18
+NUMBERS = 6  # hyper-parameters of an instruction
+
+# Nonlinearities and normalisations.
+RELU, SIGN, ERF, SIN, RBF, EXP, GAUSSIAN, GELU, EXP_NORMALIZED, NORM = range(10)
+
+# How a stage ends.
+SUM, POOL = range(2)
+
+# Sizes of a stage.
+LENGTH, FRONT, BACK, SLOTS, CHANNELS, FINAL, FINAL_LEVEL, END = range(8)
+POOL_STRIDE_Y, POOL_STRIDE_X, POOL_PAD_Y = range(8, 11)
+SIZES = 11
+
+# Regions of scratch beside the slots: products over both ends, sums over windows, masks per level.
+U_REGION, S_REGION, ROW_K, ROW_T, SUM_K, SUM_T, MASKS = range(7)
+
+# Columns of the tables of geometry.
+RECTS_FROM, RECTS_TO, COLUMN, ZERO_BLOCK = range(4)  # of a block
+WIDTH, ROW, COUNT, P_X, D_X = range(5)  # of a block at a level
+FIRST_ROW, HEIGHT, P_Y, D_Y = range(4)  # of a rectangle at a level
+SIZE_Y, SIZE_X, PITCH, ONES = range(4)  # of a level
+TARGET_INDEX, FIRST_TAP, TAP_COUNT, OUT_FIRST, OUT_SIZE = range(5)  # of what reads a pooled offset
+RUN_TARGET, RUN_FROM, RUN_TO, RUN_TAPS, RUN_COUNT, RUN_PITCH = range(6)  # of a row of pool outputs

@@ -1,0 +1,180 @@
+"""Sums over windows and affine maps of slices, as loops over one flat scratch array.
+
+All places and counts are unsigned: with signed ones numba adds checks for negative indices, and
+the loops are not vectorised. `buf` is the scratch array; other arguments named like arrays are
+places in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from widelimit.fused.compiling import loop
+
+
+@loop
+def clear(buf: Any, at: Any, n: Any) -> None:
+    """Writes zeros."""
+    zero = buf.dtype.type(0)
+    for i in range(n):
+        buf[at + i] = zero
+
+
+@loop
+def copy(buf: Any, to: Any, source: Any, n: Any) -> None:
+    """Copies a slice."""
+    for i in range(n):
+        buf[to + i] = buf[source + i]
+
+
+@loop
+def add(buf: Any, to: Any, source: Any, n: Any) -> None:
+    """Adds a slice to another."""
+    for i in range(n):
+        buf[to + i] += buf[source + i]
+
+
+@loop
+def scale(buf: Any, at: Any, factor: Any, n: Any) -> None:
+    """Multiplies a slice by a number."""
+    for i in range(n):
+        buf[at + i] *= factor
+
+
+@loop
+def _sum_taps(buf: Any, to: Any, source: Any, step: Any, taps: Any, n: Any) -> None:
+    """Writes out[i] = sum over t < taps of in[i + t step]."""
+    second = source + step
+    third = second + step
+    if taps == 3:
+        for i in range(n):
+            buf[to + i] = (buf[source + i] + buf[second + i]) + buf[third + i]
+    elif taps == 1:
+        copy(buf, to, source, n)
+    else:
+        for i in range(n):
+            buf[to + i] = buf[source + i] + buf[second + i]
+        for _ in range(taps - np.uint64(2)):
+            add(buf, to, third, n)
+            third += step
+
+
+@loop
+def sum_taps(
+    buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, both: Any, step: Any, taps: Any, n: Any
+) -> None:
+    """Writes sums over neighbours of K, and of T if `both`: out[i] = sum_t in[i + t step]."""
+    for tangent in range(1 + both):  # one copy of the loops in the machine code
+        to, source = (to_t, t) if tangent else (to_k, k)
+        _sum_taps(buf, to, source, step, taps, n)
+
+
+@loop
+def pool_row(
+    buf: Any, k: Any, t: Any, store: Any, to_k: Any, to_t: Any, taps: Any, stride: Any, n: Any
+) -> None:
+    """Adds sums of neighbouring entries to a row of the store, for K and T."""
+    two = np.uint64(2)
+    if taps == two and stride == two:
+        for i in range(n):
+            j = i + i
+            store[to_k + i] += buf[k + j] + buf[k + j + np.uint64(1)]
+            store[to_t + i] += buf[t + j] + buf[t + j + np.uint64(1)]
+    elif stride == two:
+        for tap in range(taps):
+            for i in range(n):
+                store[to_k + i] += buf[k + tap + i + i]
+                store[to_t + i] += buf[t + tap + i + i]
+    else:
+        for tap in range(taps):
+            for i in range(n):
+                store[to_k + i] += buf[k + tap + stride * i]
+                store[to_t + i] += buf[t + tap + stride * i]
+
+
+@loop
+def affine(
+    buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, both: Any, mask: Any, n: Any, numbers: Any
+) -> None:
+    """Writes K' = w K + b and T' = w T + u K + v where the mask is one, and zero elsewhere.
+
+    T counts as zero unless `both`.
+    """
+    w, b, u, v = numbers[0], numbers[1], numbers[2], numbers[3]
+    if both:
+        for i in range(n):
+            value, keep = buf[k + i], buf[mask + i]
+            buf[to_t + i] = (w * buf[t + i] + u * value + v) * keep
+            buf[to_k + i] = (w * value + b) * keep
+    else:
+        for i in range(n):
+            value, keep = buf[k + i], buf[mask + i]
+            buf[to_t + i] = (u * value + v) * keep
+            buf[to_k + i] = (w * value + b) * keep
+
+
+@loop
+def affine_sum3(
+    buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, step: Any, mask: Any, n: Any, numbers: Any
+) -> None:
+    """Writes `affine` of sums of three taps."""
+    w, b, u, v = numbers[0], numbers[1], numbers[2], numbers[3]
+    k1, k2, t1, t2 = k + step, k + step + step, t + step, t + step + step
+    for i in range(n):
+        value = (buf[k + i] + buf[k1 + i]) + buf[k2 + i]
+        slope = (buf[t + i] + buf[t1 + i]) + buf[t2 + i]
+        keep = buf[mask + i]
+        buf[to_t + i] = (w * slope + u * value + v) * keep
+        buf[to_k + i] = (w * value + b) * keep
+
+
+@loop
+def affine_strided(
+    buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, both: Any, stride: Any, n: Any, numbers: Any
+) -> None:
+    """Writes `affine` of every `stride`-th entry, without a mask."""
+    w, b, u, v = numbers[0], numbers[1], numbers[2], numbers[3]
+    if both:
+        for i in range(n):
+            value = buf[k + stride * i]
+            buf[to_t + i] = w * buf[t + stride * i] + u * value + v
+            buf[to_k + i] = w * value + b
+    else:
+        for i in range(n):
+            value = buf[k + stride * i]
+            buf[to_t + i] = u * value + v
+            buf[to_k + i] = w * value + b
+
+
+@loop
+def combine(
+    buf: Any, prep1: Any, prep2: Any, to: Any, second: Any, one: Any, two: Any, plane: Any,
+    sums: Any, paired: Any, rows: Any, width: Any, row: Any, pitch: Any,
+) -> None:  # fmt: skip
+    """Writes products (or sums) of rows of numbers, and products of a second plane if `paired`."""
+    for _ in range(rows):
+        if sums:
+            for x in range(width):
+                buf[to + x] = prep1[one + x] + prep2[two + x]
+        else:
+            for x in range(width):
+                buf[to + x] = prep1[one + x] * prep2[two + x]
+        if paired:
+            for x in range(width):
+                buf[second + x] = prep1[one + plane + x] * prep2[two + plane + x]
+        to, one, two, second = to + row, one + pitch, two + pitch, second + row
+
+
+@loop
+def total(buf: Any, at: Any, n: Any) -> Any:
+    """Returns the sum of a slice, in float64, by eight sums side by side."""
+    sums = np.zeros(8)
+    whole = n - n % np.uint64(8)
+    for i in range(np.uint64(0), whole, np.uint64(8)):
+        for j in range(8):
+            sums[j] += buf[at + i + np.uint64(j)]
+    for i in range(whole, n):
+        sums[0] += buf[at + i]
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
