@@ -44,10 +44,12 @@ def seconds(value: float | None) -> str:
     """Returns a time with three digits and a unit."""
     if value is None:
         return MISSING
-    for factor, unit in ((1, "s"), (1e3, "ms")):
+    if value >= 1000:
+        return f"{value:.0f} s"
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
         if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}" if value < 1000 else f"{value:.0f} s"
-    return f"{value * 1e6:.3g} µs"
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
 
 
 def spread(measured: Measured) -> str:
