@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.environments import ROOT
 
@@ -41,10 +42,17 @@ def load() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def peaks() -> dict[str, float] | None:
-    """Returns what `peaks` measures in a process of its own, None where it cannot run."""
+def peaks(platform: str | None) -> dict[str, Any] | None:
+    """Returns what `peaks` measures in a process of its own, None where it cannot run.
+
+    Args:
+      platform: what JAX runs on; None leaves that to JAX.
+    """
     command = [sys.executable, "-m", "benchmarks.peaks"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    variables = os.environ if platform is None else {**os.environ, "JAX_PLATFORMS": platform}
+    done = subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["said nothing"])[-1]
         print(f"the peak of the machine is unknown: {reason}", file=sys.stderr)
@@ -52,7 +60,7 @@ def peaks() -> dict[str, float] | None:
     return json.loads(done.stdout)
 
 
-def best(*measured: dict[str, float] | None) -> dict[str, float] | None:
+def best(*measured: dict[str, Any] | None) -> dict[str, Any] | None:
     """Returns the largest value under each name."""
     known = [m for m in measured if m is not None]
     return {name: max(m[name] for m in known) for name in known[0]} if known else None

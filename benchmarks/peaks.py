@@ -1,25 +1,30 @@
-"""What the machine can do: fused multiply-adds and memory traffic per second, on all cores.
+"""What the machine can do: fused multiply-adds and memory traffic per second.
 
     python -m benchmarks.peaks
 
 Prints JSON: operations per second in float32 and float64 (a multiply-add counts as two), and
-bytes per second of a = b + s c over a gigabyte (two arrays read, one written). Best of several.
+bytes per second of a = b + s c over a gigabyte (two arrays read, one written). Best of many. On
+all cores by numba where JAX runs on the CPU, else on its device by XLA.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numba
 import numpy as np
 
 # Short polynomials, so that the processor works on several at once: one alone waits for its own
-# last result. Short calls and many trials, so that a shared machine has moments of quiet.
+# last result. Short calls and many of them, so that a shared machine has moments of quiet.
 CHAIN, LENGTH, ROUNDS, TASKS = 16, 512, 400, 64
-TRIALS = {"arithmetic": 300, "memory": 10}
+GIGABYTE = 10**9
+SECONDS = 4.0  # of trials for one number
 
 
 @numba.njit(fastmath=True, parallel=True)
@@ -45,38 +50,62 @@ def triad(a: Any, b: Any, c: Any, s: Any) -> None:
         a[i] = b[i] + s * c[i]
 
 
-def best_seconds(function: Callable[[], Any], trials: int) -> float:
-    """Returns the wall time of the fastest of several calls, after one that compiles."""
+def best_seconds(function: Callable[[], Any]) -> float:
+    """Returns the wall time of the fastest of many calls, after one that compiles."""
     function()
-    times = []
-    for _ in range(trials):
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
         start = time.perf_counter()
         function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
-def flops(dtype: Any) -> float:
-    """Returns operations per second in a dtype."""
-    x = np.linspace(0.1, 0.9, LENGTH).astype(dtype)
-    out = np.zeros(TASKS, dtype)
-    c0, c1 = dtype(0.01), dtype(0.02)
-    trials = TRIALS["arithmetic"]
-    seconds = best_seconds(lambda: multiply_adds(x, c0, c1, ROUNDS, out), trials)
-    return 2 * CHAIN * LENGTH * ROUNDS * TASKS / seconds
-
-
-def bandwidth() -> float:
-    """Returns bytes per second between memory and cores."""
-    n = 10**9 // 3 // 8
+def core_peaks() -> dict[str, Any]:
+    """Returns what all cores do, by numba."""
+    found: dict[str, Any] = {"device": f"{numba.get_num_threads()} cores"}
+    for dtype in (np.float32, np.float64):
+        x = np.linspace(0.1, 0.9, LENGTH).astype(dtype)
+        out = np.zeros(TASKS, dtype)
+        given = x, dtype(0.01), dtype(0.02), ROUNDS, out
+        seconds = best_seconds(functools.partial(multiply_adds, *given))
+        found[dtype.__name__] = 2 * CHAIN * LENGTH * ROUNDS * TASKS / seconds
+    n = GIGABYTE // 3 // 8
     a, b, c = (np.full(n, value) for value in (0.0, 1.0, 2.0))
-    return 3 * 8 * n / best_seconds(lambda: triad(a, b, c, 0.5), TRIALS["memory"])
+    seconds = best_seconds(lambda: triad(a, b, c, 0.5))
+    return {**found, "bandwidth": 3 * 8 * n / seconds}
+
+
+def device_peaks() -> dict[str, Any]:
+    """Returns what the default device of JAX does."""
+    chain = 512
+
+    @jax.jit
+    def polynomial(x: jax.Array) -> jax.Array:
+        p = x
+        for _ in range(chain):
+            p = p * x + 0.01
+        return p
+
+    @jax.jit
+    def sum_of_two(b: jax.Array, c: jax.Array) -> jax.Array:
+        return b + 0.5 * c
+
+    found: dict[str, Any] = {"device": jax.devices()[0].device_kind}
+    with jax.enable_x64(True):
+        for name in ("float32", "float64"):
+            x = jnp.linspace(0.1, 0.9, 2**24, dtype=name)
+            seconds = best_seconds(lambda: polynomial(x).block_until_ready())  # noqa: B023
+            found[name] = 2 * chain * x.size / seconds
+        b, c = (jnp.full(GIGABYTE // 3 // 4, value, "float32") for value in (1.0, 2.0))
+        seconds = best_seconds(lambda: sum_of_two(b, c).block_until_ready())
+    return {**found, "bandwidth": 3 * b.nbytes / seconds}
 
 
 def main() -> None:
     """Prints what was measured."""
-    measured = {name: flops(getattr(np, name)) for name in ("float32", "float64")}
-    print(json.dumps({**measured, "bandwidth": bandwidth(), "threads": numba.get_num_threads()}))
+    on_cores = jax.default_backend() == "cpu"
+    print(json.dumps(core_peaks() if on_cores else device_peaks()))
 
 
 if __name__ == "__main__":

@@ -75,16 +75,17 @@ def cases(options: argparse.Namespace) -> list[Case]:
     return [Case(*parts) for parts in itertools.product(found, gets, dtypes)]
 
 
-def run_case(case: Case, sides: Sequence[Environment], rounds: int, alone: bool) -> Result:
+def run_case(
+    case: Case, sides: Sequence[Environment], rounds: int, platform: str | None = "cpu"
+) -> Result:
     """Returns what each side measured, the sides taking turns.
 
     Args:
       case: what to compute.
       sides: ours, and the other if there is one.
       rounds: how often they take turns.
-      alone: leave the choice of device to JAX.
+      platform: what JAX runs on; None leaves that to JAX.
     """
-    platform = None if alone else "cpu"
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(Side(s, case, LIMIT, platform)) for s in sides]
         for side in running:
@@ -99,12 +100,17 @@ def run_case(case: Case, sides: Sequence[Environment], rounds: int, alone: bool)
     return Result(case, *(side.measured for side in running))
 
 
+def platform_of(options: argparse.Namespace) -> str | None:
+    """Returns what JAX runs on; None leaves that to JAX."""
+    return None if options.ours_only else "cpu"
+
+
 def run_all(todo: Sequence[Case], options: argparse.Namespace, file: TextIO) -> Iterator[Result]:
     """Yields the results; writes each to a file of JSON lines, and says so."""
     sides = [OURS] if options.ours_only else [OURS, OTHERS[options.against]]
     for i, case in enumerate(todo):
         start = time.perf_counter()
-        result = run_case(case, sides, options.rounds, options.ours_only)
+        result = run_case(case, sides, options.rounds, platform_of(options))
         took = time.perf_counter() - start
         record = {"case": dataclasses.asdict(case), "ours": result.ours.record()}
         if result.theirs is not None:
@@ -179,13 +185,13 @@ def page(
     if peaks is not None:
         parts.append("## Roofline")
         parts.append(
-            f"Measured peak on {peaks['threads']:.0f} threads, fused multiply-adds counted as two: "
+            f"Measured peak on {peaks['device']}, fused multiply-adds counted as two: "
             f"{peaks['float32'] / 1e9:.0f} GFlop/s in float32, {peaks['float64'] / 1e9:.0f} in "
             f"float64; memory {peaks['bandwidth'] / 1e9:.1f} GB/s. Per pair of samples (x2=None: "
             "each pair once), by the formulas in `benchmarks/roofline.py`; 'bytes, least' if only "
             "inputs and results leave the cache, 'streamed' if every covariance of every layer "
             "does. The least time is the longer of operations at peak and least bytes at full "
-            "bandwidth."
+            "bandwidth; the streaming time is that of the streamed bytes."
         )
         cases = [result.case for result in results]
         parts.append(tables.roofline_table(results, counts(cases), peaks))
@@ -207,11 +213,11 @@ def main() -> int:
         other.build()
     todo = cases(options)
     load = machine.load()
-    before = machine.peaks()
+    before = machine.peaks(platform_of(options))
     start = time.perf_counter()
     RECORDS.mkdir(exist_ok=True)
     now = datetime.datetime.now()
-    records = RECORDS / f"{now:%Y%m%d-%H%M%S}.jsonl"
+    records = RECORDS / f"{now:%Y%m%d-%H%M%S}.jsonl.partial"
     results: list[Result] = []
     whole = True
     with records.open("w", encoding="utf-8") as file:
@@ -220,9 +226,12 @@ def main() -> int:
                 results.append(result)
         except KeyboardInterrupt:
             whole = False
+    if whole:
+        records.rename(records.with_suffix(""))
     if not results:
         return 130
-    after = machine.peaks() if whole and not options.quick else None
+    again = whole and not options.quick
+    after = machine.peaks(platform_of(options)) if again else None
     busy = "unknown" if load is None else f"{load:.1f}"
     facts = [
         f"- Machine: {machine.describe()}. Load average before the run: {busy}.",

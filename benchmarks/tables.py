@@ -184,8 +184,8 @@ def roofline_table(
       peaks: from `peaks`: operations per second by dtype, and 'bandwidth' in bytes per second.
     """
     header = ["workload", "x1 x x2", "kernel", "dtype", "entries through nonlinearities"]
-    header += ["operations", "bytes, least", "bytes, streamed", "least time", "measured"]
-    header += ["fraction of peak"]
+    header += ["operations", "bytes, least", "bytes, streamed", "streaming time", "least time"]
+    header += ["measured", "fraction of peak"]
     rows = []
     for result, counted in zip(results, counts, strict=True):
         case, median = result.case, result.ours.median
@@ -194,6 +194,7 @@ def roofline_table(
         row = [case.workload.title, case.workload.size, case.get.upper(), case.dtype]
         row += [quantity(counted.nonlinear), quantity(counted.operations)]
         row += [quantity(counted.least / pairs), quantity(counted.streamed)]
+        row.append(seconds(counted.streamed / peaks["bandwidth"]))
         row += [seconds(bound / pairs), MISSING if median is None else seconds(median / pairs)]
         row.append(MISSING if median is None else f"{bound / median:.2%}")
         rows.append(row)

@@ -169,7 +169,7 @@ def test_diagonal_of_a_symmetric_kernel_stands_apart() -> None:
 
 def test_page_of_a_run() -> None:
     results = [tables.Result(CASE, measured(0.2), measured(0.1))]
-    peaks = {"float32": 1e11, "float64": 5e10, "bandwidth": 1e10, "threads": 2}
+    peaks = {"float32": 1e11, "float64": 5e10, "bandwidth": 1e10, "device": "2 cores"}
     text = run.page(results, ("A", "B"), ["- Machine: M"], peaks)
     for words in ("- Machine: M", "A is slower: lenet 8 x 8 ntk float32.", "## Roofline", "100 GF"):
         assert words in text
@@ -197,13 +197,13 @@ def test_environments_say_what_they_hold() -> None:
 
 def test_a_side_works_and_a_crash_is_a_failure() -> None:
     small = sides.Case(Workload("fc", "fc", "small", (5,), 3, None), "nngp", "float32")
-    result = run.run_case(small, [OURS], rounds=1, alone=False)
+    result = run.run_case(small, [OURS], rounds=1)
     assert result.ours.failure is None
     assert result.ours.values.shape == (3, 3)
     assert result.ours.median > 0
     assert result.ours.memory >= 0
     absent = dataclasses.replace(OURS, networks="networks_of_nobody")
-    failure = run.run_case(small, [absent], rounds=1, alone=False).ours.failure
+    failure = run.run_case(small, [absent], rounds=1).ours.failure
     assert failure.startswith("ended with 1: ModuleNotFoundError")
 
 
