@@ -72,7 +72,8 @@ def cases(options: argparse.Namespace) -> list[Case]:
         found = [small for w in found if (small := w.smaller()) is not None]
     gets = (options.get,) if options.get else GETS[::-1]
     dtypes = (options.dtype,) if options.dtype else DTYPES
-    return [Case(*parts) for parts in itertools.product(found, gets, dtypes)]
+    every = itertools.product(found, gets, dtypes)
+    return [Case(work, get, dtype) for work, get, dtype in every if dtype in work.dtypes]
 
 
 def run_case(
@@ -212,6 +213,9 @@ def main() -> int:
     if not options.ours_only:
         other.build()
     todo = cases(options)
+    if not todo:
+        print("expected at least one case: this workload does not run in this dtype")
+        return 2
     load = machine.load()
     before = machine.peaks(platform_of(options))
     start = time.perf_counter()

@@ -44,7 +44,7 @@ def seconds(value: float | None) -> str:
     """Returns a time with three digits and a unit."""
     if value is None:
         return MISSING
-    if value >= 1000:
+    if value >= 1000 or value == 0:
         return f"{value:.0f} s"
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
         if value * factor >= 1:

@@ -23,6 +23,7 @@ class Workload:
       n1: number of samples of x1.
       n2: number of samples of x2; None means that x2 is not given.
       quick: n1 and n2 with `--quick`; None leaves the workload out there.
+      dtypes: in which it runs.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Workload:
     n1: int
     n2: int | None
     quick: tuple[int, int | None] | None = (1, 1)
+    dtypes: tuple[str, ...] = DTYPES
 
     @property
     def entries(self) -> int:
@@ -56,17 +58,18 @@ class Workload:
 
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
+SINGLE = ("float32",)
 
 WORKLOADS = (
     Workload("fc", "fc", "fully connected, depth 5", (784,), 4096, None, (256, None)),
     Workload("cnn-flatten", "cnn-flatten", "CNN, 21 layers, Flatten", CIFAR, 48, 48, (2, 2)),
     Workload("cnn-gap", "cnn-gap", "CNN, 21 layers, global pooling", CIFAR, 2, 2),
-    Workload("cnn-gap-one", "cnn-gap", "CNN, 21 layers, global pooling", CIFAR, 1, 1, None),
+    Workload("cnn-gap-one", "cnn-gap", "CNN, 21 layers, global pooling", CIFAR, 1, 1, None, SINGLE),
     Workload("myrtle-5", "myrtle-5", "Myrtle-5", CIFAR, 4, 4),
     Workload("myrtle-7", "myrtle-7", "Myrtle-7", CIFAR, 4, 4),
     Workload("myrtle-10", "myrtle-10", "Myrtle-10", CIFAR, 4, 4),
     Workload("resnet", "resnet", "wide residual network", CIFAR, 2, 2),
-    Workload("resnet-one", "resnet", "wide residual network", CIFAR, 1, 1, None),
+    Workload("resnet-one", "resnet", "wide residual network", CIFAR, 1, 1, None, SINGLE),
     Workload("lenet", "lenet", "LeNet, 5 x 5, Flatten", MNIST, 8, 8),
 )
 
