@@ -232,6 +232,8 @@ def main() -> int:
             whole = False
     if whole:
         records.rename(records.with_suffix(""))
+    else:
+        print(f"interrupted after {len(results)} of {len(todo)} cases", file=sys.stderr)
     if not results:
         return 130
     again = whole and not options.quick
@@ -255,4 +257,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
