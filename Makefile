@@ -3,10 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check format clean
+.PHONY: help env demo test test-all check format bench clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 14
@@ -36,6 +37,10 @@ format: env  ## Format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: env  ## Time the library beside another one; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
 clean:  ## Remove the environment, caches and outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo_output
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo_output \
+		benchmarks/.environments benchmarks/.results
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
