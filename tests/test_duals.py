@@ -11,6 +11,7 @@ import pytest
 from jax.scipy.special import erf as jax_erf
 from scipy.special import erf, ndtr
 
+from tests import quick
 from tests.tolerance import assert_close
 from widelimit import duals
 from widelimit.duals import Dual
@@ -167,7 +168,7 @@ def test_finite_derivatives_at_identical_and_zero_inputs(case):
         carried = case.dual(c, q1, q2, ((x - y) ** 2).sum() / 6)
         return dual.k + dual.kdot + carried.k + carried.kdot
 
-    @jax.jit
+    @quick.jit
     @jax.vmap
     def derivatives(x, y):
         first, second = jax.grad(both, (0, 1)), jax.hessian(both, (0, 1))

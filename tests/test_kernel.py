@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import quick
 from tests.cases import ACTIVATIONS, CASES, NETWORKS, Case, sweep
 from tests.tolerance import assert_close
 from widelimit import Kernel, plan, stax
@@ -95,7 +96,7 @@ def test_plan_and_shapes_are_those_of_the_finite_network(case: Case) -> None:
 def test_network_as_an_argument_of_jit(case: Case) -> None:
     x1, x2 = case.inputs()
 
-    @jax.jit
+    @quick.jit
     def tangent(net: Any, x1: Any, x2: Any) -> Any:
         return net.kernel_fn(x1, x2, "ntk")
 
@@ -137,22 +138,42 @@ DERIVATIVES = ACTIVATIONS + [
 ]
 
 
-@pytest.mark.parametrize("case", sweep(DERIVATIVES))
-def test_derivatives_are_finite_at_identical_and_at_zero_inputs(case: Case) -> None:
-    x = jnp.asarray(np.stack([*case.inputs(1, 1)[0][[0, 0]], np.zeros(case.shape)]), jnp.float32)
+def _total(case: Case) -> Any:
     # Without bias a zero input meets the nonlinearity at zero variance.
     net = case.net if case in NETWORKS else serial(Dense(6, 1.2), case.net.layers[1], Dense(3))
 
-    @jax.jit
-    def derivatives(x: Any) -> Any:
-        def total(x: Any) -> Any:
-            k = net.kernel_fn(x, None, BOTH)
-            return k.nngp.sum() + k.ntk.sum()
+    def total(x: Any) -> Any:
+        k = net.kernel_fn(x, None, BOTH)
+        return k.nngp.sum() + k.ntk.sum()
 
-        return jax.jvp(jax.grad(total), (x,), (jnp.ones_like(x),))
+    return total
 
-    for derivative in derivatives(x):
-        assert jnp.all(jnp.isfinite(derivative))
+
+def _identical_and_zero(case: Case) -> Any:
+    return jnp.asarray(np.stack([*case.inputs(1, 1)[0][[0, 0]], np.zeros(case.shape)]), jnp.float32)
+
+
+@pytest.mark.parametrize("case", sweep(DERIVATIVES))
+def test_gradients_are_finite_at_identical_and_at_zero_inputs(case: Case) -> None:
+    gradient = quick.jit(jax.grad(_total(case)))(_identical_and_zero(case))
+    assert jnp.all(jnp.isfinite(gradient))
+
+
+# A kink, a smooth one, a series, a layer with a quotient; tests/test_duals.py has every dual.
+TWICE = ("Relu()", "Gelu()", "Tanh()", "layer_norm")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[] if case.name in TWICE else pytest.mark.slow)
+        for case in DERIVATIVES
+    ],
+)
+def test_second_derivatives_are_finite_at_identical_and_at_zero_inputs(case: Case) -> None:
+    x, gradient = _identical_and_zero(case), jax.grad(_total(case))
+    second = quick.jit(lambda x: jax.jvp(gradient, (x,), (jnp.ones_like(x),))[1])(x)
+    assert jnp.all(jnp.isfinite(second))
 
 
 def test_float32_of_a_deep_relu_network_with_copies() -> None:

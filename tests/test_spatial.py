@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import quick
 from tests.cases import SPATIAL, Case, sweep
 from tests.tolerance import assert_close
 from widelimit import plan, stax
@@ -44,7 +45,7 @@ def test_all_offsets_give_the_same_kernels(case: Case, monkeypatch: pytest.Monke
     planned = kernels(case.name, "float64")
     # `widelimit.plan` is the function of that name
     monkeypatch.setattr(importlib.import_module("widelimit.plan"), "_folded", _full)
-    everything = case.net.kernel_fn(np.concatenate(case.inputs(3, 2)), None, BOTH)
+    everything = quick.kernels(case.net, np.concatenate(case.inputs(3, 2)))
     for get in BOTH:
         assert_close(planned[get], getattr(everything, get), rtol=1e-12)
 
@@ -54,7 +55,7 @@ def test_all_offsets_give_the_same_kernels(case: Case, monkeypatch: pytest.Monke
 def test_blocks_of_two_batches_under_jit_equal_the_joint_kernel(case: Case) -> None:
     """One compilation for the whole network, x2 given; layer by layer, x2=None."""
     x1, x2 = case.inputs(3, 2)
-    forward = jax.jit(lambda net, x1, x2: net.kernel_fn(x1, x2, BOTH))(case.net, x1, x2)
+    forward = quick.kernels(case.net, x1, x2)
     for get in BOTH:
         joint = kernels(case.name, "float64")[get]
         assert_close(getattr(forward, get), joint[: len(x1), len(x1) :], rtol=1e-12)
