@@ -12,6 +12,7 @@ import jax
 from widelimit._pytree import is_concrete
 from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import KERNEL, Covariances
+from widelimit.fused.bridge import covariances, refusal
 from widelimit.inputs import (
     as_inputs,
     as_patterns,
@@ -56,7 +57,7 @@ class Choice(NamedTuple):
     """The engine that runs a network, and why.
 
     Attributes:
-      name: 'reference'.
+      name: 'reference' or 'fused'.
       reason: one line for people.
     """
 
@@ -64,18 +65,25 @@ class Choice(NamedTuple):
     reason: str
 
 
+ENGINES = ("auto", "fused", "reference")
+
+
 def choose_engine(net: Layer, shape: Any) -> Choice:
-    """Returns the engine that will compute the kernel of `net` on inputs of `shape`.
+    """Returns the engine that computes the kernel of `net` on concrete inputs of `shape`.
 
     Args:
       net: the network.
       shape: shape of an input, batch size included.
     """
     if _is_flat(net, shape):
-        why = "no spatial axes: one product and one fused loop, compiled whole by XLA"
-    else:
-        why = "plain JAX, compiled layer by layer"
-    return Choice("reference", why)
+        return Choice(
+            "reference", "no spatial axes: one product and one fused loop, compiled whole by XLA"
+        )
+    signal = input_signal(shape, shape, input_axes(net, shape, (None, None)))
+    why = refusal(net, signal)
+    if why is None:
+        return Choice("fused", "slices of covariances stay in cache; compiled by numba")
+    return Choice("reference", f"plain JAX, compiled layer by layer: {why}")
 
 
 def _is_flat(net: Layer, shape: Any) -> bool:
@@ -100,6 +108,7 @@ class KernelFn(NetFunction):
         mask_constant: Any = None,
         diagonal_batch: bool | None = None,
         diagonal_spatial: bool | None = None,
+        engine: str = "auto",
         **kwargs: Any,
     ) -> Any:
         """Returns the kernels between x1 and x2.
@@ -120,6 +129,8 @@ class KernelFn(NetFunction):
           diagonal_batch: False asks for cov1 and cov2 between all samples.
           diagonal_spatial: True keeps equal positions only; None does so for a `Kernel` that
             holds no others.
+          engine: 'auto' takes the engine of `choose_engine` where inputs are concrete and without
+            masks, 'reference' plain JAX; 'fused' raises where the fused engine does not run.
           **kwargs: `batch_axis` and `channel_axis` of the inputs, where the network states none
             or the same; `rng` is ignored; others are refused.
 
@@ -143,15 +154,45 @@ class KernelFn(NetFunction):
             diagonal_spatial=bool(diagonal_spatial),
             axes=axes,
         )
-        by_layer = not _holds_kernels(x1) and not _is_flat(self.net, tree_shapes(x1))
-        by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, pattern)
-        run = _propagate if by_layer else _propagate_whole
+        run = self._way(x1, x2, mask_constant, pattern, request, engine)
         compute = functools.partial(_compute, run, self.net, mask_constant=mask_constant)
         other = None if symmetric else x1 if x2 is None else x2
         result = compute(x1, other, patterns=patterns, request=request)
         if diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
             result = _full_batch(compute, result, x1, x2, patterns, request)
         return _select(result, get)
+
+    def _way(
+        self, x1: Any, x2: Any, mask_constant: Any, pattern: Any, request: Request, engine: str
+    ) -> Any:
+        """Returns the function that computes covariances.
+
+        Raises:
+          ValueError: an unknown engine, or the fused one where it does not run.
+        """
+        if engine not in ENGINES:
+            raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
+        by_layer = not _holds_kernels(x1) and not _is_flat(self.net, tree_shapes(x1))
+        by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, pattern)
+        if engine != "reference":
+            why = self._why_not_fused(x1, mask_constant, pattern, request, by_layer)
+            if why is None:
+                return _propagate_fused
+            if engine == "fused":
+                raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
+        return _propagate if by_layer else _propagate_whole
+
+    def _why_not_fused(
+        self, x1: Any, mask_constant: Any, pattern: Any, request: Request, by_layer: bool
+    ) -> str | None:
+        if not by_layer:
+            return "there are no spatial axes, or inputs are traced, or Kernels"
+        if mask_constant is not None or pattern is not None:
+            return "there are masks or graph patterns"
+        shape = tree_shapes(x1)
+        with located(self.net.label):
+            signal = input_signal(shape, shape, input_axes(self.net, shape, request.axes))
+            return refusal(self.net, signal, "ntk" in request.fields)
 
 
 def parse_get(get: Any) -> tuple[str, ...]:
@@ -206,6 +247,17 @@ def _propagate(
         out = step(net, cov, site)
     nothing = (None, None)
     return out, dataclasses.replace(site, children=(), masks_in=nothing, patterns=nothing)
+
+
+def _propagate_fused(
+    net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
+) -> tuple[Any, Site]:
+    """Returns the same as `_propagate` by the fused engine, of a network that it runs."""
+    shape1 = tree_shapes(x1)
+    shape2 = shape1 if x2 is None else tree_shapes(x2)
+    signal = input_signal(shape1, shape2, input_axes(net, shape1, request.axes))
+    own = bool({"cov1", "cov2"} & set(request.fields))
+    return covariances(net, x1, x2, signal, tangent="ntk" in request.fields, own=own)
 
 
 _propagate_whole = jax.jit(_propagate, static_argnames="request")

@@ -26,7 +26,7 @@ from widelimit.layers.dropout import Dropout
 from widelimit.layers.pooling import AvgPool, GlobalAvgPool, GlobalSumPool, SumPool
 from widelimit.layers.reshape import Flatten, Identity
 from widelimit.offsets import Need, Offsets
-from widelimit.plan import make_site
+from widelimit.plan import make_site, output_need
 from widelimit.signal import Signal
 
 Path = tuple[int, ...]
@@ -70,8 +70,9 @@ class Program:
       room: numbers kept per prepared image.
       scale: factor of the final sums.
       tangent: whether there is a tangent kernel at the end.
-      tail: the layers that follow.
-      signal: description of what they get.
+      gaussian: whether channels are Gaussian there.
+      signal_out: description of what the layers behind get.
+      behind: where these stand in the network.
     """
 
     stages: tuple[Stage, ...]
@@ -79,8 +80,13 @@ class Program:
     room: int
     scale: float
     tangent: bool
-    tail: Serial
     gaussian: bool
+    signal_out: Signal
+    behind: tuple[Path, ...]
+
+    def tail(self, net: Layer) -> Serial:
+        """Returns the layers behind the spatial axes."""
+        return Serial(tuple(at_path(net, path) for path in self.behind))
 
 
 def lower(net: Layer, signal: Signal, tangent: bool) -> Program:
@@ -101,16 +107,19 @@ def lower(net: Layer, signal: Signal, tangent: bool) -> Program:
     if not ends:
         raise Refused("the output has spatial axes")
     head, tail = chain[: ends[0] + 1], chain[ends[0] + 1 :]
+    nothing = (None, None)
+    need = Need(Offsets.zero(0), Offsets.none(0))
     inner = Serial(tuple(layer for layer, _ in head))
-    ndim = 0
-    need = Need(Offsets.zero(ndim), Offsets.none(ndim))
-    site = make_site(inner, signal, need, (None, None), (None, None))
-    if site.mixes:
+    site = make_site(inner, signal, need, nothing, nothing)
+    behind = Serial(tuple(layer for layer, _ in tail))
+    last = output_need(behind.output_signal(site.signal_out), diagonal_spatial=False, own=False)
+    rest = make_site(behind, site.signal_out, last, nothing, nothing)
+    if site.mixes or rest.mixes:
         raise Refused("a layer combines samples of a batch")
     builder = _Builder(signal, site, tangent)
     for (layer, path), child in zip(head, site.children, strict=True):
         builder.top(layer, path, child)
-    return builder.program(Serial(tuple(layer for layer, _ in tail)))
+    return builder.program(site.signal_out, tuple(path for _, path in tail))
 
 
 _ENDS = (GlobalAvgPool, GlobalSumPool, Flatten)
@@ -336,6 +345,8 @@ class _Builder:
             last = (size[i] - 1) * window.strides[i] + (window.taps[i] - 1) * window.steps[i]
             beyond = last - window.pads[i] - (level.size[i] - 1)
             reach.append(max(level.reach[i], window.pads[i], beyond))
+        if reach[1] > g.SLACK:
+            raise Refused(f"a window reaches {reach[1]} positions beyond the image")
         self.levels[index] = dataclasses.replace(level, reach=(reach[0], reach[1]))
 
     def _check_offsets(self, need: Need, index: int) -> None:
@@ -443,16 +454,17 @@ class _Builder:
                 self.scale = 1 / positions
         self.flattened = isinstance(layer, Flatten)
 
-    def program(self, tail: Serial) -> Program:
+    def program(self, signal_out: Signal, behind: tuple[Path, ...]) -> Program:
         """Returns the program of everything added."""
         return Program(
             tuple(self.stages),
             self.image,
-            self.room,
+            self.room + 2 * g.SLACK,  # loops read beyond the last row
             self.scale,
             self.value.has_t,
-            tail,
             self.value.gaussian and not self.flattened,
+            signal_out,
+            behind,
         )
 
 

@@ -129,7 +129,7 @@ def _rows(
     """
     levels, blocks, block_levels, rect_levels = geometry
     info, pitch = block_levels[b, level], levels[level, PITCH]
-    width = _u((info[WIDTH] + 15) & ~15)  # whole vectors
+    width = _u((info[ROW] + 15) & ~15)  # the zeros behind a row too, in whole vectors
     plane = _u(levels[level, SIZE_Y] * pitch)
     end = 0
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
@@ -155,11 +155,11 @@ def _fill_masks(
     levels, _, block_levels, _ = geometry
     for level in range(len(levels)):
         at = _region(sizes, MASKS + level)
-        clear(buf, _u(at + block_levels[b, level, COUNT]), _u(sizes[BACK]))
         _rows(
             geometry, sizes, b, level, at, at, levels[level, ONES], False, False,
             prep1, base1, prep2, base2, buf,
         )  # fmt: skip
+        clear(buf, _u(at + block_levels[b, level, COUNT]), _u(sizes[BACK]))
 
 
 @loop

@@ -1,0 +1,195 @@
+"""Between the fused engine and the rest: which networks it runs, and its results as covariances."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import importlib.util
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.covariance import Covariances
+from widelimit.fused.engine import Engine, Prepared, pair_order
+from widelimit.fused.lowering import Program, lower
+from widelimit.fused.rules import Refused
+from widelimit.layers.base import Layer, Site
+from widelimit.layers.step import step
+from widelimit.plan import make_site, output_need
+from widelimit.signal import Signal
+
+_ORIGIN = "<space>"  # stands for all weights before the spatial axes ended
+
+
+class _Programs:
+    """The programs of recent networks, by structure: hyper-parameters do not matter."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._known: collections.OrderedDict[Any, Program | str] = collections.OrderedDict()
+
+    def find(self, net: Layer, signal: Any, tangent: bool) -> Program | str:
+        """Returns the program of a network, or why there is none."""
+        structure = jax.tree.structure(net)
+        one = signal
+        if isinstance(signal, Signal):
+            one = _with_samples(signal, 1, 1)
+        key = structure, one, tangent
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        found = _lowered(net, one, tangent)
+        with self._lock:
+            self._known[key] = found
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+        return found
+
+
+_programs = _Programs(64)
+
+
+def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | str:
+    if not isinstance(signal, Signal):
+        return "the network has several inputs"
+    try:
+        return lower(net, signal, tangent)
+    except Refused as error:
+        return str(error)
+
+
+def refusal(net: Layer, signal: Any, tangent: bool = True) -> str | None:
+    """Returns why the fused engine does not run a network on inputs of `signal`; None if it does."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed"
+    if jax.default_backend() != "cpu":
+        return f"the default device is a {jax.default_backend()}"
+    found = _programs.find(net, signal, tangent)
+    return found if isinstance(found, str) else None
+
+
+def covariances(
+    net: Layer, x1: Any, x2: Any, signal: Signal, *, tangent: bool, own: bool
+) -> tuple[Covariances, Site]:
+    """Returns the covariances of the output, and the site of the layers behind the spatial axes.
+
+    Args:
+      net: a network without a `refusal`.
+      x1: concrete inputs.
+      x2: concrete inputs, or None for x1.
+      signal: their description.
+      tangent: whether the NTK is wanted.
+      own: whether self-covariances of the output are wanted.
+    """
+    kernel = FusedKernel(net, signal, tangent=tangent)
+    first = kernel.prepare(x1)
+    second = None if x2 is None else kernel.prepare(x2)
+    return kernel.covariances(first, second, own=own)
+
+
+class FusedKernel:
+    """The kernel of one network on images of one shape.
+
+    Args:
+      net: a network without a `refusal`.
+      signal: description of its inputs; batch sizes do not matter.
+      tangent: whether the NTK is wanted.
+
+    Raises:
+      ValueError: the fused engine does not run the network.
+    """
+
+    def __init__(self, net: Layer, signal: Signal, *, tangent: bool) -> None:
+        program = _programs.find(net, signal, tangent)
+        if isinstance(program, str):
+            raise ValueError(f"expected a network that the fused engine runs, but {program}")
+        self._signal = signal
+        self._tangent = tangent
+        self._program = program
+        self._tail = program.tail(net)
+        self._engine = Engine(program, net, jax.dtypes.canonicalize_dtype(np.float64))
+
+    def prepare(self, x: Any) -> Prepared:
+        """Returns images with their variances at every layer."""
+        images = np.asarray(x).transpose(self._signal.to_canonical())
+        images = np.moveaxis(images, -1, 1)
+        return self._engine.prepare(images.reshape(len(images), *self._program.image))
+
+    def covariances(
+        self, first: Prepared, second: Prepared | None, *, own: bool
+    ) -> tuple[Covariances, Site]:
+        """Returns the covariances of the output between prepared images; None stands for `first`.
+
+        Args:
+          first: images of x1.
+          second: images of x2.
+          own: whether self-covariances of the output are wanted.
+        """
+        other = first if second is None else second
+        n1, n2 = len(first.digests), len(other.digests)
+        signal = _with_samples(self._program.signal_out, n1, n2)
+        need = output_need(self._tail.output_signal(signal), diagonal_spatial=False, own=own)
+        site = make_site(self._tail, signal, need, (None, None), (None, None))
+        values = self._matrix(first, second)
+        wanted = site.need_in.own.wanted
+        if second is None and wanted:
+            cov1, cov2 = values[0].diagonal(), None
+        else:
+            cov1 = self._variances(first, wanted)
+            cov2 = None if second is None else self._variances(second, wanted)
+        ntk = _shaped(values[1]) if self._program.tangent else None
+        cov = Covariances(
+            nngp=_shaped(values[0]),
+            ntk=ntk,
+            gap=None,
+            cov1=_shaped(cov1),
+            cov2=None if cov2 is None else _shaped(cov2),
+            signal=signal,
+            need=site.need_in,
+            tangent=self._tangent,
+            gaussian=self._program.gaussian,
+            origins=frozenset({_ORIGIN}),
+        )
+        return step(self._tail, cov, site), site
+
+    def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
+        """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
+        other = first if second is None else second
+        n1, n2 = len(first.digests), len(other.digests)
+        pairs = pair_order(n1, n2, symmetric=second is None)
+        values = self._engine.kernels(first, other, pairs)
+        out = np.empty((2, n1, n2), self._engine.dtype)
+        out[:, pairs[:, 0], pairs[:, 1]] = values.T
+        if second is None:
+            out[:, pairs[:, 1], pairs[:, 0]] = values.T
+        return out
+
+    def _variances(self, images: Prepared, wanted: bool) -> np.ndarray:
+        """Returns the covariance of every image with itself [n], or nothing [n, 0]."""
+        n = len(images.digests)
+        if not wanted:
+            return np.zeros((n, 0), self._engine.dtype)
+        same = np.stack([np.arange(n), np.arange(n)], axis=1)
+        return self._engine.kernels(images, images, same)[:, 0].astype(self._engine.dtype)
+
+
+def _shaped(values: np.ndarray) -> jax.Array:
+    """Returns values with one offset (or none) and one position."""
+    if values.ndim == 2 and values.shape[1] == 0:
+        return jnp.zeros((*values.shape, 1), values.dtype)
+    return jnp.array(values[..., None, None])
+
+
+def _with_samples(signal: Signal, n1: int, n2: int) -> Signal:
+    """Returns the description of other numbers of samples."""
+
+    def resized(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
+        return (*shape[: signal.batch_axis], n, *shape[signal.batch_axis + 1 :])
+
+    shapes = resized(signal.shape1, n1), resized(signal.shape1, n2)
+    return dataclasses.replace(signal, shape1=shapes[0], shape2=shapes[1])
