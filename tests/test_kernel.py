@@ -222,3 +222,19 @@ def test_a_repeated_call_retraces_nothing() -> None:
     for _ in range(3):
         kernel_fn(x, None, "ntk")
     assert CountTraces.count == 0
+
+
+def test_zeros_in_both_inputs_whatever_xla_computes_twice():
+    # Compiled whole, one copy of q1 q2 - c^2 was exactly 0 and the other was not: sqrt gave 1.
+    erf, relu, leaky = stax.Erf(), stax.Relu(), stax.LeakyRelu(0.2)
+    layers = [Dense(1, 1.2, 0.1), erf, Dense(1, 1.3, 0.2), relu, Dense(1, 1.3), leaky]
+    rng = np.random.default_rng(0)
+    x1, x2 = rng.standard_normal((2, 3, 20)).astype(np.float32)
+    x1[1] = x2[2] = 0
+    for depth in (5, 6):
+        kernel_fn = serial(*layers[:depth]).kernel_fn
+        single = jax.jit(lambda a, b, f=kernel_fn: f(a, b, ("nngp", "ntk")))(x1, x2)
+        with jax.enable_x64(True):
+            double = kernel_fn(x1.astype(np.float64), x2.astype(np.float64), ("nngp", "ntk"))
+        for got, expected in zip(single, double, strict=True):
+            np.testing.assert_allclose(got, np.asarray(expected), rtol=1e-5)

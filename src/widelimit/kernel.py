@@ -12,7 +12,7 @@ import jax
 from widelimit._pytree import is_concrete
 from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import KERNEL, Covariances
-from widelimit.fused.bridge import covariances, refusal
+from widelimit.fused.bridge import FlatKernel, fused_kernel, refusal
 from widelimit.inputs import (
     as_inputs,
     as_patterns,
@@ -75,15 +75,29 @@ def choose_engine(net: Layer, shape: Any) -> Choice:
       net: the network.
       shape: shape of an input, batch size included.
     """
-    if _is_flat(net, shape):
-        return Choice(
-            "reference", "no spatial axes: one product and one fused loop, compiled whole by XLA"
-        )
-    signal = input_signal(shape, shape, input_axes(net, shape, (None, None)))
-    why = refusal(net, signal)
+    why = _fused_refusal(net, shape, (None, None), tangent=True)
     if why is None:
-        return Choice("fused", "slices of covariances stay in cache; compiled by numba")
-    return Choice("reference", f"plain JAX, compiled layer by layer: {why}")
+        return Choice("fused", "pieces of covariances stay in cache; compiled by numba")
+    whole = "whole" if _is_flat(net, shape) else "layer by layer"
+    return Choice("reference", f"plain JAX, compiled {whole}: {why}")
+
+
+def _fused_refusal(net: Layer, shape: Any, axes: Any, *, tangent: bool) -> str | None:
+    """Returns why the fused engine does not run a network on inputs of `shape`."""
+    with located(net.label):
+        inner, signal = _reshaped(net, shape, shape, axes)
+        return refusal(inner, signal, tangent)
+
+
+def _reshaped(net: Layer, shape1: Any, shape2: Any, axes: Any) -> tuple[Layer, Any]:
+    """Returns the network behind a Flatten that it begins with, and the signal that it gets."""
+    inner, flatten = leading_flatten(net)
+    if flatten is not None:
+        flatten.check_input(shape1, axes[0])
+        shape1, shape2 = flatten.output_shape(shape1), flatten.output_shape(shape2)
+        batch = flatten.batch_axis_out % 2
+        axes = batch, 1 - batch
+    return inner, input_signal(shape1, shape2, input_axes(inner, shape1, axes))
 
 
 def _is_flat(net: Layer, shape: Any) -> bool:
@@ -154,8 +168,8 @@ class KernelFn(NetFunction):
             diagonal_spatial=bool(diagonal_spatial),
             axes=axes,
         )
-        run = self._way(x1, x2, mask_constant, pattern, request, engine)
-        compute = functools.partial(_compute, run, self.net, mask_constant=mask_constant)
+        way = self._way(x1, x2, mask_constant, pattern, request, engine)
+        compute = functools.partial(way, self.net, mask_constant=mask_constant)
         other = None if symmetric else x1 if x2 is None else x2
         result = compute(x1, other, patterns=patterns, request=request)
         if diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
@@ -165,34 +179,33 @@ class KernelFn(NetFunction):
     def _way(
         self, x1: Any, x2: Any, mask_constant: Any, pattern: Any, request: Request, engine: str
     ) -> Any:
-        """Returns the function that computes covariances.
+        """Returns the function that computes kernels.
 
         Raises:
           ValueError: an unknown engine, or the fused one where it does not run.
         """
         if engine not in ENGINES:
             raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
-        by_layer = not _holds_kernels(x1) and not _is_flat(self.net, tree_shapes(x1))
-        by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, pattern)
+        concrete = is_concrete(self.net, x1, x2, mask_constant, pattern)
         if engine != "reference":
-            why = self._why_not_fused(x1, mask_constant, pattern, request, by_layer)
+            why = self._why_not_fused(x1, mask_constant, pattern, request, concrete)
             if why is None:
-                return _propagate_fused
+                return _compute_fused
             if engine == "fused":
                 raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
-        return _propagate if by_layer else _propagate_whole
+        by_layer = concrete and not _holds_kernels(x1)
+        by_layer = by_layer and not _is_flat(self.net, tree_shapes(x1))
+        return functools.partial(_compute, _propagate if by_layer else _propagate_whole)
 
     def _why_not_fused(
-        self, x1: Any, mask_constant: Any, pattern: Any, request: Request, by_layer: bool
+        self, x1: Any, mask_constant: Any, pattern: Any, request: Request, concrete: bool
     ) -> str | None:
-        if not by_layer:
-            return "there are no spatial axes, or inputs are traced, or Kernels"
+        if _holds_kernels(x1) or not concrete:
+            return "inputs are traced, or Kernels"
         if mask_constant is not None or pattern is not None:
             return "there are masks or graph patterns"
-        shape = tree_shapes(x1)
-        with located(self.net.label):
-            signal = input_signal(shape, shape, input_axes(self.net, shape, request.axes))
-            return refusal(self.net, signal, "ntk" in request.fields)
+        tangent = "ntk" in request.fields
+        return _fused_refusal(self.net, tree_shapes(x1), request.axes, tangent=tangent)
 
 
 def parse_get(get: Any) -> tuple[str, ...]:
@@ -235,6 +248,24 @@ def _compute(run: Any, net: Layer, x1: Any, x2: Any, *, request: Request, **inpu
     return _leave(out, site, site.masks_out, request)
 
 
+def _compute_fused(net: Layer, x1: Any, x2: Any, *, request: Request, **_: Any) -> Any:
+    """Returns the same as `_compute` by the fused engine, of a network that it runs."""
+    shape1 = tree_shapes(x1)
+    shape2 = shape1 if x2 is None else tree_shapes(x2)
+    inner, signal = _reshaped(net, shape1, shape2, request.axes)
+    flatten = leading_flatten(net)[1]
+    if flatten is not None:
+        x1, x2 = (None if x is None else flatten.apply((), x) for x in (x1, x2))
+    kernel = fused_kernel(inner, signal, tangent="ntk" in request.fields)
+    first = kernel.prepare(x1)
+    second = None if x2 is None else kernel.prepare(x2)
+    if isinstance(kernel, FlatKernel):
+        return _requested(kernel.kernel(first, second), request)
+    own = bool({"cov1", "cov2"} & set(request.fields))
+    cov, site = kernel.covariances(first, second, own=own)
+    return _leave(cov, site, site.masks_out, request)
+
+
 def _propagate(
     net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
 ) -> tuple[Any, Site]:
@@ -247,17 +278,6 @@ def _propagate(
         out = step(net, cov, site)
     nothing = (None, None)
     return out, dataclasses.replace(site, children=(), masks_in=nothing, patterns=nothing)
-
-
-def _propagate_fused(
-    net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
-) -> tuple[Any, Site]:
-    """Returns the same as `_propagate` by the fused engine, of a network that it runs."""
-    shape1 = tree_shapes(x1)
-    shape2 = shape1 if x2 is None else tree_shapes(x2)
-    signal = input_signal(shape1, shape2, input_axes(net, shape1, request.axes))
-    own = bool({"cov1", "cov2"} & set(request.fields))
-    return covariances(net, x1, x2, signal, tangent="ntk" in request.fields, own=own)
 
 
 _propagate_whole = jax.jit(_propagate, static_argnames="request")
@@ -375,7 +395,13 @@ def _leave(cov: Any, site: Site, masks: Any, request: Request) -> Any:
         full1, full2 = (public(side, share=True, masks=masks).nngp for side in sides)
         cov2 = None if request.share else full2
         kernel = kernel.replace(cov1=full1, cov2=cov2, diagonal_batch=False)
-    return kernel.replace(**{f: None for f in _ARRAYS if f not in request.fields})
+    return _requested(kernel, request)
+
+
+def _requested(kernel: Kernel, request: Request) -> Kernel:
+    """Returns a kernel that holds the requested arrays only; cov2 is None if x2 was."""
+    dropped = {f: None for f in _ARRAYS if f not in request.fields}
+    return kernel.replace(**({"cov2": None} | dropped if request.share else dropped))
 
 
 def _holds_kernels(x: Any) -> bool:

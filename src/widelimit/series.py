@@ -49,6 +49,7 @@ import numpy as np
 from jax import lax
 
 from widelimit.duals import Dual
+from widelimit.duals.base import sqrt
 
 ORDER = 192
 """Least number of terms of a series."""
@@ -306,10 +307,4 @@ def _tail(
     share = near * near_square / q
     near_slope = jnp.where(share < square_slope, share, square_slope)
     far_slope = square_slope - near_slope
-    return _root(near_square), _root(far_square), _root(near_slope), _root(far_slope)
-
-
-def _root(x: jax.Array) -> jax.Array:
-    """Returns `sqrt(x)`, and 0 with zero derivatives where `x` is not positive."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    return sqrt(near_square), sqrt(far_square), sqrt(near_slope), sqrt(far_slope)

@@ -65,9 +65,13 @@ def reciprocal(x: jax.Array) -> jax.Array:
 
 
 def sqrt(x: jax.Array) -> jax.Array:
-    """Returns `sqrt(x)` for `x >= 0`; all derivatives at 0 are 0 instead of infinite."""
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+    """Returns `sqrt(x)`, and 0 for `x <= 0`; all derivatives there are 0 instead of infinite.
+
+    XLA may compute x twice and round it in two ways, so that one test finds it positive and the
+    other does not. `x / sqrt(x)` is then x over 1, which is next to zero; `sqrt` itself would be 1.
+    """
+    zero = x <= 0  # False for NaN, which stays NaN
+    return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def exp_minus_exp(x: jax.Array, y: jax.Array, difference: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ def _angle(v: jax.Array, c: jax.Array) -> jax.Array:
     # Reverse mode inside a scan drops custom derivatives of what it has linearised, and second
     # derivatives then meet this body: it must be differentiable too. atan2 tells 0.0 from -0.0.
     zero = (v == 0) & (c == 0)
-    return jnp.where(zero, PI / 2, jnp.arctan2(sqrt(v), jnp.where(zero, 1, c)))
+    return jnp.arctan2(jnp.where(zero, 1, sqrt(v)), c)
 
 
 @_angle.defjvp

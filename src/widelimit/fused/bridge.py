@@ -14,10 +14,12 @@ import numpy as np
 
 from widelimit.covariance import Covariances
 from widelimit.fused.engine import Engine, Prepared, pair_order
+from widelimit.fused.flat import FlatEngine, FlatProgram, PreparedRows, lower_flat
 from widelimit.fused.lowering import Program, lower
 from widelimit.fused.rules import Refused
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.step import step
+from widelimit.nt_kernel import Kernel
 from widelimit.plan import make_site, output_need
 from widelimit.signal import Signal
 
@@ -30,9 +32,11 @@ class _Programs:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._known: collections.OrderedDict[Any, Program | str] = collections.OrderedDict()
+        self._known: collections.OrderedDict[Any, Program | FlatProgram | str] = (
+            collections.OrderedDict()
+        )
 
-    def find(self, net: Layer, signal: Any, tangent: bool) -> Program | str:
+    def find(self, net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
         """Returns the program of a network, or why there is none."""
         structure = jax.tree.structure(net)
         one = signal
@@ -54,11 +58,15 @@ class _Programs:
 _programs = _Programs(64)
 
 
-def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | str:
+def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
     if not isinstance(signal, Signal):
         return "the network has several inputs"
     try:
-        return lower(net, signal, tangent)
+        if signal.spatial:
+            return lower(net, signal, tangent)
+        need = output_need(net.output_signal(signal), diagonal_spatial=False, own=False)
+        site = make_site(net, signal, need, (None, None), (None, None))
+        return lower_flat(net, site, tangent)
     except Refused as error:
         return str(error)
 
@@ -73,27 +81,8 @@ def refusal(net: Layer, signal: Any, tangent: bool = True) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def covariances(
-    net: Layer, x1: Any, x2: Any, signal: Signal, *, tangent: bool, own: bool
-) -> tuple[Covariances, Site]:
-    """Returns the covariances of the output, and the site of the layers behind the spatial axes.
-
-    Args:
-      net: a network without a `refusal`.
-      x1: concrete inputs.
-      x2: concrete inputs, or None for x1.
-      signal: their description.
-      tangent: whether the NTK is wanted.
-      own: whether self-covariances of the output are wanted.
-    """
-    kernel = FusedKernel(net, signal, tangent=tangent)
-    first = kernel.prepare(x1)
-    second = None if x2 is None else kernel.prepare(x2)
-    return kernel.covariances(first, second, own=own)
-
-
-class FusedKernel:
-    """The kernel of one network on images of one shape.
+def fused_kernel(net: Layer, signal: Signal, *, tangent: bool) -> FusedKernel | FlatKernel:
+    """Returns the kernel of a network on inputs of one shape.
 
     Args:
       net: a network without a `refusal`.
@@ -103,11 +92,67 @@ class FusedKernel:
     Raises:
       ValueError: the fused engine does not run the network.
     """
+    program = _programs.find(net, signal, tangent)
+    match program:
+        case Program():
+            return FusedKernel(program, net, signal, tangent)
+        case FlatProgram():
+            return FlatKernel(program, net, signal, tangent)
+        case why:
+            raise ValueError(f"expected a network that the fused engine runs, but {why}")
 
-    def __init__(self, net: Layer, signal: Signal, *, tangent: bool) -> None:
-        program = _programs.find(net, signal, tangent)
-        if isinstance(program, str):
-            raise ValueError(f"expected a network that the fused engine runs, but {program}")
+
+class FlatKernel:
+    """The kernel of a network without spatial axes; see `fused_kernel`."""
+
+    def __init__(self, program: FlatProgram, net: Layer, signal: Signal, tangent: bool) -> None:
+        self._net = net
+        self._signal = signal
+        self._tangent = tangent
+        self._program = program
+        self._engine = FlatEngine(program, net, jax.dtypes.canonicalize_dtype(np.float64))
+
+    def prepare(self, x: Any) -> PreparedRows:
+        """Returns inputs with their variances at every layer."""
+        return self._engine.prepare(np.asarray(x).transpose(self._signal.to_canonical()))
+
+    def kernel(self, first: PreparedRows, second: PreparedRows | None) -> Kernel:
+        """Returns the kernel between prepared inputs, self-covariances included.
+
+        Args:
+          first: inputs of x1.
+          second: inputs of x2, None for x1.
+        """
+        other = first if second is None else second
+        program = self._program
+        signal = self._net.output_signal(_with_samples(self._signal, len(first.x), len(other.x)))
+        nngp, ntk = map(jnp.asarray, self._engine.kernels(first, second))
+        if not program.tangent:  # as the reference: a scalar before the first weights
+            ntk = jnp.zeros_like(nngp) if program.weighted else jnp.zeros((), nngp.dtype)
+        return Kernel(
+            nngp=nngp,
+            ntk=ntk if self._tangent else None,
+            cov1=jnp.array(first.variances),
+            cov2=jnp.array(other.variances),
+            x1_is_x2=jnp.asarray(second is None),
+            is_gaussian=program.gaussian,
+            is_reversed=False,
+            is_input=False,
+            diagonal_batch=True,
+            diagonal_spatial=False,
+            shape1=signal.shape1,
+            shape2=signal.shape2,
+            batch_axis=signal.batch_axis,
+            channel_axis=signal.channel_axis,
+            mask1=None,
+            mask2=None,
+        )
+
+
+class FusedKernel:
+    """The kernel of a network with spatial axes; see `fused_kernel`."""
+
+    def __init__(self, program: Program, net: Layer, signal: Signal, tangent: bool) -> None:
         self._signal = signal
         self._tangent = tangent
         self._program = program
@@ -181,7 +226,7 @@ class FusedKernel:
 def _shaped(values: np.ndarray) -> jax.Array:
     """Returns values with one offset (or none) and one position."""
     if values.ndim == 2 and values.shape[1] == 0:
-        return jnp.zeros((*values.shape, 1), values.dtype)
+        return jnp.zeros((*values.shape, 1), jax.dtypes.canonicalize_dtype(values.dtype))
     return jnp.array(values[..., None, None])
 
 

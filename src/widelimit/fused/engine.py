@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,8 @@ from widelimit.fused import geometry as g
 from widelimit.fused import instructions as m
 from widelimit.fused.constants import table
 from widelimit.fused.lowering import Program, Stage
+from widelimit.fused.parallel import count_threads, parallel
+from widelimit.fused.tape import numbers_of
 from widelimit.layers.base import Layer
 
 _STORE = 1 << 18  # bytes of pooled covariances that a thread works on at a time
@@ -68,7 +68,7 @@ class Engine:
     def __init__(self, program: Program, net: Layer, dtype: Any) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
-        numbers = [_numbers(stage, net, self.dtype) for stage in program.stages]
+        numbers = [numbers_of(stage.sources, net, self.dtype) for stage in program.stages]
         self._cross = _bind(program, numbers, self.dtype, own=False)
         self._own = _bind(program, numbers, self.dtype, own=True)
 
@@ -86,17 +86,15 @@ class Engine:
         digests = tuple(hashlib.blake2b(image, digest_size=16).digest() for image in _rows(images))
         if self._own:
             same = np.stack([np.arange(n), np.arange(n), np.ones(n, np.int64)], axis=1)
-            groups = _split(same, _threads())
-            _parallel(
-                lambda part: self._run(self._own, part, numbers, numbers, record=True), groups
-            )
+            groups = _split(same, count_threads())
+            parallel(lambda part: self._run(self._own, part, numbers, numbers, record=True), groups)
         return Prepared(numbers, digests)
 
     def kernels(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
         """Returns K and T [m, 2] of pairs [m, 2] of prepared images."""
         equal = [first.digests[i] == second.digests[j] for i, j in pairs]
         full = np.concatenate([pairs, np.array(equal, np.int64).reshape(-1, 1)], axis=1)
-        threads = _threads()
+        threads = count_threads()
         many = len(full) - len(full) % threads if len(full) < 16 * threads else len(full)
         out = np.empty((len(full), 2))
 
@@ -106,7 +104,7 @@ class Engine:
             )
 
         group = self._group()
-        _parallel(whole, [slice(i, min(i + group, many)) for i in range(0, many, group)])
+        parallel(whole, [slice(i, min(i + group, many)) for i in range(0, many, group)])
         for i in range(many, len(full)):
             out[i] = self._run_split(full[i : i + 1], first.numbers, second.numbers, threads)
         return out * self.program.scale
@@ -133,9 +131,7 @@ class Engine:
             store = out
         return _ordered_sum(sums)
 
-    def _run_split(
-        self, pairs: np.ndarray, prep1: Any, prep2: Any, threads: int
-    ) -> np.ndarray:
+    def _run_split(self, pairs: np.ndarray, prep1: Any, prep2: Any, threads: int) -> np.ndarray:
         """Returns the sums of one pair, on all threads; the same to the bit as `_run`."""
         store = np.zeros(0, self.dtype)
         sums = np.zeros((1, 0, 2))
@@ -150,19 +146,9 @@ class Engine:
                 chosen, columns = task
                 _call(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, False)
 
-            _parallel(part, parts)
+            parallel(part, parts)
             store = out
         return _ordered_sum(sums)
-
-
-def _numbers(stage: Stage, net: Layer, dtype: np.dtype) -> np.ndarray:
-    """Returns the hyper-parameters of the instructions of a stage."""
-    out = np.zeros((len(stage.code), m.NUMBERS), dtype)
-    for row, source in zip(out, stage.sources, strict=True):
-        if source is not None:
-            values = source(net)
-            row[: len(values)] = values
-    return out
 
 
 def _bind(
@@ -317,31 +303,3 @@ def _rows(images: np.ndarray) -> Iterable[np.ndarray]:
 
 def _split(pairs: np.ndarray, parts: int) -> list[np.ndarray]:
     return [part for part in np.array_split(pairs, parts) if len(part)]
-
-
-def _threads() -> int:
-    """Returns how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@functools.lru_cache(maxsize=1)
-def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    # Plain threads around code that holds no lock: nothing of numba's or of the process is set,
-    # and callers on several threads share them safely.
-    return concurrent.futures.ThreadPoolExecutor(_threads(), "widelimit")
-
-
-def _parallel(function: Callable[[Any], Any], tasks: list[Any]) -> None:
-    """Runs the function of every task, on all threads."""
-    if len(tasks) <= 1:
-        for task in tasks:
-            function(task)
-        return
-    futures = [_pool().submit(function, task) for task in tasks]
-    try:
-        for future in futures:
-            future.result()
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise

@@ -4,11 +4,14 @@
 INPUT, LOAD, WINDOW, NONLINEAR, ADD, COPY = range(6)
 CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, KIND, PLACE, AVERAGE = range(9)
 TAPS_Y, TAPS_X, PAD_Y, PAD_X, STRIDE_Y, STRIDE_X, STEP_Y, STEP_X, FLAT = range(9, 18)
-COLUMNS = 18
+HAS_G = 18
+COLUMNS = 19
 NUMBERS = 6  # hyper-parameters of an instruction
 
 # Nonlinearities and normalisations.
 RELU, SIGN, ERF, SIN, RBF, EXP, GAUSSIAN, GELU, EXP_NORMALIZED, NORM = range(10)
+
+CHUNK = 1024  # entries of a slice without spatial axes
 
 # How a stage ends.
 SUM, POOL = range(2)

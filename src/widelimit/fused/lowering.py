@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from widelimit.fused import geometry as g
 from widelimit.fused import instructions as m
-from widelimit.fused.rules import NonlinearRule, Refused, nonlinear_rule
-from widelimit.layers.affine import AffineLayer, Dense
+from widelimit.fused.rules import Refused
+from widelimit.fused.tape import Path, Source, Tape, Value, Window, at_path
 from widelimit.layers.base import Layer, Site
-from widelimit.layers.branching import FanInSum, FanOut
-from widelimit.layers.combine import Parallel, Repeat, Serial
+from widelimit.layers.combine import Serial
 from widelimit.layers.convolution import Conv
-from widelimit.layers.dropout import Dropout
 from widelimit.layers.pooling import AvgPool, GlobalAvgPool, GlobalSumPool, SumPool
-from widelimit.layers.reshape import Flatten, Identity
+from widelimit.layers.reshape import Flatten
 from widelimit.offsets import Need, Offsets
 from widelimit.plan import make_site, output_need
 from widelimit.signal import Signal
-
-Path = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +43,7 @@ class Stage:
     """
 
     code: np.ndarray
-    sources: tuple[Callable[[Layer], Any] | None, ...]
+    sources: tuple[Source | None, ...]
     sizes: np.ndarray
     levels: tuple[g.Level, ...]
     cross: g.Geometry
@@ -134,35 +129,17 @@ def _chain(layer: Layer, path: Path) -> Any:
         yield layer, path
 
 
-def at_path(net: Layer, path: Path) -> Layer:
-    """Returns the layer at a path."""
-    for step in path:
-        net = net.layer if isinstance(net, Repeat) else net.layers[step]  # type: ignore[attr-defined]
-    return net
-
-
-@dataclasses.dataclass(frozen=True)
-class _Value:
-    """Covariances in a slot."""
-
-    slot: int
-    level: int
-    has_t: bool
-    gaussian: bool
-    origins: frozenset[Path]
-
-
 def _plane(values: Any, fill: Any) -> tuple[Any, Any]:
     """Returns two entries, for rows and columns; one spatial axis is that of the columns."""
     values = tuple(values)
     return (fill, *values) if len(values) == 1 else values  # type: ignore[return-value]
 
 
-class _Builder:
+class _Builder(Tape):
     """Collects the instructions of stage after stage."""
 
     def __init__(self, signal: Signal, site: Site, tangent: bool) -> None:
-        self.tangent = tangent
+        super().__init__(tangent)
         self.signal = signal
         self.stages: list[Stage] = []
         height, width = _plane(signal.spatial, 1)
@@ -170,13 +147,13 @@ class _Builder:
         self.room = signal.channels * height * (width + g.SLACK)
         self.scale = 1.0
         self.value: Any = self._open(site.need_in, (height, width), False, False)
-        self._emit(m.INPUT, self.value)
+        self.emit(m.INPUT, self.value)
 
     # The chain of layers.
 
     def top(self, layer: Layer, path: Path, site: Site) -> None:
         """Adds a layer of the chain, which may end a stage."""
-        if isinstance(layer, (AvgPool, SumPool, *_ENDS)) and not isinstance(self.value, _Value):
+        if isinstance(layer, (AvgPool, SumPool, *_ENDS)) and not isinstance(self.value, Value):
             raise Refused("a pool stands on branches")
         match layer:
             case AvgPool() | SumPool():
@@ -186,144 +163,43 @@ class _Builder:
             case _:
                 self.value = self.lower(layer, path, site, self.value)
 
-    def lower(self, layer: Layer, path: Path, site: Site, value: Any) -> Any:
-        """Returns the value (or branches of values) after a layer."""
-        rule = nonlinear_rule(layer)
-        if rule is not None:
-            return self._nonlinear(rule, layer, path, site, value)
-        match layer:
-            case Serial(layers=layers):
-                for i, (inner, child) in enumerate(zip(layers, site.children, strict=True)):
-                    value = self.lower(inner, (*path, i), child, value)
-                return value
-            case Parallel(layers=layers):
-                parts = zip(layers, site.children, value, strict=True)
-                return tuple(
-                    self.lower(inner, (*path, i), child, v)
-                    for i, (inner, child, v) in enumerate(parts)
-                )
-            case Repeat(layer=body, n=n):
-                for i in range(n):
-                    value = self.lower(body, (*path, 0), site.children[min(i, 1)], value)
-                return value
-            case Identity():
-                return value
-            case Dropout(mode="test"):
-                return value
-            case FanOut(num=num):
-                self.uses[value.slot] += num - 1
-                return (value,) * num
-            case FanInSum():
-                return self._sum(value)
-            case Dense():
-                return self._window(layer, path, site, value, _POINT)
-            case Conv():
-                return self._convolution(layer, path, site, value)
-        raise Refused(f"{layer.label} is not among its layers")
-
-    def _convolution(self, layer: Conv, path: Path, site: Site, value: _Value) -> _Value:
+    def other(self, layer: Layer, path: Path, site: Site, value: Any) -> Value:
+        """Returns the value after a convolution."""
+        if not isinstance(layer, Conv):
+            return super().other(layer, path, site, value)
         windows = layer.windows
         if windows.circular:
             raise Refused("a convolution has circular padding")
         if layer.axes.order != tuple(range(len(windows.shape))):
             raise Refused("a convolution permutes spatial axes")
         pads = windows.pads(site.signal_in.spatial)
-        window = _Window(
+        window = Window(
             _plane(windows.shape, 1),
             _plane((before for before, _ in pads), 0),
             _plane(windows.strides, 1),
             _plane(windows.dilation, 1),
         )
-        return self._window(layer, path, site, value, window)
+        return self.window(layer, path, site, value, window)
 
-    def _window(
-        self, layer: AffineLayer, path: Path, site: Site, value: _Value, window: _Window
-    ) -> _Value:
+    def target(self, site: Site, value: Value, window: Window) -> int:
+        """Returns the grid of the output of a window."""
         size = _plane(site.signal_out.spatial, 1)
         level = self.levels[value.level]
-        stride = tuple(a * b for a, b in zip(level.stride, window.strides, strict=True))
         self._reach(value.level, window, size)
-        flat = window.strides == (1, 1) and size == level.size
-        target = value.level if flat else self._level(size, stride)
-        trains = self.tangent and layer.trainable
-        has_t = value.has_t or trains
-        out = _Value(self._slot(), target, has_t, True, frozenset({path}))
-        channels = site.signal_in.channels
-        tangent = self.tangent
-        self._emit(
-            m.WINDOW,
-            out,
-            value,
-            source=lambda net: _affine_numbers(at_path(net, path), channels, window, tangent),
-            columns={
-                m.TAPS_Y: window.taps[0],
-                m.TAPS_X: window.taps[1],
-                m.PAD_Y: window.pads[0],
-                m.PAD_X: window.pads[1],
-                m.STRIDE_Y: window.strides[0],
-                m.STRIDE_X: window.strides[1],
-                m.STEP_Y: window.steps[0],
-                m.STEP_X: window.steps[1],
-                m.FLAT: int(flat),
-            },
-        )
-        self._release(value)
+        if window.strides == (1, 1) and size == level.size:
+            target = value.level
+        else:
+            pairs = zip(level.stride, window.strides, strict=True)
+            target = self._level(size, tuple(a * b for a, b in pairs))
         self._check_offsets(site.need_out, target)
-        return out
+        return target
 
-    def _nonlinear(
-        self, rule: NonlinearRule, layer: Layer, path: Path, site: Site, value: _Value
-    ) -> _Value:
-        if rule.needs_gaussian and not value.gaussian:
-            raise Refused(f"{layer.label} stands on a non-Gaussian input")
-        average = rule.average(layer, site.signal_in)
-        value = self._owned(value)
+    def numbers_of(self, value: Value) -> int:
+        """Returns how many numbers a nonlinearity records per image and kind."""
         level = self.levels[value.level]
-        out = dataclasses.replace(value, gaussian=rule.keeps_gaussian and value.gaussian)
-        self._emit(
-            m.NONLINEAR,
-            out,
-            out,
-            source=lambda net: rule.numbers(at_path(net, path)),
-            columns={m.KIND: rule.kind, m.PLACE: self.room, m.AVERAGE: int(average)},
-        )
-        self.room += (1 + rule.paired) * level.size[0] * level.pitch
-        return out
+        return level.size[0] * level.pitch
 
-    def _sum(self, values: tuple[_Value, ...]) -> _Value:
-        if len(values) == 1:
-            return values[0]
-        if not all(value.gaussian for value in values):
-            raise Refused("a branch of a sum is not Gaussian")
-        origins = [origin for value in values for origin in value.origins]
-        if len(set(origins)) < len(origins) or len({v.level for v in values}) > 1:
-            raise Refused("branches of a sum are correlated")
-        first = self._owned(values[0])
-        for value in values[1:]:
-            self._emit(m.ADD, first, value)
-            self._release(value)
-        has_t = any(value.has_t for value in values)
-        return dataclasses.replace(first, has_t=has_t, origins=frozenset(origins))
-
-    def _owned(self, value: _Value) -> _Value:
-        """Returns the value in a slot that nothing else reads."""
-        if self.uses[value.slot] == 1:
-            return value
-        copy = dataclasses.replace(value, slot=self._slot())
-        self._emit(m.COPY, copy, value)
-        self._release(value)
-        return copy
-
-    # Slots, levels, instructions.
-
-    def _slot(self) -> int:
-        free = [i for i, uses in self.uses.items() if uses == 0]
-        slot = free[0] if free else len(self.uses)
-        self.uses[slot] = 1
-        return slot
-
-    def _release(self, value: _Value) -> None:
-        self.uses[value.slot] -= 1
+    # Levels.
 
     def _level(self, size: tuple[int, int], stride: Any) -> int:
         for i, level in enumerate(self.levels):
@@ -337,7 +213,7 @@ class _Builder:
         self.room += size[0] * level.pitch
         return level
 
-    def _reach(self, index: int, window: _Window, size: tuple[int, int]) -> None:
+    def _reach(self, index: int, window: Window, size: tuple[int, int]) -> None:
         """Widens the zeros between rectangles to what a window reads."""
         level = self.levels[index]
         reach = []
@@ -360,35 +236,16 @@ class _Builder:
                 if scaled != _plane(theirs.axes, (0,)):
                     raise Refused("branches need different offsets")
 
-    def _emit(
-        self,
-        code: int,
-        target: _Value,
-        value: _Value | None = None,
-        source: Callable[[Layer], Any] | None = None,
-        columns: dict[int, int] | None = None,
-    ) -> None:
-        op = np.zeros(m.COLUMNS, np.int64)
-        value = target if value is None else value
-        op[m.CODE], op[m.SOURCE], op[m.TARGET] = code, value.slot, target.slot
-        op[m.LEVEL], op[m.LEVEL_OUT], op[m.HAS_T] = value.level, target.level, value.has_t
-        for column, number in (columns or {}).items():
-            op[column] = number
-        self.code.append(op)
-        self.sources.append(source)
-
     # Stages.
 
-    def _open(self, need: Need, size: tuple[int, int], has_t: bool, gaussian: bool) -> _Value:
+    def _open(self, need: Need, size: tuple[int, int], has_t: bool, gaussian: bool) -> Value:
         """Begins a stage."""
-        self.code: list[np.ndarray] = []
-        self.sources: list[Any] = []
-        self.uses: dict[int, int] = {}
+        self.clear()
         self.levels = [self._new_level(size, (1, 1))]
         self.cross: g.Offsets2 = _plane(need.cross.axes, (0,))
         self.own: g.Offsets2 = _plane(need.own.axes, (0,)) if need.own.wanted else ((), ())
         self.stage_scale, self.scale = self.scale, 1.0
-        return _Value(self._slot(), 0, has_t, gaussian, frozenset())
+        return Value(self.slot(), 0, has_t, gaussian, frozenset())
 
     def _close(self, pool: Any, size_out: tuple[int, int]) -> None:
         """Ends a stage."""
@@ -442,7 +299,7 @@ class _Builder:
             self._open(site.need_out, size, self.value.has_t, self.value.gaussian),
             origins=self.value.origins,
         )
-        self._emit(m.LOAD, self.value)
+        self.emit(m.LOAD, self.value)
 
     def _end(self, layer: Layer, site: Site) -> None:
         self._close(None, (1, 1))
@@ -466,25 +323,3 @@ class _Builder:
             signal_out,
             behind,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Window:
-    """A window, for rows and columns."""
-
-    taps: tuple[int, int]
-    pads: tuple[int, int]
-    strides: tuple[int, int]
-    steps: tuple[int, int]
-
-
-_POINT = _Window((1, 1), (0, 0), (1, 1), (1, 1))
-
-
-def _affine_numbers(layer: Any, channels: int, window: _Window, tangent: bool) -> Any:
-    """Returns w, b, u, v, with the mean over the window put into w and u."""
-    taps = math.prod(window.taps)
-    w, b, u, v = (0.0 if x is None else float(x) for x in layer.numbers(channels * taps))
-    if not tangent:
-        u = v = 0.0
-    return w / taps, b, u / taps, v

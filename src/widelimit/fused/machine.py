@@ -99,6 +99,7 @@ from widelimit.fused.stencils import (
     total,
 )
 
+
 @loop
 def _u(x: Any) -> Any:
     return np.uint64(x)
@@ -260,9 +261,7 @@ def _crop(
         source, to = _u(rect[FIRST_ROW] * info[ROW]), target[FIRST_ROW] * out[ROW]
         at_k, at_t = _u(to_k + to), _u(to_t + to)
         for _ in range(target[HEIGHT]):
-            affine_strided(
-                buf, at_k, at_t, k + source, t + source, op[HAS_T], stride, n, numbers
-            )
+            affine_strided(buf, at_k, at_t, k + source, t + source, op[HAS_T], stride, n, numbers)
             source += down
             at_k += _u(out[ROW])
             at_t += _u(out[ROW])
@@ -381,9 +380,7 @@ def _layers(
                 n = _u(info[COUNT])
                 nonlinear.apply_exact(op[KIND], buf, _u(k), _u(t), n, numbers[i], cst)
             else:
-                _nonlinear(
-                    geometry, sizes, b, op, numbers[i], cst, buf, prep1, base1, prep2, base2
-                )
+                _nonlinear(geometry, sizes, b, op, numbers[i], cst, buf, prep1, base1, prep2, base2)
         else:
             n = _u(info[COUNT] + sizes[BACK])
             from_k, from_t = _slot(sizes, op[SOURCE], 0), _slot(sizes, op[SOURCE], 1)
@@ -435,9 +432,7 @@ def run(
         for i in range(len(chosen)):
             b = chosen[i]
             _fill_masks(geometry, sizes, b, *ends, buf)
-            _layers(
-                code, numbers, cst, geometry, sizes, b, same, record, inputs, ends, buf
-            )
+            _layers(code, numbers, cst, geometry, sizes, b, same, record, inputs, ends, buf)
             if sizes[END] == POOL:
                 _pool(
                     geometry, sizes, b, rows, pool, store_out, m * step_out,

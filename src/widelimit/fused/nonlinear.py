@@ -223,9 +223,7 @@ def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any)
 
 
 @loop
-def _exp_normalized(
-    buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any
-) -> None:
+def _exp_normalized(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) -> None:
     """sqrt(q1 q2) exp(gamma (rho + shift)): p = gamma, shift, bound of |rho|. No mask: as ReLU."""
     rate, shift, bound = p[0], p[1], p[2]
     one, zero = cst[ONE], cst[ZERO]

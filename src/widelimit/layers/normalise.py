@@ -105,7 +105,9 @@ class LayerNorm(_Norm):
         return jnp.where(keep, (x - mean) * jax.lax.rsqrt(variance + self.eps), 0)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
-        if not cov.gaussian and site.signal_in.channel_axis in self.normalised_axes(site.signal_in.ndim):
+        if not cov.gaussian and site.signal_in.channel_axis in self.normalised_axes(
+            site.signal_in.ndim
+        ):
             raise NotImplementedError(
                 "expected a Gaussian input (the output of Dense, Conv, ...) for LayerNorm, got "
                 "the output of a nonlinearity or raw input: put a Dense or Conv layer before it"
