@@ -16,6 +16,7 @@ from widelimit.layers.base import Layer, Site
 from widelimit.layers.reshape import Flatten
 
 _TILE = 1 << 26  # bytes of products held at a time
+_LEAST = 1 << 14  # entries that are worth a thread
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,7 +176,7 @@ class FlatEngine:
             ) -> None:
                 run_rows(*shared, *inputs, symmetric, start, part, out, self._scratch())
 
-            parallel(rows, _parts(start, end))
+            parallel(rows, _parts(start, end, n2))
         if symmetric:
             for values in out:
                 _mirror(values)
@@ -187,9 +188,10 @@ class FlatEngine:
         return np.zeros((self.program.slots + 2) * 3 * m.CHUNK, self.dtype)
 
 
-def _parts(start: int, end: int) -> list[np.ndarray]:
+def _parts(start: int, end: int, columns: int) -> list[np.ndarray]:
     """Returns ranges of rows, more of them than threads: rows differ in length if symmetric."""
-    count = min(end - start, 4 * count_threads())
+    enough = (end - start) * columns // _LEAST + 1  # threads take longer to start than a few rows
+    count = min(end - start, 4 * count_threads(), enough)
     bounds = np.linspace(start, end, count + 1).astype(np.int64)
     return [np.array(pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
 
