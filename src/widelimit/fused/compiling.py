@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,8 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _
 
 def loop(function: Callable[..., Any]) -> Any:
     """Returns a function compiled for use inside of entries."""
-    return njit(**_OPTIONS)(function)
+    # Type checkers of tests wrap every function; numba compiles the function inside.
+    return njit(**_OPTIONS)(inspect.unwrap(function))
 
 
 def entry(function: Callable[..., Any]) -> Any:
@@ -24,10 +26,11 @@ def entry(function: Callable[..., Any]) -> Any:
     It runs without Python's global lock, and starts no threads itself.
     """
     _drop_stale(pathlib.Path(__file__).parent)
+    inner = inspect.unwrap(function)
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        return njit(cache=True, **_OPTIONS)(inner)
     except RuntimeError:  # no folder to write to
-        return njit(**_OPTIONS)(function)
+        return loop(inner)
 
 
 def _drop_stale(folder: pathlib.Path) -> None:
