@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
@@ -31,7 +32,7 @@ def table(dtype: np.dtype) -> np.ndarray:
     out[LN2_HIGH], out[LN2_LOW] = _split(math.log(2))
     out[MAX_EXP], out[MIN_EXP] = limit * math.log(2), -limit * math.log(2)
     out[INFINITY] = math.inf
-    angle = _interpolate(_angle_ratio, ANGLE_DEGREE[dtype], (0, 1))
+    angle = _interpolate(_angle_ratio, ANGLE_DEGREE[dtype], (0.0, 1.0))
     out[ANGLE : ANGLE + len(angle)] = angle
     power = _interpolate(np.exp, EXP_DEGREE[dtype], (-math.log(2) / 2, math.log(2) / 2))
     out[EXP : EXP + len(power)] = power
@@ -41,7 +42,7 @@ def table(dtype: np.dtype) -> np.ndarray:
     return out
 
 
-def _interpolate(function: object, degree: int, domain: tuple[float, float]) -> np.ndarray:
+def _interpolate(function: Callable[[np.ndarray], np.ndarray], degree: int, domain: tuple[float, float]) -> np.ndarray:
     fit = Chebyshev.interpolate(function, degree, domain=domain)
     return fit.convert(kind=Polynomial, domain=[-1, 1], window=[-1, 1]).coef
 
