@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numba
@@ -41,7 +42,7 @@ def _angle_ratio(t: Any, cst: Any) -> Any:
             r = (r * t + cst[a + 3]) * t + cst[a + 2]
             return (r * t + cst[a + 1]) * t + cst[a]
 
-        return single
+        return inspect.unwrap(single)
 
     def double(t: Any, cst: Any) -> Any:
         r = cst[a + 18]
@@ -55,7 +56,7 @@ def _angle_ratio(t: Any, cst: Any) -> Any:
         r = (r * t + cst[a + 3]) * t + cst[a + 2]
         return (r * t + cst[a + 1]) * t + cst[a]
 
-    return double
+    return inspect.unwrap(double)
 
 
 def _exp_polynomial(r: Any, cst: Any) -> Any:
@@ -74,7 +75,7 @@ def _exp_polynomial_of(r: Any, cst: Any) -> Any:
             y = (y * r + cst[a + 3]) * r + cst[a + 2]
             return (y * r + cst[a + 1]) * r + cst[a]
 
-        return single
+        return inspect.unwrap(single)
 
     def double(r: Any, cst: Any) -> Any:
         y = cst[a + 12]
@@ -85,7 +86,7 @@ def _exp_polynomial_of(r: Any, cst: Any) -> Any:
         y = (y * r + cst[a + 3]) * r + cst[a + 2]
         return (y * r + cst[a + 1]) * r + cst[a]
 
-    return double
+    return inspect.unwrap(double)
 
 
 @loop
