@@ -94,8 +94,8 @@ def make_geometry(levels: tuple[Level, ...], offsets: Offsets2) -> Geometry:
     table = np.array([(*level.size, level.pitch, level.ones) for level in levels], np.int64)
     front = int(max(_margin(level) for level in levels))
     back = front + SLACK
-    # Sums over rows may begin before and end behind the slice.
-    length = front + int(block_levels[:, :, m.COUNT].max()) + back + SLACK
+    # Sums for outputs over the padding end behind the slice.
+    length = 2 * (front + back) + int(block_levels[:, :, m.COUNT].max()) + SLACK
     return Geometry(
         (table, blocks, block_levels, rect_levels), rows, -(-length // 16) * 16, front, back
     )

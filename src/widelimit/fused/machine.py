@@ -219,7 +219,7 @@ def _window(geometry: Any, sizes: Any, b: Any, op: Any, buf: Any, numbers: Any) 
     to_k, to_t = _slot(sizes, op[TARGET], 0), _slot(sizes, op[TARGET], 1)
     shift = op[PAD_Y] * info[ROW] + op[PAD_X]
     reach = (op[TAPS_X] - 1) * op[STEP_X]
-    n = info[COUNT] if flat else info[COUNT] + shift
+    n = info[COUNT] if flat else info[COUNT] + shift + sizes[BACK]  # outputs over padding too
     from_k, from_t = _u(k - shift), _u(t - shift)
     if op[TAPS_Y] > 1:
         sum_k, sum_t = _u(_region(sizes, ROW_K)), _u(_region(sizes, ROW_T))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.fused.compiling import loop
-from widelimit.fused.constants import HALF, HALF_PI, INV_2PI, ONE, PI, ZERO
+from widelimit.fused.constants import HALF, INV_2PI, ONE, PI, ZERO
 from widelimit.fused.formulas import angle_ratio, exponential
 from widelimit.fused.instructions import (
     ERF,
@@ -132,16 +132,14 @@ def _relu(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) ->
 
 @loop
 def _sign(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, cst: Any) -> None:
-    """Sign: 1 - 2 theta / pi, no derivative."""
+    """Sign: 2 arcsin(rho) / pi, without cancellation for small rho; no derivative."""
     one, zero = cst[ONE], cst[ZERO]
     scale = cst[INV_2PI] * (one + one + one + one)
     for i in range(n):
         r = buf[k + i] * buf[U + i]
-        a = abs(r)
-        a = a if a < one else one
-        theta = np.sqrt((one - a) * (one + a)) * angle_ratio(a, cst)
-        value = one - scale * theta
-        value = -value if r < zero else value
+        r = r if r < one else one
+        r = r if r > -one else -one
+        value = scale * (r * angle_ratio(np.sqrt((one - r) * (one + r)), cst))  # arcsin r
         buf[k + i] = value if buf[mask + i] > zero else zero
         buf[t + i] = zero
 
@@ -149,7 +147,7 @@ def _sign(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, cst: Any) -> None
 @loop
 def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
     """a erf(b x) + c: p = 2 b^2, 2 a^2 / pi, c^2, 4 a^2 b^2 / pi."""
-    one, zero, half_pi = cst[ONE], cst[ZERO], cst[HALF_PI]
+    one, zero = cst[ONE], cst[ZERO]
     inner, outer, shift, slope = p[0], p[1], p[2], p[3]
     for i in range(n):
         u = buf[U + i]
@@ -157,8 +155,7 @@ def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
         a = abs(x)
         a = a if a < one else one
         cosine = np.sqrt((one - a) * (one + a))
-        arc = half_pi - cosine * angle_ratio(a, cst)
-        arc = -arc if x < zero else arc
+        arc = x * angle_ratio(cosine, cst)  # arcsin x, without cancellation for small x
         inside = buf[mask + i] > zero
         buf[t + i] *= slope * u / cosine
         buf[k + i] = outer * arc + shift if inside else zero
@@ -204,7 +201,7 @@ def _gaussian(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: 
 @loop
 def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any) -> None:
     """x Phi(x): U = (1 + q1) (1 + q2), S = q1 q2."""
-    one, zero, half_pi, scale = cst[ONE], cst[ZERO], cst[HALF_PI], cst[INV_2PI]
+    one, zero, scale = cst[ONE], cst[ZERO], cst[INV_2PI]
     quarter = cst[HALF] * cst[HALF]
     for i in range(n):
         c, P, q = buf[k + i], buf[U + i], buf[S + i]
@@ -213,8 +210,7 @@ def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any)
         x = c / np.sqrt(P)
         a = abs(x)
         a = a if a < one else one
-        arc = half_pi - np.sqrt((one - a) * (one + a)) * angle_ratio(a, cst)
-        arc = -arc if x < zero else arc
+        arc = x * angle_ratio(np.sqrt((one - a) * (one + a)), cst)  # arcsin x
         inside = buf[mask + i] > zero
         value = quarter * c + scale * ((c * c + q * rest) / (P * root) + c * arc)
         slope = quarter + scale * (arc + c / root * (one / rest + (one - q) / P + one))
