@@ -27,8 +27,17 @@ from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
 from widelimit.nt_kernel import Kernel, kernel_signal
 from widelimit.offsets import Need
-from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
+from widelimit.plan import (
+    check_unmixed,
+    input_axes,
+    input_signal,
+    leading_flatten,
+    make_site,
+    mixing_layer,
+    output_need,
+)
 from widelimit.signal import Signal, is_branches
+from widelimit.tiles import NetworkTiler
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
 _ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
@@ -48,6 +57,22 @@ class Request(NamedTuple):
     fields: tuple[str, ...]
     symmetric: bool
     share: bool
+    diagonal_spatial: bool
+    axes: tuple[int | None, int | None]
+
+
+class Options(NamedTuple):
+    """What a call asks for beside its inputs.
+
+    Attributes:
+      mask_constant: entries of the inputs equal to it are masked.
+      diagonal_batch: False asks for cov1 and cov2 between all samples.
+      diagonal_spatial: keep equal positions only.
+      axes: (batch, channel) axes of the inputs, None where not given.
+    """
+
+    mask_constant: Any
+    diagonal_batch: bool | None
     diagonal_spatial: bool
     axes: tuple[int | None, int | None]
 
@@ -127,7 +152,7 @@ class KernelFn(NetFunction):
           ValueError: shapes, masks or layers that do not fit, NaN in the inputs, unknown `get`.
           TypeError: inputs that are not arrays, unknown keywords.
         """
-        fields = parse_get(get)
+        parse_get(get)
         axes = _keywords(kwargs)
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
@@ -136,22 +161,109 @@ class KernelFn(NetFunction):
         symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
         if diagonal_spatial is None:
             diagonal_spatial = stored_diagonal(x1)
+        options = Options(mask_constant, diagonal_batch, bool(diagonal_spatial), axes)
+        return self.evaluate(x1, x2, get, patterns, symmetric, options)
+
+    def evaluate(
+        self, x1: Any, x2: Any, get: Any, patterns: Any, symmetric: bool, options: Options
+    ) -> Any:
+        """Returns the kernels between inputs that `as_inputs` has converted.
+
+        Args:
+          x1: inputs, as `as_inputs` returns them.
+          x2: likewise, or None.
+          get: as for a call.
+          patterns: pair of graph patterns.
+          symmetric: whether x2 is x1, on the same graphs.
+          options: what else was asked for.
+        """
+        fields = parse_get(get)
         request = Request(
             fields=tuple(f for f in _ARRAYS if f in fields),
             symmetric=symmetric,
             share=symmetric and shares_x1(x1, x2),
-            diagonal_spatial=bool(diagonal_spatial),
-            axes=axes,
+            diagonal_spatial=options.diagonal_spatial,
+            axes=options.axes,
         )
+        mask_constant = options.mask_constant
         by_layer = not _holds_kernels(x1) and not _is_flat(self.net, tree_shapes(x1))
-        by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, pattern)
+        by_layer = by_layer and is_concrete(self.net, x1, x2, mask_constant, patterns)
         run = _propagate if by_layer else _propagate_whole
         compute = functools.partial(_compute, run, self.net, mask_constant=mask_constant)
         other = None if symmetric else x1 if x2 is None else x2
         result = compute(x1, other, patterns=patterns, request=request)
-        if diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
+        if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
             result = _full_batch(compute, result, x1, x2, patterns, request)
-        return _select(result, get)
+        return self.select(result, get)
+
+    @staticmethod
+    def select(result: Any, get: Any) -> Any:
+        """Returns what was asked for, kernel by kernel.
+
+        Args:
+          result: a `Kernel`, or a list or tuple of them.
+          get: as for a call.
+        """
+        if not isinstance(result, Kernel):
+            return type(result)(KernelFn.select(part, get) for part in result)
+        if get is None:
+            return result
+        if isinstance(get, str):
+            return getattr(result, get.lower())
+        names = parse_get(get)
+        return _named_tuple(names)(*(getattr(result, name) for name in names))
+
+    def tiler(
+        self,
+        x1: Any,
+        x2: Any,
+        get: Any,
+        devices: Any,
+        *,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        diagonal_batch: bool | None = None,
+        diagonal_spatial: bool | None = None,
+        **kwargs: Any,
+    ) -> NetworkTiler:
+        """Returns what computes the kernels between concrete x1 and x2 tile by tile.
+
+        Args:
+          x1: arrays, as for a call.
+          x2: likewise, or None for x1.
+          get: as for a call.
+          devices: the devices to compute on, a list.
+          pattern: as for a call, as all keywords that follow.
+          mask_constant: see above.
+          diagonal_batch: see above.
+          diagonal_spatial: see above.
+          **kwargs: see above.
+
+        Raises:
+          ValueError: as for a call.
+          TypeError: as for a call, or traced inputs.
+          NotImplementedError: `diagonal_batch=False`.
+        """
+        parse_get(get)
+        if diagonal_batch is False:
+            raise NotImplementedError(
+                "expected diagonal_batch=None or True for kernels computed in tiles, got False: "
+                "covariances between all samples of a batch do not follow from tiles of x1 and x2"
+            )
+        options = Options(mask_constant, None, bool(diagonal_spatial), _keywords(kwargs))
+        with located(self.net.label):
+            return NetworkTiler(self, (x1, x2), get, as_patterns(pattern), options, devices)
+
+    def check_tiles(self, kernels: Any) -> None:
+        """Raises if kernels of x1 and x2, as inputs, cannot be cut into tiles of samples.
+
+        Raises:
+          ValueError: a layer combines samples; the message names it.
+        """
+        signal = _map_kernels(kernel_signal, kernels)
+        need = output_need(self.net.output_signal(signal), diagonal_spatial=False, own=False)
+        site = make_site(self.net, signal, need, (None, None), (None, None))
+        check_unmixed(mixing_layer(site))
 
 
 def parse_get(get: Any) -> tuple[str, ...]:
@@ -362,18 +474,6 @@ def _full_batch(
         )
 
     return join(result, full1, full2)
-
-
-def _select(result: Any, get: Any) -> Any:
-    """Returns the fields that the user asked for, kernel by kernel."""
-    if not isinstance(result, Kernel):
-        return type(result)(_select(part, get) for part in result)
-    if get is None:
-        return result
-    if isinstance(get, str):
-        return getattr(result, get.lower())
-    names = parse_get(get)
-    return _named_tuple(names)(*(getattr(result, name) for name in names))
 
 
 @functools.lru_cache(maxsize=64)

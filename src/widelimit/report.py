@@ -10,20 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from widelimit.cost import Workload, all_entries, entries, operations, peak_bytes
+from widelimit.cost import (
+    Workload,
+    all_entries,
+    entries,
+    kept_arrays,
+    operations,
+    peak_bytes,
+)
 from widelimit.inputs import working_dtype
 from widelimit.kernel import Choice, choose_engine
 from widelimit.layers.base import Layer, Site, as_shape, located
 from widelimit.layers.combine import Parallel, Repeat, Serial
 from widelimit.offsets import Need
-from widelimit.plan import (
-    input_axes,
-    input_signal,
-    leading_flatten,
-    make_site,
-    mixing_layer,
-    output_need,
-)
+from widelimit.plan import bare_site, check_unmixed, mixing_layer
 from widelimit.signal import Signal, is_branches
 
 
@@ -99,12 +99,7 @@ class Plan:
         Raises:
           ValueError: a layer combines samples of a batch; the message names it.
         """
-        if self.mixes_samples is not None:
-            raise ValueError(
-                "expected a network that treats samples one by one, to compute its kernel in "
-                f"tiles; got {self.mixes_samples}, which combines samples of a batch: pass all "
-                "samples to kernel_fn at once"
-            )
+        check_unmixed(self.mixes_samples)
 
     def __str__(self) -> str:
         header = (
@@ -181,13 +176,11 @@ def plan(net: Layer, shape: Any, get: Any = ("nngp", "ntk")) -> Plan:
     )
     jax.eval_shape(lambda x: net.kernel_fn(x, None, get), sample)
     with located(net.label):
-        inner, site = _site(net, shape)
-    names = (get,) if isinstance(get, str) else get
+        inner, site = bare_site(net, (shape, shape))
     first = site.signal_in
     while not isinstance(first, Signal):
         first = first[0]
-    arrays = 1 + (names is None or "ntk" in names) + (not first.spatial)
-    load = Workload(first.n1, arrays, dtype.itemsize)
+    load = Workload(first.n1, kept_arrays(get, first), dtype.itemsize)
     rows = (_input_row(site), *_walk(inner, site, 0))
     memory = peak_bytes(inner, site, load)
     return Plan(rows, load, memory, mixing_layer(site), choose_engine(net, shape))
@@ -197,19 +190,6 @@ def _positive(shape: Any) -> Any:
     if is_branches(shape[0]):
         return tuple(_positive(s) for s in shape)
     return tuple(1 if size == -1 else size for size in shape)
-
-
-def _site(net: Layer, shape: Any) -> tuple[Layer, Site]:
-    """Returns the network behind a Flatten that it begins with, and its site."""
-    inner, flatten = leading_flatten(net)
-    axes: tuple[int | None, int | None] = None, None
-    if flatten is not None:
-        shape = flatten.output_shape(shape)
-        batch = flatten.batch_axis_out % 2
-        axes = batch, 1 - batch
-    signal = input_signal(shape, shape, input_axes(inner, shape, axes))
-    need = output_need(inner.output_signal(signal), diagonal_spatial=False, own=False)
-    return inner, make_site(inner, signal, need, (None, None), (None, None))
 
 
 def _input_row(site: Site) -> Row:
