@@ -10,7 +10,7 @@ from typing import Any
 from widelimit.gram.compute import compute, kernel_fn_of, make_tiler
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.sizes import choose_grid, parse_memory
-from widelimit.gram.storage import Disk, Memory, Storage
+from widelimit.gram.storage import Disk, Memory, Storage, check_path
 
 _NAMES = ("nngp", "ntk")
 DEFAULT_MEMORY = "4GiB"
@@ -22,7 +22,7 @@ def gram(
     x2: Any = None,
     get: Any = "ntk",
     *,
-    memory: str | float = DEFAULT_MEMORY,
+    memory: str | float | int = DEFAULT_MEMORY,
     progress: bool = True,
     devices: Any = None,
     out: Any = None,
@@ -100,9 +100,12 @@ def _paths(out: Any, get: Any, names: tuple[str, ...]) -> dict[str, Path]:
 
     Raises:
       TypeError: neither a path nor a dict of paths.
-      ValueError: files that do not fit the names of the kernels.
+      ValueError: files that do not fit the names of the kernels, or bad names.
+      FileExistsError: a file exists.
+      FileNotFoundError: a folder does not exist.
     """
     if isinstance(get, str) and isinstance(out, str | os.PathLike):
+        check_path(Path(out))
         return {"": Path(out)}
     if isinstance(get, str) or not isinstance(out, Mapping):
         raise TypeError(
@@ -112,4 +115,6 @@ def _paths(out: Any, get: Any, names: tuple[str, ...]) -> dict[str, Path]:
     files = {str(name).lower(): Path(path) for name, path in out.items()}
     if set(files) != set(names) or len(set(files.values())) < len(files):
         raise ValueError(f"expected different files for {names} in out, got {dict(out)}")
+    for path in files.values():
+        check_path(path)
     return {f".{name}": path for name, path in files.items()}

@@ -120,7 +120,7 @@ class CallableTiler:
             )
         except Exception:  # whatever a function does that is not made to be traced
             inputs = sum(side.sample_bytes() for side in self._sides)
-            return _UNKNOWN * _bytes(self.outline()), _UNKNOWN * inputs
+            return float(_UNKNOWN * _bytes(self.outline())), float(_UNKNOWN * inputs)
         per_pair = max((four - 2 * two) / 8, two / 16)
         return per_pair, max((two - 4 * per_pair) / 4, 0.0)
 

@@ -40,7 +40,7 @@ def parse_memory(memory: Any) -> int:
     return int(memory)
 
 
-def human_bytes(count: float) -> str:
+def human_bytes(count: float | int) -> str:
     """Returns a number of bytes as people write it: 3.2 GiB."""
     power = min(int(math.log(max(count, 1), 1024)), 4)
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]

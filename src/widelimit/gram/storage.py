@@ -82,7 +82,7 @@ class Disk:
         """
         self._files: dict[str, _PartialFile] = {}
         for path in paths.values():
-            _check_path(path)
+            check_path(path)
         try:
             for key, path in paths.items():
                 self._files[key] = _PartialFile(path)
@@ -245,7 +245,14 @@ def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     return text.getvalue()
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
+    """Raises unless a result may be written to a file.
+
+    Raises:
+      FileExistsError: it exists.
+      FileNotFoundError: its folder does not exist.
+      ValueError: its name does not end in .npy.
+    """
     if path.suffix != ".npy":
         raise ValueError(f"expected out to end in .npy, the format that is written, got {path}")
     if not path.parent.is_dir():
