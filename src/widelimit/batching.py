@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
-from widelimit.gram.assemble import DEFAULT_MEMORY
 from widelimit.gram.compute import compute, make_tiler
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.fields import is_kernel
-from widelimit.gram.sizes import choose_grid, fixed_grid, parse_memory
+from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, fixed_grid, parse_memory
 from widelimit.gram.storage import Memory
 from widelimit.gram.tiler import Tiler
 

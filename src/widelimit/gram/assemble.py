@@ -9,11 +9,10 @@ from typing import Any
 
 from widelimit.gram.compute import compute, kernel_fn_of, make_tiler
 from widelimit.gram.devices import resolve_devices
-from widelimit.gram.sizes import choose_grid, parse_memory
+from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, parse_memory
 from widelimit.gram.storage import Disk, Memory, Storage, check_path
 
 _NAMES = ("nngp", "ntk")
-DEFAULT_MEMORY = "4GiB"
 
 
 def gram(

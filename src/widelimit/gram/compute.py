@@ -11,12 +11,16 @@ import numpy as np
 
 from widelimit._pytree import is_concrete
 from widelimit.gram.callables import CallableTiler, is_pair
+from widelimit.gram.devices import resolve_devices
 from widelimit.gram.fields import Part, is_kernel, parts, rebuild
 from widelimit.gram.kernels import KernelTiler
 from widelimit.gram.progress import progress_bar
-from widelimit.gram.sizes import Grid
-from widelimit.gram.storage import Storage
+from widelimit.gram.sizes import Grid, choose_grid
+from widelimit.gram.storage import Memory, Storage
 from widelimit.gram.tiler import Tiler
+
+# More than one entry of any network in the literature takes on images of 32 x 32.
+_LARGE_ENTRY = 2**26
 
 
 def kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
@@ -105,6 +109,59 @@ def compute(tiler: Tiler, grid: Grid, get: Any, storage: Storage, progress: bool
     except BaseException as error:
         error.add_note(f"gram ended early: {storage.abandon()}")
         raise
+
+
+def kernels_between(
+    kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any, memory: int, kwargs: dict[str, Any]
+) -> Any:
+    """Returns `kernel_fn(x1, x2, get, **kwargs)`, in tiles if it is too large for one call.
+
+    It is one call, too, where anything is traced, where `kernel_fn` works in tiles by itself,
+    draws at random (`rng`) or combines samples of a batch, and for inputs that are no arrays.
+
+    Args:
+      kernel_fn: a function of kernels.
+      x1: inputs.
+      x2: inputs, or None for x1.
+      get: a name or a tuple of names.
+      memory: bytes that tiles may take.
+      kwargs: keywords of `kernel_fn`.
+
+    Raises:
+      ValueError: a budget too small for one entry, or as `kernel_fn`.
+    """
+    in_tiles = _tiles_within(kernel_fn, x1, x2, get, memory, kwargs)
+    if in_tiles is None:
+        return kernel_fn(x1, x2, get, **kwargs)
+    result = compute(*in_tiles, get, Memory(), progress=True)
+    for leaf in jax.tree.leaves(result):
+        if isinstance(leaf, np.ndarray):
+            leaf.flags.writeable = False  # so that it need not be copied
+    return result
+
+
+def _tiles_within(
+    kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any, memory: int, kwargs: dict[str, Any]
+) -> tuple[Tiler, Grid] | None:
+    """Returns the tiles that compute a kernel, None where one call does."""
+    if getattr(kernel_fn, "works_in_tiles", False) or "rng" in kwargs:
+        return None
+    net = getattr(kernel_fn, "net", None)
+    if not is_concrete(x1, x2, kwargs, net):
+        return None
+    devices = resolve_devices(None)
+    try:
+        tiler = make_tiler(kernel_fn, x1, x2, (get,), devices, kwargs)
+        tiler.check()
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None  # one call raises the same, or knows what to do
+    known = hasattr(kernel_fn, "tiler")
+    if not known and tiler.counts[0] * tiler.counts[1] * _LARGE_ENTRY <= memory:
+        return None  # not worth a trace
+    grid = choose_grid(tiler, memory, len(devices))
+    if grid.single or not (known or is_concrete(tiler.outline())):
+        return None
+    return tiler, grid
 
 
 class _Assembly:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from widelimit.gram.tiler import Tiler
 
+DEFAULT_MEMORY = "4GiB"
 # A kernel of x with itself that is too large for one tile is cut into at least this many per side,
 # as long as each takes this share of a large one: of k per side, (k + 1) / 2k of the work is left.
 _TILES_PER_SIDE = 8
@@ -98,6 +99,10 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
             f"this kernel takes, got {memory} ({human_bytes(memory)})"
         )
     enough = min(memory, max(tiler.target_bytes, least))
+    n1 = _up(max(counts[0], 1), devices)
+    n2 = n1 if tiler.same else max(counts[1], 1)
+    if cost(n1, n2) <= enough:
+        return Grid(counts, (n1, n2), 0)
     sizes = _largest(cost, enough, counts, devices, tiler.same)
     if tiler.same and sizes[0] < counts[0]:
         # Only one half of a tile on the diagonal is needed: rather more tiles, but not small ones.
