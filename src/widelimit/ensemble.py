@@ -260,8 +260,10 @@ class InfiniteEnsemble:
             check_test_test("the kernel of x", nngp_tt, driving_td)
         system = self._times.factorise(self._train_kernel)
         nngp_td = k_td.get("nngp", driving_td)
+        trained = covariance and not self._layout.bayes
+        nngp_dd = self._nngp if trained else None
         return moments.Evidence(
-            *(system, self._times, self._y, self._nngp, driving_td, nngp_td, nngp_tt)
+            *(system, self._times, self._y, nngp_dd, driving_td, nngp_td, nngp_tt)
         )
 
 

@@ -26,6 +26,10 @@ from widelimit.offsets import Need
 from widelimit.plan import bare_site, check_unmixed, mixing_layer
 from widelimit.signal import Signal, is_branches
 
+# Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance
+# is computed: kernels, solutions, products, and what is subtracted.
+_SOLUTIONS = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -93,6 +97,33 @@ class Plan:
     def _bytes(self, entries: int) -> int:
         return self.pairs * self.load.arrays * self.load.itemsize * entries
 
+    def ensemble_bytes(
+        self, n_train: int, n_test: int = 0, inference: str = "gradient_descent"
+    ) -> int:
+        """Returns what an `InfiniteEnsemble` takes at most, beside its inputs and its `memory`.
+
+        That is the Gram matrices, one float64 factor ("bayes") or a float64 eigenbasis with the
+        workspace it is computed in, two more of its size ("gradient_descent"), and for predictions
+        with covariances at n_test inputs the kernels with those and the solutions for them. Tiles
+        of kernels come and go within `memory` before anything is factorised.
+
+        Args:
+          n_train: number of training samples.
+          n_test: number of samples that are predicted at once.
+          inference: "gradient_descent" or "bayes".
+
+        Raises:
+          ValueError: another `inference`.
+        """
+        if inference not in ("gradient_descent", "bayes"):
+            raise ValueError(f"expected inference 'gradient_descent' or 'bayes', got {inference!r}")
+        bayes = inference == "bayes"
+        outputs = math.isqrt(self.rows[-1].all_entries)
+        train, test = n_train * outputs, n_test * outputs
+        kernels = (1 if bayes else 2) * self.load.itemsize * train * (train + test)
+        factors = 8 * (1 if bayes else 3) * train**2
+        return kernels + factors + _SOLUTIONS * 8 * test * (train + test)
+
     def check_tiles(self) -> None:
         """Raises if the kernel of this network cannot be computed in tiles of samples.
 
@@ -142,8 +173,21 @@ class Plan:
                 f"pairs of samples: {self.pairs:,}; covariances of the largest layer: "
                 f"{_quantity(self.bytes, 'B')}; peak: about {_quantity(self.memory, 'B')}",
                 *mixing,
+                self._ensemble_line(),
                 f"engine: {self.engine.name} ({self.engine.reason})",
             ]
+        )
+
+    def _ensemble_line(self) -> str:
+        """Returns what ensembles trained on these samples take, for people."""
+        n = self.load.samples
+        bayes, trained = (
+            _quantity(self.ensemble_bytes(n, 0, kind), "B")
+            for kind in ("bayes", "gradient_descent")
+        )
+        return (
+            f"ensemble of {n:,} training samples, beside the memory for tiles: {bayes} (bayes), "
+            f"{trained} (gradient descent)"
         )
 
     __repr__ = __str__

@@ -22,7 +22,7 @@ from widelimit.predict.matrices import (
     from_matrix,
     to_matrix,
 )
-from widelimit.predict.posterior import Gaussian, predict_test
+from widelimit.predict.posterior import Gaussian, needed_train_kernels, predict_test
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
@@ -181,8 +181,9 @@ class EnsemblePrediction:
     ) -> Any:
         name = DRIVING_KERNEL[mode]
         system = times.factorise(self._driving(name, k_dd[name]))
+        prior = k_tt.get(prior_kernel(mode))
         return predict_test(
-            *(system, times, self._y, k_dd, k_td, k_tt.get(prior_kernel(mode))),
+            *(system, times, self._y, needed_train_kernels(mode, k_dd, prior), k_td, prior),
             mode=mode,
             targets=self._targets,
             dtype=result_dtype(k_dd[name]),
