@@ -29,14 +29,29 @@ FOUNDATION = {
     "offsets",
     "pair_matrices",
     "pairs",
+    "samples",
     "series",
     "signal",
     "stencil",
 }
 # Each may import the foundation and what stands before it.
-TOWER = ["layers", "plan", "inputs", "fused", "kernel", "cost", "report", "stax", "models"]
+TOWER = [
+    "layers",
+    "plan",
+    "inputs",
+    "cost",
+    "fused",
+    "request",
+    "reference",
+    "engines",
+    "tiles",
+    "kernel",
+    "report",
+    "stax",
+    "models",
+]
 # These see networks only as callables: they may import the foundation and each other.
-PROTOCOL = {"diagnostics", "empirical", "ensemble", "gram", "monte_carlo", "predict"}
+PROTOCOL = {"batching", "diagnostics", "empirical", "ensemble", "gram", "monte_carlo", "predict"}
 # These may import anything; of them, the package itself may import only `datasets`.
 TOP = {"__main__", "cli", "datasets", "demo", "pickles", "plot"}
 PACKAGE_ITSELF = "__init__"

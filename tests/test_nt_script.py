@@ -45,3 +45,26 @@ def test_posterior_from_a_kernel() -> None:
 def test_experimental_is_gone_and_says_why() -> None:
     with pytest.raises(ImportError, match="TensorFlow"):
         from widelimit import experimental  # noqa: F401
+
+
+def test_infinite_fcn() -> None:
+    # The example of neural-tangents: exact inference with a batched kernel function, on fewer
+    # samples of synthetic classes.
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    images = rng.standard_normal((3, 20))[labels] + 0.5 * rng.standard_normal((60, 20))
+    targets = np.eye(3)[labels] - 1 / 3
+    x_train, y_train, x_test, y_test = images[:41], targets[:41], images[41:], targets[41:]
+
+    _, _, kernel_fn = stax.serial(stax.Dense(1, 2.0, 0.05), stax.Relu(), stax.Dense(1, 2.0, 0.05))
+    kernel_fn = nt.batch(kernel_fn, device_count=0, batch_size=8)
+    predict_fn = nt.predict.gradient_descent_mse_ensemble(
+        kernel_fn, x_train, y_train, diag_reg=1e-3
+    )
+    fx_test_nngp, fx_test_ntk = predict_fn(x_test=x_test)
+    fx_test_nngp.block_until_ready()
+    fx_test_ntk.block_until_ready()
+    for outputs in (fx_test_nngp, fx_test_ntk):
+        accuracy = np.mean(np.argmax(outputs, axis=1) == np.argmax(y_test, axis=1))
+        assert outputs.shape == y_test.shape
+        assert accuracy > 0.9

@@ -107,3 +107,17 @@ serial(
     FanInSum(),
 )"""
     )
+
+
+def test_memory_of_ensembles() -> None:
+    table = plan(serial(Dense(4), stax.Relu(), Dense(1)), (1000, 8))
+    million = 1000**2
+    assert table.ensemble_bytes(1000, inference="bayes") == (4 + 8) * million
+    assert table.ensemble_bytes(1000) == (2 * 4 + 3 * 8) * million
+    assert table.ensemble_bytes(1000, 10) > table.ensemble_bytes(1000, 5)
+    assert "ensemble of 1,000 training samples" in str(table)
+    assert "12 MB (bayes), 32 MB (gradient descent)" in str(table)
+    spatial = plan(serial(Dense(4), stax.Relu(), Dense(1)), (10, 5, 8))
+    assert spatial.ensemble_bytes(10, inference="bayes") == (4 + 8) * 50**2
+    with pytest.raises(ValueError, match="expected inference"):
+        table.ensemble_bytes(10, inference="magic")

@@ -3,7 +3,9 @@
 from widelimit import models as models
 from widelimit import predict as predict
 from widelimit import stax as stax
+from widelimit.batching import batch as batch
 from widelimit.ensemble import InfiniteEnsemble as InfiniteEnsemble
+from widelimit.gram import gram as gram
 from widelimit.kernel import choose_engine as choose_engine
 from widelimit.nt_kernel import Kernel as Kernel
 from widelimit.report import plan as plan

@@ -21,19 +21,40 @@ class Workload:
     """The size of a call.
 
     Attributes:
-      samples: number of samples of x1 and of x2.
+      samples: number of samples of x1.
       arrays: covariances kept per entry: NNGP, NTK if wanted, gap without spatial axes.
       itemsize: bytes of one number.
+      others: number of samples of x2; None for x1 with itself.
     """
 
     samples: int
     arrays: int
     itemsize: int
+    others: int | None = None
 
     @property
     def pairs(self) -> int:
         """Number of pairs of samples."""
-        return self.samples**2
+        return self.samples * self.columns
+
+    @property
+    def columns(self) -> int:
+        """Number of samples of the second input."""
+        return self.samples if self.others is None else self.others
+
+    @property
+    def images(self) -> int:
+        """Number of samples that have covariances with themselves of their own."""
+        return self.samples + (self.others or 0)
+
+
+def kept_arrays(get: Any, signal: Any) -> int:
+    """Returns how many covariances are kept per entry where `get` is asked of `kernel_fn`."""
+    names = (get,) if isinstance(get, str) else get
+    while not isinstance(signal, Signal):
+        signal = signal[0]
+    tangent = names is None or "ntk" in [str(name).lower() for name in names]
+    return 1 + tangent + (not signal.spatial)
 
 
 def entries(need: Any, signal: Any) -> int:
@@ -82,6 +103,16 @@ def peak_bytes(net: Layer, site: Site, load: Workload) -> int:
     return _Walk(load).run(net, site)
 
 
+def _product_bytes(need: Any, signal: Any, load: Workload) -> int:
+    """Returns what the product of the inputs takes beside its result, as XLA reports for it."""
+    if not isinstance(signal, Signal):
+        return sum(_product_bytes(n, s, load) for n, s in zip(need, signal, strict=True))
+    stored = need.cross.count * signal.positions
+    wide1 = 8 * load.samples * signal.positions * signal.channels
+    wide2 = (8 + 2 * load.itemsize) * load.columns * stored * signal.channels
+    return wide1 + wide2 + 12 * load.pairs * stored
+
+
 @dataclasses.dataclass
 class _Walk:
     """A walk over a network that keeps account of what is alive."""
@@ -97,7 +128,15 @@ class _Walk:
         # The input holds the gap besides the NNGP, which counts as much as an NTK.
         start = self._new(site.need_in, site.signal_in)
         self._layer(net, site, start, frozenset(start))
-        return self.peak
+        held = sum(self.sizes[name] for name in start)
+        product = held + _product_bytes(site.need_in, site.signal_in, self.load)
+        return max(self.peak + self._whole(site.signal_in), product)
+
+    def _whole(self, signal: Any) -> int:
+        """Returns what a network without spatial axes takes besides, since it is compiled whole."""
+        while not isinstance(signal, Signal):
+            signal = signal[0]
+        return 0 if signal.spatial else 3 * 8 * self.load.pairs
 
     def _new(self, need: Any, signal: Any) -> tuple[int, ...]:
         """Returns the name of new covariances, or the names of several branches."""
@@ -106,7 +145,7 @@ class _Walk:
             return tuple(itertools.chain.from_iterable(self._new(n, s) for n, s in parts))
         name = next(self.names)
         cross = self.load.arrays * self.load.pairs * need.cross.count
-        own = self.load.samples * need.own.count
+        own = self.load.images * need.own.count
         self.sizes[name] = (cross + own) * signal.positions * self.load.itemsize
         return (name,)
 
@@ -153,7 +192,7 @@ class _Walk:
                 folded = bool(site.need_in.cross.moduli)
                 return int(size * (2.5 if folded else 1.5))  # pairs of two kinds are summed apart
             case ElementwiseLayer():
-                shifted = 4 * self.load.samples * entries(site.need_in, site.signal_in)
+                shifted = 4 * self.load.images * entries(site.need_in, site.signal_in)
                 return shifted * self.load.itemsize
             case _:
                 return 0

@@ -2,13 +2,14 @@
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from widelimit.gram.compute import kernel_fn_of
+from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict import moments
 from widelimit.predict.checks import as_targets, check_finite, check_scalar, own
 from widelimit.predict.dynamics import Times
@@ -60,6 +61,10 @@ class InfiniteEnsemble:
         the kernel's dtype (4e-5 in float32 for n = 100): just above the errors by which rounding
         makes a kernel singular, so that repeated inputs without noise do not fail.
 
+      memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
+        kernels themselves: larger ones are computed in tiles (`wl.gram`). What else an ensemble
+        takes says `wl.plan(net, shape).ensemble_bytes`.
+
     Raises:
       TypeError: if the first argument is neither a network nor a function.
       ValueError: if x, y or the kernel is not finite, shapes do not fit, `inference` is unknown,
@@ -88,9 +93,10 @@ class InfiniteEnsemble:
         learning_rate: ArrayLike = 1.0,
         noise: ArrayLike = 0.0,
         jitter: ArrayLike | None = None,
+        memory: str | float | int = DEFAULT_MEMORY,
     ) -> None:
         """Computes the kernels of the training set."""
-        self._kernel_fn = _kernel_fn_of(net_or_kernel_fn)
+        self._kernel_fn, self._memory = kernel_fn_of(net_or_kernel_fn), parse_memory(memory)
         if inference not in ("gradient_descent", "bayes"):
             raise ValueError(f"expected inference 'gradient_descent' or 'bayes', got {inference!r}")
         y = as_targets("y", y)
@@ -107,7 +113,7 @@ class InfiniteEnsemble:
         self._x, self._y, self._noise = own(x), y, noise
         self._learning_rate, self._times = learning_rate, Times()
 
-        kernels = call_kernel(self._kernel_fn, x, None, self._kernel_names)
+        kernels = self._call(x, None, self._kernel_names)
         targets = Targets.of(y, (-1,))
         seen, told = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
         if seen != told:
@@ -236,36 +242,29 @@ class InfiniteEnsemble:
         system = self._train_kernel.cholesky()
         return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
 
+    def _call(self, x1: Any, x2: Any, names: list[str]) -> dict[str, Any]:
+        return call_kernel(self._kernel_fn, x1, x2, names, self._memory)
+
     def _evidence(self, x: Any, covariance: bool = True) -> moments.Evidence:
         """All that predictions at x are computed from."""
         for leaf in jax.tree.leaves(x):
             check_finite("x", leaf)
         names = self._kernel_names if covariance else self._kernel_names[-1:]
-        k_td, nngp_tt = call_kernel(self._kernel_fn, x, self._x, names), None
+        k_td, nngp_tt = self._call(x, self._x, names), None
         for kernel in k_td.values():
             name = "the kernel of x and the training inputs"
             self._layout.targets.check_test_train(name, kernel)
         driving_td = k_td[names[-1]]
         if covariance:
-            nngp_tt = call_kernel(self._kernel_fn, x, None, ["nngp"])["nngp"]
+            nngp_tt = self._call(x, None, ["nngp"])["nngp"]
             check_test_test("the kernel of x", nngp_tt, driving_td)
         system = self._times.factorise(self._train_kernel)
         nngp_td = k_td.get("nngp", driving_td)
+        trained = covariance and not self._layout.bayes
+        nngp_dd = self._nngp if trained else None
         return moments.Evidence(
-            *(system, self._times, self._y, self._nngp, driving_td, nngp_td, nngp_tt)
+            *(system, self._times, self._y, nngp_dd, driving_td, nngp_td, nngp_tt)
         )
-
-
-def _kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
-    if isinstance(net_or_kernel_fn, tuple | list) and len(net_or_kernel_fn) == 3:
-        net_or_kernel_fn = net_or_kernel_fn[2]  # (init_fn, apply_fn, kernel_fn)
-    kernel_fn = getattr(net_or_kernel_fn, "kernel_fn", net_or_kernel_fn)
-    if not callable(kernel_fn):
-        raise TypeError(
-            "expected a network with a kernel_fn, or a function kernel_fn(x1, x2, get), got "
-            f"{type(net_or_kernel_fn).__name__}"
-        )
-    return kernel_fn
 
 
 def _advise(relative: float, absolute: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from widelimit._pytree import as_leaf, is_concrete
 from widelimit.masking import MaskedArray
 from widelimit.nt_kernel import Kernel
+from widelimit.samples import check_finite
 from widelimit.signal import is_branches
 
 
@@ -31,6 +32,40 @@ def as_inputs(x1: Any, x2: Any, mask_constant: Any) -> tuple[Any, Any]:
         _check_same_tree(first, second)
     _check_kernels(_leaves(first), _leaves(second))
     return first, second
+
+
+def check_inputs(x1: Any, x2: Any, mask_constant: Any) -> None:
+    """Raises where `as_inputs` would, without a copy of all inputs.
+
+    Raises:
+      TypeError: as `as_inputs`, or traced inputs.
+      ValueError: as `as_inputs`.
+    """
+    if not is_concrete(x1, x2, mask_constant):
+        raise TypeError(
+            "expected concrete inputs to compute their kernel in tiles, got traced ones: call "
+            "kernel_fn inside jit, vmap or grad"
+        )
+    as_inputs(_heads(x1), _heads(x2), mask_constant)
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x is not None:
+            _check_all_finite(x, name, mask_constant)
+
+
+def _heads(x: Any) -> Any:
+    """Returns the first entries of arrays along their first axis, anything else as it is."""
+    if is_branches(x):
+        return type(x)(map(_heads, x))
+    return x[:1] if isinstance(x, np.ndarray | jax.Array) and x.ndim else x
+
+
+def _check_all_finite(x: Any, name: str, mask_constant: Any) -> None:
+    if is_branches(x):
+        for i, part in enumerate(x):
+            _check_all_finite(part, f"{name}[{i}]", mask_constant)
+    elif x is not None:
+        # What overflows in the working dtype is not finite either.
+        check_finite(np.asarray(x), name, mask_constant, working_dtype())
 
 
 def working_dtype() -> np.dtype:
@@ -89,23 +124,8 @@ def _convert(x: Any, name: str, mask_constant: Any) -> Any:
         # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
         cast = jnp.where(x == as_leaf(mask_constant), mask_constant, cast)
     if is_concrete(cast):
-        _check_finite(np.asarray(cast), name, mask_constant)
+        check_finite(np.asarray(cast), name, mask_constant)
     return cast
-
-
-def _check_finite(x: np.ndarray, name: str, mask_constant: Any) -> None:
-    finite = np.isfinite(x)
-    if finite.all():
-        return
-    if mask_constant is not None and is_concrete(mask_constant):
-        constant = float(mask_constant)
-        finite |= np.isnan(x) if np.isnan(constant) else x == constant
-    if not finite.all():
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(
-            f"expected finite inputs (in {x.dtype}), got {int((~finite).sum())} NaN or infinite "
-            f"values in {name}, the first at index {first}"
-        )
 
 
 def _check_same_tree(first: Any, second: Any) -> None:

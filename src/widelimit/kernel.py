@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any
 
 from widelimit._pytree import is_concrete
-from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
-from widelimit.covariance import KERNEL, Covariances
-from widelimit.fused.bridge import FlatKernel, fused_kernel, refusal
+from widelimit.engines import (
+    ENGINES,
+    Choice,
+    choose_engine,
+    compute_fused,
+    fused_refusal,
+    is_flat,
+)
 from widelimit.inputs import (
     as_inputs,
     as_patterns,
@@ -21,92 +23,14 @@ from widelimit.inputs import (
     shares_x1,
     stored_diagonal,
 )
-from widelimit.layers.base import Layer, NetFunction, Site, located, tree_shapes
-from widelimit.layers.reshape import Identity
-from widelimit.layers.step import Trio, join_trio, mask_covariances, step
-from widelimit.layout import input_covariances
-from widelimit.masking import split_mask
+from widelimit.layers.base import NetFunction, located, tree_shapes
 from widelimit.nt_kernel import Kernel, kernel_signal
-from widelimit.offsets import Need
-from widelimit.plan import input_axes, input_signal, leading_flatten, make_site, output_need
-from widelimit.signal import Signal, is_branches
+from widelimit.plan import check_unmixed, make_site, mixing_layer, output_need
+from widelimit.reference import compute, holds_kernels, map_kernels
+from widelimit.request import ARRAYS, Options, Request, parse_get
+from widelimit.tiles import NetworkTiler, tiler_class
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
-_ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
-
-
-class Request(NamedTuple):
-    """What is asked of one call; static under jit.
-
-    Attributes:
-      fields: arrays of `Kernel` to compute.
-      symmetric: whether x2 is x1.
-      share: whether x2 was not given.
-      diagonal_spatial: keep equal positions only.
-      axes: (batch, channel) axes of the input, None where not given.
-    """
-
-    fields: tuple[str, ...]
-    symmetric: bool
-    share: bool
-    diagonal_spatial: bool
-    axes: tuple[int | None, int | None]
-
-
-class Choice(NamedTuple):
-    """The engine that runs a network, and why.
-
-    Attributes:
-      name: 'reference' or 'fused'.
-      reason: one line for people.
-    """
-
-    name: str
-    reason: str
-
-
-ENGINES = ("auto", "fused", "reference")
-
-
-def choose_engine(net: Layer, shape: Any) -> Choice:
-    """Returns the engine that computes the kernel of `net` on concrete inputs of `shape`.
-
-    Args:
-      net: the network.
-      shape: shape of an input, batch size included.
-    """
-    why = _fused_refusal(net, shape, (None, None), tangent=True)
-    if why is None:
-        return Choice("fused", "pieces of covariances stay in cache; compiled by numba")
-    whole = "whole" if _is_flat(net, shape) else "layer by layer"
-    return Choice("reference", f"plain JAX, compiled {whole}: {why}")
-
-
-def _fused_refusal(net: Layer, shape: Any, axes: Any, *, tangent: bool) -> str | None:
-    """Returns why the fused engine does not run a network on inputs of `shape`."""
-    with located(net.label):
-        inner, signal = _reshaped(net, shape, shape, axes)
-        return refusal(inner, signal, tangent)
-
-
-def _reshaped(net: Layer, shape1: Any, shape2: Any, axes: Any) -> tuple[Layer, Any]:
-    """Returns the network behind a Flatten that it begins with, and the signal that it gets."""
-    inner, flatten = leading_flatten(net)
-    if flatten is not None:
-        flatten.check_input(shape1, axes[0])
-        shape1, shape2 = flatten.output_shape(shape1), flatten.output_shape(shape2)
-        batch = flatten.batch_axis_out % 2
-        axes = batch, 1 - batch
-    return inner, input_signal(shape1, shape2, input_axes(inner, shape1, axes))
-
-
-def _is_flat(net: Layer, shape: Any) -> bool:
-    """Returns whether no activation of the network has spatial axes."""
-    if leading_flatten(net)[1] is not None:
-        return True
-    if is_branches(shape) and any(is_branches(s) for s in shape):
-        return all(_is_flat(Identity(), s) for s in shape)
-    return len(shape) == 2
+__all__ = ["Choice", "KernelFn", "choose_engine", "parse_get"]
 
 
 class KernelFn(NetFunction):
@@ -152,7 +76,7 @@ class KernelFn(NetFunction):
           ValueError: shapes, masks or layers that do not fit, NaN in the inputs, unknown `get`.
           TypeError: inputs that are not arrays, unknown keywords.
         """
-        fields = parse_get(get)
+        parse_get(get)
         axes = _keywords(kwargs)
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
@@ -161,70 +85,150 @@ class KernelFn(NetFunction):
         symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
         if diagonal_spatial is None:
             diagonal_spatial = stored_diagonal(x1)
+        options = Options(mask_constant, diagonal_batch, bool(diagonal_spatial), axes, engine)
+        return self.evaluate(x1, x2, get, patterns, symmetric, options)
+
+    def evaluate(
+        self, x1: Any, x2: Any, get: Any, patterns: Any, symmetric: bool, options: Options
+    ) -> Any:
+        """Returns the kernels between inputs that `as_inputs` has converted.
+
+        Args:
+          x1: inputs, as `as_inputs` returns them.
+          x2: likewise, or None.
+          get: as for a call.
+          patterns: pair of graph patterns.
+          symmetric: whether x2 is x1, on the same graphs.
+          options: what else was asked for.
+        """
+        fields = parse_get(get)
         request = Request(
-            fields=tuple(f for f in _ARRAYS if f in fields),
+            fields=tuple(f for f in ARRAYS if f in fields),
             symmetric=symmetric,
             share=symmetric and shares_x1(x1, x2),
-            diagonal_spatial=bool(diagonal_spatial),
-            axes=axes,
+            diagonal_spatial=options.diagonal_spatial,
+            axes=options.axes,
         )
-        way = self._way(x1, x2, mask_constant, pattern, request, engine)
-        compute = functools.partial(way, self.net, mask_constant=mask_constant)
+        way = self._way(x1, x2, patterns, request, options)
+        compute = functools.partial(way, self.net, mask_constant=options.mask_constant)
         other = None if symmetric else x1 if x2 is None else x2
         result = compute(x1, other, patterns=patterns, request=request)
-        if diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
+        if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
             result = _full_batch(compute, result, x1, x2, patterns, request)
-        return _select(result, get)
+        return self.select(result, get)
 
-    def _way(
-        self, x1: Any, x2: Any, mask_constant: Any, pattern: Any, request: Request, engine: str
-    ) -> Any:
+    @staticmethod
+    def select(result: Any, get: Any) -> Any:
+        """Returns what was asked for, kernel by kernel.
+
+        Args:
+          result: a `Kernel`, or a list or tuple of them.
+          get: as for a call.
+        """
+        if not isinstance(result, Kernel):
+            return type(result)(KernelFn.select(part, get) for part in result)
+        if get is None:
+            return result
+        if isinstance(get, str):
+            return getattr(result, get.lower())
+        names = parse_get(get)
+        return _named_tuple(names)(*(getattr(result, name) for name in names))
+
+    def tiler(
+        self,
+        x1: Any,
+        x2: Any,
+        get: Any,
+        devices: Any,
+        *,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        diagonal_batch: bool | None = None,
+        diagonal_spatial: bool | None = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ) -> NetworkTiler:
+        """Returns what computes the kernels between concrete x1 and x2 tile by tile.
+
+        Args:
+          x1: arrays, as for a call.
+          x2: likewise, or None for x1.
+          get: as for a call.
+          devices: the devices to compute on, a list.
+          pattern: as for a call, as all keywords that follow.
+          mask_constant: see above.
+          diagonal_batch: see above.
+          diagonal_spatial: see above.
+          engine: see above.
+          **kwargs: see above.
+
+        Raises:
+          ValueError: as for a call.
+          TypeError: as for a call, or traced inputs.
+          NotImplementedError: `diagonal_batch=False`.
+        """
+        parse_get(get)
+        if diagonal_batch is False:
+            raise NotImplementedError(
+                "expected diagonal_batch=None or True for kernels computed in tiles, got False: "
+                "covariances between all samples of a batch do not follow from tiles of x1 and x2"
+            )
+        axes = _keywords(kwargs)
+        options = Options(mask_constant, None, bool(diagonal_spatial), axes, engine)
+        with located(self.net.label):
+            patterns = as_patterns(pattern)
+            kind = tiler_class(self, x1, patterns, get, options)
+            return kind(self, (x1, x2), get, patterns, options, devices)
+
+    def check_tiles(self, kernels: Any) -> None:
+        """Raises if kernels of x1 and x2, as inputs, cannot be cut into tiles of samples.
+
+        Raises:
+          ValueError: a layer combines samples; the message names it.
+        """
+        signal = map_kernels(kernel_signal, kernels)
+        need = output_need(self.net.output_signal(signal), diagonal_spatial=False, own=False)
+        site = make_site(self.net, signal, need, (None, None), (None, None))
+        check_unmixed(mixing_layer(site))
+
+    def _way(self, x1: Any, x2: Any, patterns: Any, request: Request, options: Options) -> Any:
         """Returns the function that computes kernels.
 
         Raises:
           ValueError: an unknown engine, or the fused one where it does not run.
         """
-        if engine not in ENGINES:
-            raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
-        concrete = is_concrete(self.net, x1, x2, mask_constant, pattern)
-        if engine != "reference":
-            why = self._why_not_fused(x1, mask_constant, pattern, request, concrete)
+        if options.engine not in ENGINES:
+            raise ValueError(
+                f"expected engine to be one of {', '.join(ENGINES)}, got {options.engine!r}"
+            )
+        concrete = is_concrete(self.net, x1, x2, options.mask_constant, patterns)
+        if options.engine != "reference":
+            why = self.why_not_fused(x1, patterns, request.fields, options, concrete)
             if why is None:
-                return _compute_fused
-            if engine == "fused":
+                return compute_fused
+            if options.engine == "fused":
                 raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
-        by_layer = concrete and not _holds_kernels(x1)
-        by_layer = by_layer and not _is_flat(self.net, tree_shapes(x1))
-        return functools.partial(_compute, _propagate if by_layer else _propagate_whole)
+        by_layer = concrete and not holds_kernels(x1)
+        by_layer = by_layer and not is_flat(self.net, tree_shapes(x1))
+        return functools.partial(compute, not by_layer)
 
-    def _why_not_fused(
-        self, x1: Any, mask_constant: Any, pattern: Any, request: Request, concrete: bool
+    def why_not_fused(
+        self, x1: Any, patterns: Any, fields: Any, options: Options, concrete: bool
     ) -> str | None:
-        if _holds_kernels(x1) or not concrete:
+        """Returns why a call does not run on the fused engine, None if it does.
+
+        Args:
+          x1: inputs.
+          patterns: pair of graph patterns.
+          fields: what is wanted of the kernel.
+          options: what else is asked for.
+          concrete: whether nothing is traced.
+        """
+        if holds_kernels(x1) or not concrete:
             return "inputs are traced, or Kernels"
-        if mask_constant is not None or pattern is not None:
+        if options.mask_constant is not None or any(p is not None for p in patterns):
             return "there are masks or graph patterns"
-        tangent = "ntk" in request.fields
-        return _fused_refusal(self.net, tree_shapes(x1), request.axes, tangent=tangent)
-
-
-def parse_get(get: Any) -> tuple[str, ...]:
-    """Returns the names of the `Kernel` fields asked for, in lower case.
-
-    Raises:
-      ValueError: an unknown or repeated name, or none at all.
-    """
-    if get is None:
-        return _FIELDS
-    names = tuple(get) if isinstance(get, list | tuple) else (get,)
-    lower = tuple(str(name).lower() for name in names)
-    unknown = [name for name in lower if name not in _FIELDS]
-    if unknown or not lower or len(set(lower)) < len(lower):
-        raise ValueError(
-            f"expected get to be None, one of {', '.join(_FIELDS)}, or a tuple of distinct ones; "
-            f"got {get!r}"
-        )
-    return lower
+        return fused_refusal(self.net, tree_shapes(x1), options.axes, tangent="ntk" in fields)
 
 
 def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
@@ -238,189 +242,11 @@ def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
     return axes
 
 
-def _compute(run: Any, net: Layer, x1: Any, x2: Any, *, request: Request, **inputs: Any) -> Any:
-    """Returns a `Kernel` (or a tree of them) that holds the requested arrays.
-
-    The conversion is compiled apart: XLA would compute an entry once for either triangle of a
-    symmetric kernel, rounded in two ways.
-    """
-    out, site = run(net, x1, x2, request=request, **inputs)
-    return _leave(out, site, site.masks_out, request)
-
-
-def _compute_fused(net: Layer, x1: Any, x2: Any, *, request: Request, **_: Any) -> Any:
-    """Returns the same as `_compute` by the fused engine, of a network that it runs."""
-    shape1 = tree_shapes(x1)
-    shape2 = shape1 if x2 is None else tree_shapes(x2)
-    inner, signal = _reshaped(net, shape1, shape2, request.axes)
-    flatten = leading_flatten(net)[1]
-    if flatten is not None:
-        x1, x2 = (None if x is None else flatten.apply((), x) for x in (x1, x2))
-    kernel = fused_kernel(inner, signal, tangent="ntk" in request.fields)
-    first = kernel.prepare(x1)
-    second = None if x2 is None else kernel.prepare(x2)
-    if isinstance(kernel, FlatKernel):
-        return _requested(kernel.kernel(first, second), request)
-    own = bool({"cov1", "cov2"} & set(request.fields))
-    cov, site = kernel.covariances(first, second, own=own)
-    return _leave(cov, site, site.masks_out, request)
-
-
-def _propagate(
-    net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
-) -> tuple[Any, Site]:
-    """Returns the covariances of the output, and what is to be known of the site of the network."""
-    with located(net.label):
-        if _holds_kernels(x1):
-            cov, site, net = _enter_kernels(net, x1, patterns, request)
-        else:
-            cov, site, net = _enter_arrays(net, x1, x2, mask_constant, patterns, request)
-        out = step(net, cov, site)
-    nothing = (None, None)
-    return out, dataclasses.replace(site, children=(), masks_in=nothing, patterns=nothing)
-
-
-_propagate_whole = jax.jit(_propagate, static_argnames="request")
-
-
-def _enter_arrays(
-    net: Layer, x1: Any, x2: Any, mask_constant: Any, patterns: Any, request: Request
-) -> tuple[Any, Any, Layer]:
-    """Returns the covariances of the inputs, the site of the network, and what is left of it."""
-    x1, mask1 = split_mask(x1, mask_constant)
-    x2, mask2 = split_mask(x2, mask_constant)
-    net, flatten = leading_flatten(net)
-    axes = request.axes
-    if flatten is not None:
-        flatten.check_input(tree_shapes(x1), axes[0])
-        x1, mask1 = flatten.apply((), x1), flatten.mask(mask1, x1.shape)
-        if x2 is not None:
-            x2, mask2 = flatten.apply((), x2), flatten.mask(mask2, x2.shape)
-        batch = flatten.batch_axis_out % 2
-        axes = batch, 1 - batch
-    shape1 = tree_shapes(x1)
-    shape2 = shape1 if x2 is None else tree_shapes(x2)
-    signal = input_signal(shape1, shape2, input_axes(net, shape1, axes))
-    masks = tuple(m if jax.tree.leaves(m) else None for m in (mask1, mask2))
-    need = _output_need(net, signal, request)
-    site = make_site(net, signal, need, masks, patterns)
-    tangent = "ntk" in request.fields
-    cov = _inputs(x1, x2, signal, site.need_in, masks, tangent)
-    if site.pairs and x2 is not None:
-        alone = site.side(0), site.side(1)
-        first, second = (
-            _inputs(x, None, at.signal_in, site.need_in, at.masks_in, tangent)
-            for x, at in zip((x1, x2), alone, strict=True)
-        )
-        cov = join_trio(first, second, cov)
-    return cov, site, net
-
-
-def _output_need(net: Layer, signal: Any, request: Request) -> Any:
-    own = bool({"cov1", "cov2"} & set(request.fields))
-    return output_need(net.output_signal(signal), request.diagonal_spatial, own)
-
-
-def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool) -> Any:
-    """Returns the covariances of arrays or of trees of arrays."""
-    if isinstance(signal, Signal):
-        return _masked_inputs(x1, x2, masks, signal, need, tangent)
-    parts = []
-    for i, part in enumerate(signal):
-        inner = tuple(None if m is None else m[i] for m in masks)
-        parts.append(_inputs(x1[i], None if x2 is None else x2[i], part, need[i], inner, tangent))
-    return type(x1)(parts)
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _masked_inputs(
-    x1: Any, x2: Any, masks: Any, signal: Signal, need: Need, tangent: bool
-) -> Covariances:
-    return mask_covariances(input_covariances(x1, x2, signal, need, tangent), masks)
-
-
-_public = jax.jit(kernel_from_covariances, static_argnames=("diagonal_spatial", "share"))
-
-
-def _enter_kernels(
-    net: Layer, kernels: Any, patterns: Any, request: Request
-) -> tuple[Any, Any, Layer]:
-    """Returns the same as `_enter_arrays` for public kernels."""
-    signal = _map_kernels(kernel_signal, kernels)
-    masks1 = _map_kernels(lambda k: k.mask1, kernels)
-    masks2 = _map_kernels(lambda k: k.mask2, kernels)
-    masks = tuple(m if jax.tree.leaves(m) else None for m in (masks1, masks2))
-    need = _output_need(net, signal, request)
-    site = make_site(net, signal, need, masks, patterns)
-
-    def enter(kernel: Any, part: Any, origin: str) -> Any:
-        if not isinstance(kernel, Kernel):
-            pairs = enumerate(zip(kernel, part, strict=True))
-            return type(kernel)(enter(k, n, f"{origin}[{i}]") for i, (k, n) in pairs)
-        cov = covariances_from_kernel(kernel, part, kernel.cov2 is None or request.symmetric)
-        # Kernels given side by side are taken as independent: nothing tells where they come from.
-        # For the same reason a kernel is not taken as raw input.
-        tangent = cov.tangent and "ntk" in request.fields
-        return cov.replace(origins=frozenset({origin}), tangent=tangent)
-
-    cov = enter(kernels, site.need_in, KERNEL)
-    if site.pairs and not request.symmetric:
-        first, second = (enter(_map_sides(kernels, i), site.need_in, KERNEL) for i in (0, 1))
-        cov = join_trio(first, second, cov)
-    return cov, site, net
-
-
-def _map_sides(kernels: Any, index: int) -> Any:
-    """Returns kernels of one batch with itself."""
-    if not isinstance(kernels, Kernel):
-        return type(kernels)(_map_sides(k, index) for k in kernels)
-    return kernels.side(index)
-
-
-def _leave(cov: Any, site: Site, masks: Any, request: Request) -> Any:
-    """Returns covariances as public kernels that hold the requested arrays and no others."""
-    if isinstance(cov, list | tuple):
-        parts = []
-        for i, part in enumerate(cov):
-            inner = tuple(None if m is None else m[i] for m in masks)
-            parts.append(_leave(part, site, inner, request))
-        return type(cov)(parts)
-    if request.symmetric:
-        masks = masks[0], masks[0]
-    public = functools.partial(_public, diagonal_spatial=request.diagonal_spatial)
-    cross = cov.cross if isinstance(cov, Trio) else cov
-    kernel = public(cross, share=request.share, masks=masks)
-    if site.pairs and kernel.cov1 is not None:
-        sides = (cov.first, cov.second) if isinstance(cov, Trio) else (cov, cov)
-        full1, full2 = (public(side, share=True, masks=masks).nngp for side in sides)
-        cov2 = None if request.share else full2
-        kernel = kernel.replace(cov1=full1, cov2=cov2, diagonal_batch=False)
-    return _requested(kernel, request)
-
-
-def _requested(kernel: Kernel, request: Request) -> Kernel:
-    """Returns a kernel that holds the requested arrays only; cov2 is None if x2 was."""
-    dropped = {f: None for f in _ARRAYS if f not in request.fields}
-    return kernel.replace(**({"cov2": None} | dropped if request.share else dropped))
-
-
-def _holds_kernels(x: Any) -> bool:
-    leaves = jax.tree.leaves(x, is_leaf=lambda v: isinstance(v, Kernel))
-    return any(isinstance(leaf, Kernel) for leaf in leaves)
-
-
-def _map_kernels(function: Any, tree: Any) -> Any:
-    """Returns the function of every kernel of a tree; branches become tuples."""
-    if isinstance(tree, Kernel):
-        return function(tree)
-    return tuple(_map_kernels(function, part) for part in tree)
-
-
 def _full_batch(
     compute: Any, result: Any, x1: Any, x2: Any, patterns: Any, request: Request
 ) -> Any:
     """Returns the result with covariances between all samples of each side in cov1 and cov2."""
-    if _holds_kernels(x1):
+    if holds_kernels(x1):
         raise NotImplementedError(
             "expected arrays with diagonal_batch=False, got a Kernel: pass the inputs instead"
         )
@@ -440,18 +266,6 @@ def _full_batch(
         )
 
     return join(result, full1, full2)
-
-
-def _select(result: Any, get: Any) -> Any:
-    """Returns the fields that the user asked for, kernel by kernel."""
-    if not isinstance(result, Kernel):
-        return type(result)(_select(part, get) for part in result)
-    if get is None:
-        return result
-    if isinstance(get, str):
-        return getattr(result, get.lower())
-    names = parse_get(get)
-    return _named_tuple(names)(*(getattr(result, name) for name in names))
 
 
 @functools.lru_cache(maxsize=64)

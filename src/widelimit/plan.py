@@ -191,6 +191,46 @@ def _serial_children(net: Serial, place: _Place) -> tuple[tuple[Site, ...], Any]
     return tuple(sites), moduli
 
 
+def bare_site(
+    net: Layer,
+    shapes: tuple[Any, Any],
+    axes: tuple[int | None, int | None] = (None, None),
+    *,
+    diagonal_spatial: bool = False,
+    own: bool = False,
+) -> tuple[Layer, Site]:
+    """Returns the network behind a Flatten that it begins with, and its site without masks.
+
+    Args:
+      net: the network.
+      shapes: shapes (or trees of them) of x1 and of x2.
+      axes: (batch, channel) axes of the inputs, None where the network decides.
+      diagonal_spatial: keep equal positions of the result only.
+      own: whether the covariances of images with themselves are wanted.
+    """
+    inner, flatten = leading_flatten(net)
+    if flatten is not None:
+        shapes = flatten.output_shape(shapes[0]), flatten.output_shape(shapes[1])
+        batch = flatten.batch_axis_out % 2
+        axes = batch, 1 - batch
+    signal = input_signal(*shapes, input_axes(inner, shapes[0], axes))
+    need = output_need(inner.output_signal(signal), diagonal_spatial, own)
+    return inner, make_site(inner, signal, need, (None, None), (None, None))
+
+
+def check_unmixed(path: str | None) -> None:
+    """Raises if a network combines samples, at the layer of this path.
+
+    Raises:
+      ValueError: the path is not None; the message names it.
+    """
+    if path is not None:
+        raise ValueError(
+            "expected a network that treats samples one by one, to compute its kernel in tiles; "
+            f"got {path}, which combines samples of a batch: pass all samples to kernel_fn at once"
+        )
+
+
 def mixing_layer(site: Site) -> str | None:
     """Returns the path of the first layer that combines samples of a batch, None without one."""
     if not site.mixes:

@@ -10,21 +10,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from widelimit.cost import Workload, all_entries, entries, operations, peak_bytes
+from widelimit.cost import (
+    Workload,
+    all_entries,
+    entries,
+    kept_arrays,
+    operations,
+    peak_bytes,
+)
 from widelimit.inputs import working_dtype
 from widelimit.kernel import Choice, choose_engine
 from widelimit.layers.base import Layer, Site, as_shape, located
 from widelimit.layers.combine import Parallel, Repeat, Serial
 from widelimit.offsets import Need
-from widelimit.plan import (
-    input_axes,
-    input_signal,
-    leading_flatten,
-    make_site,
-    mixing_layer,
-    output_need,
-)
+from widelimit.plan import bare_site, check_unmixed, mixing_layer
 from widelimit.signal import Signal, is_branches
+
+# Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance
+# is computed: kernels, solutions, products, and what is subtracted.
+_SOLUTIONS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,18 +97,40 @@ class Plan:
     def _bytes(self, entries: int) -> int:
         return self.pairs * self.load.arrays * self.load.itemsize * entries
 
+    def ensemble_bytes(
+        self, n_train: int, n_test: int = 0, inference: str = "gradient_descent"
+    ) -> int:
+        """Returns what an `InfiniteEnsemble` takes at most, beside its inputs and its `memory`.
+
+        That is the Gram matrices, one float64 factor ("bayes") or a float64 eigenbasis with the
+        workspace it is computed in, two more of its size ("gradient_descent"), and for predictions
+        with covariances at n_test inputs the kernels with those and the solutions for them. Tiles
+        of kernels come and go within `memory` before anything is factorised.
+
+        Args:
+          n_train: number of training samples.
+          n_test: number of samples that are predicted at once.
+          inference: "gradient_descent" or "bayes".
+
+        Raises:
+          ValueError: another `inference`.
+        """
+        if inference not in ("gradient_descent", "bayes"):
+            raise ValueError(f"expected inference 'gradient_descent' or 'bayes', got {inference!r}")
+        bayes = inference == "bayes"
+        outputs = math.isqrt(self.rows[-1].all_entries)
+        train, test = n_train * outputs, n_test * outputs
+        kernels = (1 if bayes else 2) * self.load.itemsize * train * (train + test)
+        factors = 8 * (1 if bayes else 3) * train**2
+        return kernels + factors + _SOLUTIONS * 8 * test * (train + test)
+
     def check_tiles(self) -> None:
         """Raises if the kernel of this network cannot be computed in tiles of samples.
 
         Raises:
           ValueError: a layer combines samples of a batch; the message names it.
         """
-        if self.mixes_samples is not None:
-            raise ValueError(
-                "expected a network that treats samples one by one, to compute its kernel in "
-                f"tiles; got {self.mixes_samples}, which combines samples of a batch: pass all "
-                "samples to kernel_fn at once"
-            )
+        check_unmixed(self.mixes_samples)
 
     def __str__(self) -> str:
         header = (
@@ -147,8 +173,21 @@ class Plan:
                 f"pairs of samples: {self.pairs:,}; covariances of the largest layer: "
                 f"{_quantity(self.bytes, 'B')}; peak: about {_quantity(self.memory, 'B')}",
                 *mixing,
+                self._ensemble_line(),
                 f"engine: {self.engine.name} ({self.engine.reason})",
             ]
+        )
+
+    def _ensemble_line(self) -> str:
+        """Returns what ensembles trained on these samples take, for people."""
+        n = self.load.samples
+        bayes, trained = (
+            _quantity(self.ensemble_bytes(n, 0, kind), "B")
+            for kind in ("bayes", "gradient_descent")
+        )
+        return (
+            f"ensemble of {n:,} training samples, beside the memory for tiles: {bayes} (bayes), "
+            f"{trained} (gradient descent)"
         )
 
     __repr__ = __str__
@@ -181,13 +220,11 @@ def plan(net: Layer, shape: Any, get: Any = ("nngp", "ntk")) -> Plan:
     )
     jax.eval_shape(lambda x: net.kernel_fn(x, None, get), sample)
     with located(net.label):
-        inner, site = _site(net, shape)
-    names = (get,) if isinstance(get, str) else get
+        inner, site = bare_site(net, (shape, shape))
     first = site.signal_in
     while not isinstance(first, Signal):
         first = first[0]
-    arrays = 1 + (names is None or "ntk" in names) + (not first.spatial)
-    load = Workload(first.n1, arrays, dtype.itemsize)
+    load = Workload(first.n1, kept_arrays(get, first), dtype.itemsize)
     rows = (_input_row(site), *_walk(inner, site, 0))
     memory = peak_bytes(inner, site, load)
     return Plan(rows, load, memory, mixing_layer(site), choose_engine(net, shape))
@@ -197,19 +234,6 @@ def _positive(shape: Any) -> Any:
     if is_branches(shape[0]):
         return tuple(_positive(s) for s in shape)
     return tuple(1 if size == -1 else size for size in shape)
-
-
-def _site(net: Layer, shape: Any) -> tuple[Layer, Site]:
-    """Returns the network behind a Flatten that it begins with, and its site."""
-    inner, flatten = leading_flatten(net)
-    axes: tuple[int | None, int | None] = None, None
-    if flatten is not None:
-        shape = flatten.output_shape(shape)
-        batch = flatten.batch_axis_out % 2
-        axes = batch, 1 - batch
-    signal = input_signal(shape, shape, input_axes(inner, shape, axes))
-    need = output_need(inner.output_signal(signal), diagonal_spatial=False, own=False)
-    return inner, make_site(inner, signal, need, (None, None), (None, None))
 
 
 def _input_row(site: Site) -> Row:

@@ -16,7 +16,7 @@ from widelimit.covariance import Covariances
 from widelimit.fused.engine import Engine, Prepared, pair_order
 from widelimit.fused.flat import FlatEngine, FlatProgram, PreparedRows, lower_flat
 from widelimit.fused.lowering import Program, lower
-from widelimit.fused.rules import Refused
+from widelimit.fused.rules import RefusedError
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.step import step
 from widelimit.nt_kernel import Kernel
@@ -67,12 +67,12 @@ def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | 
         need = output_need(net.output_signal(signal), diagonal_spatial=False, own=False)
         site = make_site(net, signal, need, (None, None), (None, None))
         return lower_flat(net, site, tangent)
-    except Refused as error:
+    except RefusedError as error:
         return str(error)
 
 
 def refusal(net: Layer, signal: Any, tangent: bool = True) -> str | None:
-    """Returns why the fused engine does not run a network on inputs of `signal`; None if it does."""
+    """Returns why the fused engine does not run a network on such inputs; None if it does."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
     if jax.default_backend() != "cpu":
@@ -115,6 +115,12 @@ class FlatKernel:
     def prepare(self, x: Any) -> PreparedRows:
         """Returns inputs with their variances at every layer."""
         return self._engine.prepare(np.asarray(x).transpose(self._signal.to_canonical()))
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes that `prepare` keeps of one sample."""
+        itemsize = self._engine.dtype.itemsize
+        return self._signal.channels * 8 + (self._program.places + 2) * itemsize + 8
 
     def kernel(self, first: PreparedRows, second: PreparedRows | None) -> Kernel:
         """Returns the kernel between prepared inputs, self-covariances included.
@@ -164,6 +170,11 @@ class FusedKernel:
         images = np.asarray(x).transpose(self._signal.to_canonical())
         images = np.moveaxis(images, -1, 1)
         return self._engine.prepare(images.reshape(len(images), *self._program.image))
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes that `prepare` keeps of one sample."""
+        return self._program.room * self._engine.dtype.itemsize
 
     def covariances(
         self, first: Prepared, second: Prepared | None, *, own: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -83,7 +84,9 @@ class Engine:
         for level in (level for stage in self.program.stages for level in stage.levels):
             rows = numbers[:, level.ones : level.ones + level.size[0] * level.pitch]
             rows.reshape(n, level.size[0], level.pitch)[..., : level.size[1]] = 1
-        digests = tuple(hashlib.blake2b(image, digest_size=16).digest() for image in _rows(images))
+        digests = tuple(
+            hashlib.blake2b(image.data, digest_size=16).digest() for image in _rows(images)
+        )
         if self._own:
             same = np.stack([np.arange(n), np.arange(n), np.ones(n, np.int64)], axis=1)
             groups = _split(same, count_threads())
@@ -228,11 +231,11 @@ def _parts(stage: _BoundStage, threads: int) -> list[tuple[np.ndarray, np.ndarra
     starts, runs = stage.pool[0], stage.pool[1]
     of_block = stage.geometry.tables[1][:, m.COLUMN]
     parts = []
-    for low, high in zip(shares[:-1], shares[1:], strict=True):
+    for low, high in itertools.pairwise(shares):
         reached = np.array(
             [
                 ((runs[a:b, m.RUN_TARGET] >= low) & (runs[a:b, m.RUN_TARGET] < high)).any()
-                for a, b in zip(starts[:-1], starts[1:], strict=True)
+                for a, b in itertools.pairwise(starts)
             ]
         )
         if high > low:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from widelimit.fused import instructions as m
 from widelimit.fused.constants import table
 from widelimit.fused.parallel import count_threads, parallel
-from widelimit.fused.rules import Refused
+from widelimit.fused.rules import RefusedError
 from widelimit.fused.tape import Path, Source, Tape, Value, numbers_of
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.reshape import Flatten
@@ -60,16 +61,16 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
     """Returns the program of a network.
 
     Raises:
-      Refused: the network holds something that the fused engine does not run.
+      RefusedError: the network holds something that the fused engine does not run.
     """
     tape = _FlatTape(tangent)
     value = Value(tape.slot(), 0, False, False, frozenset())
     tape.emit(m.INPUT, value)
     out = tape.lower(net, (), site, value)
     if not isinstance(out, Value):
-        raise Refused("the network has several outputs")
+        raise RefusedError("the network has several outputs")
     if site.mixes:
-        raise Refused("a layer combines samples of a batch")
+        raise RefusedError("a layer combines samples of a batch")
     # The result is what the last instruction writes.
     final = dataclasses.replace(out, slot=tape.slot())
     tape.emit(m.COPY, final, out)
@@ -96,7 +97,7 @@ def _mark_gaps(code: np.ndarray) -> None:
         match op[m.CODE]:
             case m.NONLINEAR:
                 if op[m.KIND] in (m.NORM, m.SIGN):
-                    raise Refused("a layer whose loop does not carry the gap")
+                    raise RefusedError("a layer whose loop does not carry the gap")
                 has[target] = op[m.KIND] == m.RELU
             case m.ADD:
                 has[target] = carried and has[target]
@@ -193,7 +194,7 @@ def _parts(start: int, end: int, columns: int) -> list[np.ndarray]:
     enough = (end - start) * columns // _LEAST + 1  # threads take longer to start than a few rows
     count = min(end - start, 4 * count_threads(), enough)
     bounds = np.linspace(start, end, count + 1).astype(np.int64)
-    return [np.array(pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [np.array(pair) for pair in itertools.pairwise(bounds)]
 
 
 def _aligned(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:

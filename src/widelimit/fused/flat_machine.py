@@ -73,8 +73,8 @@ def _dense(buf: Any, op: Any, n: Any, numbers: Any) -> None:
 
 @loop
 def _relu(
-    buf: Any, op: Any, n: Any, numbers: Any, cst: Any, first: Any, root: Any, prep: Any, firsts: Any,
-    roots: Any,
+    buf: Any, op: Any, n: Any, numbers: Any, cst: Any, first: Any, root: Any, prep: Any,
+    firsts: Any, roots: Any,
 ) -> None:  # fmt: skip
     """The dual of a min(x, 0) + b max(x, 0), from the gap where the two inputs are near.
 

@@ -9,7 +9,7 @@ through a whole stage; strided layers map it to smaller rectangles of the same b
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -212,7 +212,8 @@ def pool_runs(
       sizes: positions of the input and of the output.
       items: result of `pool_items`.
     """
-    starts, runs = [0], []
+    starts = [0]
+    runs: list[list[int]] = []
     for i, offset in enumerate(offsets):
         first_p, width = max(0, -offset), sizes[0] - abs(offset)
         for item in items[1][items[0][i] : items[0][i + 1]]:

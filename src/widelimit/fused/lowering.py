@@ -15,7 +15,7 @@ import numpy as np
 
 from widelimit.fused import geometry as g
 from widelimit.fused import instructions as m
-from widelimit.fused.rules import Refused
+from widelimit.fused.rules import RefusedError
 from widelimit.fused.tape import Path, Source, Tape, Value, Window, at_path
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Serial
@@ -93,14 +93,14 @@ def lower(net: Layer, signal: Signal, tangent: bool) -> Program:
       tangent: whether the NTK is wanted.
 
     Raises:
-      Refused: the network holds something that the fused engine does not run.
+      RefusedError: the network holds something that the fused engine does not run.
     """
     if len(signal.spatial) not in (1, 2):
-        raise Refused(f"images have {len(signal.spatial)} spatial axes, not one or two")
+        raise RefusedError(f"images have {len(signal.spatial)} spatial axes, not one or two")
     chain = list(_chain(net, ()))
     ends = [i for i, (layer, _) in enumerate(chain) if isinstance(layer, _ENDS)]
     if not ends:
-        raise Refused("the output has spatial axes")
+        raise RefusedError("the output has spatial axes")
     head, tail = chain[: ends[0] + 1], chain[ends[0] + 1 :]
     nothing = (None, None)
     need = Need(Offsets.zero(0), Offsets.none(0))
@@ -110,7 +110,7 @@ def lower(net: Layer, signal: Signal, tangent: bool) -> Program:
     last = output_need(behind.output_signal(site.signal_out), diagonal_spatial=False, own=False)
     rest = make_site(behind, site.signal_out, last, nothing, nothing)
     if site.mixes or rest.mixes:
-        raise Refused("a layer combines samples of a batch")
+        raise RefusedError("a layer combines samples of a batch")
     builder = _Builder(signal, site, tangent)
     for (layer, path), child in zip(head, site.children, strict=True):
         builder.top(layer, path, child)
@@ -132,7 +132,7 @@ def _chain(layer: Layer, path: Path) -> Any:
 def _plane(values: Any, fill: Any) -> tuple[Any, Any]:
     """Returns two entries, for rows and columns; one spatial axis is that of the columns."""
     values = tuple(values)
-    return (fill, *values) if len(values) == 1 else values  # type: ignore[return-value]
+    return (fill, *values) if len(values) == 1 else values
 
 
 class _Builder(Tape):
@@ -154,7 +154,7 @@ class _Builder(Tape):
     def top(self, layer: Layer, path: Path, site: Site) -> None:
         """Adds a layer of the chain, which may end a stage."""
         if isinstance(layer, (AvgPool, SumPool, *_ENDS)) and not isinstance(self.value, Value):
-            raise Refused("a pool stands on branches")
+            raise RefusedError("a pool stands on branches")
         match layer:
             case AvgPool() | SumPool():
                 self._pool(layer, site)
@@ -169,9 +169,9 @@ class _Builder(Tape):
             return super().other(layer, path, site, value)
         windows = layer.windows
         if windows.circular:
-            raise Refused("a convolution has circular padding")
+            raise RefusedError("a convolution has circular padding")
         if layer.axes.order != tuple(range(len(windows.shape))):
-            raise Refused("a convolution permutes spatial axes")
+            raise RefusedError("a convolution permutes spatial axes")
         pads = windows.pads(site.signal_in.spatial)
         window = Window(
             _plane(windows.shape, 1),
@@ -222,7 +222,7 @@ class _Builder(Tape):
             beyond = last - window.pads[i] - (level.size[i] - 1)
             reach.append(max(level.reach[i], window.pads[i], beyond))
         if reach[1] > g.SLACK:
-            raise Refused(f"a window reaches {reach[1]} positions beyond the image")
+            raise RefusedError(f"a window reaches {reach[1]} positions beyond the image")
         self.levels[index] = dataclasses.replace(level, reach=(reach[0], reach[1]))
 
     def _check_offsets(self, need: Need, index: int) -> None:
@@ -234,7 +234,7 @@ class _Builder(Tape):
                     tuple(d // s for d in axis) for axis, s in zip(ours, stride, strict=True)
                 )
                 if scaled != _plane(theirs.axes, (0,)):
-                    raise Refused("branches need different offsets")
+                    raise RefusedError("branches need different offsets")
 
     # Stages.
 
@@ -280,9 +280,9 @@ class _Builder(Tape):
         windows = layer.windows
         pads = windows.pads(site.signal_in.spatial)
         if windows.circular:
-            raise Refused("a pool has circular padding")
+            raise RefusedError("a pool has circular padding")
         if layer.edges and any(before or after for before, after in pads):
-            raise Refused("a pool normalises its edges")
+            raise RefusedError("a pool normalises its edges")
         pool = tuple(
             g.PoolAxis(*axis)
             for axis in zip(

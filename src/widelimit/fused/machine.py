@@ -40,10 +40,12 @@ from widelimit.fused.instructions import (
     LEVEL_OUT,
     LOAD,
     MASKS,
-    ONES,
     NONLINEAR,
+    ONES,
     OUT_FIRST,
     OUT_SIZE,
+    P_X,
+    P_Y,
     PAD_X,
     PAD_Y,
     PITCH,
@@ -52,8 +54,6 @@ from widelimit.fused.instructions import (
     POOL_PAD_Y,
     POOL_STRIDE_X,
     POOL_STRIDE_Y,
-    P_X,
-    P_Y,
     RECTS_FROM,
     RECTS_TO,
     ROW,
@@ -65,6 +65,7 @@ from widelimit.fused.instructions import (
     RUN_TAPS,
     RUN_TARGET,
     RUN_TO,
+    S_REGION,
     SIZE_Y,
     SLOTS,
     SOURCE,
@@ -74,10 +75,9 @@ from widelimit.fused.instructions import (
     STRIDE_Y,
     SUM_K,
     SUM_T,
-    S_REGION,
+    TAP_COUNT,
     TAPS_X,
     TAPS_Y,
-    TAP_COUNT,
     TARGET,
     TARGET_INDEX,
     U_REGION,
@@ -119,8 +119,8 @@ def _region(sizes: Any, index: Any) -> Any:
 
 @loop
 def _rows(
-    geometry: Any, sizes: Any, b: Any, level: Any, to: Any, second: Any, place: Any, sums: Any,
-    paired: Any, prep1: Any, base1: Any, prep2: Any, base2: Any, buf: Any,
+    geometry: Any, b: Any, level: Any, to: Any, second: Any, place: Any, sums: Any, paired: Any,
+    prep1: Any, base1: Any, prep2: Any, base2: Any, buf: Any,
 ) -> None:  # fmt: skip
     """Writes what combines the numbers of both ends of every pair of positions of a block.
 
@@ -157,7 +157,7 @@ def _fill_masks(
     for level in range(len(levels)):
         at = _region(sizes, MASKS + level)
         _rows(
-            geometry, sizes, b, level, at, at, levels[level, ONES], False, False,
+            geometry, b, level, at, at, levels[level, ONES], False, False,
             prep1, base1, prep2, base2, buf,
         )  # fmt: skip
         clear(buf, _u(at + block_levels[b, level, COUNT]), _u(sizes[BACK]))
@@ -175,9 +175,7 @@ def _input(
     channels = sizes[CHANNELS]
     for c in range(channels):
         to = other if c else at
-        _rows(
-            geometry, sizes, b, 0, to, to, c * plane, False, False, prep1, base1, prep2, base2, buf
-        )
+        _rows(geometry, b, 0, to, to, c * plane, False, False, prep1, base1, prep2, base2, buf)
         if c:
             add(buf, _u(at), _u(other), n)
     clear(buf, _u(at) + n, _u(sizes[BACK]))
@@ -239,7 +237,7 @@ def _window(geometry: Any, sizes: Any, b: Any, op: Any, buf: Any, numbers: Any) 
         if flat:
             affine(buf, _u(to_k), _u(to_t), from_k, from_t, both, mask, count, numbers)
         else:
-            _crop(geometry, sizes, b, op, to_k, to_t, from_k, from_t, buf, numbers)
+            _crop(geometry, b, op, to_k, to_t, from_k, from_t, buf, numbers)
     end = geometry[2][b, op[LEVEL_OUT], COUNT]
     clear(buf, _u(to_k + end), _u(sizes[BACK]))
     clear(buf, _u(to_t + end), _u(sizes[BACK]))
@@ -247,7 +245,7 @@ def _window(geometry: Any, sizes: Any, b: Any, op: Any, buf: Any, numbers: Any) 
 
 @loop
 def _crop(
-    geometry: Any, sizes: Any, b: Any, op: Any, to_k: Any, to_t: Any, k: Any, t: Any, buf: Any,
+    geometry: Any, b: Any, op: Any, to_k: Any, to_t: Any, k: Any, t: Any, buf: Any,
     numbers: Any,
 ) -> None:  # fmt: skip
     """Writes `affine` of the sums at every so many positions, onto another grid."""
@@ -299,7 +297,7 @@ def _nonlinear(
     level, block_levels = op[LEVEL], geometry[2]
     U, S = _region(sizes, U_REGION), _region(sizes, S_REGION)
     _rows(
-        geometry, sizes, b, level, U, S, op[PLACE], nonlinear.adds(op[KIND]),
+        geometry, b, level, U, S, op[PLACE], nonlinear.adds(op[KIND]),
         nonlinear.paired(op[KIND]), prep1, base1, prep2, base2, buf,
     )  # fmt: skip
     k, t = _u(_slot(sizes, op[SOURCE], 0)), _u(_slot(sizes, op[SOURCE], 1))

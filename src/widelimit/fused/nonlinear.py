@@ -110,7 +110,7 @@ def apply_exact(kind: Any, buf: Any, k: Any, t: Any, n: Any, p: Any, cst: Any) -
 
 @loop
 def _relu(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) -> None:
-    """a min(x, 0) + b max(x, 0): p = (a^2 + b^2) / 2, (a - b)^2 / (2 pi).
+    """A min(x, 0) + b max(x, 0): p = (a^2 + b^2) / 2, (a - b)^2 / (2 pi).
 
     No mask: S is zero outside, and T is zero there already. Two zero inputs have the angle 0.
     """
@@ -146,7 +146,7 @@ def _sign(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, cst: Any) -> None
 
 @loop
 def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """a erf(b x) + c: p = 2 b^2, 2 a^2 / pi, c^2, 4 a^2 b^2 / pi."""
+    """A erf(b x) + c: p = 2 b^2, 2 a^2 / pi, c^2, 4 a^2 b^2 / pi."""
     one, zero = cst[ONE], cst[ZERO]
     inner, outer, shift, slope = p[0], p[1], p[2], p[3]
     for i in range(n):
@@ -163,7 +163,7 @@ def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 @loop
 def _sin(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """a sin(b x + c): p = b^2 / 2, b^2, a^2 / 2, cos 2c."""
+    """A sin(b x + c): p = b^2 / 2, b^2, a^2 / 2, cos 2c."""
     rate, scale, phase, zero = p[1], p[2], p[3], cst[ZERO]
     for i in range(n):
         x, u = rate * buf[k + i], buf[U + i]
@@ -187,7 +187,7 @@ def _exp(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 @loop
 def _gaussian(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """a exp(b x^2): p = 2 b, 4 b^2, a^2, 4 a^2 b^2. NaN where the expectation diverges."""
+    """A exp(b x^2): p = 2 b, 4 b^2, a^2, 4 a^2 b^2. NaN where the expectation diverges."""
     square, scale, slope, zero = p[1], p[2], p[3], cst[ZERO]
     for i in range(n):
         c = buf[k + i]
@@ -200,7 +200,7 @@ def _gaussian(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: 
 
 @loop
 def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any) -> None:
-    """x Phi(x): U = (1 + q1) (1 + q2), S = q1 q2."""
+    """X Phi(x): U = (1 + q1) (1 + q2), S = q1 q2."""
     one, zero, scale = cst[ONE], cst[ZERO], cst[INV_2PI]
     quarter = cst[HALF] * cst[HALF]
     for i in range(n):

@@ -21,7 +21,7 @@ def count_threads() -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
+def _pool(_process: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
     """Returns the threads of a process; a forked one has none of its parent's."""
     return concurrent.futures.ThreadPoolExecutor(threads, "widelimit")
 

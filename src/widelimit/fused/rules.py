@@ -14,7 +14,7 @@ from widelimit.layers.normalise import LayerNorm, RMSNorm
 from widelimit.signal import Signal
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A network that the fused engine cannot run; the message says why."""
 
 
@@ -39,7 +39,7 @@ class NonlinearRule(NamedTuple):
         """Returns whether variances are averaged over positions first.
 
         Raises:
-          Refused: the layer normalises over other axes than the channels, or all but the batch.
+          RefusedError: axes that are neither the channels nor all but the batch.
         """
         if self.kind != m.NORM:
             return False
@@ -49,12 +49,16 @@ class NonlinearRule(NamedTuple):
             return False
         if axes == channels | space:
             return True
-        raise Refused(f"{layer.label} normalises over some of the axes only")
+        raise RefusedError(f"{layer.label} normalises over some of the axes only")
 
 
 def nonlinear_rule(layer: Layer) -> NonlinearRule | None:
     """Returns the rule of a layer, None where there is none."""
     return _RULES.get(type(layer))
+
+
+def _none(_: Any) -> tuple[float, ...]:
+    return ()
 
 
 def _relu(layer: Any) -> tuple[float, ...]:
@@ -98,13 +102,13 @@ _RULES: dict[type, NonlinearRule] = {
     p.ABRelu: _RELU,
     p.LeakyRelu: _RELU,
     p.Abs: _RELU,
-    p.Sign: NonlinearRule(m.SIGN, lambda layer: ()),
+    p.Sign: NonlinearRule(m.SIGN, _none),
     e.Erf: NonlinearRule(m.ERF, _erf),
     e.Sin: NonlinearRule(m.SIN, _sin),
     e.Rbf: NonlinearRule(m.RBF, _rbf),
     e.Exp: NonlinearRule(m.EXP, _exp),
     e.Gaussian: NonlinearRule(m.GAUSSIAN, _gaussian),
-    e.Gelu: NonlinearRule(m.GELU, lambda layer: (), paired=True),
+    e.Gelu: NonlinearRule(m.GELU, _none, paired=True),
     e.ExpNormalized: NonlinearRule(m.EXP_NORMALIZED, _exp_normalized, paired=True),
     LayerNorm: NonlinearRule(m.NORM, lambda layer: (layer.eps,), keeps_gaussian=True),
     RMSNorm: NonlinearRule(

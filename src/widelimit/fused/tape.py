@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.fused import instructions as m
-from widelimit.fused.rules import NonlinearRule, Refused, nonlinear_rule
+from widelimit.fused.rules import NonlinearRule, RefusedError, nonlinear_rule
 from widelimit.layers.affine import Dense
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.branching import FanInSum, FanOut
@@ -80,7 +80,7 @@ class Tape:
         """Returns the value (or branches of values) after a layer.
 
         Raises:
-          Refused: the layer is not known, or does not fit its input.
+          RefusedError: the layer is not known, or does not fit its input.
         """
         rule = nonlinear_rule(layer)
         if rule is not None:
@@ -113,7 +113,7 @@ class Tape:
 
     def other(self, layer: Layer, path: Path, site: Site, value: Any) -> Value:
         """Returns the value after a layer that not all programs know."""
-        raise Refused(f"{layer.label} is not among its layers")
+        raise RefusedError(f"{layer.label} is not among its layers")
 
     def target(self, site: Site, value: Value, window: Window) -> int:
         """Returns the grid of the output of a window."""
@@ -153,7 +153,7 @@ class Tape:
         self, rule: NonlinearRule, layer: Layer, path: Path, site: Site, value: Value
     ) -> Value:
         if rule.needs_gaussian and not value.gaussian:
-            raise Refused(f"{layer.label} stands on a non-Gaussian input")
+            raise RefusedError(f"{layer.label} stands on a non-Gaussian input")
         average = rule.average(layer, site.signal_in)
         value = self._owned(value)
         out = dataclasses.replace(value, gaussian=rule.keeps_gaussian and value.gaussian)
@@ -166,10 +166,10 @@ class Tape:
         if len(values) == 1:
             return values[0]
         if not all(value.gaussian for value in values):
-            raise Refused("a branch of a sum is not Gaussian")
+            raise RefusedError("a branch of a sum is not Gaussian")
         origins = [origin for value in values for origin in value.origins]
         if len(set(origins)) < len(origins) or len({v.level for v in values}) > 1:
-            raise Refused("branches of a sum are correlated")
+            raise RefusedError("branches of a sum are correlated")
         first = self._owned(values[0])
         for value in values[1:]:
             self.emit(m.ADD, first, value)

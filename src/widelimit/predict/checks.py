@@ -8,6 +8,9 @@ import numpy as np
 
 from widelimit._pytree import is_concrete
 
+# Large arrays are checked so many rows at a time.
+_ROWS = 512
+
 
 def check_finite(name: str, x: Any) -> None:
     """Raise ValueError if a concrete array holds NaN or infinity: how many and where the first."""
@@ -16,8 +19,9 @@ def check_finite(name: str, x: Any) -> None:
     values = np.asarray(x)
     if not jnp.issubdtype(values.dtype, jnp.inexact):
         return
-    bad = ~np.isfinite(values)
-    if bad.any():
+    pieces = np.split(values, range(_ROWS, len(values), _ROWS)) if values.ndim else [values]
+    if not all(np.isfinite(piece).all() for piece in pieces):
+        bad = ~np.isfinite(values)
         first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
         raise ValueError(
             f"expected {name} to be finite, got {int(bad.sum())} of {bad.size} entries that are "
@@ -56,7 +60,12 @@ def check_scalar(name: str, value: Any) -> None:
 
 def own(tree: Any) -> Any:
     """The tree with copies of its NumPy arrays, which a caller may change after the call."""
-    return jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, tree)
+
+    def copy(value: Any) -> Any:
+        frozen = isinstance(value, np.ndarray) and value.base is None and not value.flags.writeable
+        return value.copy() if isinstance(value, np.ndarray) and not frozen else value
+
+    return jax.tree.map(copy, tree)
 
 
 def as_targets(name: str, y: Any) -> Any:

@@ -54,7 +54,7 @@ class Evolving(NamedTuple):
 
     def train_covariance(self) -> jax.Array:
         """K E^2 [m, r, r], the covariance on the training set when K itself is the prior."""
-        return _symmetric(self.spectral.decay(2 * self.tau, self.spectral.matrix[None]))
+        return _symmetric(self.spectral.decayed(2 * self.tau))
 
     def trained_train_covariance(self, nngp: jax.Array) -> jax.Array:
         """E K E [m, r, r] on the training set, where E is of the NTK and K is the NNGP kernel."""

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
+from widelimit.gram.compute import kernels_between
+from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict.checks import as_targets, check_finite, check_scalar, own
 from widelimit.predict.dynamics import Evolving, Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
@@ -20,7 +22,7 @@ from widelimit.predict.matrices import (
     from_matrix,
     to_matrix,
 )
-from widelimit.predict.posterior import Gaussian, predict_test
+from widelimit.predict.posterior import Gaussian, needed_train_kernels, predict_test
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
@@ -36,11 +38,11 @@ KernelFn = Callable[..., Any]
 
 
 def call_kernel(
-    kernel_fn: KernelFn, x1: Any, x2: Any, names: Sequence[str], **kwargs: Any
+    kernel_fn: KernelFn, x1: Any, x2: Any, names: Sequence[str], memory: int, **kwargs: Any
 ) -> dict[str, KernelArray]:
-    """The kernels of those names between two sets of inputs, from one call."""
+    """The kernels of those names between two sets of inputs, in tiles that fit into memory."""
     get = names[0] if len(names) == 1 else tuple(names)
-    kernels = kernel_fn(x1, x2, get, **kwargs)
+    kernels = kernels_between(kernel_fn, x1, x2, get, memory, kwargs)
     return {name: pick(kernels, name, "the result of kernel_fn", name) for name in names}
 
 
@@ -55,12 +57,13 @@ class EnsemblePrediction:
         learning_rate: Any,
         ridge: Ridge,
         trace_axes: Axes,
+        memory: int,
         kernel_kwargs: dict[str, Any],
     ) -> None:
         """Keeps the arguments; kernels are computed and factorised when they are first used."""
         self._kernel_fn, self._x, self._y = kernel_fn, own(x_train), y_train
         self._learning_rate, self._ridge, self._kwargs = learning_rate, ridge, kernel_kwargs
-        self._targets = Targets.of(y_train, trace_axes)
+        self._targets, self._memory = Targets.of(y_train, trace_axes), memory
         self._kernels: dict[str, KernelArray] = {}
         self._driving_kernels: dict[str, TrainKernel] = {}
 
@@ -103,13 +106,18 @@ class EnsemblePrediction:
             return pack(get, modes, results)
         return pack(get, modes, self._on_test(modes, times, x_test, compute_cov, kernel_kwargs))
 
+    def _call(
+        self, x1: Any, x2: Any, names: Sequence[str], kwargs: dict[str, Any]
+    ) -> dict[str, KernelArray]:
+        return call_kernel(self._kernel_fn, x1, x2, names, self._memory, **kwargs)
+
     def _train_kernels(self, names: list[str]) -> dict[str, KernelArray]:
         missing = [name for name in names if name not in self._kernels]
         if not missing:
             return self._kernels
         # Concrete data stay concrete inside the user's jit; traced data pass through unharmed.
         with jax.ensure_compile_time_eval():
-            fresh = call_kernel(self._kernel_fn, self._x, None, missing, **self._kwargs)
+            fresh = self._call(self._x, None, missing, self._kwargs)
         for kernel in fresh.values():
             self._targets.check_train_train("kernel_fn(x_train, None)", kernel)
         if is_concrete(fresh):
@@ -152,13 +160,13 @@ class EnsemblePrediction:
         between, within = _test_kwargs(self._kwargs, kwargs)
         names = _needed(modes, compute_cov)
         k_dd = self._train_kernels(names)
-        k_td = call_kernel(self._kernel_fn, x_test, self._x, names, **between)
+        k_td = self._call(x_test, self._x, names, between)
         for kernel in k_td.values():
             self._targets.check_test_train("kernel_fn(x_test, x_train)", kernel)
         k_tt = {}
         if compute_cov:
             priors = sorted({prior_kernel(mode) for mode in modes})
-            k_tt = call_kernel(self._kernel_fn, x_test, None, priors, **within)
+            k_tt = self._call(x_test, None, priors, within)
             for name, kernel in k_tt.items():
                 check_test_test("kernel_fn(x_test, None)", kernel, k_td[name])
         return [self._test_mode(mode, times, k_dd, k_td, k_tt) for mode in modes]
@@ -173,8 +181,9 @@ class EnsemblePrediction:
     ) -> Any:
         name = DRIVING_KERNEL[mode]
         system = times.factorise(self._driving(name, k_dd[name]))
+        prior = k_tt.get(prior_kernel(mode))
         return predict_test(
-            *(system, times, self._y, k_dd, k_td, k_tt.get(prior_kernel(mode))),
+            *(system, times, self._y, needed_train_kernels(mode, k_dd, prior), k_td, prior),
             mode=mode,
             targets=self._targets,
             dtype=result_dtype(k_dd[name]),
@@ -215,6 +224,8 @@ def gradient_descent_mse_ensemble(
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),
+    *,
+    memory: str | float | int = DEFAULT_MEMORY,
     **kernel_kwargs: Any,
 ) -> EnsemblePrediction:
     """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles during training.
@@ -247,6 +258,8 @@ def gradient_descent_mse_ensemble(
       diag_reg_absolute_scale: whether `diag_reg` is the ridge itself.
       trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
         given the inputs.
+      memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
+        kernels: larger ones are computed in tiles, see `wl.gram`. Traced inputs take one call.
       **kernel_kwargs: keywords of `kernel_fn` for the training set.
 
     Raises:
@@ -270,7 +283,8 @@ def gradient_descent_mse_ensemble(
     check_scalar("learning_rate", learning_rate)
     ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
     return EnsemblePrediction(
-        kernel_fn, x_train, y_train, learning_rate, ridge, trace_axes, kernel_kwargs
+        *(kernel_fn, x_train, y_train, learning_rate, ridge, trace_axes),
+        *(parse_memory(memory), kernel_kwargs),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from widelimit._pytree import is_concrete
+from widelimit.predict import in_place
 from widelimit.predict.checks import check_finite, check_scalar, own
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
@@ -25,6 +26,9 @@ from widelimit.predict.spectral import Spectral
 # on 200 points of a line come out at -50 floors; beyond INDEFINITE_BELOW it cannot be rounding.
 ZERO_BELOW = 8.0
 INDEFINITE_BELOW = 128.0
+
+# Kernels are checked so many rows at a time.
+_ROWS = 512
 
 Remedy = Callable[[float, float], str]
 
@@ -53,11 +57,16 @@ class Cholesky(NamedTuple):
 
     def solve(self, b: jax.Array) -> jax.Array:
         """K^-1 b for b [r, c]."""
-        return solve_triangular(self.lower, self.half_solve(b), lower=True, trans=1)
+        return self._solve(self.half_solve(b), transposed=True)
 
     def half_solve(self, b: jax.Array) -> jax.Array:
         """L^-1 b for b [r, c], whose Gram matrix is b^T K^-1 b."""
-        return solve_triangular(self.lower, b, lower=True)
+        return self._solve(b, transposed=False)
+
+    def _solve(self, b: jax.Array, transposed: bool) -> jax.Array:
+        if is_concrete(self.lower, b) and jax.default_backend() == "cpu":
+            return in_place.solve_lower(self.lower, b, transposed)
+        return solve_triangular(self.lower, b, lower=True, trans=int(transposed))
 
     def log_determinant(self) -> jax.Array:
         """Log det K, a scalar."""
@@ -68,7 +77,7 @@ class System(NamedTuple):
     """The matrix K + ridge I as arrays that JAX can trace, to be used in float64.
 
     Attributes:
-      kernel: zipped train-train kernel K.
+      kernel: zipped train-train kernel K; None where there is a factor of concrete numbers.
       ridge: what is added to its diagonal.
       eps: relative rounding error of the kernel's entries.
       factor: its factorisation if there is one already.
@@ -107,15 +116,23 @@ class System(NamedTuple):
         matrix = self.matrix()
         evals, evecs = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
         floor = jax.lax.stop_gradient(self._noise_floor(matrix))
-        solver_error = len(evals) * np.finfo(np.float64).eps * jnp.abs(evals).max()
-        lowest = evals.min()
-        lost = jnp.maximum(ZERO_BELOW * floor + solver_error, -2.0 * lowest)
-        live = jnp.where(jnp.abs(evals) <= lost, 0.0, evals)
-        trusted = lowest >= -(INDEFINITE_BELOW * floor + solver_error)
-        return Spectral(matrix, jnp.where(trusted, live, jnp.nan), evecs)
+        return Spectral(matrix, _live(evals, floor, jnp), evecs)
 
     def _noise_floor(self, matrix: jax.Array) -> jax.Array:
         return np.sqrt(len(matrix)) * self.eps * jnp.diagonal(matrix).max()
+
+
+def _live(evals: Any, floor: Any, xp: Any) -> Any:
+    """Eigenvalues, by NumPy or jax.numpy, of which those lost in rounding are zero.
+
+    All are NaN if the lowest cannot be negative by rounding.
+    """
+    solver_error = len(evals) * np.finfo(np.float64).eps * xp.abs(evals).max()
+    lowest = evals.min()
+    lost = xp.maximum(ZERO_BELOW * floor + solver_error, -2.0 * lowest)
+    live = xp.where(xp.abs(evals) <= lost, 0.0, evals)
+    trusted = lowest >= -(INDEFINITE_BELOW * floor + solver_error)
+    return xp.where(trusted, live, xp.nan)
 
 
 @in_float64
@@ -131,6 +148,27 @@ def _cholesky(system: System) -> Cholesky:
 @in_float64
 def _spectral(system: System) -> Spectral:
     return system.spectral()
+
+
+def _host_cholesky(system: System) -> Cholesky | None:
+    """What `System.cholesky` returns, on the host; None for NaN."""
+    matrix = in_place.regularised(system.kernel, *system.ridge)
+    floor = np.sqrt(len(matrix)) * system.eps * matrix.diagonal().max()
+    lower = in_place.cholesky(matrix)
+    if lower is None or not lower.diagonal().min() ** 2 >= floor:
+        return None
+    return Cholesky(in_place.to_jax(lower))
+
+
+def _host_spectral(system: System) -> Spectral | None:
+    """What `System.spectral` returns but for the matrix, on the host; None for NaN."""
+    matrix = in_place.regularised(system.kernel, *system.ridge)
+    floor = np.sqrt(len(matrix)) * system.eps * matrix.diagonal().max()
+    evals, evecs = in_place.eigh(matrix)
+    live = _live(evals, floor, np)
+    if np.isnan(live).any():
+        return None
+    return Spectral(None, in_place.to_jax(live), in_place.to_jax(evecs))
 
 
 class TrainKernel:
@@ -169,7 +207,9 @@ class TrainKernel:
             the factorisation fails, or its smallest pivot is below sqrt(n) eps times the largest
             diagonal entry, where eps belongs to the kernel's own dtype.
         """
-        return self._factorise(_cholesky, "singular or indefinite to working precision")
+        return self._factorise(
+            _cholesky, _host_cholesky, "singular or indefinite to working precision"
+        )
 
     def spectral(self) -> System:
         """The system, with its eigendecomposition if it is concrete.
@@ -177,17 +217,22 @@ class TrainKernel:
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
         """
-        return self._factorise(_spectral, "indefinite")
+        return self._factorise(_spectral, _host_spectral, "indefinite")
 
-    def _factorise(self, decompose: Callable[[System], Any], failure: str) -> System:
+    def _factorise(
+        self, traced: Callable[[System], Any], on_host: Callable[[System], Any], failure: str
+    ) -> System:
         if not self._is_concrete:
             return self._bare
         if failure not in self._factorised:
             with jax.ensure_compile_time_eval():
-                factor = decompose(self._bare)
-            if any(np.isnan(np.asarray(leaf)).any() for leaf in jax.tree.leaves(factor)):
+                on_cpu = jax.default_backend() == "cpu"
+                factor = (on_host if on_cpu else traced)(self._bare)
+            failed = factor is None or not (on_cpu or _is_finite(factor))
+            if failed:
                 self._refuse(failure)
-            self._factorised[failure] = self._bare._replace(factor=factor)
+            # Nothing but the factor is read: the kernel would be copied to float64 at every use.
+            self._factorised[failure] = self._bare._replace(kernel=None, factor=factor)
         return self._factorised[failure]
 
     def _refuse(self, failure: str) -> None:
@@ -209,6 +254,10 @@ class TrainKernel:
         )
 
 
+def _is_finite(factor: Any) -> bool:
+    return not any(np.isnan(np.asarray(leaf)).any() for leaf in jax.tree.leaves(factor))
+
+
 def advise_diag_reg(relative: float, absolute: float) -> str:
     """Words for the ridge that would do, in the parameters of the functions of this package."""
     return (
@@ -227,8 +276,11 @@ def _round_up(x: float) -> float:
 
 def _check_symmetric(name: str, kernel: np.ndarray, eps: float) -> None:
     matrix = to_matrix(name, kernel)
-    difference = float(np.abs(matrix - matrix.T).max(initial=0.0))
-    largest = float(np.abs(matrix).max(initial=0.0))
+    largest = difference = 0.0
+    for start in range(0, len(matrix), _ROWS):  # in pieces, for the sake of memory
+        rows, columns = matrix[start : start + _ROWS], matrix[:, start : start + _ROWS]
+        largest = max(largest, float(np.abs(rows).max(initial=0.0)))
+        difference = max(difference, float(np.abs(rows - columns.T).max(initial=0.0)))
     if difference > np.sqrt(eps) * largest:
         raise ValueError(
             f"expected {name} to be symmetric, got entries that differ from their mirror image by "

@@ -38,7 +38,7 @@ class Evidence(NamedTuple):
       system: the regularised training kernel that drives the ensemble.
       times: training times.
       y: training targets.
-      nngp_dd: train-train NNGP kernel.
+      nngp_dd: train-train NNGP kernel, None where it is not needed.
       driving_td: test-train kernel of the kind that drives the ensemble.
       nngp_td: test-train NNGP kernel.
       nngp_tt: test-test NNGP kernel, None where no covariance is needed.

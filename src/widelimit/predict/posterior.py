@@ -63,7 +63,7 @@ def predict_test(
       system: the regularised kernel of the training set that drives the mode.
       times: training times.
       y: training targets.
-      k_dd: train-train kernels by name, zipped like all kernels here.
+      k_dd: train-train kernels by name, zipped like all kernels here; see `needed_train_kernels`.
       k_td: test-train kernels by name.
       k_tt: test-test kernel that is the covariance before training, or None.
       mode: "nngp", "ntk" or "ntkgp".
@@ -85,6 +85,11 @@ def predict_test(
         covariance = dynamics.covariance(prior, driving)
     covariance = times.unflatten(from_matrix(covariance, rows, rows))
     return Gaussian(mean, covariance.astype(dtype))
+
+
+def needed_train_kernels(mode: str, k_dd: dict[str, Any], k_tt: Any) -> dict[str, Any]:
+    """The train-train kernels that `predict_test` reads: others would be copied to float64."""
+    return {"nngp": k_dd["nngp"]} if mode == "ntk" and k_tt is not None else {}
 
 
 class GPInference:
@@ -143,7 +148,7 @@ class GPInference:
             check_test_test("k_test_test", k_tt, k_td[name])
         system = self._train_kernel(name, k_dd[name]).cholesky()
         return predict_test(
-            *(system, Times(), self._y, k_dd, k_td, k_tt),
+            *(system, Times(), self._y, needed_train_kernels(mode, k_dd, k_tt), k_td, k_tt),
             mode=mode,
             targets=self._targets,
             dtype=result_dtype(k_dd[name]),

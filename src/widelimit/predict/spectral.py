@@ -8,7 +8,7 @@ eigenvalues meet. Everything here is float64.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -120,12 +120,12 @@ class Spectral(NamedTuple):
     """The eigenvalues and eigenvectors of a symmetric float64 matrix [r, r].
 
     Attributes:
-      matrix: the matrix, which derivatives refer to.
+      matrix: the matrix, which derivatives refer to; None if it is a constant.
       evals: eigenvalues [r], ascending; those lost in rounding are exactly zero.
       evecs: eigenvectors [r, r], as columns.
     """
 
-    matrix: jax.Array
+    matrix: jax.Array | None
     evals: jax.Array
     evecs: jax.Array
 
@@ -140,6 +140,13 @@ class Spectral(NamedTuple):
         """
         return _apply(RESPONSE, *self, tau, b)
 
+    def decayed(self, tau: jax.Array) -> jax.Array:
+        """K exp(-K tau) [m, r, r] at times tau [m]."""
+        if self.matrix is not None:
+            return self.decay(tau, self.matrix[None])
+        weights = self.evals[None, :] * DECAY.value(self.evals, tau)
+        return jnp.einsum("sr,mr,tr->mst", self.evecs, weights, self.evecs)
+
     def root(self, b: jax.Array) -> jax.Array:
         """K^(1/2) b [m, r, c], the symmetric root, for b [m, r, c]; negatives count as zero."""
         return _apply(ROOT, *self, jnp.zeros((1,), b.dtype), b)
@@ -148,7 +155,7 @@ class Spectral(NamedTuple):
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _apply(
     function: SpectralFunction,
-    matrix: jax.Array,
+    matrix: jax.Array | None,
     evals: jax.Array,
     evecs: jax.Array,
     tau: jax.Array,
@@ -163,16 +170,18 @@ def _apply(
 @_apply.defjvp
 def _apply_jvp(
     function: SpectralFunction,
-    primals: tuple[jax.Array, ...],
-    tangents: tuple[jax.Array, ...],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
 ) -> tuple[jax.Array, jax.Array]:
     matrix, evals, evecs, tau, b = primals
     d_matrix, _, _, d_tau, d_b = tangents
     l, u = _once_differentiable(matrix, evals, evecs)
     rotated = jnp.einsum("sr,msc->mrc", u, b)
-    d_rotated = jnp.einsum("si,st,tj->ij", u, d_matrix, u)
-    change = jnp.einsum("mij,mjc->mic", function.divided(l, tau) * d_rotated[None], rotated)
-    change = change + (function.slope(l, tau) * d_tau[:, None])[:, :, None] * rotated
+    change = (function.slope(l, tau) * d_tau[:, None])[:, :, None] * rotated
+    if matrix is not None:
+        d_rotated = jnp.einsum("si,st,tj->ij", u, d_matrix, u)
+        divided = function.divided(l, tau) * d_rotated[None]
+        change = change + jnp.einsum("mij,mjc->mic", divided, rotated)
     tangent = jnp.einsum("sr,mrc->msc", u, change)
     tangent = tangent + _apply(function, matrix, evals, evecs, tau, d_b)
     return _apply(function, *primals), tangent
@@ -180,7 +189,7 @@ def _apply_jvp(
 
 @jax.custom_jvp
 def _once_differentiable(
-    matrix: jax.Array, evals: jax.Array, evecs: jax.Array
+    matrix: jax.Array | None, evals: jax.Array, evecs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     del matrix
     return evals, evecs

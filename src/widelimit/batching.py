@@ -1,0 +1,146 @@
+"""NT's `batch`: a kernel function that works in tiles of a given size."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._pytree import is_concrete
+from widelimit.gram.compute import compute, make_tiler
+from widelimit.gram.devices import resolve_devices
+from widelimit.gram.fields import is_kernel
+from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, fixed_grid, parse_memory
+from widelimit.gram.storage import Memory
+from widelimit.gram.tiler import Tiler
+
+_TILED = {"nngp", "ntk"}
+
+
+def batch(
+    kernel_fn: Callable[..., Any],
+    batch_size: int = 0,
+    device_count: int = -1,
+    store_on_device: bool = True,
+) -> Callable[..., Any]:
+    """Returns a function with the signature of `kernel_fn` that computes in tiles of samples.
+
+    Sizes need not divide anything: the last tile of a side is filled up and cut. Of x1 with itself
+    each pair of tiles is computed once. `wl.gram` chooses its tiles by itself and writes to disk.
+
+    The function takes arrays, lists and tuples of them, or a `Kernel`, and returns what `kernel_fn`
+    does: arrays, named tuples, a `Kernel`, or lists and tuples of those. Keywords whose values are
+    pairs of arrays, such as `pattern`, belong to x1 and x2 and are cut along their first axes; a
+    random key `rng` is another one for every tile, as if networks were drawn for each.
+
+    Args:
+      kernel_fn: a function `kernel_fn(x1, x2=None, get=None, ...)`, such as that of a network.
+      batch_size: number of samples of x2, and of x1 per device, in a tile; 0 takes what fits into
+        4 GiB, by what is known of the network or by a trace of the function.
+      device_count: number of devices; -1 for all local ones, 0 for the first alone.
+      store_on_device: whether results are arrays of JAX; otherwise they are arrays of NumPy in
+        memory of the host.
+
+    Raises:
+      TypeError: `kernel_fn` is no function, or a count is no int.
+      ValueError: a negative `batch_size`, or a wrong number of devices. The function returned
+        raises it for networks that combine samples of a batch, and NotImplementedError for
+        kernels with covariances between all samples (`diagonal_batch=False`).
+
+    Example:
+      >>> import numpy as np
+      >>> import widelimit as nt
+      >>> from widelimit import stax
+      >>> _, _, kernel_fn = stax.serial(stax.Dense(64), stax.Relu(), stax.Dense(1))
+      >>> kernel_fn = nt.batch(kernel_fn, batch_size=4)
+      >>> kernel_fn(np.ones((10, 3)), None, "ntk").shape
+      (10, 10)
+    """
+    if not callable(kernel_fn):
+        raise TypeError(f"expected a kernel_fn to batch, got {type(kernel_fn).__name__}")
+    for name, value in (("batch_size", batch_size), ("device_count", device_count)):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"expected {name} to be an int, got {value!r}")
+    if batch_size < 0:
+        raise ValueError(f"expected batch_size of at least 0, got {batch_size}")
+    if device_count < -1:
+        raise ValueError(f"expected device_count of at least -1, got {device_count}")
+    resolve_devices(None if device_count == -1 else max(device_count, 1))
+
+    # Attributes of the original, such as its name, are kept.
+    @functools.wraps(kernel_fn)
+    def batched(x1: Any, x2: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not is_concrete(x1, x2, args, kwargs):
+            return kernel_fn(x1, x2, *args, **kwargs)  # tiles of traced inputs would save nothing
+        devices = resolve_devices(None if device_count == -1 else max(device_count, 1))
+        job = _Job(kernel_fn, devices, int(batch_size), store_on_device)
+        return job.run(x1, x2, args, kwargs)
+
+    batched.works_in_tiles = True  # type: ignore[attr-defined]
+    return batched
+
+
+class _Job(NamedTuple):
+    """What `batch` was told.
+
+    Attributes:
+      kernel_fn: the function of a tile.
+      devices: where to compute.
+      batch_size: samples of a tile, 0 for what fits into memory.
+      on_device: whether results are arrays of JAX.
+    """
+
+    kernel_fn: Callable[..., Any]
+    devices: list[Any]
+    batch_size: int
+    on_device: bool
+
+    def run(self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns what `kernel_fn(x1, x2, *args, **kwargs)` returns."""
+        if "get" in kwargs and not args:
+            args = (kwargs["get"],)
+            kwargs = {name: value for name, value in kwargs.items() if name != "get"}
+        # Of a network everything but plain kernels is read off whole Kernels.
+        select = getattr(self.kernel_fn, "select", None)
+        get = args[0] if args else None
+        names = (get,) if isinstance(get, str) else tuple(get or ())
+        plain = bool(names) and {str(name).lower() for name in names} <= _TILED
+        if select is None or plain:
+            return self._compute(x1, x2, args or ((None,) if select else ()), kwargs)
+        kernels = self._compute(x1, x2, (None, *args[1:]), kwargs)
+        return select(kernels, get)
+
+    def _compute(self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tiler = make_tiler(self.kernel_fn, x1, x2, args, self.devices, kwargs)
+        count = len(self.devices)
+        if self.batch_size:
+            grid = fixed_grid(tiler, self.batch_size, count)
+        else:
+            grid = choose_grid(tiler, parse_memory(DEFAULT_MEMORY), count)
+        if grid.sizes != grid.counts:
+            tiler.check()
+        get = args[0] if args else None
+        result = compute(tiler, grid, get, Memory(), progress=False)
+        whole = jax.tree.map(self._stored, result)
+        return jax.tree.map(lambda k: _second_side(k, tiler), whole, is_leaf=is_kernel)
+
+    def _stored(self, value: Any) -> Any:
+        is_array = isinstance(value, np.ndarray | jax.Array)
+        return (jnp.asarray if self.on_device else np.asarray)(value) if is_array else value
+
+
+def _second_side(kernel: Any, tiler: Tiler) -> Any:
+    """Returns a kernel of x1 with itself that tells about x2 if an x2 was given, and only then."""
+    if not is_kernel(kernel) or not tiler.same:
+        return kernel
+    out = copy.copy(kernel)
+    sides = (("cov1", "cov2"), ("mask1", "mask2"))
+    for first, second in sides:
+        # Not by `replace`: arrays of NumPy are no fields that the constructor would take.
+        object.__setattr__(out, second, getattr(kernel, first) if tiler.given_x2 else None)
+    return out

@@ -1,0 +1,119 @@
+"""wl.gram: kernels between many samples, tile by tile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from widelimit.gram.compute import compute, kernel_fn_of, make_tiler
+from widelimit.gram.devices import resolve_devices
+from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, parse_memory
+from widelimit.gram.storage import Disk, Memory, Storage, check_path
+
+_NAMES = ("nngp", "ntk")
+
+
+def gram(
+    net_or_kernel_fn: Any,
+    x1: Any,
+    x2: Any = None,
+    get: Any = "ntk",
+    *,
+    memory: str | float | int = DEFAULT_MEMORY,
+    progress: bool = True,
+    devices: Any = None,
+    out: Any = None,
+    **kernel_kwargs: Any,
+) -> Any:
+    """Returns the kernels between x1 and x2 as arrays of NumPy, computed tile by tile.
+
+    Equal to `kernel_fn(x1, x2, get)`, but what is being computed takes no more than `memory`
+    beside the inputs and the result, and of x1 with itself each unordered pair of tiles is
+    computed once. Tiles are chosen by what `wl.plan` knows of the network. All have one shape.
+
+    Args:
+      net_or_kernel_fn: a network, a triple `(init_fn, apply_fn, kernel_fn)`, or a function
+        `kernel_fn(x1, x2, get)` of arrays. What the latter takes is read off its trace.
+      x1: array [n1, ...], or a list or tuple of them; a `numpy.memmap` is read piece by piece.
+      x2: array [n2, ...], or None for x1.
+      get: "nngp", "ntk", or a tuple of both for a named tuple.
+      memory: bytes, or text like "4GiB" or "500MB", over all devices.
+      progress: whether to show a bar with the time left (needs tqdm, the extra `progress`).
+      devices: None for all local devices of the default backend, a number of them, or a list. Rows
+        of each tile are split over them.
+      out: path of a new .npy file for the result, or for a tuple a dict of paths by name. Until
+        it is complete it is called NAME.partial, and its space is reserved at the start; the
+        result is a read-only `numpy.memmap` of it. A computation that ends early removes its
+        file; one that was killed cannot, and the next one warns, and starts afresh.
+      **kernel_kwargs: keywords of `kernel_fn`. `pattern` and other pairs of arrays are cut along
+        their first axes, with x1 and x2.
+
+    Raises:
+      ValueError: values that are not finite, with their index; a budget too small for one entry,
+        with the least that would do; a network that combines samples of a batch; a wrong number of
+        devices; an unknown `get`.
+      TypeError: inputs that are traced or no arrays.
+      FileExistsError: `out` exists, or another process is writing it.
+      OSError: no space for `out`.
+
+    Example:
+      >>> import numpy as np
+      >>> import widelimit as wl
+      >>> net = wl.models.fcn(2)
+      >>> x = np.random.default_rng(0).standard_normal((100, 8))
+      >>> kernels = wl.gram(net, x, get=("nngp", "ntk"), memory="100MB")
+      >>> kernels.ntk.shape, bool((kernels.ntk == kernels.ntk.T).all())
+      ((100, 100), True)
+    """
+    names = _check_get(get)
+    budget, where = parse_memory(memory), resolve_devices(devices)
+    files = None if out is None else _paths(out, get, names)
+    kernel_fn = kernel_fn_of(net_or_kernel_fn)
+    tiler = make_tiler(kernel_fn, x1, x2, (get,), where, kernel_kwargs)
+    tiler.check()
+    grid = choose_grid(tiler, budget, len(where))
+    storage: Storage = Memory() if files is None else Disk(files)
+    return compute(tiler, grid, get, storage, progress)
+
+
+def _check_get(get: Any) -> tuple[str, ...]:
+    """Returns the names of the kernels.
+
+    Raises:
+      ValueError: other names, one twice, or none.
+    """
+    names = tuple(get) if isinstance(get, list | tuple) else (get,)
+    lower = tuple(str(name).lower() for name in names)
+    if not lower or not set(lower) <= set(_NAMES) or len(set(lower)) < len(lower):
+        raise ValueError(
+            f"expected get to be one of {_NAMES}, or a tuple of both, got {get!r}: wl.batch "
+            "computes whole Kernels in tiles"
+        )
+    return lower
+
+
+def _paths(out: Any, get: Any, names: tuple[str, ...]) -> dict[str, Path]:
+    """Returns the file of every array of the result.
+
+    Raises:
+      TypeError: neither a path nor a dict of paths.
+      ValueError: files that do not fit the names of the kernels, or bad names.
+      FileExistsError: a file exists.
+      FileNotFoundError: a folder does not exist.
+    """
+    if isinstance(get, str) and isinstance(out, str | os.PathLike):
+        check_path(Path(out))
+        return {"": Path(out)}
+    if isinstance(get, str) or not isinstance(out, Mapping):
+        raise TypeError(
+            "expected out to be a path for one kernel, or a dict of paths by name for a tuple, got "
+            f"{type(out).__name__} for get={get!r}"
+        )
+    files = {str(name).lower(): Path(path) for name, path in out.items()}
+    if set(files) != set(names) or len(set(files.values())) < len(files):
+        raise ValueError(f"expected different files for {names} in out, got {dict(out)}")
+    for path in files.values():
+        check_path(path)
+    return {f".{name}": path for name, path in files.items()}

@@ -1,0 +1,258 @@
+"""The loop over tiles, and where their results go."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from widelimit._pytree import is_concrete
+from widelimit.gram.callables import CallableTiler, is_pair
+from widelimit.gram.devices import resolve_devices
+from widelimit.gram.fields import Part, is_kernel, parts, rebuild
+from widelimit.gram.kernels import KernelTiler
+from widelimit.gram.progress import progress_bar
+from widelimit.gram.sizes import Grid, choose_grid
+from widelimit.gram.storage import Memory, Storage
+from widelimit.gram.tiler import Tiler
+
+# More than one entry of any network in the literature takes on images of 32 x 32.
+_LARGE_ENTRY = 2**26
+
+
+def kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
+    """Returns the kernel function of a network, a triple of functions, or a kernel function.
+
+    Raises:
+      TypeError: something else.
+    """
+    if isinstance(net_or_kernel_fn, tuple | list) and len(net_or_kernel_fn) == 3:
+        net_or_kernel_fn = net_or_kernel_fn[2]  # (init_fn, apply_fn, kernel_fn)
+    kernel_fn = getattr(net_or_kernel_fn, "kernel_fn", net_or_kernel_fn)
+    if not callable(kernel_fn):
+        raise TypeError(
+            "expected a network with a kernel_fn, or a function kernel_fn(x1, x2, get), got "
+            f"{type(net_or_kernel_fn).__name__}"
+        )
+    return kernel_fn
+
+
+def make_tiler(
+    kernel_fn: Callable[..., Any],
+    x1: Any,
+    x2: Any,
+    args: tuple[Any, ...],
+    devices: list[Any],
+    kwargs: dict[str, Any],
+) -> Tiler:
+    """Returns what computes the tiles of a kernel function: its own, or one for any function.
+
+    Args:
+      kernel_fn: the function.
+      x1: inputs.
+      x2: inputs, or None for x1.
+      args: what follows the inputs, `get` as a rule.
+      devices: where to compute.
+      kwargs: keywords of the function.
+
+    Raises:
+      TypeError: traced inputs.
+      ValueError: inputs that the function refuses.
+    """
+    if not is_concrete(x1, x2, kwargs):
+        raise TypeError(
+            "expected concrete inputs to compute kernels in tiles, got traced ones: call kernel_fn "
+            "inside jit, vmap or grad"
+        )
+    if any(map(is_kernel, jax.tree.leaves(x1, is_leaf=is_kernel))):
+        if jax.tree.leaves(x2):
+            raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
+        pairs = {name: value for name, value in kwargs.items() if is_pair(value)}
+        constants = {name: value for name, value in kwargs.items() if name not in pairs}
+        return KernelTiler(kernel_fn, x1, args, pairs, constants)
+    own = getattr(kernel_fn, "tiler", None)
+    if own is not None:
+        return own(x1, x2, *args, devices=devices, **kwargs)
+    return CallableTiler(kernel_fn, (x1, x2), args, devices, kwargs)
+
+
+def compute(tiler: Tiler, grid: Grid, get: Any, storage: Storage, progress: bool) -> Any:
+    """Returns the kernels between all samples, put together from tiles.
+
+    Args:
+      tiler: computes the tiles.
+      grid: which.
+      get: what the tiler was asked for.
+      storage: where results go.
+      progress: whether to show a bar.
+
+    Raises:
+      KeyboardInterrupt: with how far it came, and what is left where.
+    """
+    assembly = _Assembly(tiler, grid, get, storage)
+    total = grid.counts[0] * grid.counts[1]
+    try:
+        if storage.reserves:
+            assembly.allocate(tiler.outline())
+        with progress_bar(total, progress and not grid.single) as advance:
+            for done in assembly.run():
+                advance(done)
+        return assembly.finish()
+    except KeyboardInterrupt:
+        share = assembly.done / max(total, 1)
+        raise KeyboardInterrupt(
+            f"gram was interrupted after {share:.0%} of {total} pairs: {storage.abandon()}"
+        ) from None
+    except BaseException as error:
+        error.add_note(f"gram ended early: {storage.abandon()}")
+        raise
+
+
+def kernels_between(
+    kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any, memory: int, kwargs: dict[str, Any]
+) -> Any:
+    """Returns `kernel_fn(x1, x2, get, **kwargs)`, in tiles if it is too large for one call.
+
+    It is one call, too, where anything is traced, where `kernel_fn` works in tiles by itself,
+    draws at random (`rng`) or combines samples of a batch, and for inputs that are no arrays.
+
+    Args:
+      kernel_fn: a function of kernels.
+      x1: inputs.
+      x2: inputs, or None for x1.
+      get: a name or a tuple of names.
+      memory: bytes that tiles may take.
+      kwargs: keywords of `kernel_fn`.
+
+    Raises:
+      ValueError: a budget too small for one entry, or as `kernel_fn`.
+    """
+    in_tiles = _tiles_within(kernel_fn, x1, x2, get, memory, kwargs)
+    if in_tiles is None:
+        return kernel_fn(x1, x2, get, **kwargs)
+    result = compute(*in_tiles, get, Memory(), progress=True)
+    for leaf in jax.tree.leaves(result):
+        if isinstance(leaf, np.ndarray):
+            leaf.flags.writeable = False  # so that it need not be copied
+    return result
+
+
+def _tiles_within(
+    kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any, memory: int, kwargs: dict[str, Any]
+) -> tuple[Tiler, Grid] | None:
+    """Returns the tiles that compute a kernel, None where one call does."""
+    if getattr(kernel_fn, "works_in_tiles", False) or "rng" in kwargs:
+        return None
+    net = getattr(kernel_fn, "net", None)
+    if not is_concrete(x1, x2, kwargs, net):
+        return None
+    devices = resolve_devices(None)
+    try:
+        tiler = make_tiler(kernel_fn, x1, x2, (get,), devices, kwargs)
+        tiler.check()
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None  # one call raises the same, or knows what to do
+    known = hasattr(kernel_fn, "tiler")
+    if not known and tiler.counts[0] * tiler.counts[1] * _LARGE_ENTRY <= memory:
+        return None  # not worth a trace
+    grid = choose_grid(tiler, memory, len(devices))
+    if grid.single or not (known or is_concrete(tiler.outline())):
+        return None
+    return tiler, grid
+
+
+class _Assembly:
+    """A result that tiles are put into.
+
+    Attributes:
+      done: number of pairs of samples so far.
+    """
+
+    def __init__(self, tiler: Tiler, grid: Grid, get: Any, storage: Storage) -> None:
+        self._tiler, self._grid, self._get, self._storage = tiler, grid, get, storage
+        self._pieces = _Pieces(tiler, grid)
+        self._arrays: dict[str, np.ndarray] | None = None
+        self._first: Any = None
+        self.done = 0
+
+    def allocate(self, result: Any) -> None:
+        """Makes the arrays of the whole result, by the example of a tile."""
+        found = {part.key: part for part in self._parts(result)}
+        self._storage.check(list(found))
+        self._arrays = {
+            key: self._storage.allocate(key, part.shape(self._grid.counts), part.value.dtype)
+            for key, part in found.items()
+        }
+
+    def run(self) -> Iterator[int]:
+        """Computes all tiles; yields how many pairs of samples each has added."""
+        rows, columns = self._grid.spans(0), self._grid.spans(1)
+        mirrors = False
+        for i in range(len(rows)):
+            for j in range(i if mirrors else 0, len(columns)):
+                first = self._pieces.get(0, i)
+                diagonal = self._tiler.same and i == j
+                tile = self._tiler.tile(first, None if diagonal else self._pieces.get(1, j))
+                if self._first is None:
+                    self._first = tile
+                    mirrors = self._tiler.same and all(p.mirrors for p in self._parts(tile))
+                    if self._arrays is None:
+                        self.allocate(tile)
+                added = self._put(tile, (i, j), mirrors)
+                self.done += added
+                yield added
+
+    def finish(self) -> Any:
+        """Returns the whole result."""
+        self._arrays = None
+        return rebuild(self._first, self._storage.finish(), self._grid.counts)
+
+    def _parts(self, result: Any) -> list[Part]:
+        return parts(result, self._get, self._tiler.diagonal_spatial)
+
+    def _put(self, tile: Any, place: tuple[int, int], mirrors: bool) -> int:
+        """Puts a tile into the result; returns the number of pairs of samples it has."""
+        ends = [self._grid.spans(side)[k] for side, k in enumerate(place)]
+        spans = slice(*ends[0]), slice(*ends[1])
+        sizes = ends[0][1] - ends[0][0], ends[1][1] - ends[1][0]
+        mirrored = mirrors and place[0] != place[1]
+        for part in self._parts(tile):
+            target = None if self._arrays is None else self._arrays.get(part.key)
+            if target is None:
+                continue
+            value = np.asarray(part.value)[part.index((slice(sizes[0]), slice(sizes[1])))]
+            if part.is_pairs or self._tells(part, place):
+                target[part.index(spans)] = value
+            if part.is_pairs and mirrored:
+                target[part.index(spans[::-1])] = part.mirrored(value)
+        return sizes[0] * sizes[1] * (1 + mirrored)
+
+    def _tells(self, part: Part, place: tuple[int, int]) -> bool:
+        """Returns whether this tile gives what concerns the samples of one side."""
+        if self._tiler.same:
+            return place[0] == place[1]
+        return place[1 - part.sides[0]] == 0
+
+
+class _Pieces:
+    """Prepared pieces of samples: as many are kept as there is room for, the last used first."""
+
+    def __init__(self, tiler: Tiler, grid: Grid) -> None:
+        self._tiler, self._grid = tiler, grid
+        self._kept: collections.OrderedDict[tuple[int, int], Any] = collections.OrderedDict()
+        self._room = 2 + grid.spare // max(grid.sizes)
+
+    def get(self, side: int, index: int) -> Any:
+        """Returns a prepared piece; of x with itself both sides are one."""
+        key = (0 if self._tiler.same else side, index)
+        if key not in self._kept:
+            while len(self._kept) >= self._room:
+                self._kept.popitem(last=False)
+            span = self._grid.spans(key[0])[index]
+            rows = self._tiler.rows(key[0], *span, self._grid.sizes[key[0]])
+            self._kept[key] = self._tiler.prepare(rows)
+        self._kept.move_to_end(key)
+        return self._kept[key]

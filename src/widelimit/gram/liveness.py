@@ -1,0 +1,49 @@
+"""How much memory a function takes, read off its trace without compiling it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+
+def peak_bytes(jaxpr: Any) -> int:
+    """Returns the most bytes alive at any time in a traced function, arguments included.
+
+    Every operation is taken to write its result to memory, and results to be freed after their
+    last use: compilers fuse operations and need less.
+
+    Args:
+      jaxpr: what `jax.make_jaxpr(function)(...)` returns.
+    """
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    arguments = [*inner.invars, *inner.constvars]
+    last = {v: i for i, eqn in enumerate(inner.eqns) for v in eqn.invars if _is_variable(v)}
+    kept = {v for v in (*arguments, *inner.outvars) if _is_variable(v)}
+    live = peak = sum(map(_size, arguments))
+    for i, eqn in enumerate(inner.eqns):
+        out = sum(map(_size, eqn.outvars))
+        given = sum(map(_size, eqn.invars))
+        inside = max((peak_bytes(sub) - given for sub in _inner(eqn)), default=0)
+        peak = max(peak, live + max(out, inside))
+        unused = sum(_size(v) for v in eqn.outvars if v not in last and v not in kept)
+        done = {v for v in eqn.invars if _is_variable(v) and last[v] == i and v not in kept}
+        live += out - unused - sum(map(_size, done))
+    return peak
+
+
+def _is_variable(value: Any) -> bool:
+    return not hasattr(value, "val")  # else a literal
+
+
+def _size(value: Any) -> int:
+    shape = getattr(value.aval, "shape", ())
+    return math.prod(shape) * getattr(getattr(value.aval, "dtype", None), "itemsize", 0)
+
+
+def _inner(eqn: Any) -> Iterator[Any]:
+    """Yields the functions that an operation calls."""
+    for value in eqn.params.values():
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if hasattr(getattr(one, "jaxpr", one), "eqns"):
+                yield one

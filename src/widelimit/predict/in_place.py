@@ -1,0 +1,81 @@
+"""Factorisations of concrete kernels on the host, in the memory of their result.
+
+A kernel of n outputs takes one float64 matrix [n, n] here, which becomes its Cholesky factor; its
+eigenvectors take two more while they are computed.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from widelimit.predict.matrices import to_matrix
+
+# JAX reads arrays of NumPy where they stand if they are aligned so.
+_ALIGNMENT = 64
+_BLOCK = 512
+
+
+def regularised(kernel: Any, relative: Any, absolute: Any) -> np.ndarray:
+    """The symmetric part of a zipped kernel plus a ridge, as a new float64 matrix [r, r].
+
+    Args:
+      kernel: concrete kernel.
+      relative: the ridge in units of the mean diagonal.
+      absolute: the ridge itself, which is added to that.
+    """
+    given = to_matrix("kernel", np.asarray(kernel))
+    rows = len(given)
+    matrix = _aligned(rows)
+    matrix[...] = given
+    for start in range(0, rows, _BLOCK):
+        stop = min(start + _BLOCK, rows)
+        for left in range(0, stop, _BLOCK):
+            block = slice(start, stop), slice(left, min(left + _BLOCK, stop))
+            mean = (matrix[block] + matrix[block[::-1]].T) / 2
+            matrix[block], matrix[block[::-1]] = mean, mean.T
+    ridge = float(relative) * np.diagonal(given).mean(dtype=np.float64) + float(absolute)
+    matrix[np.diag_indices(rows)] += ridge
+    return matrix
+
+
+def cholesky(matrix: np.ndarray) -> np.ndarray | None:
+    """The lower triangular factor in the memory of the matrix, or None if there is none."""
+    import scipy.linalg.lapack  # here, for a light `import widelimit`
+
+    # LAPACK reads columns: the upper factor of its matrix is the lower one of ours.
+    upper, failed = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, clean=1, overwrite_a=1)
+    return None if failed else upper.T
+
+
+def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The eigenvalues, ascending, and the eigenvectors as columns; the matrix is overwritten."""
+    import scipy.linalg
+
+    return scipy.linalg.eigh(matrix.T, overwrite_a=True, driver="evd", check_finite=False)
+
+
+def solve_lower(lower: Any, b: Any, transposed: bool) -> jax.Array:
+    """L^-1 b, or L^-T b, for a concrete lower triangular L [r, r] and b [r, c]; L is not copied."""
+    import scipy.linalg.blas
+
+    upper = np.asarray(lower).T  # of which BLAS reads columns
+    columns = np.array(b, np.float64, order="F")
+    found = scipy.linalg.blas.dtrsm(
+        1.0, upper, columns, lower=0, trans_a=0 if transposed else 1, overwrite_b=1
+    )
+    return to_jax(np.ascontiguousarray(found))
+
+
+def to_jax(matrix: np.ndarray) -> jax.Array:
+    """A float64 matrix as an array of JAX, on the CPU without a copy; it must not change again."""
+    with jax.enable_x64(True):
+        return jax.device_put(matrix)
+
+
+def _aligned(rows: int) -> np.ndarray:
+    """A new float64 matrix [rows, rows] that JAX can use as it stands."""
+    count = rows * rows
+    space = np.empty(count * 8 + _ALIGNMENT, np.uint8)
+    start = -space.ctypes.data % _ALIGNMENT
+    return space[start : start + count * 8].view(np.float64).reshape(rows, rows)

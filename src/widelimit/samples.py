@@ -1,0 +1,176 @@
+"""A batch of inputs whose samples can be cut out: arrays, trees of arrays, and what goes with them.
+
+Everything that belongs to single samples is cut alike: the inputs along their batch axes, graph
+patterns and the like along their first axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from widelimit._pytree import is_concrete
+
+# Inputs are checked in pieces of this size.
+_CHECKED_BYTES = 2**24
+
+
+class Rows(NamedTuple):
+    """Some samples of a batch.
+
+    Attributes:
+      x: their inputs, a tree like the whole batch.
+      extras: what goes with them, by name.
+    """
+
+    x: Any
+    extras: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
+    """A batch of samples on the host.
+
+    Attributes:
+      x: array of NumPy, or a tree of such.
+      axes: batch axis of every leaf of x, in order.
+      extras: trees of arrays with samples along their first axis, by name.
+      count: number of samples.
+    """
+
+    x: Any
+    axes: tuple[int, ...]
+    extras: dict[str, Any]
+    count: int
+
+    @classmethod
+    def of(cls, x: Any, axes: tuple[int, ...] | int, extras: dict[str, Any], name: str) -> Samples:
+        """Returns the batch.
+
+        Args:
+          x: an array, or a tree of arrays.
+          axes: batch axis of every leaf of x, or one for all.
+          extras: trees of arrays by name.
+          name: what errors call x.
+
+        Raises:
+          ValueError: no arrays, an axis that is not there, or numbers of samples that differ.
+        """
+        x, extras = to_host(x), to_host(extras)
+        leaves = jax.tree.leaves(x)
+        each = axes if isinstance(axes, tuple) else (axes,) * len(leaves)
+        for leaf, axis in zip(leaves, each, strict=True):
+            if not -np.ndim(leaf) <= axis < np.ndim(leaf):
+                raise ValueError(
+                    f"expected arrays with a batch axis {axis} in {name}, got shape "
+                    f"{np.shape(leaf)}"
+                )
+        counts = [leaf.shape[axis] for leaf, axis in zip(leaves, each, strict=True)]
+        if len(set(counts)) != 1:
+            raise ValueError(
+                f"expected arrays with the same number of samples in {name}, got {counts}"
+            )
+        for key, tree in extras.items():
+            for leaf in jax.tree.leaves(tree):
+                if np.shape(leaf)[:1] != (counts[0],):
+                    raise ValueError(
+                        f"expected {key} with the {counts[0]} samples of {name} along its first "
+                        f"axis, got shape {np.shape(leaf)}"
+                    )
+        positive = tuple(a % np.ndim(leaf) for leaf, a in zip(leaves, each, strict=True))
+        return cls(x, positive, extras, counts[0])
+
+    def cut(self, start: int, stop: int, size: int) -> Rows:
+        """Returns samples start to stop, the last of them repeated until there are `size`."""
+        extras = jax.tree.map(lambda v: _cut(v, 0, start, stop, size), self.extras)
+        x = map_inputs(lambda v, axis: _cut(v, axis, start, stop, size), self.x, self.axes)
+        return Rows(x, extras)
+
+    def sample_bytes(self, itemsize: int | None = None) -> int:
+        """Returns the bytes of one sample, with inputs of another size of numbers if given."""
+        inputs = sum(leaf.size * (itemsize or leaf.itemsize) for leaf in jax.tree.leaves(self.x))
+        extras = sum(leaf.nbytes for leaf in jax.tree.leaves(self.extras))
+        return (inputs + extras) // max(self.count, 1)
+
+
+def map_inputs(function: Callable[[Any, int], Any], x: Any, axes: tuple[int, ...]) -> Any:
+    """Returns the function of every array of a tree and of its batch axis."""
+    leaves, structure = jax.tree.flatten(x)
+    return jax.tree.unflatten(structure, map(function, leaves, axes))
+
+
+def check_finite(
+    x: np.ndarray, name: str, mask_constant: Any = None, dtype: np.dtype | None = None
+) -> None:
+    """Raises if an array holds NaN or infinities that are not masked, without a copy of it all.
+
+    Args:
+      x: real numbers.
+      name: what errors call them.
+      mask_constant: entries equal to it are masked; NaN masks NaN.
+      dtype: what they will be cast to; what overflows there is not finite. None for their own.
+
+    Raises:
+      ValueError: how many there are, and the index of the first.
+    """
+    dtype = dtype or x.dtype
+    step = max(1, _CHECKED_BYTES // max(x[:1].nbytes, 1))
+    count, first = 0, None
+    for start in range(0, len(x), step):
+        with np.errstate(over="ignore"):
+            rows = np.asarray(x[start : start + step]).astype(dtype, copy=False)
+        finite = np.isfinite(rows)
+        if not finite.all() and mask_constant is not None and is_concrete(mask_constant):
+            constant = float(mask_constant)
+            finite |= np.isnan(rows) if np.isnan(constant) else rows == constant
+        if not finite.all():
+            count += int((~finite).sum())
+            row, *rest = (int(i) for i in np.argwhere(~finite)[0])
+            first = first or (start + row, *rest)
+    if count:
+        raise ValueError(
+            f"expected finite inputs (in {dtype}), got {count} NaN or infinite values in {name}, "
+            f"the first at index {first}"
+        )
+
+
+def place(rows: Rows, axes: tuple[int, ...], devices: list[Any], split: bool) -> Rows:
+    """Returns samples on devices: whole on each of them, or split over them.
+
+    Args:
+      rows: the samples; as many as there are devices, or a multiple, if they are split.
+      axes: batch axis of every array of the inputs.
+      devices: where to.
+      split: whether each device holds its share only.
+    """
+    if len(devices) == 1:
+        return jax.device_put(rows, devices[0])
+    mesh = Mesh(np.array(devices), ("samples",))
+
+    def put(value: Any, axis: int) -> Any:
+        parts = (None,) * axis + ("samples",) if split else ()
+        return jax.device_put(value, NamedSharding(mesh, PartitionSpec(*parts)))
+
+    extras = jax.tree.map(lambda v: put(v, 0), rows.extras)
+    return Rows(map_inputs(put, rows.x, axes), extras)
+
+
+def to_host(tree: Any) -> Any:
+    """Returns a tree with its JAX arrays as arrays of NumPy; on the CPU they share memory."""
+    return jax.tree.map(lambda v: np.asarray(v) if isinstance(v, jax.Array) else v, tree)
+
+
+def _cut(x: np.ndarray, axis: int, start: int, stop: int, size: int) -> np.ndarray:
+    index: list[Any] = [slice(None)] * x.ndim
+    index[axis] = slice(start, stop)
+    rows = x[tuple(index)]
+    missing = size - (stop - start)
+    if missing <= 0:
+        return rows
+    index[axis] = slice(stop - 1, stop)
+    return np.concatenate([rows, np.repeat(x[tuple(index)], missing, axis)], axis)
