@@ -1,7 +1,7 @@
 """The zoo: small networks over which every property test runs. A new layer is one line here."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -425,9 +425,13 @@ SPATIAL = [
 CASES = ACTIVATIONS + NETWORKS
 
 
-def sweep(cases: list[Case]) -> list[Any]:
-    """Parameters of a test over cases of which the slow ones are marked so."""
+def sweep(cases: list[Case], quick: Collection[str] | None = None) -> list[Any]:
+    """Parameters of a test over cases; the slow ones, or all that are not quick, are marked so."""
+
+    def slow(case: Case) -> bool:
+        return case.slow if quick is None else case.name not in quick
+
     return [
-        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else [])
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if slow(case) else [])
         for case in cases
     ]

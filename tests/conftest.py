@@ -21,6 +21,34 @@ if TYPECHECK:
     install_import_hook("widelimit", "beartype.beartype")
 
 
+# Tests of what both engines share, or of what stands on kernels: they take what a user gets.
+EITHER_ENGINE = ("tests/fused/", "tests/gram/", "tests/demo/", "tests/predict/")
+EITHER_ENGINE += tuple(
+    f"tests/test_{name}.py"
+    for name in (
+        "batching",
+        "cli",
+        "ensemble",
+        "models",
+        "nt_script",
+        "readme",
+        "reference",
+        "report",
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def reference_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers, needs, masks and derivatives are those of the reference engine."""
+    if request.node.nodeid.startswith("tests/") and not request.node.nodeid.startswith(
+        EITHER_ENGINE
+    ):
+        monkeypatch.setattr(
+            "widelimit.engines.refusal", lambda *_: "tests ask for the reference engine"
+        )
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """float64 for the length of one test: name it as an argument or in `usefixtures`."""

@@ -128,7 +128,9 @@ def test_vmap_is_the_rows(activation):
 
 @pytest.mark.parametrize("start", [X[0], np.zeros(5)], ids=["identical", "zero"])
 @pytest.mark.parametrize(
-    ("activation", "x64"), [(Relu(), False), (Relu(), True), (Cos(), False)], ids=str
+    ("activation", "x64"),
+    [(Relu(), False), pytest.param(Relu(), True, marks=pytest.mark.slow), (Cos(), False)],
+    ids=str,
 )
 def test_derivatives_at_identical_inputs(activation, start, x64):
     net = serial(Dense(6, 1.2), activation, Dense(1))

@@ -21,8 +21,12 @@ FINITE = [
     if case.apply and case.name not in ("spatial", "no_dense", "no_readout")
 ]
 
+# One network of each kind; the others take minutes of random draws.
+QUICK = {"Relu()", "Erf(a=1.1, b=0.9, c=0.3)", "Gelu()", "standard", "flatten_first", "layer_norm"}
+QUICK |= {"residual", "conv_global_pool", "circular_pool_flatten"}
 
-@pytest.mark.parametrize("case", sweep(FINITE))
+
+@pytest.mark.parametrize("case", sweep(FINITE, QUICK))
 def test_kernels_are_the_limit_of_finite_networks(case: Case) -> None:
     estimate = compare(case.build, *case.inputs(2, 2))
     assert agrees(estimate).all(), f"{estimate.deviation / estimate.error} standard errors"
@@ -185,7 +189,11 @@ FAMILIES = {
         {"bias outside the image": ("nngp", _border(_BiasOutsideTheImage))},
     ),
 }
-PLANTED = [(family, mistake) for family, f in FAMILIES.items() for mistake in f.mistakes]
+PLANTED = [
+    pytest.param(family, mistake, marks=pytest.mark.slow if family == "border" else [])
+    for family, f in FAMILIES.items()
+    for mistake in f.mistakes
+]
 
 
 @functools.cache

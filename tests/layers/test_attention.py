@@ -223,11 +223,13 @@ def samples() -> Any:
     return monte_carlo.sample(network(), *batches())
 
 
+@pytest.mark.slow
 def test_softmax_is_the_limit_of_finite_networks():
     estimate = monte_carlo.compare(network(), *batches(), samples())
     assert monte_carlo.agrees(estimate).all(), estimate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["attention transposed", "values not trained"])
 def test_finite_networks_refute_planted_mistakes(mistake):
     kind, caught = MISTAKES[mistake]

@@ -167,6 +167,7 @@ def check_concat(axis, left, right, x2, tail):
     assert_close(deep.ntk, wanted.ntk)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_concat_over_space():
     """Branches of 4 and 3 rows give 7, with no covariance between them."""
@@ -216,7 +217,7 @@ def test_concat_over_space_is_the_limit_of_finite_networks():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("axis", [0, pytest.param(1, marks=pytest.mark.slow), -1])
 def test_concat_with_masks_on_only_some_branches(axis):
     """A branch without a mask beside one that has it used to fail."""
     x = IMAGES1[:, :, 0, :1].copy()

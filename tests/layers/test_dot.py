@@ -47,6 +47,7 @@ PER_POSITION = DotGeneral(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_contracted_space():
     # (2, 4, 3, 3) -> (2, 3, 3, 3): axis 2 of the input, channels, free axis of the constant
@@ -54,6 +55,7 @@ def test_contracted_space():
     check(CONTRACTED, True, tail, (0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_matrices_per_position():
     # batch axis 2 of the input comes first, then the free axis of the constant
@@ -62,7 +64,7 @@ def test_matrices_per_position():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("x2", [True, False])
+@pytest.mark.parametrize("x2", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_combined_samples(x2):
     layer = DotGeneral(lhs=constant(5, 2), dimension_numbers=numbers(((1,), (0,))))
     check(layer, x2, serial(Dense(4, 1.2, 0.1), Relu(), Flatten()))
