@@ -22,18 +22,17 @@ if TYPECHECK:
 
 
 # Tests of what both engines share, or of what stands on kernels: they take what a user gets.
-EITHER_ENGINE = ("tests/fused/", "tests/gram/", "tests/demo/", "tests/predict/")
+EITHER_ENGINE = ("tests/fused/", "tests/demo/", "tests/predict/")
+EITHER_ENGINE += tuple(f"tests/gram/test_{name}.py" for name in ("assemble", "devices", "storage"))
 EITHER_ENGINE += tuple(
     f"tests/test_{name}.py"
     for name in (
-        "batching",
         "cli",
         "ensemble",
         "models",
         "nt_script",
         "readme",
         "reference",
-        "report",
     )
 )
 

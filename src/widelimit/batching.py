@@ -23,7 +23,7 @@ _TILED = {"nngp", "ntk"}
 
 
 def batch(
-    kernel_fn: Callable[..., Any],
+    kernel_fn: Any,
     batch_size: int = 0,
     device_count: int = -1,
     store_on_device: bool = True,

@@ -235,6 +235,10 @@ class FusedTiler(NetworkTiler):
         """Bytes of what `prepare` keeps of one sample."""
         return self._call.sample_bytes
 
+    def outline(self) -> Any:
+        """Returns the kernels of one sample with itself."""
+        return self.tile(self.prepare(self.rows(0, 0, 1, 1)), None)
+
     def prepare(self, rows: Rows) -> Any:
         """Returns samples with their variances at all layers."""
         x, _ = as_inputs(rows.x, None, None)
