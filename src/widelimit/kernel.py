@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -36,10 +35,10 @@ from widelimit.plan import (
     mixing_layer,
     output_need,
 )
+from widelimit.selection import parse_get, select
 from widelimit.signal import Signal, is_branches
 from widelimit.tiles import NetworkTiler
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
 _ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
 
 
@@ -194,24 +193,15 @@ class KernelFn(NetFunction):
         result = compute(x1, other, patterns=patterns, request=request)
         if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
             result = _full_batch(compute, result, x1, x2, patterns, request)
-        return self.select(result, get)
+        return select(result, get)
 
-    @staticmethod
-    def select(result: Any, get: Any) -> Any:
-        """Returns what was asked for, kernel by kernel.
+    def fields(self, get: Any) -> tuple[str, ...]:
+        """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
+        return parse_get(get)
 
-        Args:
-          result: a `Kernel`, or a list or tuple of them.
-          get: as for a call.
-        """
-        if not isinstance(result, Kernel):
-            return type(result)(KernelFn.select(part, get) for part in result)
-        if get is None:
-            return result
-        if isinstance(get, str):
-            return getattr(result, get.lower())
-        names = parse_get(get)
-        return _named_tuple(names)(*(getattr(result, name) for name in names))
+    def select(self, kernels: Any, get: Any) -> Any:
+        """Returns what `get` asks for of whole kernels; see `selection.select`."""
+        return select(kernels, get)
 
     def tiler(
         self,
@@ -264,25 +254,6 @@ class KernelFn(NetFunction):
         need = output_need(self.net.output_signal(signal), diagonal_spatial=False, own=False)
         site = make_site(self.net, signal, need, (None, None), (None, None))
         check_unmixed(mixing_layer(site))
-
-
-def parse_get(get: Any) -> tuple[str, ...]:
-    """Returns the names of the `Kernel` fields asked for, in lower case.
-
-    Raises:
-      ValueError: an unknown or repeated name, or none at all.
-    """
-    if get is None:
-        return _FIELDS
-    names = tuple(get) if isinstance(get, list | tuple) else (get,)
-    lower = tuple(str(name).lower() for name in names)
-    unknown = [name for name in lower if name not in _FIELDS]
-    if unknown or not lower or len(set(lower)) < len(lower):
-        raise ValueError(
-            f"expected get to be None, one of {', '.join(_FIELDS)}, or a tuple of distinct ones; "
-            f"got {get!r}"
-        )
-    return lower
 
 
 def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
@@ -474,8 +445,3 @@ def _full_batch(
         )
 
     return join(result, full1, full2)
-
-
-@functools.lru_cache(maxsize=64)
-def _named_tuple(names: tuple[str, ...]) -> Any:
-    return collections.namedtuple("AnalyticKernel", names)
