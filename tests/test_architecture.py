@@ -30,6 +30,7 @@ FOUNDATION = {
     "pair_matrices",
     "pairs",
     "samples",
+    "selection",
     "series",
     "signal",
     "stencil",

@@ -95,7 +95,7 @@ class _Job(NamedTuple):
       on_device: whether results are arrays of JAX.
     """
 
-    kernel_fn: Callable[..., Any]
+    kernel_fn: Any
     devices: list[Any]
     batch_size: int
     on_device: bool
@@ -106,12 +106,12 @@ class _Job(NamedTuple):
             args = (kwargs["get"],)
             kwargs = {name: value for name, value in kwargs.items() if name != "get"}
         # Of a network everything but plain kernels is read off whole Kernels.
-        select = getattr(self.kernel_fn, "select", None)
+        fields = getattr(self.kernel_fn, "fields", None)
+        if fields is None:
+            return self._compute(x1, x2, args, kwargs)
         get = args[0] if args else None
-        names = (get,) if isinstance(get, str) else tuple(get or ())
-        plain = bool(names) and {str(name).lower() for name in names} <= _TILED
-        if select is None or plain:
-            return self._compute(x1, x2, args or ((None,) if select else ()), kwargs)
+        if set(fields(get)) <= _TILED:
+            return self._compute(x1, x2, args, kwargs)
         kernels = self._compute(x1, x2, (None, *args[1:]), kwargs)
         return select(kernels, get)
 

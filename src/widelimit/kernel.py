@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 from typing import Any
 
@@ -27,10 +26,11 @@ from widelimit.layers.base import NetFunction, located, tree_shapes
 from widelimit.nt_kernel import Kernel, kernel_signal
 from widelimit.plan import check_unmixed, make_site, mixing_layer, output_need
 from widelimit.reference import compute, holds_kernels, map_kernels
-from widelimit.request import ARRAYS, Options, Request, parse_get
+from widelimit.request import ARRAYS, Options, Request
+from widelimit.selection import parse_get, select
 from widelimit.tiles import NetworkTiler, tiler_class
 
-__all__ = ["Choice", "KernelFn", "choose_engine", "parse_get"]
+__all__ = ["Choice", "KernelFn", "choose_engine"]
 
 
 class KernelFn(NetFunction):
@@ -115,24 +115,15 @@ class KernelFn(NetFunction):
         result = compute(x1, other, patterns=patterns, request=request)
         if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
             result = _full_batch(compute, result, x1, x2, patterns, request)
-        return self.select(result, get)
+        return select(result, get)
 
-    @staticmethod
-    def select(result: Any, get: Any) -> Any:
-        """Returns what was asked for, kernel by kernel.
+    def fields(self, get: Any) -> tuple[str, ...]:
+        """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
+        return parse_get(get)
 
-        Args:
-          result: a `Kernel`, or a list or tuple of them.
-          get: as for a call.
-        """
-        if not isinstance(result, Kernel):
-            return type(result)(KernelFn.select(part, get) for part in result)
-        if get is None:
-            return result
-        if isinstance(get, str):
-            return getattr(result, get.lower())
-        names = parse_get(get)
-        return _named_tuple(names)(*(getattr(result, name) for name in names))
+    def select(self, kernels: Any, get: Any) -> Any:
+        """Returns what `get` asks for of whole kernels; see `selection.select`."""
+        return select(kernels, get)
 
     def tiler(
         self,
@@ -266,8 +257,3 @@ def _full_batch(
         )
 
     return join(result, full1, full2)
-
-
-@functools.lru_cache(maxsize=64)
-def _named_tuple(names: tuple[str, ...]) -> Any:
-    return collections.namedtuple("AnalyticKernel", names)

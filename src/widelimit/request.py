@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 from widelimit.nt_kernel import Kernel
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
 ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
 
 
@@ -51,22 +49,3 @@ def requested(kernel: Kernel, request: Request) -> Kernel:
     """Returns a kernel that holds the requested arrays only; cov2 is None if x2 was."""
     dropped = {f: None for f in ARRAYS if f not in request.fields}
     return kernel.replace(**({"cov2": None} | dropped if request.share else dropped))
-
-
-def parse_get(get: Any) -> tuple[str, ...]:
-    """Returns the names of the `Kernel` fields asked for, in lower case.
-
-    Raises:
-      ValueError: an unknown or repeated name, or none at all.
-    """
-    if get is None:
-        return FIELDS
-    names = tuple(get) if isinstance(get, list | tuple) else (get,)
-    lower = tuple(str(name).lower() for name in names)
-    unknown = [name for name in lower if name not in FIELDS]
-    if unknown or not lower or len(set(lower)) < len(lower):
-        raise ValueError(
-            f"expected get to be None, one of {', '.join(FIELDS)}, or a tuple of distinct ones; "
-            f"got {get!r}"
-        )
-    return lower

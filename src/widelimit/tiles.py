@@ -23,8 +23,9 @@ from widelimit.inputs import (
 )
 from widelimit.layers.base import Layer, Site, tree_shapes
 from widelimit.plan import bare_site, check_unmixed, input_axes, mixing_layer
-from widelimit.request import ARRAYS, Request, parse_get
+from widelimit.request import ARRAYS, Request
 from widelimit.samples import Rows, Samples, place, to_host
+from widelimit.selection import parse_get, select
 from widelimit.signal import is_branches
 
 # Bytes of tiles beyond which larger ones are no faster, per device. On a processor, pages cost
@@ -251,7 +252,7 @@ class FusedTiler(NetworkTiler):
             fields, second is None, second is None and not self.given_x2,
             self._options.diagonal_spatial, self._options.axes,
         )  # fmt: skip
-        return self._kernel_fn.select(self._call.kernel(first, second, request), self._get)
+        return select(self._call.kernel(first, second, request), self._get)
 
 
 def tiler_class(kernel_fn: Any, x1: Any, patterns: Any, get: Any, options: Any) -> Any:
