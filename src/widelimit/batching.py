@@ -113,7 +113,7 @@ class _Job(NamedTuple):
         if set(fields(get)) <= _TILED:
             return self._compute(x1, x2, args, kwargs)
         kernels = self._compute(x1, x2, (None, *args[1:]), kwargs)
-        return select(kernels, get)
+        return self.kernel_fn.select(kernels, get)
 
     def _compute(self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tiler = make_tiler(self.kernel_fn, x1, x2, args, self.devices, kwargs)
