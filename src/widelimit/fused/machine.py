@@ -93,8 +93,8 @@ from widelimit.fused.stencils import (
     clear,
     combine,
     copy,
+    correlate,
     pool_row,
-    scale,
     sum_taps,
     total,
 )
@@ -169,17 +169,22 @@ def _input(
     buf: Any,
 ) -> None:  # fmt: skip
     """Writes the mean over channels of products of two images."""
-    levels, _, block_levels, _ = geometry
-    plane = levels[0, SIZE_Y] * levels[0, PITCH]
-    n, other = _u(block_levels[b, 0, COUNT]), _region(sizes, SUM_K)
-    channels = sizes[CHANNELS]
-    for c in range(channels):
-        to = other if c else at
-        _rows(geometry, b, 0, to, to, c * plane, False, False, prep1, base1, prep2, base2, buf)
-        if c:
-            add(buf, _u(at), _u(other), n)
-    clear(buf, _u(at) + n, _u(sizes[BACK]))
-    scale(buf, _u(at), buf.dtype.type(1) / buf.dtype.type(channels), n)
+    levels, blocks, block_levels, rect_levels = geometry
+    info, pitch = block_levels[b, 0], levels[0, PITCH]
+    width = _u((info[ROW] + 15) & ~15)  # as in `_rows`
+    plane, channels = _u(levels[0, SIZE_Y] * pitch), _u(sizes[CHANNELS])
+    end = 0
+    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
+        rect = rect_levels[r, 0]
+        start = rect[FIRST_ROW] * info[ROW]
+        clear(buf, _u(at + end), _u(start - end))
+        correlate(
+            buf, prep1, prep2, _u(at + start), _u(base1 + rect[P_Y] * pitch + info[P_X]),
+            _u(base2 + (rect[P_Y] + rect[D_Y]) * pitch + info[P_X] + info[D_X]),
+            plane, channels, _u(rect[HEIGHT]), width, _u(info[ROW]), _u(pitch),
+        )  # fmt: skip
+        end = start + rect[HEIGHT] * info[ROW]
+    clear(buf, _u(at + info[COUNT]), _u(sizes[BACK]))
 
 
 @loop

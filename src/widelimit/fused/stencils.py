@@ -37,13 +37,6 @@ def add(buf: Any, to: Any, source: Any, n: Any) -> None:
 
 
 @loop
-def scale(buf: Any, at: Any, factor: Any, n: Any) -> None:
-    """Multiplies a slice by a number."""
-    for i in range(n):
-        buf[at + i] *= factor
-
-
-@loop
 def _sum_taps(buf: Any, to: Any, source: Any, step: Any, taps: Any, n: Any) -> None:
     """Writes out[i] = sum over t < taps of in[i + t step]."""
     second = source + step
@@ -165,6 +158,33 @@ def combine(
             for x in range(width):
                 buf[second + x] = prep1[one + plane + x] * prep2[two + plane + x]
         to, one, two, second = to + row, one + pitch, two + pitch, second + row
+
+
+@loop
+def correlate(
+    buf: Any, prep1: Any, prep2: Any, to: Any, one: Any, two: Any, plane: Any, channels: Any,
+    rows: Any, width: Any, row: Any, pitch: Any,
+) -> None:  # fmt: skip
+    """Writes means over channels of products of rows of two images."""
+    inverse = buf.dtype.type(1) / buf.dtype.type(channels)
+    for _ in range(rows):
+        if channels == 3:
+            a, b = one + plane, two + plane
+            c, d = a + plane, b + plane
+            for x in range(width):
+                value = prep1[one + x] * prep2[two + x] + prep1[a + x] * prep2[b + x]
+                buf[to + x] = (value + prep1[c + x] * prep2[d + x]) * inverse
+        else:
+            for x in range(width):
+                buf[to + x] = prep1[one + x] * prep2[two + x]
+            a, b = one, two
+            for _ in range(channels - np.uint64(1)):
+                a, b = a + plane, b + plane
+                for x in range(width):
+                    buf[to + x] += prep1[a + x] * prep2[b + x]
+            for x in range(width):
+                buf[to + x] *= inverse
+        to, one, two = to + row, one + pitch, two + pitch
 
 
 @loop
