@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.fused.compiling import loop
-from widelimit.fused.constants import HALF, INV_2PI, ONE, PI, ZERO
+from widelimit.fused.constants import HALF, INV_2PI, NEARLY_ONE, ONE, PI, ZERO
 from widelimit.fused.formulas import angle_ratio, exponential
 from widelimit.fused.instructions import (
     ERF,
@@ -112,34 +112,36 @@ def apply_exact(kind: Any, buf: Any, k: Any, t: Any, n: Any, p: Any, cst: Any) -
 def _relu(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) -> None:
     """a min(x, 0) + b max(x, 0): p = (a^2 + b^2) / 2, (a - b)^2 / (2 pi).
 
-    No mask: S is zero outside, and T is zero there already. Two zero inputs have the angle 0.
+    No mask: K and S are zero outside, and T is zero there already. Two zero inputs have the angle
+    0, and so have correlations of one up to rounding: where K is q to the bit, K' is q' to the bit.
     """
-    one, zero, pi = cst[ONE], cst[ZERO], cst[PI]
+    one, zero, pi, near = cst[ONE], cst[ZERO], cst[PI], cst[NEARLY_ONE]
     slope, kink = p[0], p[1]
     for i in range(n):
-        u, s = buf[U + i], buf[S + i]
-        r = buf[k + i] * u
+        c, u, s = buf[k + i], buf[U + i], buf[S + i]
+        r = c * u
         r = one if (u > zero) & (s <= zero) else r
         a = abs(r)
-        a = a if a < one else one
+        a = a if a < near else one
         sine = np.sqrt((one - a) * (one + a))
         theta = sine * angle_ratio(a, cst)
         theta = pi - theta if r < zero else theta
         kdot = slope - kink * theta
         buf[t + i] *= kdot
-        buf[k + i] = s * (kink * sine + kdot * r)
+        buf[k + i] = kink * (s * sine) + kdot * c
 
 
 @loop
 def _sign(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, cst: Any) -> None:
     """Sign: 2 arcsin(rho) / pi, without cancellation for small rho; no derivative."""
-    one, zero = cst[ONE], cst[ZERO]
+    one, zero, near = cst[ONE], cst[ZERO], cst[NEARLY_ONE]
     scale = cst[INV_2PI] * (one + one + one + one)
     for i in range(n):
         r = buf[k + i] * buf[U + i]
-        r = r if r < one else one
-        r = r if r > -one else -one
-        value = scale * (r * angle_ratio(np.sqrt((one - r) * (one + r)), cst))  # arcsin r
+        r = r if r < near else one
+        r = r if r > -near else -one
+        arcsine = r * angle_ratio(np.sqrt((one - r) * (one + r)), cst)
+        value = scale * arcsine if abs(r) < one else r
         buf[k + i] = value if buf[mask + i] > zero else zero
         buf[t + i] = zero
 
