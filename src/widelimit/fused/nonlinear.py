@@ -165,12 +165,12 @@ def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 @loop
 def _sin(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """a sin(b x + c): p = b^2 / 2, b^2, a^2 / 2, cos 2c."""
+    """a sin(b x + c): p = 1/2, b^2, a^2 / 2, cos 2c. The exponent is 0 where K is q to the bit."""
     rate, scale, phase, zero = p[1], p[2], p[3], cst[ZERO]
     for i in range(n):
-        x, u = rate * buf[k + i], buf[U + i]
-        near = scale * exponential(x - u, cst)
-        far = scale * phase * exponential(-x - u, cst)
+        c, u = buf[k + i], buf[U + i]
+        near = scale * exponential(rate * (c - u), cst)
+        far = scale * phase * exponential(-rate * (c + u), cst)
         inside = buf[mask + i] > zero
         buf[t + i] = buf[t + i] * (rate * (near + far)) if inside else zero
         buf[k + i] = near - far if inside else zero
@@ -178,10 +178,10 @@ def _sin(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 @loop
 def _exp(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """Rbf and Exp: p = weight of a variance, rate of K, sign of U, scale, factor of kdot."""
+    """Rbf and Exp: p = 1/2, rate, sign of U, scale, factor of kdot."""
     rate, sign, scale, slope, zero = p[1], p[2], p[3], p[4], cst[ZERO]
     for i in range(n):
-        value = scale * exponential(rate * buf[k + i] + sign * buf[U + i], cst)
+        value = scale * exponential(rate * (buf[k + i] + sign * buf[U + i]), cst)
         value = value if buf[mask + i] > zero else zero
         buf[t + i] *= slope * value
         buf[k + i] = value
