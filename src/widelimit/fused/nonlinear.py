@@ -44,7 +44,7 @@ def paired(kind: Any) -> Any:
 @loop
 def exact(kind: Any) -> Any:
     """Returns whether there is a formula of its own for a position with itself."""
-    return kind in (RELU, SIGN)
+    return kind in (RELU, SIGN, ERF, GAUSSIAN, GELU)
 
 
 @loop
@@ -95,8 +95,13 @@ def apply(
 
 
 @loop
-def apply_exact(kind: Any, buf: Any, k: Any, t: Any, n: Any, p: Any, cst: Any) -> None:
-    """Writes K' and T' of a position with itself, where the general formula has a kink."""
+def apply_exact(
+    kind: Any, buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: Any
+) -> None:
+    """Writes K' and T' of a position with itself, where the general formula has a kink or cancels.
+
+    In the smooth ones what is 1 - x^2 elsewhere is a product of factors that do not cancel.
+    """
     if kind == RELU:
         slope = p[0]
         for i in range(n):
@@ -106,6 +111,12 @@ def apply_exact(kind: Any, buf: Any, k: Any, t: Any, n: Any, p: Any, cst: Any) -
         for i in range(n):
             buf[k + i] = cst[ONE] if buf[k + i] > cst[ZERO] else cst[ZERO]
             buf[t + i] = cst[ZERO]
+    elif kind == ERF:
+        _erf_exact(buf, k, t, mask, n, p, cst)
+    elif kind == GAUSSIAN:
+        _gaussian_exact(buf, k, t, mask, n, p, cst)
+    elif kind == GELU:
+        _gelu_exact(buf, k, t, n, cst)
 
 
 @loop
@@ -164,6 +175,19 @@ def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 
 @loop
+def _erf_exact(buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
+    one, zero = cst[ONE], cst[ZERO]
+    for i in range(n):
+        q = p[0] * buf[k + i]
+        u = one / (one + q)
+        x = q * u
+        cosine = np.sqrt(u * (one + x))  # u is 1 - x
+        inside = buf[mask + i] > zero
+        buf[t + i] *= p[3] * u / cosine
+        buf[k + i] = p[1] * (x * angle_ratio(cosine, cst)) + p[2] if inside else zero
+
+
+@loop
 def _sin(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
     """a sin(b x + c): p = 1/2, b^2, a^2 / 2, cos 2c. The exponent is 0 where K is q to the bit."""
     rate, scale, phase, zero = p[1], p[2], p[3], cst[ZERO]
@@ -201,6 +225,18 @@ def _gaussian(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: 
 
 
 @loop
+def _gaussian_exact(buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
+    one, zero = cst[ONE], cst[ZERO]
+    for i in range(n):
+        q = buf[k + i]
+        inside = buf[mask + i] > zero
+        determinant = one - (p[0] + p[0]) * q  # (1 - 2 b q)^2 - (2 b q)^2
+        root = np.sqrt(determinant if determinant > zero else np.sqrt(-one))
+        buf[t + i] = buf[t + i] * (p[3] * q / (determinant * root)) if inside else zero
+        buf[k + i] = p[2] / root if inside else zero
+
+
+@loop
 def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any) -> None:
     """x Phi(x): U = (1 + q1) (1 + q2), S = q1 q2."""
     one, zero, scale = cst[ONE], cst[ZERO], cst[INV_2PI]
@@ -218,6 +254,20 @@ def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any)
         slope = quarter + scale * (arc + c / root * (one / rest + (one - q) / P + one))
         buf[t + i] = buf[t + i] * slope if inside else zero
         buf[k + i] = value if inside else zero
+
+
+@loop
+def _gelu_exact(buf: Any, k: Any, t: Any, n: Any, cst: Any) -> None:
+    one, scale = cst[ONE], cst[INV_2PI]
+    quarter = cst[HALF] * cst[HALF]
+    for i in range(n):
+        q = buf[k + i]
+        p, rest = one + q, one + q + q  # rest is p^2 - q^2
+        root, x = np.sqrt(rest), q / p
+        arc = x * angle_ratio(root / p, cst)
+        buf[k + i] = quarter * q + scale * (x * x * (one / root + root) + q * arc)
+        slope = arc + x / root * (p / rest + one + one)
+        buf[t + i] *= quarter + scale * slope
 
 
 @loop
