@@ -11,6 +11,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 
 ZERO, ONE, HALF, TWO, PI, HALF_PI, INV_2PI = range(7)
 LOG2E, LN2_HIGH, LN2_LOW, MAX_EXP, MIN_EXP, INFINITY = range(7, 13)
+NEARLY_ONE = 13  # correlations above it are one, up to rounding
 ANGLE = 16  # coefficients of arccos(t) / sqrt(1 - t^2) on [0, 1]
 EXP = 48  # coefficients of exp(r) on [-ln 2 / 2, ln 2 / 2]
 POWER = 72  # 2^k from k = -limit on
@@ -32,6 +33,7 @@ def table(dtype: np.dtype) -> np.ndarray:
     out[LN2_HIGH], out[LN2_LOW] = _split(math.log(2))
     out[MAX_EXP], out[MIN_EXP] = limit * math.log(2), -limit * math.log(2)
     out[INFINITY] = math.inf
+    out[NEARLY_ONE] = 1 - 2 * np.finfo(dtype).eps  # c times both 1 / sqrt(c), rounded
     angle = _interpolate(_angle_ratio, ANGLE_DEGREE[dtype], (0.0, 1.0))
     out[ANGLE : ANGLE + len(angle)] = angle
     power = _interpolate(np.exp, EXP_DEGREE[dtype], (-math.log(2) / 2, math.log(2) / 2))

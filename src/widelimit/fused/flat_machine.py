@@ -46,9 +46,12 @@ def _slot(index: Any, part: Any) -> Any:
 
 
 @loop
-def _ones(buf: Any, at: Any, n: Any) -> None:
+def _mask(buf: Any, n: Any) -> Any:
+    """Returns the place of a slice of ones, behind the slots: nothing is masked here."""
+    at = np.uint64(len(buf) - CHUNK)
     for i in range(n):
         buf[at + i] = buf.dtype.type(1)
+    return at
 
 
 @loop
@@ -134,8 +137,7 @@ def _smooth(
         second, seconds = prep1[place + 1, i], prep2[place + 1]
         for x in range(n):
             buf[S + x] = second * seconds[j + x]
-    mask = _at(2 + 3 * (len(buf) // (3 * CHUNK) - 1))
-    _ones(buf, mask, n)
+    mask = _mask(buf, n)
     k, t = _slot(op[TARGET], 0), _slot(op[TARGET], 1)
     nonlinear.apply(kind, buf, k, t, U, S, mask, n, numbers, cst)
 
@@ -220,7 +222,8 @@ def _row(
             if exact:
                 buf[k], buf[t], buf[g] = kept_k, kept_t, cst[ZERO]
                 one = np.uint64(1)
-                nonlinear.apply_exact(op[KIND], buf, k, t, one, numbers[step], cst)
+                mask = _mask(buf, one)
+                nonlinear.apply_exact(op[KIND], buf, k, t, mask, one, numbers[step], cst)
         else:
             _join(op, n, buf)
     last = code[code.shape[0] - 1]
@@ -274,7 +277,8 @@ def run_own(code: Any, numbers: Any, cst: Any, own: Any, prep: Any, buf: Any) ->
                 if nonlinear.paired(op[KIND]):
                     prep[op[PLACE] + 1, j] = second
                 if nonlinear.exact(op[KIND]):
-                    nonlinear.apply_exact(op[KIND], buf, k, t, one, numbers[step], cst)
+                    mask = _mask(buf, one)
+                    nonlinear.apply_exact(op[KIND], buf, k, t, mask, one, numbers[step], cst)
                 else:
                     _smooth(buf, op, one, numbers[step], cst, prep, j, prep, j)
             else:

@@ -380,8 +380,8 @@ def _layers(
             if record and zero_block:
                 _record(geometry, sizes, b, op, numbers[i], cst, buf, prep1, base1)
             if same and zero_block and nonlinear.exact(op[KIND]):
-                n = _u(info[COUNT])
-                nonlinear.apply_exact(op[KIND], buf, _u(k), _u(t), n, numbers[i], cst)
+                n, mask = _u(info[COUNT]), _u(_region(sizes, MASKS + op[LEVEL]))
+                nonlinear.apply_exact(op[KIND], buf, _u(k), _u(t), mask, n, numbers[i], cst)
             else:
                 _nonlinear(geometry, sizes, b, op, numbers[i], cst, buf, prep1, base1, prep2, base2)
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.fused.compiling import loop
-from widelimit.fused.constants import HALF, INV_2PI, ONE, PI, ZERO
+from widelimit.fused.constants import HALF, INV_2PI, NEARLY_ONE, ONE, PI, ZERO
 from widelimit.fused.formulas import angle_ratio, exponential
 from widelimit.fused.instructions import (
     ERF,
@@ -44,7 +44,7 @@ def paired(kind: Any) -> Any:
 @loop
 def exact(kind: Any) -> Any:
     """Returns whether there is a formula of its own for a position with itself."""
-    return kind in (RELU, SIGN)
+    return kind in (RELU, SIGN, ERF, GAUSSIAN, GELU)
 
 
 @loop
@@ -95,8 +95,11 @@ def apply(
 
 
 @loop
-def apply_exact(kind: Any, buf: Any, k: Any, t: Any, n: Any, p: Any, cst: Any) -> None:
-    """Writes K' and T' of a position with itself, where the general formula has a kink."""
+def apply_exact(kind: Any, buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
+    """Writes K' and T' of a position with itself, where the general formula has a kink or cancels.
+
+    In the smooth ones what is 1 - x^2 elsewhere is a product of factors that do not cancel.
+    """
     if kind == RELU:
         slope = p[0]
         for i in range(n):
@@ -106,47 +109,55 @@ def apply_exact(kind: Any, buf: Any, k: Any, t: Any, n: Any, p: Any, cst: Any) -
         for i in range(n):
             buf[k + i] = cst[ONE] if buf[k + i] > cst[ZERO] else cst[ZERO]
             buf[t + i] = cst[ZERO]
+    elif kind == ERF:
+        _erf_exact(buf, k, t, mask, n, p, cst)
+    elif kind == GAUSSIAN:
+        _gaussian_exact(buf, k, t, mask, n, p, cst)
+    elif kind == GELU:
+        _gelu_exact(buf, k, t, n, cst)
 
 
 @loop
 def _relu(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) -> None:
-    """A min(x, 0) + b max(x, 0): p = (a^2 + b^2) / 2, (a - b)^2 / (2 pi).
+    """Dual of a min(x, 0) + b max(x, 0): p = (a^2 + b^2) / 2, (a - b)^2 / (2 pi).
 
-    No mask: S is zero outside, and T is zero there already. Two zero inputs have the angle 0.
+    No mask: K and S are zero outside, and T is zero there already. Two zero inputs have the angle
+    0, and so have correlations of one up to rounding: where K is q to the bit, K' is q' to the bit.
     """
-    one, zero, pi = cst[ONE], cst[ZERO], cst[PI]
+    one, zero, pi, near = cst[ONE], cst[ZERO], cst[PI], cst[NEARLY_ONE]
     slope, kink = p[0], p[1]
     for i in range(n):
-        u, s = buf[U + i], buf[S + i]
-        r = buf[k + i] * u
+        c, u, s = buf[k + i], buf[U + i], buf[S + i]
+        r = c * u
         r = one if (u > zero) & (s <= zero) else r
         a = abs(r)
-        a = a if a < one else one
+        a = a if a < near else one
         sine = np.sqrt((one - a) * (one + a))
         theta = sine * angle_ratio(a, cst)
         theta = pi - theta if r < zero else theta
         kdot = slope - kink * theta
         buf[t + i] *= kdot
-        buf[k + i] = s * (kink * sine + kdot * r)
+        buf[k + i] = kink * (s * sine) + kdot * c
 
 
 @loop
 def _sign(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, cst: Any) -> None:
     """Sign: 2 arcsin(rho) / pi, without cancellation for small rho; no derivative."""
-    one, zero = cst[ONE], cst[ZERO]
+    one, zero, near = cst[ONE], cst[ZERO], cst[NEARLY_ONE]
     scale = cst[INV_2PI] * (one + one + one + one)
     for i in range(n):
         r = buf[k + i] * buf[U + i]
-        r = r if r < one else one
-        r = r if r > -one else -one
-        value = scale * (r * angle_ratio(np.sqrt((one - r) * (one + r)), cst))  # arcsin r
+        r = r if r < near else one
+        r = r if r > -near else -one
+        arcsine = r * angle_ratio(np.sqrt((one - r) * (one + r)), cst)
+        value = scale * arcsine if abs(r) < one else r
         buf[k + i] = value if buf[mask + i] > zero else zero
         buf[t + i] = zero
 
 
 @loop
 def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """A erf(b x) + c: p = 2 b^2, 2 a^2 / pi, c^2, 4 a^2 b^2 / pi."""
+    """Dual of a erf(b x) + c: p = 2 b^2, 2 a^2 / pi, c^2, 4 a^2 b^2 / pi."""
     one, zero = cst[ONE], cst[ZERO]
     inner, outer, shift, slope = p[0], p[1], p[2], p[3]
     for i in range(n):
@@ -162,13 +173,29 @@ def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 
 @loop
+def _erf_exact(buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
+    one, zero = cst[ONE], cst[ZERO]
+    for i in range(n):
+        q = p[0] * buf[k + i]
+        u = one / (one + q)
+        x = q * u
+        cosine = np.sqrt(u * (one + x))  # u is 1 - x
+        inside = buf[mask + i] > zero
+        buf[t + i] *= p[3] * u / cosine
+        buf[k + i] = p[1] * (x * angle_ratio(cosine, cst)) + p[2] if inside else zero
+
+
+@loop
 def _sin(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """A sin(b x + c): p = b^2 / 2, b^2, a^2 / 2, cos 2c."""
+    """Dual of a sin(b x + c): p = 1/2, b^2, a^2 / 2, cos 2c.
+
+    The exponent is 0 where K is q to the bit.
+    """
     rate, scale, phase, zero = p[1], p[2], p[3], cst[ZERO]
     for i in range(n):
-        x, u = rate * buf[k + i], buf[U + i]
-        near = scale * exponential(x - u, cst)
-        far = scale * phase * exponential(-x - u, cst)
+        c, u = buf[k + i], buf[U + i]
+        near = scale * exponential(rate * (c - u), cst)
+        far = scale * phase * exponential(-rate * (c + u), cst)
         inside = buf[mask + i] > zero
         buf[t + i] = buf[t + i] * (rate * (near + far)) if inside else zero
         buf[k + i] = near - far if inside else zero
@@ -176,10 +203,10 @@ def _sin(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 @loop
 def _exp(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """Rbf and Exp: p = weight of a variance, rate of K, sign of U, scale, factor of kdot."""
+    """Rbf and Exp: p = 1/2, rate, sign of U, scale, factor of kdot."""
     rate, sign, scale, slope, zero = p[1], p[2], p[3], p[4], cst[ZERO]
     for i in range(n):
-        value = scale * exponential(rate * buf[k + i] + sign * buf[U + i], cst)
+        value = scale * exponential(rate * (buf[k + i] + sign * buf[U + i]), cst)
         value = value if buf[mask + i] > zero else zero
         buf[t + i] *= slope * value
         buf[k + i] = value
@@ -187,7 +214,7 @@ def _exp(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 
 @loop
 def _gaussian(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """A exp(b x^2): p = 2 b, 4 b^2, a^2, 4 a^2 b^2. NaN where the expectation diverges."""
+    """Dual of a exp(b x^2): p = 2 b, 4 b^2, a^2, 4 a^2 b^2. NaN where the expectation diverges."""
     square, scale, slope, zero = p[1], p[2], p[3], cst[ZERO]
     for i in range(n):
         c = buf[k + i]
@@ -199,8 +226,20 @@ def _gaussian(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: 
 
 
 @loop
+def _gaussian_exact(buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
+    one, zero = cst[ONE], cst[ZERO]
+    for i in range(n):
+        q = buf[k + i]
+        inside = buf[mask + i] > zero
+        determinant = one - (p[0] + p[0]) * q  # (1 - 2 b q)^2 - (2 b q)^2
+        root = np.sqrt(determinant if determinant > zero else np.sqrt(-one))
+        buf[t + i] = buf[t + i] * (p[3] * q / (determinant * root)) if inside else zero
+        buf[k + i] = p[2] / root if inside else zero
+
+
+@loop
 def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any) -> None:
-    """X Phi(x): U = (1 + q1) (1 + q2), S = q1 q2."""
+    """Dual of x Phi(x): U = (1 + q1) (1 + q2), S = q1 q2."""
     one, zero, scale = cst[ONE], cst[ZERO], cst[INV_2PI]
     quarter = cst[HALF] * cst[HALF]
     for i in range(n):
@@ -219,8 +258,25 @@ def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any)
 
 
 @loop
+def _gelu_exact(buf: Any, k: Any, t: Any, n: Any, cst: Any) -> None:
+    one, scale = cst[ONE], cst[INV_2PI]
+    quarter = cst[HALF] * cst[HALF]
+    for i in range(n):
+        q = buf[k + i]
+        p, rest = one + q, one + q + q  # rest is p^2 - q^2
+        root, x = np.sqrt(rest), q / p
+        arc = x * angle_ratio(root / p, cst)
+        buf[k + i] = quarter * q + scale * (x * x * (one / root + root) + q * arc)
+        slope = arc + x / root * (p / rest + one + one)
+        buf[t + i] *= quarter + scale * slope
+
+
+@loop
 def _exp_normalized(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) -> None:
-    """sqrt(q1 q2) exp(gamma (rho + shift)): p = gamma, shift, bound of |rho|. No mask: as ReLU."""
+    """Dual sqrt(q1 q2) exp(gamma (rho + shift)): p = gamma, shift, bound of |rho|.
+
+    No mask: as ReLU.
+    """
     rate, shift, bound = p[0], p[1], p[2]
     one, zero = cst[ONE], cst[ZERO]
     for i in range(n):

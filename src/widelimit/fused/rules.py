@@ -73,17 +73,17 @@ def _erf(layer: Any) -> tuple[float, ...]:
 
 def _sin(layer: Any) -> tuple[float, ...]:
     a, b, c = float(layer.a), float(layer.b), float(layer.c)
-    return b * b / 2, b * b, a * a / 2, math.cos(2 * c)
+    return 0.5, b * b, a * a / 2, math.cos(2 * c)
 
 
 def _rbf(layer: Any) -> tuple[float, ...]:
     gamma = float(layer.gamma)
-    return gamma, 2 * gamma, -1.0, 1.0, 2 * gamma
+    return 0.5, 2 * gamma, -1.0, 1.0, 2 * gamma
 
 
 def _exp(layer: Any) -> tuple[float, ...]:
     a, b = float(layer.a), float(layer.b)
-    return b * b / 2, b * b, 1.0, a * a, b * b
+    return 0.5, b * b, 1.0, a * a, b * b
 
 
 def _gaussian(layer: Any) -> tuple[float, ...]:
