@@ -229,16 +229,14 @@ class FusedKernel:
         """Returns the covariance of every image with itself [n], or nothing [n, 0]."""
         n = len(images.digests)
         if not wanted:
-            return np.zeros((n, 0), self._engine.dtype)
+            return np.zeros((n, 0, 1), self._engine.dtype)
         same = np.stack([np.arange(n), np.arange(n)], axis=1)
         return self._engine.kernels(images, images, same)[:, 0].astype(self._engine.dtype)
 
 
 def _shaped(values: np.ndarray) -> jax.Array:
-    """Returns values with one offset (or none) and one position."""
-    if values.ndim == 2 and values.shape[1] == 0:
-        return jnp.zeros((*values.shape, 1), jax.dtypes.canonicalize_dtype(values.dtype))
-    return jnp.array(values[..., None, None])
+    """Returns values with one offset and one position, unless they have these axes already."""
+    return jnp.array(values if values.ndim == 3 else values[..., None, None])
 
 
 def _with_samples(signal: Signal, n1: int, n2: int) -> Signal:

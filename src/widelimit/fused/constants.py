@@ -30,7 +30,9 @@ def table(dtype: np.dtype) -> np.ndarray:
     out = np.zeros(POWER + 2 * limit + 1, np.float64)
     out[ZERO : INV_2PI + 1] = 0, 1, 0.5, 2, math.pi, math.pi / 2, 0.5 / math.pi
     out[LOG2E] = 1 / math.log(2)
-    out[LN2_HIGH], out[LN2_LOW] = _split(math.log(2))
+    out[LN2_HIGH], out[LN2_LOW] = _split(
+        math.log(2), 2.3190468138462996e-17
+    )  # and what rounding cut off
     out[MAX_EXP], out[MIN_EXP] = limit * math.log(2), -limit * math.log(2)
     out[INFINITY] = math.inf
     out[NEARLY_ONE] = 1 - 2 * np.finfo(dtype).eps  # c times both 1 / sqrt(c), rounded
@@ -58,7 +60,7 @@ def _angle_ratio(t: np.ndarray) -> np.ndarray:
     return np.where(sine == 0, 1, theta / np.where(sine == 0, 1, sine))
 
 
-def _split(value: float) -> tuple[float, float]:
+def _split(value: float, rest: float) -> tuple[float, float]:
     """Returns a value as a number of few bits and the rest: k times the first is exact."""
     high = float(np.float32(np.round(value * 2**12) / 2**12))
-    return high, value - high
+    return high, (value - high) + rest
