@@ -1,4 +1,4 @@
-"""Exact Bayesian inference with infinite convolutional networks on CIFAR-10: time, memory, accuracy.
+"""Time, memory and accuracy of exact inference with infinite convolutional networks on CIFAR-10.
 
     python benchmarks/cifar_inference.py DATA [cnn] [myrtle]
 

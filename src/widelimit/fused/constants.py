@@ -30,15 +30,15 @@ def table(dtype: np.dtype) -> np.ndarray:
     out = np.zeros(POWER + 2 * limit + 1, np.float64)
     out[ZERO : INV_2PI + 1] = 0, 1, 0.5, 2, math.pi, math.pi / 2, 0.5 / math.pi
     out[LOG2E] = 1 / math.log(2)
-    out[LN2_HIGH], out[LN2_LOW] = _split(
-        math.log(2), 2.3190468138462996e-17
-    )  # and what rounding cut off
+    # The second number is what rounding cut off ln 2.
+    out[LN2_HIGH], out[LN2_LOW] = _split(math.log(2), 2.3190468138462996e-17)
     out[MAX_EXP], out[MIN_EXP] = limit * math.log(2), -limit * math.log(2)
     out[INFINITY] = math.inf
     out[NEARLY_ONE] = 1 - 2 * np.finfo(dtype).eps  # c times both 1 / sqrt(c), rounded
     angle = _interpolate(_angle_ratio, ANGLE_DEGREE[dtype], (0.0, 1.0))
     out[ANGLE : ANGLE + len(angle)] = angle
     power = _interpolate(np.exp, EXP_DEGREE[dtype], (-math.log(2) / 2, math.log(2) / 2))
+    power[0] = 1  # exp(0) is 1 to the bit
     out[EXP : EXP + len(power)] = power
     out[POWER:] = np.ldexp(1.0, np.arange(-limit, limit + 1))
     out = out.astype(dtype)
