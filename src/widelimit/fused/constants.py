@@ -37,6 +37,7 @@ def table(dtype: np.dtype) -> np.ndarray:
     angle = _interpolate(_angle_ratio, ANGLE_DEGREE[dtype], (0.0, 1.0))
     out[ANGLE : ANGLE + len(angle)] = angle
     power = _interpolate(np.exp, EXP_DEGREE[dtype], (-math.log(2) / 2, math.log(2) / 2))
+    power[0] = 1  # exp(0) is 1 to the bit
     out[EXP : EXP + len(power)] = power
     out[POWER:] = np.ldexp(1.0, np.arange(-limit, limit + 1))
     out = out.astype(dtype)

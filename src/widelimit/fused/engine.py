@@ -331,6 +331,10 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(_threads(), "widelimit")
 
 
+if hasattr(os, "register_at_fork"):  # the threads of the parent do not exist in a child
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def _parallel(function: Callable[[Any], Any], tasks: list[Any]) -> None:
     """Runs the function of every task, on all threads."""
     if len(tasks) <= 1:
