@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 from typing import Any
 
@@ -232,10 +231,3 @@ class _Maker:
         if 0.25 < kind < 0.35:
             x1[0] = x1[-1]
         return x1, None if self.rng.random() < 0.25 else x2
-
-
-def positions(draw: Draw) -> int:
-    """Returns the number of pairs of positions, which the time of the oracle goes with."""
-    n = len(draw.x1) + len(draw.x1 if draw.x2 is None else draw.x2)
-    channels = draw.x1.shape[draw.channel_axis]
-    return (n * math.prod(draw.x1.shape[1:]) // channels) ** 2

@@ -25,18 +25,20 @@ def entry(function: Callable[..., Any]) -> Any:
 
     It runs without Python's global lock, and starts no threads itself.
     """
-    _drop_stale(pathlib.Path(__file__).parent)
     inner = inspect.unwrap(function)
     try:
-        return njit(cache=True, **_OPTIONS)(inner)
+        compiled = njit(cache=True, **_OPTIONS)(inner)
     except RuntimeError:  # no folder to write to
         return loop(inner)
+    _drop_stale(pathlib.Path(compiled.stats.cache_path))
+    return compiled
 
 
-def _drop_stale(folder: pathlib.Path) -> None:
+def _drop_stale(cache: pathlib.Path) -> None:
     """Removes compiled code older than any source: numba watches the file of the entry only."""
-    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
-    for index in (folder / "__pycache__").glob("*.nbi"):
+    sources = pathlib.Path(__file__).parent.glob("*.py")
+    newest = max(source.stat().st_mtime for source in sources)
+    for index in cache.glob("*.nbi"):
         try:
             if index.stat().st_mtime < newest:
                 index.unlink()
