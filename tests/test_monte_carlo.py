@@ -118,7 +118,7 @@ def _border(first: Any = Conv) -> Any:
 @pytree
 class _StrideOnTheWrongAxis(Conv):
     def _stencils(self, spatial: Any) -> Any:
-        windows = self._windows
+        windows = self.windows
         wrong = dataclasses.replace(windows, strides=windows.strides[::-1])
         return wrong.stencils(spatial, tied=True)
 
@@ -126,7 +126,7 @@ class _StrideOnTheWrongAxis(Conv):
 @pytree
 class _SeamMissing(Conv):
     def _stencils(self, spatial: Any) -> Any:
-        return dataclasses.replace(self._windows, padding="SAME").stencils(spatial, tied=True)
+        return dataclasses.replace(self.windows, padding="SAME").stencils(spatial, tied=True)
 
 
 @pytree

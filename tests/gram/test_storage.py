@@ -25,7 +25,9 @@ X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 
 # Announces its first tiles and then takes its time.
 SLOW = """
-import sys, time
+import signal, sys, time
+# A parent in the background of a shell hands on that it ignores the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 import widelimit as wl
 
