@@ -1,8 +1,11 @@
-"""Time of one kernel entry of a plain CNN with global pooling, by the reference engine.
+"""Time of one kernel entry of a plain CNN with global pooling, by the engine of your choice.
 
-python benchmarks/cnn.py [layers] [n1] [n2]
+python benchmarks/cnn.py [layers] [n1] [n2] [reference|fused]
+
+Without an engine: the reference one. Under jit it always is.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -32,15 +35,16 @@ def seconds(function: Callable[..., Any], *args: Any) -> float:
 def main() -> None:
     """Prints the times of first and later calls, as is and under jit."""
     given = sys.argv[1:]
-    layers, n1, n2 = (int(a) for a in given + ["21", "1", "1"][len(given) :])
+    *sizes, engine = given + ["21", "1", "1", "reference"][len(given) :]
+    layers, n1, n2 = map(int, sizes)
     rng = np.random.default_rng(0)
     x1, x2 = (rng.standard_normal((n, 32, 32, 3)).astype(np.float32) for n in (n1, n2))
-    kernel_fn = network(layers, 1.4).kernel_fn
-    print(f"{layers} layers, {n1} x {n2} images of 32 x 32 x 3, float32, NNGP and NTK")
+    kernel_fn = functools.partial(network(layers, 1.4).kernel_fn, engine=engine)
+    print(f"{layers} layers, {n1} x {n2} images of 32 x 32 x 3, float32, NNGP and NTK: {engine}")
     print(f"first call           {seconds(kernel_fn, x1, x2, BOTH):6.2f} s")
     later = min(seconds(kernel_fn, x1, x2, BOTH) for _ in range(3))
     print(f"later, per entry     {later / (n1 * n2):6.2f} s")
-    other = network(layers, 1.2).kernel_fn
+    other = functools.partial(network(layers, 1.2).kernel_fn, engine=engine)
     print(f"other W_std, entry   {seconds(other, x1, x2, BOTH) / (n1 * n2):6.2f} s")
     jitted = jax.jit(lambda a, b: kernel_fn(a, b, BOTH))
     print(f"first call under jit {seconds(jitted, x1, x2):6.2f} s")

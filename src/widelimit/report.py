@@ -167,11 +167,13 @@ class Plan:
             if self.mixes_samples is None
             else [f"samples are combined by {self.mixes_samples}: no tiles"]
         )
+        # The fused engine stores next to nothing of them.
+        where = " on the reference engine" if self.engine.name == "fused" else ""
         return "\n".join(
             [
                 *lines,
                 f"pairs of samples: {self.pairs:,}; covariances of the largest layer: "
-                f"{_quantity(self.bytes, 'B')}; peak: about {_quantity(self.memory, 'B')}",
+                f"{_quantity(self.bytes, 'B')}; peak{where}: about {_quantity(self.memory, 'B')}",
                 *mixing,
                 self._ensemble_line(),
                 f"engine: {self.engine.name} ({self.engine.reason})",
