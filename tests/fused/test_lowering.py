@@ -25,7 +25,9 @@ def program(*layers: Any, shape: Any = SHAPE, tangent: bool = True) -> Program:
     return lower(net, input_signal(shape, shape, input_axes(net, shape, (None, None))), tangent)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES + SPATIAL if c.name in ACCEPTED], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES + SPATIAL if c.name in ACCEPTED], ids=lambda case: case.name
+)
 def test_cases_of_the_zoo_that_run(case: Any) -> None:
     assert refusal(case.net, (1, *case.shape)) is None
 
