@@ -106,7 +106,7 @@ class Engine:
                 self._cross, full[part], first.numbers, second.numbers, record=False
             )
 
-        group = self._group()
+        group = max(1, min(self._group(), -(-many // threads)))  # work for every thread
         parallel(whole, [slice(i, min(i + group, many)) for i in range(0, many, group)])
         for i in range(many, len(full)):
             out[i] = self._run_split(full[i : i + 1], first.numbers, second.numbers, threads)
