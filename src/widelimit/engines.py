@@ -104,7 +104,8 @@ class FusedCall:
           request: what is asked for.
         """
         if isinstance(self._kernel, FlatKernel):
-            return requested(self._kernel.kernel(first, second), request)
+            nngp = "nngp" in request.fields
+            return requested(self._kernel.kernel(first, second, nngp=nngp), request)
         own = bool({"cov1", "cov2"} & set(request.fields))
         cov, site = self._kernel.covariances(first, second, own=own)
         return leave(cov, site, site.masks_out, request)

@@ -122,22 +122,29 @@ class FlatKernel:
         itemsize = self._engine.dtype.itemsize
         return self._signal.channels * 8 + (self._program.places + 2) * itemsize + 8
 
-    def kernel(self, first: PreparedRows, second: PreparedRows | None) -> Kernel:
+    def kernel(self, first: PreparedRows, second: PreparedRows | None, *, nngp: bool) -> Kernel:
         """Returns the kernel between prepared inputs, self-covariances included.
 
         Args:
           first: inputs of x1.
           second: inputs of x2, None for x1.
+          nngp: whether the NNGP is wanted.
         """
         other = first if second is None else second
         program = self._program
         signal = self._net.output_signal(_with_samples(self._signal, len(first.x), len(other.x)))
-        nngp, ntk = map(jnp.asarray, self._engine.kernels(first, second))
-        if not program.tangent:  # as the reference: a scalar before the first weights
-            ntk = jnp.zeros_like(nngp) if program.weighted else jnp.zeros((), nngp.dtype)
+        tangent = self._tangent and program.tangent
+        # No copies: the arrays lie where JAX wants them, and nobody else holds them.
+        k, t = (
+            None if values is None else jnp.from_dlpack(values)
+            for values in self._engine.kernels(first, second, (nngp, tangent))
+        )
+        if self._tangent and not tangent:  # as the reference: a scalar before the first weights
+            shape = (len(first.x), len(other.x)) if program.weighted else ()
+            t = jnp.zeros(shape, self._engine.dtype)
         return Kernel(
-            nngp=nngp,
-            ntk=ntk if self._tangent else None,
+            nngp=k,
+            ntk=t,
             cov1=jnp.array(first.variances),
             cov2=jnp.array(other.variances),
             x1_is_x2=jnp.asarray(second is None),

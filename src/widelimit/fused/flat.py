@@ -16,7 +16,7 @@ from widelimit.fused.tape import Path, Source, Tape, Value, numbers_of
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.reshape import Flatten
 
-_TILE = 1 << 26  # bytes of products held at a time
+_TILE = 1 << 25  # bytes of products that a thread holds at a time
 _LEAST = 1 << 14  # entries that are worth a thread
 
 
@@ -154,46 +154,65 @@ class FlatEngine:
         return PreparedRows(wide, squares, own, numbers, variances)
 
     def kernels(
-        self, first: PreparedRows, second: PreparedRows | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns K and T [n1, n2]; None stands for `first`, and is symmetric to the bit."""
-        from widelimit.fused.flat_machine import run_rows
+        self, first: PreparedRows, second: PreparedRows | None, wanted: tuple[bool, bool]
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Returns K and T [n1, n2], None where not wanted.
 
+        Args:
+          first: inputs of x1.
+          second: inputs of x2; None stands for `first`, and is symmetric to the bit.
+          wanted: whether K, and T, are.
+        """
         symmetric = second is None
         other = first if second is None else second
         n1, n2 = len(first.x), len(other.x)
-        out = _aligned(n1, n2, self.dtype), _aligned(n1, n2, self.dtype)
-        step = max(1, min(n1, _TILE // (8 * max(n2, 1))))
-        for start in range(0, n1, step):
-            end = min(start + step, n1)
-            columns = other.x[start:] if symmetric else other.x
-            products = first.x[start:end] @ columns.T
-            products /= first.x.shape[1]
-            shared = self.program.code, self._numbers, self._constants, products
-            inputs = first.squares, other.squares, first.own, first.numbers, other.numbers
-
-            def rows(
-                part: np.ndarray, shared: Any = shared, inputs: Any = inputs, start: int = start
-            ) -> None:
-                run_rows(*shared, *inputs, symmetric, start, part, out, self._scratch())
-
-            parallel(rows, _parts(start, end, n2))
+        out = tuple(_aligned(n1, n2 if want else 0, self.dtype) for want in wanted)
+        # A thread takes strips of rows: products by BLAS, then the loops. So one thread is at
+        # its loops while another has BLAS, whose threads else wait in a spin.
+        parallel(lambda rows: self._strip(first, other, symmetric, rows, out), _parts(n1, n2))
         if symmetric:
-            for values in out:
+            for values in itertools.compress(out, wanted):
                 _mirror(values)
-            np.fill_diagonal(out[0], first.variances)
-        return out
+            if wanted[0]:
+                np.fill_diagonal(out[0], first.variances)
+        return out[0] if wanted[0] else None, out[1] if wanted[1] else None
+
+    def _strip(
+        self, first: PreparedRows, other: PreparedRows, symmetric: bool, rows: np.ndarray, out: Any
+    ) -> None:
+        """Writes rows low to high - 1 of K and T."""
+        from widelimit.fused.flat_machine import run_rows
+
+        low, high = rows
+        products = first.x[low:high] @ (other.x[low:] if symmetric else other.x).T
+        run_rows(
+            self.program.code,
+            self._numbers,
+            self._constants,
+            products,
+            first.x.shape[1],
+            first.squares,
+            other.squares,
+            first.own,
+            first.numbers,
+            other.numbers,
+            symmetric,
+            rows,
+            out,
+            self._scratch(),
+        )
 
     def _scratch(self) -> np.ndarray:
         # Two temporaries, three parts of every slot, and a slice of ones, in whole triples.
         return np.zeros((self.program.slots + 2) * 3 * m.CHUNK, self.dtype)
 
 
-def _parts(start: int, end: int, columns: int) -> list[np.ndarray]:
-    """Returns ranges of rows, more of them than threads: rows differ in length if symmetric."""
-    enough = (end - start) * columns // _LEAST + 1  # threads take longer to start than a few rows
-    count = min(end - start, 4 * count_threads(), enough)
-    bounds = np.linspace(start, end, count + 1).astype(np.int64)
+def _parts(rows: int, columns: int) -> list[np.ndarray]:
+    """Returns ranges of rows: a few for every thread, and none with too many products."""
+    entries = rows * columns
+    threads = min(4 * count_threads(), entries // _LEAST + 1)  # to start one takes time too
+    count = min(rows, max(threads, 8 * entries // _TILE))
+    bounds = np.linspace(0, rows, count + 1).astype(np.int64)
     return [np.array(pair) for pair in itertools.pairwise(bounds)]
 
 
@@ -205,14 +224,8 @@ def _aligned(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
     return raw[first : first + size].view(dtype).reshape(rows, columns)
 
 
-def _mirror(values: np.ndarray, block: int = 256) -> None:
-    """Copies the upper triangle to the lower one, block by block."""
-    n = len(values)
-    for i in range(0, n, block):
-        for j in range(i, n, block):
-            tile = values[i : i + block, j : j + block]
-            if i == j:
-                rows, columns = np.tril_indices(len(tile), -1)
-                tile[rows, columns] = tile[columns, rows]
-            else:
-                values[j : j + block, i : i + block] = tile.T
+def _mirror(values: np.ndarray) -> None:
+    """Copies the upper triangle to the lower one."""
+    from widelimit.fused.flat_machine import mirror
+
+    parallel(lambda rows: mirror(values, rows), _parts(*values.shape))

@@ -155,8 +155,8 @@ def _join(op: Any, n: Any, buf: Any) -> None:
 
 @entry
 def run_rows(
-    code: Any, numbers: Any, cst: Any, products: Any, squares1: Any, squares2: Any, own: Any,
-    prep1: Any, prep2: Any, symmetric: Any, start: Any, rows: Any, out: Any, buf: Any,
+    code: Any, numbers: Any, cst: Any, products: Any, width: Any, squares1: Any, squares2: Any,
+    own: Any, prep1: Any, prep2: Any, symmetric: Any, rows: Any, out: Any, buf: Any,
 ) -> None:  # fmt: skip
     """Writes rows of K and T.
 
@@ -164,42 +164,43 @@ def run_rows(
       code: instructions [ops, COLUMNS].
       numbers: their hyper-parameters [ops, NUMBERS].
       cst: constants of the dtype.
-      products: mean products of inputs in float64; row 0 is sample `start` of x1, column 0
-        sample 0 of x2, or sample `start` if symmetric.
+      products: products of inputs in float64; row 0 is sample `low` of x1, column 0
+        sample 0 of x2, or sample `low` if symmetric.
+      width: number of features.
       squares1: mean squares of the samples of x1, float64.
       squares2: those of x2.
       own: mean squares in the working dtype.
       prep1: recorded numbers of x1 [places, n1].
       prep2: those of x2.
       symmetric: whether x2 is x1: entries from the diagonal on are written.
-      start: first sample of x1 in `products`.
       rows: [low, high], samples of x1 to do.
-      out: K and T, each [n1, n2].
+      out: K and T, each [n1, n2], or [n1, 0] where not wanted.
       buf: scratch.
     """
-    n2 = out[0].shape[1]
+    n2 = len(squares2)
     for i in range(rows[0], rows[1]):
-        shift = start if symmetric else 0
+        shift = rows[0] if symmetric else 0
         for j in range(i if symmetric else 0, n2, CHUNK):
             n = np.uint64(min(CHUNK, n2 - j))
             same = symmetric and i == j
             _row(
-                code, numbers, cst, products[i - start], j - shift, squares1[i], squares2, own,
-                prep1, prep2, same, i, np.uint64(j), n, out, buf,
+                code, numbers, cst, products[i - rows[0]], j - shift, width, squares1[i], squares2,
+                own, prep1, prep2, same, i, np.uint64(j), n, out, buf,
             )  # fmt: skip
 
 
 @loop
 def _row(
-    code: Any, numbers: Any, cst: Any, products: Any, column: Any, square: Any, squares: Any,
-    own: Any, prep1: Any, prep2: Any, same: Any, i: Any, j: Any, n: Any, out: Any, buf: Any,
+    code: Any, numbers: Any, cst: Any, products: Any, column: Any, width: Any, square: Any,
+    squares: Any, own: Any, prep1: Any, prep2: Any, same: Any, i: Any, j: Any, n: Any, out: Any,
+    buf: Any,
 ) -> None:  # fmt: skip
     """Runs all instructions on one slice. If `same`, its first entry is a sample with itself."""
     for step in range(code.shape[0]):
         op = code[step]
         k, t, g = _slot(op[TARGET], 0), _slot(op[TARGET], 1), _slot(op[TARGET], 2)
         if op[CODE] == INPUT:
-            _input(buf, k, t, g, products, np.uint64(column), square, squares, j, n)
+            _input(buf, k, t, g, products, np.uint64(column), width, square, squares, j, n)
             if same:
                 buf[k], buf[g] = own[i], cst[ZERO]
         elif op[CODE] == WINDOW:
@@ -227,23 +228,23 @@ def _row(
         else:
             _join(op, n, buf)
     last = code[code.shape[0] - 1]
-    k, t = _slot(last[TARGET], 0), _slot(last[TARGET], 1)
-    to_k, to_t = out[0][i], out[1][i]
-    for x in range(n):
-        to_k[j + x] = buf[k + x]
-        to_t[j + x] = buf[t + x]
+    for part in range(2):
+        row, at = out[part][i], _slot(last[TARGET], part)
+        if len(row) > 0:
+            for x in range(n):
+                row[j + x] = buf[at + x]
 
 
 @loop
 def _input(
-    buf: Any, k: Any, t: Any, g: Any, products: Any, column: Any, square: Any, squares: Any, j: Any,
-    n: Any,
+    buf: Any, k: Any, t: Any, g: Any, products: Any, column: Any, width: Any, square: Any,
+    squares: Any, j: Any, n: Any,
 ) -> None:  # fmt: skip
     """Writes K and the gap; a gap that is a rounding error of float64 is zero."""
-    noise = 8 * 2.220446049250313e-16
+    noise, inverse = 8 * 2.220446049250313e-16, 1.0 / width
     zero = buf.dtype.type(0)
     for x in range(n):
-        c, total = products[column + x], square + squares[j + x]
+        c, total = products[column + x] * inverse, square + squares[j + x]
         gap = 0.5 * total - c
         buf[k + x] = c
         buf[t + x] = zero
@@ -284,3 +285,22 @@ def run_own(code: Any, numbers: Any, cst: Any, own: Any, prep: Any, buf: Any) ->
             else:
                 _join(op, one, buf)
         own[j] = buf[_slot(code[code.shape[0] - 1][TARGET], 0)]
+
+
+@entry
+def mirror(values: Any, rows: Any) -> None:
+    """Copies the upper triangle of a matrix to the lower one, in the rows low to high - 1."""
+    low, high, tile = np.uint64(rows[0]), np.uint64(rows[1]), np.uint64(64)
+    # Rows of many matrices lie at equal places in the cache, so that columns are read from a copy.
+    copy = np.empty((tile, tile), values.dtype)
+    for start in range(np.uint64(0), high, tile):
+        for top in range(low, high, tile):
+            end, width = min(top + tile, high), min(tile, high - start)
+            if end <= start:
+                continue
+            for j in range(width):
+                for i in range(end - top):
+                    copy[i, j] = values[start + j, top + i]
+            for i in range(max(top, start), end):
+                for j in range(min(width, i - start)):
+                    values[i, start + j] = copy[i - top, j]

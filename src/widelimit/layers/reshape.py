@@ -86,7 +86,7 @@ class Flatten(Layer):
         return (batch, rest) if self.batch_axis_out % 2 == 0 else (rest, batch)
 
     def _flatten(self, x: Any) -> Any:
-        rows = jnp.moveaxis(x, self.batch_axis, 0)
+        rows = jnp.moveaxis(x, self.batch_axis, 0) if self.batch_axis else x
         flat = rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
         return flat if self.batch_axis_out % 2 == 0 else flat.T
 
