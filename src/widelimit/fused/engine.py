@@ -19,7 +19,7 @@ from widelimit.fused.parallel import count_threads, parallel
 from widelimit.fused.tape import numbers_of
 from widelimit.layers.base import Layer
 
-_STORE = 1 << 18  # bytes of pooled covariances that a thread works on at a time
+_STORE = 1 << 21  # bytes of pooled covariances that a thread works on at a time
 _TILE = 8  # pairs go in tiles of so many images squared, which stay in cache
 
 
@@ -30,18 +30,12 @@ class Prepared:
     Attributes:
       numbers: [n, room]: the images, and the numbers recorded of them.
       digests: per image, equal for equal images.
+      variances: of each image at the end, if the layers behind need them; else None.
     """
 
     numbers: np.ndarray
     digests: tuple[bytes, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bound:
-    """A program with hyper-parameters and the tables of one kind of pairs."""
-
-    stages: tuple[_BoundStage, ...]
-    dtype: np.dtype
+    variances: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,26 +71,37 @@ class Engine:
         """Returns images [n, channels, rows, columns] with their variances at every layer."""
         n = len(images)
         channels, height, width = self.program.image
-        numbers = np.zeros((n, self.program.room), self.dtype)
-        pitch = width + g.SLACK
+        # Loops read up to a vector beyond the last number.
+        numbers = np.zeros((n, self.program.room + m.VECTOR), self.dtype)
+        pitch = self.program.stages[0].levels[0].pitch
         planes = numbers[:, : channels * height * pitch].reshape(n, channels, height, pitch)
         planes[..., :width] = images
         for level in (level for stage in self.program.stages for level in stage.levels):
-            rows = numbers[:, level.ones : level.ones + level.size[0] * level.pitch]
+            rows = numbers[:, level.ones : level.ones + level.plane]
             rows.reshape(n, level.size[0], level.pitch)[..., : level.size[1]] = 1
         digests = tuple(
             hashlib.blake2b(image.data, digest_size=16).digest() for image in _rows(images)
         )
         if self._own:
             same = np.stack([np.arange(n), np.arange(n), np.ones(n, np.int64)], axis=1)
-            groups = _split(same, count_threads())
-            parallel(lambda part: self._run(self._own, part, numbers, numbers, record=True), groups)
-        return Prepared(numbers, digests)
+            sums = np.empty((n, 2))
+
+            def record(part: slice) -> None:
+                sums[part] = self._run(self._own, same[part], numbers, numbers, record=True)
+
+            parallel(record, _split(n, count_threads()))
+            variances = sums[:, 0] * self.program.scale
+        return Prepared(numbers, digests, variances if self.program.own else None)
 
     def kernels(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
         """Returns K and T [m, 2] of pairs [m, 2] of prepared images."""
-        equal = [first.digests[i] == second.digests[j] for i, j in pairs]
-        full = np.concatenate([pairs, np.array(equal, np.int64).reshape(-1, 1)], axis=1)
+        known: dict[bytes, int] = {}
+        names1, names2 = (
+            np.array([known.setdefault(digest, len(known)) for digest in side.digests], np.int64)
+            for side in (first, second)
+        )
+        equal = names1[pairs[:, 0]] == names2[pairs[:, 1]]
+        full = np.column_stack([pairs, equal])
         threads = count_threads()
         many = len(full) - len(full) % threads if len(full) < 16 * threads else len(full)
         out = np.empty((len(full), 2))
@@ -205,7 +210,7 @@ def _tables(stage: Stage, following: Stage | None, own: bool) -> _Tables:
     places_in = places[np.repeat(blocks[:, m.COLUMN], counts), geometry.rows]
     if following is None or stage.pool is None:
         none, nothing = np.zeros((0, 6), np.int64), np.zeros(1, np.int64)
-        return _Tables(places_in, (nothing, none, nothing, none, none), np.zeros(0), 0)
+        return _Tables(places_in, (nothing, none, nothing, none, none, nothing), np.zeros(0), 0)
     targets = following.own_offsets if own else following.cross_offsets
     places_out, room = g.store_places(stage.size_out, targets)
     stride = stage.levels[stage.sizes[m.FINAL_LEVEL]].stride
@@ -216,7 +221,9 @@ def _tables(stage: Stage, following: Stage | None, own: bool) -> _Tables:
     )
     runs = g.pool_runs(stage.pool[1], inner[1], (size[1], stage.size_out[1]), columns)
     costs = stage.size_out[1] - np.abs(np.array(targets[1]))
-    return _Tables(places_in, (*runs, *rows, places_out), costs, room)
+    heights = stage.size_out[0] - np.abs(np.array(targets[0], np.int64))
+    firsts = np.concatenate([[0], np.cumsum(heights)])
+    return _Tables(places_in, (*runs, *rows, places_out, firsts), costs, room)
 
 
 def _parts(stage: _BoundStage, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -280,6 +287,10 @@ def _call(
         columns,
         record,
         np.zeros(slots * geometry.length, stage.numbers.dtype),
+        np.empty(prep1.shape[1] + prep2.shape[1] + 2 * m.VECTOR, stage.numbers.dtype),
+        np.zeros(
+            2 * int(stage.pool[-1][-1] * geometry.tables[0][:, m.SIZE_X].max()), stage.numbers.dtype
+        ),
     )
 
 
@@ -304,5 +315,6 @@ def _rows(images: np.ndarray) -> Iterable[np.ndarray]:
     return (np.ascontiguousarray(image) for image in images)
 
 
-def _split(pairs: np.ndarray, parts: int) -> list[np.ndarray]:
-    return [part for part in np.array_split(pairs, parts) if len(part)]
+def _split(n: int, parts: int) -> list[slice]:
+    bounds = np.linspace(0, n, parts + 1).astype(np.int64)
+    return [slice(*pair) for pair in itertools.pairwise(bounds) if pair[0] < pair[1]]

@@ -46,10 +46,6 @@ class FlatProgram:
 class _FlatTape(Tape):
     """Instructions on rows of the kernel matrix, which carry the gap."""
 
-    def numbers_of(self, value: Value) -> int:
-        """Returns how many numbers a nonlinearity records per sample and kind."""
-        return 1
-
     def other(self, layer: Layer, path: Path, site: Site, value: Any) -> Value:
         """Returns the value after a Flatten."""
         if isinstance(layer, Flatten) and layer.batch_axis_out % 2 == site.signal_in.batch_axis:
@@ -74,6 +70,7 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
     # The result is what the last instruction writes.
     final = dataclasses.replace(out, slot=tape.slot())
     tape.emit(m.COPY, final, out)
+    tape.place_records([1])
     code = np.stack(tape.code)
     _mark_gaps(code)
     return FlatProgram(

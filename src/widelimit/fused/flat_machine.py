@@ -290,7 +290,9 @@ def run_own(code: Any, numbers: Any, cst: Any, own: Any, prep: Any, buf: Any) ->
 @entry
 def mirror(values: Any, rows: Any) -> None:
     """Copies the upper triangle of a matrix to the lower one, in the rows low to high - 1."""
-    low, high, tile = np.uint64(rows[0]), np.uint64(rows[1]), np.uint64(64)
+    low: Any = np.uint64(rows[0])
+    high: Any = np.uint64(rows[1])
+    tile: Any = np.uint64(64)
     # Rows of many matrices lie at equal places in the cache, so that columns are read from a copy.
     copy = np.empty((tile, tile), values.dtype)
     for start in range(np.uint64(0), high, tile):

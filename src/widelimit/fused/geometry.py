@@ -15,8 +15,8 @@ import numpy as np
 
 from widelimit.fused import instructions as m
 
-_TARGET = 1024  # positions of a block: a few arrays of it fit into the first cache
-SLACK = 16  # loops may read and write up to a vector beyond a row
+_TARGET = 2048  # positions of a block: a few arrays of it stay in cache
+SLACK = 2 * m.VECTOR  # loops read and write up to a vector beyond a slice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,13 @@ class Level:
 
     @property
     def pitch(self) -> int:
-        """Length of a row of recorded numbers; zeros follow every row."""
-        return self.size[1] + SLACK
+        """Length of a row of recorded numbers, with zeros behind it: that of the widest slices."""
+        return self.size[1] + self.reach[1]
+
+    @property
+    def plane(self) -> int:
+        """Room of a number per position."""
+        return self.size[0] * self.pitch
 
 
 class Geometry(NamedTuple):

@@ -4,13 +4,14 @@
 INPUT, LOAD, WINDOW, NONLINEAR, ADD, COPY = range(6)
 CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, KIND, PLACE, AVERAGE = range(9)
 TAPS_Y, TAPS_X, PAD_Y, PAD_X, STRIDE_Y, STRIDE_X, STEP_Y, STEP_X, FLAT = range(9, 18)
-HAS_G = 18
-COLUMNS = 19
+HAS_G, PLANES = 18, 19
+COLUMNS = 20
 NUMBERS = 6  # hyper-parameters of an instruction
 
 # Nonlinearities and normalisations.
 RELU, SIGN, ERF, SIN, RBF, EXP, GAUSSIAN, GELU, EXP_NORMALIZED, NORM = range(10)
 
+VECTOR = 16  # entries that loops take at a time, at least
 CHUNK = 1024  # entries of a slice without spatial axes
 
 # How a stage ends.

@@ -22,7 +22,7 @@ from widelimit.layers.combine import Serial
 from widelimit.layers.convolution import Conv
 from widelimit.layers.pooling import AvgPool, GlobalAvgPool, GlobalSumPool, SumPool
 from widelimit.layers.reshape import Flatten
-from widelimit.offsets import Need, Offsets
+from widelimit.offsets import Need
 from widelimit.plan import make_site, output_need
 from widelimit.signal import Signal
 
@@ -65,6 +65,7 @@ class Program:
       room: numbers kept per prepared image.
       scale: factor of the final sums.
       tangent: whether there is a tangent kernel at the end.
+      own: whether the layers behind need variances of the images.
       gaussian: whether channels are Gaussian there.
       signal_out: description of what the layers behind get.
       behind: where these stand in the network.
@@ -75,6 +76,7 @@ class Program:
     room: int
     scale: float
     tangent: bool
+    own: bool
     gaussian: bool
     signal_out: Signal
     behind: tuple[Path, ...]
@@ -103,18 +105,19 @@ def lower(net: Layer, signal: Signal, tangent: bool) -> Program:
         raise RefusedError("the output has spatial axes")
     head, tail = chain[: ends[0] + 1], chain[ends[0] + 1 :]
     nothing = (None, None)
-    need = Need(Offsets.zero(0), Offsets.none(0))
     inner = Serial(tuple(layer for layer, _ in head))
-    site = make_site(inner, signal, need, nothing, nothing)
     behind = Serial(tuple(layer for layer, _ in tail))
-    last = output_need(behind.output_signal(site.signal_out), diagonal_spatial=False, own=False)
-    rest = make_site(behind, site.signal_out, last, nothing, nothing)
+    between = inner.output_signal(signal)
+    last = output_need(behind.output_signal(between), diagonal_spatial=False, own=False)
+    rest = make_site(behind, between, last, nothing, nothing)
+    site = make_site(inner, signal, rest.need_in, nothing, nothing)
     if site.mixes or rest.mixes:
         raise RefusedError("a layer combines samples of a batch")
     builder = _Builder(signal, site, tangent)
     for (layer, path), child in zip(head, site.children, strict=True):
         builder.top(layer, path, child)
-    return builder.program(site.signal_out, tuple(path for _, path in tail))
+    own = rest.need_in.own.wanted
+    return builder.program(site.signal_out, own, tuple(path for _, path in tail))
 
 
 _ENDS = (GlobalAvgPool, GlobalSumPool, Flatten)
@@ -144,7 +147,6 @@ class _Builder(Tape):
         self.stages: list[Stage] = []
         height, width = _plane(signal.spatial, 1)
         self.image = signal.channels, height, width
-        self.room = signal.channels * height * (width + g.SLACK)
         self.scale = 1.0
         self.value: Any = self._open(site.need_in, (height, width), False, False)
         self.emit(m.INPUT, self.value)
@@ -194,24 +196,14 @@ class _Builder(Tape):
         self._check_offsets(site.need_out, target)
         return target
 
-    def numbers_of(self, value: Value) -> int:
-        """Returns how many numbers a nonlinearity records per image and kind."""
-        level = self.levels[value.level]
-        return level.size[0] * level.pitch
-
     # Levels.
 
     def _level(self, size: tuple[int, int], stride: Any) -> int:
         for i, level in enumerate(self.levels):
             if (level.size, level.stride) == (size, stride):
                 return i
-        self.levels.append(self._new_level(size, stride))
+        self.levels.append(g.Level(size, stride, (0, 0), 0))
         return len(self.levels) - 1
-
-    def _new_level(self, size: tuple[int, int], stride: tuple[int, int]) -> g.Level:
-        level = g.Level(size, stride, (0, 0), self.room)
-        self.room += size[0] * level.pitch
-        return level
 
     def _reach(self, index: int, window: Window, size: tuple[int, int]) -> None:
         """Widens the zeros between rectangles to what a window reads."""
@@ -221,8 +213,6 @@ class _Builder(Tape):
             last = (size[i] - 1) * window.strides[i] + (window.taps[i] - 1) * window.steps[i]
             beyond = last - window.pads[i] - (level.size[i] - 1)
             reach.append(max(level.reach[i], window.pads[i], beyond))
-        if reach[1] > g.SLACK:
-            raise RefusedError(f"a window reaches {reach[1]} positions beyond the image")
         self.levels[index] = dataclasses.replace(level, reach=(reach[0], reach[1]))
 
     def _check_offsets(self, need: Need, index: int) -> None:
@@ -241,7 +231,7 @@ class _Builder(Tape):
     def _open(self, need: Need, size: tuple[int, int], has_t: bool, gaussian: bool) -> Value:
         """Begins a stage."""
         self.clear()
-        self.levels = [self._new_level(size, (1, 1))]
+        self.levels = [g.Level(size, (1, 1), (0, 0), 0)]
         self.cross: g.Offsets2 = _plane(need.cross.axes, (0,))
         self.own: g.Offsets2 = _plane(need.own.axes, (0,)) if need.own.wanted else ((), ())
         self.stage_scale, self.scale = self.scale, 1.0
@@ -249,7 +239,7 @@ class _Builder(Tape):
 
     def _close(self, pool: Any, size_out: tuple[int, int]) -> None:
         """Ends a stage."""
-        levels = tuple(self.levels)
+        levels = self._place()
         cross = g.make_geometry(levels, self.cross)
         own = g.make_geometry(levels, self.own) if self.own[0] else None
         sizes = np.zeros(m.SIZES, np.int64)
@@ -275,6 +265,17 @@ class _Builder(Tape):
                 self.stage_scale,
             )
         )
+
+    def _place(self) -> tuple[g.Level, ...]:
+        """Returns the grids of a stage, now that all windows are known, with places for numbers."""
+        if not self.stages:
+            self.room = self.signal.channels * self.levels[0].plane
+        levels = []
+        for level in self.levels:
+            levels.append(dataclasses.replace(level, ones=self.room))
+            self.room += level.plane
+        self.place_records([level.plane for level in levels])
+        return tuple(levels)
 
     def _pool(self, layer: AvgPool | SumPool, site: Site) -> None:
         windows = layer.windows
@@ -311,14 +312,15 @@ class _Builder(Tape):
                 self.scale = 1 / positions
         self.flattened = isinstance(layer, Flatten)
 
-    def program(self, signal_out: Signal, behind: tuple[Path, ...]) -> Program:
+    def program(self, signal_out: Signal, own: bool, behind: tuple[Path, ...]) -> Program:
         """Returns the program of everything added."""
         return Program(
             tuple(self.stages),
             self.image,
-            self.room + 2 * g.SLACK,  # loops read beyond the last row
+            self.room,
             self.scale,
             self.value.has_t,
+            own,
             self.value.gaussian and not self.flattened,
             signal_out,
             behind,

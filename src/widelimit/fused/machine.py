@@ -10,64 +10,43 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from widelimit.fused import nonlinear
-from widelimit.fused.compiling import entry, loop
+from widelimit.fused.compiling import borrowed, entry, loop
+from widelimit.fused.ends import combine_ends, correlate_ends, fill_masks, pack_ends
 from widelimit.fused.instructions import (
     ADD,
     AVERAGE,
     BACK,
-    CHANNELS,
     CODE,
     COLUMN,
     COUNT,
-    D_X,
-    D_Y,
     END,
     FINAL,
     FINAL_LEVEL,
     FIRST_ROW,
-    FIRST_TAP,
     FLAT,
-    FRONT,
     HAS_T,
     HEIGHT,
     INPUT,
     KIND,
-    LENGTH,
     LEVEL,
     LEVEL_OUT,
     LOAD,
     MASKS,
     NONLINEAR,
-    ONES,
-    OUT_FIRST,
-    OUT_SIZE,
-    P_X,
-    P_Y,
     PAD_X,
     PAD_Y,
     PITCH,
     PLACE,
+    PLANES,
     POOL,
-    POOL_PAD_Y,
-    POOL_STRIDE_X,
-    POOL_STRIDE_Y,
     RECTS_FROM,
     RECTS_TO,
     ROW,
     ROW_K,
     ROW_T,
-    RUN_COUNT,
-    RUN_FROM,
-    RUN_PITCH,
-    RUN_TAPS,
-    RUN_TARGET,
-    RUN_TO,
     S_REGION,
     SIZE_Y,
-    SLOTS,
     SOURCE,
     STEP_X,
     STEP_Y,
@@ -75,116 +54,27 @@ from widelimit.fused.instructions import (
     STRIDE_Y,
     SUM_K,
     SUM_T,
-    TAP_COUNT,
     TAPS_X,
     TAPS_Y,
     TARGET,
-    TARGET_INDEX,
     U_REGION,
     WIDTH,
     WINDOW,
     ZERO_BLOCK,
 )
+from widelimit.fused.places import region, slot, u, whole
+from widelimit.fused.pools import pool_columns, pool_rows
 from widelimit.fused.stencils import (
     add,
     affine,
     affine_strided,
     affine_sum3,
     clear,
-    combine,
     copy,
-    correlate,
-    pool_row,
     sum_taps,
     total,
+    values,
 )
-
-
-@loop
-def _u(x: Any) -> Any:
-    return np.uint64(x)
-
-
-@loop
-def _slot(sizes: Any, index: Any, tangent: Any) -> Any:
-    """Returns the place of position 0 of a slot: K, or T."""
-    return sizes[FRONT] + sizes[LENGTH] * (2 * index + tangent)
-
-
-@loop
-def _region(sizes: Any, index: Any) -> Any:
-    """Returns the place of a region beside the slots."""
-    return sizes[FRONT] + sizes[LENGTH] * (2 * sizes[SLOTS] + index)
-
-
-@loop
-def _rows(
-    geometry: Any, b: Any, level: Any, to: Any, second: Any, place: Any, sums: Any, paired: Any,
-    prep1: Any, base1: Any, prep2: Any, base2: Any, buf: Any,
-) -> None:  # fmt: skip
-    """Writes what combines the numbers of both ends of every pair of positions of a block.
-
-    Products, or sums; of a second plane of numbers too if `paired`. Zeros follow every row of
-    numbers, and either end of a rectangle's row is the last of the image: products that are
-    written beyond a row are zero, until the next row is written over them.
-    """
-    levels, blocks, block_levels, rect_levels = geometry
-    info, pitch = block_levels[b, level], levels[level, PITCH]
-    width = _u((info[ROW] + 15) & ~15)  # the zeros behind a row too, in whole vectors
-    plane = _u(levels[level, SIZE_Y] * pitch)
-    end = 0
-    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        rect = rect_levels[r, level]
-        start = rect[FIRST_ROW] * info[ROW]
-        clear(buf, _u(to + end), _u(start - end))
-        if paired:
-            clear(buf, _u(second + end), _u(start - end))
-        one = _u(base1 + place + rect[P_Y] * pitch + info[P_X])
-        two = _u(base2 + place + (rect[P_Y] + rect[D_Y]) * pitch + info[P_X] + info[D_X])
-        combine(
-            buf, prep1, prep2, _u(to + start), _u(second + start), one, two, plane, sums, paired,
-            _u(rect[HEIGHT]), width, _u(info[ROW]), _u(pitch),
-        )  # fmt: skip
-        end = start + rect[HEIGHT] * info[ROW]
-
-
-@loop
-def _fill_masks(
-    geometry: Any, sizes: Any, b: Any, prep1: Any, base1: Any, prep2: Any, base2: Any, buf: Any
-) -> None:
-    """Writes ones where the positions of a block lie, at every level."""
-    levels, _, block_levels, _ = geometry
-    for level in range(len(levels)):
-        at = _region(sizes, MASKS + level)
-        _rows(
-            geometry, b, level, at, at, levels[level, ONES], False, False,
-            prep1, base1, prep2, base2, buf,
-        )  # fmt: skip
-        clear(buf, _u(at + block_levels[b, level, COUNT]), _u(sizes[BACK]))
-
-
-@loop
-def _input(
-    geometry: Any, sizes: Any, b: Any, at: Any, prep1: Any, base1: Any, prep2: Any, base2: Any,
-    buf: Any,
-) -> None:  # fmt: skip
-    """Writes the mean over channels of products of two images."""
-    levels, blocks, block_levels, rect_levels = geometry
-    info, pitch = block_levels[b, 0], levels[0, PITCH]
-    width = _u((info[ROW] + 15) & ~15)  # as in `_rows`
-    plane, channels = _u(levels[0, SIZE_Y] * pitch), _u(sizes[CHANNELS])
-    end = 0
-    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        rect = rect_levels[r, 0]
-        start = rect[FIRST_ROW] * info[ROW]
-        clear(buf, _u(at + end), _u(start - end))
-        correlate(
-            buf, prep1, prep2, _u(at + start), _u(base1 + rect[P_Y] * pitch + info[P_X]),
-            _u(base2 + (rect[P_Y] + rect[D_Y]) * pitch + info[P_X] + info[D_X]),
-            plane, channels, _u(rect[HEIGHT]), width, _u(info[ROW]), _u(pitch),
-        )  # fmt: skip
-        end = start + rect[HEIGHT] * info[ROW]
-    clear(buf, _u(at + info[COUNT]), _u(sizes[BACK]))
 
 
 @loop
@@ -194,165 +84,140 @@ def _load(
 ) -> None:  # fmt: skip
     """Writes a slice from the pooled covariances of the stage before."""
     _, blocks, block_levels, rect_levels = geometry
-    info = block_levels[b, 0]
-    clear(buf, _u(k), _u(info[COUNT] + sizes[BACK]))
-    clear(buf, _u(t), _u(info[COUNT] + sizes[BACK]))
+    count, row, width = (
+        block_levels[b, 0, COUNT],
+        block_levels[b, 0, ROW],
+        block_levels[b, 0, WIDTH],
+    )
+    clear(buf, u(k), u(count + sizes[BACK]))
+    clear(buf, u(t), u(count + sizes[BACK]))
     half = store.shape[0] // 2  # all K, then all T
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        rect = rect_levels[r, 0]
-        for y in range(rect[HEIGHT]):
-            to = (rect[FIRST_ROW] + y) * info[ROW]
-            source = base + places[r] + y * info[WIDTH]
-            to_k, to_t = _u(k + to), _u(t + to)
-            from_k, from_t = _u(source), _u(half + source)
-            for x in range(_u(info[WIDTH])):
+        for y in range(rect_levels[r, 0, HEIGHT]):
+            to = (rect_levels[r, 0, FIRST_ROW] + y) * row
+            source = base + places[r] + y * width
+            to_k, to_t = u(k + to), u(t + to)
+            from_k, from_t = u(source), u(half + source)
+            for x in range(u(width)):
                 buf[to_k + x] = factor * store[from_k + x]
                 buf[to_t + x] = factor * store[from_t + x]
 
 
 @loop
-def _window(geometry: Any, sizes: Any, b: Any, op: Any, buf: Any, numbers: Any) -> None:
+def _window(geometry: Any, sizes: Any, b: Any, code: Any, i: Any, buf: Any, numbers: Any) -> None:
     """Convolution, or Dense: sums over windows of the whole slice, then w, b, u, v.
 
     Sums are taken at every position; strides and cropped borders are left out of the result.
     """
-    info = geometry[2][b, op[LEVEL]]
-    both, flat = op[HAS_T], op[FLAT]
-    k, t = _slot(sizes, op[SOURCE], 0), _slot(sizes, op[SOURCE], 1)
-    to_k, to_t = _slot(sizes, op[TARGET], 0), _slot(sizes, op[TARGET], 1)
-    shift = op[PAD_Y] * info[ROW] + op[PAD_X]
-    reach = (op[TAPS_X] - 1) * op[STEP_X]
-    n = info[COUNT] if flat else info[COUNT] + shift + sizes[BACK]  # outputs over padding too
-    from_k, from_t = _u(k - shift), _u(t - shift)
-    if op[TAPS_Y] > 1:
-        sum_k, sum_t = _u(_region(sizes, ROW_K)), _u(_region(sizes, ROW_T))
-        step, taps = _u(op[STEP_Y] * info[ROW]), _u(op[TAPS_Y])
-        sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, _u(n + reach))
+    row, count = geometry[2][b, code[i, LEVEL], ROW], geometry[2][b, code[i, LEVEL], COUNT]
+    p = values(numbers, i)
+    both, flat = code[i, HAS_T], code[i, FLAT]
+    k, t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
+    to_k, to_t = slot(sizes, code[i, TARGET], 0), slot(sizes, code[i, TARGET], 1)
+    shift = code[i, PAD_Y] * row + code[i, PAD_X]
+    reach = (code[i, TAPS_X] - 1) * code[i, STEP_X]
+    n = count if flat else count + shift + sizes[BACK]  # outputs over padding too
+    from_k, from_t = u(k - shift), u(t - shift)
+    if code[i, TAPS_Y] > 1:
+        sum_k, sum_t = u(region(sizes, ROW_K)), u(region(sizes, ROW_T))
+        step, taps = u(code[i, STEP_Y] * row), u(code[i, TAPS_Y])
+        sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, u(n + reach))
         from_k, from_t = sum_k, sum_t
-    mask, count = _u(_region(sizes, MASKS + op[LEVEL])), _u(n)
-    if flat and both and op[TAPS_X] == 3:
-        step = _u(op[STEP_X])
-        affine_sum3(buf, _u(to_k), _u(to_t), from_k, from_t, step, mask, count, numbers)
+    mask, n = u(region(sizes, MASKS + code[i, LEVEL])), whole(n)
+    if flat and both and code[i, TAPS_X] == 3:
+        step = u(code[i, STEP_X])
+        affine_sum3(buf, u(to_k), u(to_t), from_k, from_t, step, mask, n, p)
     else:
-        if op[TAPS_X] > 1:
-            sum_k, sum_t = _u(_region(sizes, SUM_K)), _u(_region(sizes, SUM_T))
-            step, taps = _u(op[STEP_X]), _u(op[TAPS_X])
-            sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, count)
+        if code[i, TAPS_X] > 1:
+            sum_k, sum_t = u(region(sizes, SUM_K)), u(region(sizes, SUM_T))
+            step, taps = u(code[i, STEP_X]), u(code[i, TAPS_X])
+            sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, n)
             from_k, from_t = sum_k, sum_t
         if flat:
-            affine(buf, _u(to_k), _u(to_t), from_k, from_t, both, mask, count, numbers)
+            affine(buf, u(to_k), u(to_t), from_k, from_t, both, mask, n, p)
         else:
-            _crop(geometry, b, op, to_k, to_t, from_k, from_t, buf, numbers)
-    end = geometry[2][b, op[LEVEL_OUT], COUNT]
-    clear(buf, _u(to_k + end), _u(sizes[BACK]))
-    clear(buf, _u(to_t + end), _u(sizes[BACK]))
+            _crop(geometry, b, code, i, to_k, to_t, from_k, from_t, buf, p)
+    end = geometry[2][b, code[i, LEVEL_OUT], COUNT]
+    clear(buf, u(to_k + end), u(sizes[BACK]))
+    clear(buf, u(to_t + end), u(sizes[BACK]))
 
 
 @loop
 def _crop(
-    geometry: Any, b: Any, op: Any, to_k: Any, to_t: Any, k: Any, t: Any, buf: Any,
-    numbers: Any,
+    geometry: Any, b: Any, code: Any, i: Any, to_k: Any, to_t: Any, k: Any, t: Any, buf: Any,
+    p: Any,
 ) -> None:  # fmt: skip
     """Writes `affine` of the sums at every so many positions, onto another grid."""
     _, blocks, block_levels, rect_levels = geometry
-    info, out = block_levels[b, op[LEVEL]], block_levels[b, op[LEVEL_OUT]]
-    clear(buf, _u(to_k), _u(out[COUNT]))
-    clear(buf, _u(to_t), _u(out[COUNT]))
-    n, stride, down = _u(out[WIDTH]), _u(op[STRIDE_X]), _u(op[STRIDE_Y] * info[ROW])
+    level, level_out = code[i, LEVEL], code[i, LEVEL_OUT]
+    row, row_out = block_levels[b, level, ROW], block_levels[b, level_out, ROW]
+    count = u(block_levels[b, level_out, COUNT])
+    clear(buf, u(to_k), count)
+    clear(buf, u(to_t), count)
+    n, stride, down = (
+        u(block_levels[b, level_out, WIDTH]),
+        u(code[i, STRIDE_X]),
+        u(code[i, STRIDE_Y] * row),
+    )
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        rect, target = rect_levels[r, op[LEVEL]], rect_levels[r, op[LEVEL_OUT]]
-        source, to = _u(rect[FIRST_ROW] * info[ROW]), target[FIRST_ROW] * out[ROW]
-        at_k, at_t = _u(to_k + to), _u(to_t + to)
-        for _ in range(target[HEIGHT]):
-            affine_strided(buf, at_k, at_t, k + source, t + source, op[HAS_T], stride, n, numbers)
+        source, to = (
+            u(rect_levels[r, level, FIRST_ROW] * row),
+            rect_levels[r, level_out, FIRST_ROW] * row_out,
+        )
+        at_k, at_t = u(to_k + to), u(to_t + to)
+        for _ in range(rect_levels[r, level_out, HEIGHT]):
+            affine_strided(buf, at_k, at_t, k + source, t + source, code[i, HAS_T], stride, n, p)
             source += down
-            at_k += _u(out[ROW])
-            at_t += _u(out[ROW])
+            at_k += u(row_out)
+            at_t += u(row_out)
 
 
 @loop
 def _record(
-    geometry: Any, sizes: Any, b: Any, op: Any, numbers: Any, cst: Any, buf: Any,
+    geometry: Any, sizes: Any, b: Any, code: Any, i: Any, numbers: Any, cst: Any, buf: Any,
     prep: Any, base: Any,
 ) -> None:  # fmt: skip
     """Records what a nonlinearity needs of the variances of one image (block of offset 0)."""
     levels, blocks, block_levels, rect_levels = geometry
-    info, level = block_levels[b, op[LEVEL]], levels[op[LEVEL]]
-    rect = rect_levels[blocks[b, RECTS_FROM], op[LEVEL]]
-    plane = level[SIZE_Y] * level[PITCH]
-    k = _slot(sizes, op[SOURCE], 0)
+    level, r = code[i, LEVEL], blocks[b, RECTS_FROM]
+    width, row = block_levels[b, level, WIDTH], block_levels[b, level, ROW]
+    first_row, height = rect_levels[r, level, FIRST_ROW], rect_levels[r, level, HEIGHT]
+    pitch = levels[level, PITCH]
+    plane = levels[level, SIZE_Y] * pitch
+    kind, p = code[i, KIND], values(numbers, i)
+    k = slot(sizes, code[i, SOURCE], 0)
     mean = buf.dtype.type(0)
-    if op[AVERAGE]:
-        mean = buf.dtype.type(total(buf, _u(k), _u(info[COUNT])) / (info[WIDTH] * rect[HEIGHT]))
-    for y in range(rect[HEIGHT]):
-        for x in range(info[WIDTH]):
-            q = mean if op[AVERAGE] else buf[_u(k + (rect[FIRST_ROW] + y) * info[ROW] + x)]
-            first, second = nonlinear.record(op[KIND], q, numbers, cst)
-            at = base + op[PLACE] + y * level[PITCH] + x
-            prep[_u(at)] = first
-            if nonlinear.paired(op[KIND]):
-                prep[_u(at + plane)] = second
+    if code[i, AVERAGE]:
+        mean = buf.dtype.type(total(buf, u(k), u(block_levels[b, level, COUNT])) / (width * height))
+    for y in range(height):
+        for x in range(width):
+            q = mean if code[i, AVERAGE] else buf[u(k + (first_row + y) * row + x)]
+            first, second = nonlinear.record(kind, q, p, cst)
+            at = base + code[i, PLACE] + y * pitch + x
+            prep[u(at)] = first
+            if nonlinear.paired(kind):
+                prep[u(at + plane)] = second
 
 
 @loop
 def _nonlinear(
-    geometry: Any, sizes: Any, b: Any, op: Any, numbers: Any, cst: Any, buf: Any,
-    prep1: Any, base1: Any, prep2: Any, base2: Any,
-) -> None:  # fmt: skip
-    level, block_levels = op[LEVEL], geometry[2]
-    U, S = _region(sizes, U_REGION), _region(sizes, S_REGION)
-    _rows(
-        geometry, b, level, U, S, op[PLACE], nonlinear.adds(op[KIND]),
-        nonlinear.paired(op[KIND]), prep1, base1, prep2, base2, buf,
-    )  # fmt: skip
-    k, t = _u(_slot(sizes, op[SOURCE], 0)), _u(_slot(sizes, op[SOURCE], 1))
-    n, mask = _u(block_levels[b, level, COUNT]), _u(_region(sizes, MASKS + level))
-    nonlinear.apply(op[KIND], buf, k, t, _u(U), _u(S), mask, n, numbers, cst)
-
-
-@loop
-def _pool(
-    geometry: Any, sizes: Any, b: Any, rows: Any, pool: Any, store: Any, base: Any,
-    low: Any, high: Any, buf: Any,
-) -> None:  # fmt: skip
-    """Adds what a block gives to the pooled covariances of the columns low to high - 1.
-
-    An output at offset d' reads inputs at offsets s d' + b - a, a and b taps of the two windows.
-    """
-    _, blocks, block_levels, rect_levels = geometry
-    x_from, x_runs, y_from, y_items, places = pool
-    level = sizes[FINAL_LEVEL]
-    k, t = _slot(sizes, sizes[FINAL], 0), _slot(sizes, sizes[FINAL], 1)
-    info, column = block_levels[b, level], blocks[b, COLUMN]
-    row_k, row_t = _u(_region(sizes, ROW_K)), _u(_region(sizes, ROW_T))
-    half = store.shape[0] // 2
-    pitch, width = info[ROW], _u(info[WIDTH])
-    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        rect = rect_levels[r, level]
-        for i in range(y_from[rows[r]], y_from[rows[r] + 1]):
-            item = y_items[i]
-            shift = item[FIRST_TAP] - sizes[POOL_PAD_Y] - rect[P_Y]
-            for y in range(item[OUT_SIZE]):
-                start = sizes[POOL_STRIDE_Y] * (item[OUT_FIRST] + y) + shift
-                top, bottom = max(start, 0), min(start + item[TAP_COUNT], rect[HEIGHT])
-                if bottom <= top:
-                    continue
-                at = (rect[FIRST_ROW] + top) * pitch
-                from_k, from_t = _u(k + at), _u(t + at)
-                if bottom > top + 1:
-                    taps = _u(bottom - top)
-                    sum_taps(buf, row_k, row_t, from_k, from_t, 1, _u(pitch), taps, width)
-                    from_k, from_t = row_k, row_t
-                for j in range(x_from[column], x_from[column + 1]):
-                    run = x_runs[j]
-                    if low <= run[RUN_TARGET] < high:
-                        to = base + places[run[RUN_TARGET], item[TARGET_INDEX]]
-                        to += y * run[RUN_PITCH] + run[RUN_TO]
-                        first = _u(run[RUN_FROM])
-                        pool_row(
-                            buf, from_k + first, from_t + first, store, _u(to), _u(half + to),
-                            _u(run[RUN_TAPS]), _u(sizes[POOL_STRIDE_X]), _u(run[RUN_COUNT]),
-                        )  # fmt: skip
+    geometry: Any,
+    sizes: Any,
+    b: Any,
+    code: Any,
+    i: Any,
+    numbers: Any,
+    cst: Any,
+    ends: Any,
+    buf: Any,
+) -> None:
+    level = code[i, LEVEL]
+    k, t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
+    U, S = region(sizes, U_REGION), region(sizes, S_REGION)
+    sums, paired = nonlinear.adds(code[i, KIND]), code[i, PLANES] == 2
+    combine_ends(geometry, b, level, U, S, code[i, PLACE], sums, paired, ends, buf)
+    n, mask = whole(geometry[2][b, level, COUNT]), u(region(sizes, MASKS + level))
+    nonlinear.apply(code[i, KIND], buf, u(k), u(t), u(U), u(S), mask, n, values(numbers, i), cst)
 
 
 @loop
@@ -362,37 +227,36 @@ def _layers(
 ) -> None:  # fmt: skip
     """Runs all layers of a stage on one block of one pair."""
     store, base, places, scale = inputs
-    prep1, base1, prep2, base2 = ends
     block_levels = geometry[2]
     zero_block = geometry[1][b, ZERO_BLOCK] == 1
     for i in range(code.shape[0]):
-        op = code[i]
-        info = block_levels[b, op[LEVEL]]
-        k, t = _slot(sizes, op[TARGET], 0), _slot(sizes, op[TARGET], 1)
-        if op[CODE] == INPUT:
-            _input(geometry, sizes, b, k, prep1, base1, prep2, base2, buf)
-            clear(buf, _u(t), _u(info[COUNT] + sizes[BACK]))
-        elif op[CODE] == LOAD:
+        level, kind = code[i, LEVEL], code[i, KIND]
+        count = block_levels[b, level, COUNT]
+        k, t = slot(sizes, code[i, TARGET], 0), slot(sizes, code[i, TARGET], 1)
+        if code[i, CODE] == INPUT:
+            correlate_ends(geometry, sizes, b, k, ends, buf)
+            clear(buf, u(t), u(count + sizes[BACK]))
+        elif code[i, CODE] == LOAD:
             _load(geometry, sizes, b, k, t, store, base, places, scale, buf)
-        elif op[CODE] == WINDOW:
-            _window(geometry, sizes, b, op, buf, numbers[i])
-        elif op[CODE] == NONLINEAR:
+        elif code[i, CODE] == WINDOW:
+            _window(geometry, sizes, b, code, i, buf, numbers)
+        elif code[i, CODE] == NONLINEAR:
             if record and zero_block:
-                _record(geometry, sizes, b, op, numbers[i], cst, buf, prep1, base1)
-            if same and zero_block and nonlinear.exact(op[KIND]):
-                n, mask = _u(info[COUNT]), _u(_region(sizes, MASKS + op[LEVEL]))
-                nonlinear.apply_exact(op[KIND], buf, _u(k), _u(t), mask, n, numbers[i], cst)
+                _record(geometry, sizes, b, code, i, numbers, cst, buf, ends[0], ends[1])
+            if same and zero_block and nonlinear.exact(kind):
+                n, mask = whole(count), u(region(sizes, MASKS + level))
+                nonlinear.apply_exact(kind, buf, u(k), u(t), mask, n, values(numbers, i), cst)
             else:
-                _nonlinear(geometry, sizes, b, op, numbers[i], cst, buf, prep1, base1, prep2, base2)
+                _nonlinear(geometry, sizes, b, code, i, numbers, cst, ends, buf)
         else:
-            n = _u(info[COUNT] + sizes[BACK])
-            from_k, from_t = _slot(sizes, op[SOURCE], 0), _slot(sizes, op[SOURCE], 1)
-            if op[CODE] == ADD:
-                add(buf, _u(k), _u(from_k), n)
-                add(buf, _u(t), _u(from_t), n)
+            n = u(count + sizes[BACK])
+            from_k, from_t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
+            if code[i, CODE] == ADD:
+                add(buf, u(k), u(from_k), n)
+                add(buf, u(t), u(from_t), n)
             else:
-                copy(buf, _u(k), _u(from_k), n)
-                copy(buf, _u(t), _u(from_t), n)
+                copy(buf, u(k), u(from_k), n)
+                copy(buf, u(t), u(from_t), n)
 
 
 @entry
@@ -400,6 +264,7 @@ def run(
     code: Any, numbers: Any, cst: Any, sizes: Any, geometry: Any, rows: Any, places: Any,
     scale: Any, pool: Any, chosen: Any, pairs: Any, prep1: Any, prep2: Any,
     store_in: Any, store_out: Any, sums: Any, columns: Any, record: Any, buf: Any,
+    packed: Any, middle: Any,
 ) -> None:  # fmt: skip
     """Runs a stage on pairs of images.
 
@@ -423,26 +288,45 @@ def run(
       columns: [low, high] of the pooled columns to compute.
       record: whether to write into prep1 what nonlinearities need.
       buf: scratch of zeros.
+      packed: room for the numbers of two images.
+      middle: zeros, room for the pooled rows of one horizontal offset.
     """
+    code, numbers, cst, sizes = borrowed((code, numbers, cst, sizes))
+    geometry, rows, places, pool = borrowed((geometry, rows, places, pool))
+    chosen, pairs, columns, sums = borrowed((chosen, pairs, columns, sums))
+    store_in, store_out = borrowed((store_in, store_out))
+    buf, packed, middle = borrowed((buf, packed, middle))
     size1, size2 = prep1.shape[1], prep2.shape[1]
-    flat1, flat2 = prep1.reshape(-1), prep2.reshape(-1)
+    flat1, flat2 = borrowed((prep1.reshape(-1), prep2.reshape(-1)))
     count = len(pairs)
     step_in, step_out = store_in.shape[0] // (2 * count), store_out.shape[0] // (2 * count)
     for m in range(count):
         same = pairs[m, 2] == 1
         inputs = (store_in, m * step_in, places, scale)
-        ends = (flat1, pairs[m, 0] * size1, flat2, pairs[m, 1] * size2)
+        images = (flat1, pairs[m, 0] * size1, flat2, pairs[m, 1] * size2)
+        ends, column, width = images, -1, 0
         for i in range(len(chosen)):
             b = chosen[i]
-            _fill_masks(geometry, sizes, b, *ends, buf)
+            if geometry[1][b, COLUMN] != column:
+                if sizes[END] == POOL and column >= 0:
+                    pool_columns(
+                        sizes, column, width, pool, middle, store_out, m * step_out,
+                        columns[0], columns[1],
+                    )  # fmt: skip
+                column = geometry[1][b, COLUMN]
+                width = geometry[2][b, sizes[FINAL_LEVEL], WIDTH]
+                ends = pack_ends(code, geometry, sizes, b, images, packed)
+            fill_masks(geometry, sizes, b, ends, buf)
             _layers(code, numbers, cst, geometry, sizes, b, same, record, inputs, ends, buf)
             if sizes[END] == POOL:
-                _pool(
-                    geometry, sizes, b, rows, pool, store_out, m * step_out,
-                    columns[0], columns[1], buf,
-                )  # fmt: skip
+                pool_rows(geometry, sizes, b, rows, pool, middle, buf)
             else:
-                n = _u(geometry[2][b, sizes[FINAL_LEVEL], COUNT])
+                n = u(geometry[2][b, sizes[FINAL_LEVEL], COUNT])
                 for tangent in range(2):
-                    at = _u(_slot(sizes, sizes[FINAL], tangent))
+                    at = u(slot(sizes, sizes[FINAL], tangent))
                     sums[m, b, tangent] = total(buf, at, n)
+        if sizes[END] == POOL and column >= 0:
+            pool_columns(
+                sizes, column, width, pool, middle, store_out, m * step_out,
+                columns[0], columns[1],
+            )  # fmt: skip

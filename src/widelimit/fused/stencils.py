@@ -15,9 +15,17 @@ from widelimit.fused.compiling import loop
 
 
 @loop
+def values(numbers: Any, i: Any) -> Any:
+    """Returns a row of a table as numbers."""
+    return (
+        numbers[i, 0], numbers[i, 1], numbers[i, 2], numbers[i, 3], numbers[i, 4], numbers[i, 5]
+    )  # fmt: skip
+
+
+@loop
 def clear(buf: Any, at: Any, n: Any) -> None:
     """Writes zeros."""
-    zero = buf.dtype.type(0)
+    zero = buf.dtype.type(len(buf) < 0)  # a constant would make this a call of memset
     for i in range(n):
         buf[at + i] = zero
 
@@ -44,6 +52,11 @@ def _sum_taps(buf: Any, to: Any, source: Any, step: Any, taps: Any, n: Any) -> N
     if taps == 3:
         for i in range(n):
             buf[to + i] = (buf[source + i] + buf[second + i]) + buf[third + i]
+    elif taps == 5:
+        fourth, fifth = third + step, third + step + step
+        for i in range(n):
+            value = (buf[source + i] + buf[second + i]) + buf[third + i]
+            buf[to + i] = (value + buf[fourth + i]) + buf[fifth + i]
     elif taps == 1:
         copy(buf, to, source, n)
     else:
@@ -65,26 +78,21 @@ def sum_taps(
 
 
 @loop
-def pool_row(
-    buf: Any, k: Any, t: Any, store: Any, to_k: Any, to_t: Any, taps: Any, stride: Any, n: Any
-) -> None:
-    """Adds sums of neighbouring entries to a row of the store, for K and T."""
+def pool_row(middle: Any, source: Any, store: Any, to: Any, taps: Any, stride: Any, n: Any) -> None:
+    """Adds sums of neighbouring entries to a row of the store."""
     two = np.uint64(2)
     if taps == two and stride == two:
         for i in range(n):
             j = i + i
-            store[to_k + i] += buf[k + j] + buf[k + j + np.uint64(1)]
-            store[to_t + i] += buf[t + j] + buf[t + j + np.uint64(1)]
+            store[to + i] += middle[source + j] + middle[source + j + np.uint64(1)]
     elif stride == two:
         for tap in range(taps):
             for i in range(n):
-                store[to_k + i] += buf[k + tap + i + i]
-                store[to_t + i] += buf[t + tap + i + i]
+                store[to + i] += middle[source + tap + i + i]
     else:
         for tap in range(taps):
             for i in range(n):
-                store[to_k + i] += buf[k + tap + stride * i]
-                store[to_t + i] += buf[t + tap + stride * i]
+                store[to + i] += middle[source + tap + stride * i]
 
 
 @loop
@@ -142,49 +150,53 @@ def affine_strided(
 
 
 @loop
-def combine(
-    buf: Any, prep1: Any, prep2: Any, to: Any, second: Any, one: Any, two: Any, plane: Any,
-    sums: Any, paired: Any, rows: Any, width: Any, row: Any, pitch: Any,
-) -> None:  # fmt: skip
-    """Writes products (or sums) of rows of numbers, and products of a second plane if `paired`."""
+def pack(to: Any, at: Any, source: Any, start: Any, rows: Any, row: Any, pitch: Any) -> None:
+    """Copies the first `row` entries of rows that are `pitch` apart, one behind the other."""
     for _ in range(rows):
-        if sums:
-            for x in range(width):
-                buf[to + x] = prep1[one + x] + prep2[two + x]
-        else:
-            for x in range(width):
-                buf[to + x] = prep1[one + x] * prep2[two + x]
-        if paired:
-            for x in range(width):
-                buf[second + x] = prep1[one + plane + x] * prep2[two + plane + x]
-        to, one, two, second = to + row, one + pitch, two + pitch, second + row
+        for x in range(row):
+            to[at + x] = source[start + x]
+        at, start = at + row, start + pitch
+
+
+@loop
+def combine(
+    buf: Any, to: Any, second: Any, prep1: Any, one: Any, prep2: Any, two: Any, plane: Any,
+    sums: Any, paired: Any, n: Any,
+) -> None:  # fmt: skip
+    """Writes products (or sums) of numbers, and products of a second plane if `paired`."""
+    if sums:
+        for i in range(n):
+            buf[to + i] = prep1[one + i] + prep2[two + i]
+    else:
+        for i in range(n):
+            buf[to + i] = prep1[one + i] * prep2[two + i]
+    if paired:
+        for i in range(n):
+            buf[second + i] = prep1[one + plane + i] * prep2[two + plane + i]
 
 
 @loop
 def correlate(
-    buf: Any, prep1: Any, prep2: Any, to: Any, one: Any, two: Any, plane: Any, channels: Any,
-    rows: Any, width: Any, row: Any, pitch: Any,
+    buf: Any, to: Any, prep1: Any, one: Any, prep2: Any, two: Any, plane: Any, channels: Any,
+    n: Any,
 ) -> None:  # fmt: skip
-    """Writes means over channels of products of rows of two images."""
+    """Writes means over channels of products of two images."""
     inverse = buf.dtype.type(1) / buf.dtype.type(channels)
-    for _ in range(rows):
-        if channels == 3:
-            a, b = one + plane, two + plane
-            c, d = a + plane, b + plane
-            for x in range(width):
-                value = prep1[one + x] * prep2[two + x] + prep1[a + x] * prep2[b + x]
-                buf[to + x] = (value + prep1[c + x] * prep2[d + x]) * inverse
-        else:
-            for x in range(width):
-                buf[to + x] = prep1[one + x] * prep2[two + x]
-            a, b = one, two
-            for _ in range(channels - np.uint64(1)):
-                a, b = a + plane, b + plane
-                for x in range(width):
-                    buf[to + x] += prep1[a + x] * prep2[b + x]
-            for x in range(width):
-                buf[to + x] *= inverse
-        to, one, two = to + row, one + pitch, two + pitch
+    if channels == 3:
+        a, b = one + plane, two + plane
+        c, d = a + plane, b + plane
+        for i in range(n):
+            value = prep1[one + i] * prep2[two + i] + prep1[a + i] * prep2[b + i]
+            buf[to + i] = (value + prep1[c + i] * prep2[d + i]) * inverse
+    else:
+        for i in range(n):
+            buf[to + i] = prep1[one + i] * prep2[two + i]
+        for _ in range(channels - np.uint64(1)):
+            one, two = one + plane, two + plane
+            for i in range(n):
+                buf[to + i] += prep1[one + i] * prep2[two + i]
+        for i in range(n):
+            buf[to + i] *= inverse
 
 
 @loop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,9 +119,16 @@ class Tape:
         """Returns the grid of the output of a window."""
         return value.level
 
-    def numbers_of(self, value: Value) -> int:
-        """Returns how many numbers a nonlinearity records per image and kind."""
-        raise NotImplementedError
+    def place_records(self, planes: Sequence[int]) -> None:
+        """Gives every nonlinearity a place for what it records of a sample.
+
+        Args:
+          planes: by grid, how many numbers are recorded at a time.
+        """
+        for op in self.code:
+            if op[m.CODE] == m.NONLINEAR:
+                op[m.PLACE] = self.room
+                self.room += int(op[m.PLANES]) * planes[op[m.LEVEL]]
 
     def window(self, layer: Any, path: Path, site: Site, value: Value, window: Window) -> Value:
         """Returns the value after a layer with weights."""
@@ -157,9 +164,8 @@ class Tape:
         average = rule.average(layer, site.signal_in)
         value = self._owned(value)
         out = dataclasses.replace(value, gaussian=rule.keeps_gaussian and value.gaussian)
-        columns = {m.KIND: rule.kind, m.PLACE: self.room, m.AVERAGE: int(average)}
+        columns = {m.KIND: rule.kind, m.PLANES: 1 + rule.paired, m.AVERAGE: int(average)}
         self.emit(m.NONLINEAR, out, out, lambda net: rule.numbers(at_path(net, path)), columns)
-        self.room += (1 + rule.paired) * self.numbers_of(value)
         return out
 
     def _sum(self, values: tuple[Value, ...]) -> Value:

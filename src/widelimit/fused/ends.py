@@ -1,0 +1,133 @@
+"""Numbers of both ends of every pair of positions: inputs, and what nonlinearities have recorded.
+
+Each end is an image. Its numbers are planes of positions; a rectangle of a block reads a stretch of
+rows at either end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from widelimit.fused.compiling import loop
+from widelimit.fused.instructions import (
+    BACK,
+    CHANNELS,
+    CODE,
+    COUNT,
+    D_X,
+    D_Y,
+    FIRST_ROW,
+    HEIGHT,
+    INPUT,
+    LEVEL,
+    MASKS,
+    ONES,
+    P_X,
+    P_Y,
+    PITCH,
+    PLACE,
+    PLANES,
+    RECTS_FROM,
+    RECTS_TO,
+    ROW,
+    SIZE_Y,
+    VECTOR,
+)
+from widelimit.fused.places import region, u, whole
+from widelimit.fused.stencils import clear, combine, correlate, pack
+
+
+@loop
+def pack_ends(code: Any, geometry: Any, sizes: Any, b: Any, ends: Any, packed: Any) -> Any:
+    """Returns where the numbers of both ends are, in rows as long as those of a block.
+
+    So numbers of a rectangle are one stretch. At the horizontal offset 0 they are so already.
+    """
+    prep1, base1, prep2, base2 = ends
+    levels, block_levels = geometry[0], geometry[2]
+    if block_levels[b, 0, D_X] == 0:
+        return ends
+    half = len(packed) // 2
+    for end in range(2):
+        prep, base = (prep2, base2) if end else (prep1, base1)
+        for i in range(len(levels) + code.shape[0]):
+            if i < len(levels):
+                index, place, planes = i, levels[i, ONES], 1
+            else:
+                op = i - len(levels)
+                index, place, planes = code[op, LEVEL], code[op, PLACE], code[op, PLANES]
+                planes = sizes[CHANNELS] if code[op, CODE] == INPUT else planes
+            rows, pitch = levels[index, SIZE_Y], levels[index, PITCH]
+            shift = block_levels[b, index, P_X] + end * block_levels[b, index, D_X]
+            for plane in range(planes):
+                at = place + plane * rows * pitch
+                pack(
+                    packed, u(end * half + at), prep, u(base + at + shift),
+                    u(rows), u(block_levels[b, index, ROW]), u(pitch),
+                )  # fmt: skip
+    return packed, 0, packed, half
+
+
+@loop
+def _stretch(geometry: Any, b: Any, r: Any, level: Any, place: Any, ends: Any) -> Any:
+    """Returns where a rectangle begins in a slot, its numbers at both ends, a plane, the size."""
+    levels, _, block_levels, rect_levels = geometry
+    row, y = block_levels[b, level, ROW], rect_levels[r, level, P_Y]
+    one = ends[1] + place + y * row
+    two = ends[3] + place + (y + rect_levels[r, level, D_Y]) * row
+    plane = levels[level, SIZE_Y] * levels[level, PITCH]
+    start, n = rect_levels[r, level, FIRST_ROW] * row, rect_levels[r, level, HEIGHT] * row
+    return start, u(one), u(two), u(plane), n
+
+
+@loop
+def combine_ends(
+    geometry: Any, b: Any, level: Any, to: Any, second: Any, place: Any, sums: Any, paired: Any,
+    ends: Any, buf: Any,
+) -> None:  # fmt: skip
+    """Writes what combines the numbers of both ends of every pair of positions of a block.
+
+    Products, or sums; of a second plane of numbers too if `paired`. Zeros follow every row of
+    numbers, and either end of a rectangle's row is the last of the image: products behind a row
+    are zero. Whole vectors are written, and what is too much is cleared or written over.
+    """
+    blocks = geometry[1]
+    end = 0
+    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
+        start, one, two, plane, n = _stretch(geometry, b, r, level, place, ends)
+        clear(buf, u(to + end), u(start - end))
+        if paired:
+            clear(buf, u(second + end), u(start - end))
+        combine(
+            buf, u(to + start), u(second + start), ends[0], one, ends[2], two, plane, sums,
+            paired, whole(n),
+        )  # fmt: skip
+        end = start + n
+    clear(buf, u(to + end), u(VECTOR))
+    if paired:
+        clear(buf, u(second + end), u(VECTOR))
+
+
+@loop
+def fill_masks(geometry: Any, sizes: Any, b: Any, ends: Any, buf: Any) -> None:
+    """Writes ones where the positions of a block lie, at every level."""
+    levels, _, block_levels, _ = geometry
+    for level in range(len(levels)):
+        at = region(sizes, MASKS + level)
+        combine_ends(geometry, b, level, at, at, levels[level, ONES], False, False, ends, buf)
+        clear(buf, u(at + block_levels[b, level, COUNT]), u(sizes[BACK]))
+
+
+@loop
+def correlate_ends(geometry: Any, sizes: Any, b: Any, at: Any, ends: Any, buf: Any) -> None:
+    """Writes the mean over channels of products of two images."""
+    blocks = geometry[1]
+    end = 0
+    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
+        start, one, two, plane, n = _stretch(geometry, b, r, 0, 0, ends)
+        clear(buf, u(at + end), u(start - end))
+        correlate(
+            buf, u(at + start), ends[0], one, ends[2], two, plane, u(sizes[CHANNELS]), whole(n)
+        )
+        end = start + n
+    clear(buf, u(at + geometry[2][b, 0, COUNT]), u(sizes[BACK]))

@@ -1,0 +1,86 @@
+"""Pools: sums over windows, of a stage's covariances into those of the next one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from widelimit.fused.compiling import loop
+from widelimit.fused.instructions import (
+    FINAL,
+    FINAL_LEVEL,
+    FIRST_ROW,
+    FIRST_TAP,
+    HEIGHT,
+    OUT_FIRST,
+    OUT_SIZE,
+    P_Y,
+    POOL_PAD_Y,
+    POOL_STRIDE_X,
+    POOL_STRIDE_Y,
+    RECTS_FROM,
+    RECTS_TO,
+    ROW,
+    RUN_COUNT,
+    RUN_FROM,
+    RUN_PITCH,
+    RUN_TAPS,
+    RUN_TARGET,
+    RUN_TO,
+    TAP_COUNT,
+    TARGET_INDEX,
+    WIDTH,
+)
+from widelimit.fused.places import slot, u
+from widelimit.fused.stencils import clear, pool_row
+
+
+@loop
+def pool_rows(
+    geometry: Any, sizes: Any, b: Any, rows: Any, pool: Any, middle: Any, buf: Any
+) -> None:
+    """Adds rows of a block to those of the pooled rows that read them, for all columns.
+
+    An output at offset d' reads inputs at offsets s d' + b - a, a and b taps of the two windows.
+    """
+    _, blocks, block_levels, rect_levels = geometry
+    y_from, y_items, firsts = pool[2], pool[3], pool[5]
+    level = sizes[FINAL_LEVEL]
+    half = len(middle) // 2
+    row, width = block_levels[b, level, ROW], block_levels[b, level, WIDTH]
+    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
+        height, first_row = rect_levels[r, level, HEIGHT], rect_levels[r, level, FIRST_ROW]
+        for i in range(y_from[rows[r]], y_from[rows[r] + 1]):
+            shift = y_items[i, FIRST_TAP] - sizes[POOL_PAD_Y] - rect_levels[r, level, P_Y]
+            for y in range(y_items[i, OUT_SIZE]):
+                start = sizes[POOL_STRIDE_Y] * (y_items[i, OUT_FIRST] + y) + shift
+                to = (firsts[y_items[i, TARGET_INDEX]] + y) * width
+                for x in range(max(start, 0), min(start + y_items[i, TAP_COUNT], height)):
+                    at = (first_row + x) * row
+                    for tangent in range(2):
+                        source = u(slot(sizes, sizes[FINAL], tangent) + at)
+                        target = u(tangent * half + to)
+                        for j in range(u(width)):
+                            middle[target + j] += buf[source + j]
+
+
+@loop
+def pool_columns(
+    sizes: Any, column: Any, width: Any, pool: Any, middle: Any, store: Any, base: Any,
+    low: Any, high: Any,
+) -> None:  # fmt: skip
+    """Adds pooled rows of one horizontal offset to the columns low to high - 1, and clears them."""
+    x_from, x_runs, _, _, places, firsts = pool
+    half, half_out, stride = len(middle) // 2, store.shape[0] // 2, u(sizes[POOL_STRIDE_X])
+    for j in range(x_from[column], x_from[column + 1]):
+        target = x_runs[j, RUN_TARGET]
+        if target < low or target >= high:
+            continue
+        taps, n = u(x_runs[j, RUN_TAPS]), u(x_runs[j, RUN_COUNT])
+        for i in range(len(firsts) - 1):
+            for y in range(firsts[i + 1] - firsts[i]):
+                to = base + places[target, i] + y * x_runs[j, RUN_PITCH] + x_runs[j, RUN_TO]
+                source = (firsts[i] + y) * width + x_runs[j, RUN_FROM]
+                pool_row(middle, u(source), store, u(to), taps, stride, n)
+                pool_row(middle, u(source + half), store, u(to + half_out), taps, stride, n)
+    for tangent in range(2):
+        clear(middle, u(tangent * half), u(firsts[-1] * width))
