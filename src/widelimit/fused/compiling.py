@@ -59,7 +59,8 @@ def _borrowed(_: Any, array: Any) -> Any:
     def strip(context: Any, builder: Any, kind: Any, value: Any) -> Any:
         if isinstance(kind, types.BaseTuple):
             parts = cgutils.unpack_tuple(builder, value)
-            values = [strip(context, builder, kind[i], part) for i, part in enumerate(parts)]
+            kinds: Any = kind
+            values = [strip(context, builder, kinds[i], part) for i, part in enumerate(parts)]
             return context.make_tuple(builder, kind, values)
         struct = make_array(kind)(context, builder, value)
         struct.meminfo = cgutils.get_null_value(struct.meminfo.type)
