@@ -26,17 +26,22 @@ BOTH = ("nngp", "ntk")
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with every run of the compiled interpreter."""
-    from widelimit.fused import machine
+    """Grows with every run of a compiled interpreter."""
+    from widelimit.fused import flat_machine, machine
 
     made: list[int] = []
-    run = machine.run
 
-    def counted(*args: Any) -> None:
-        made.append(len(args))
-        run(*args)
+    def count(module: Any, name: str) -> None:
+        run = getattr(module, name)
 
-    monkeypatch.setattr(machine, "run", counted)
+        def counted(*args: Any) -> None:
+            made.append(len(args))
+            run(*args)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(machine, "run")
+    count(flat_machine, "run_rows")
     return made
 
 
