@@ -7,6 +7,8 @@ from widelimit.batching import batch as batch
 from widelimit.ensemble import InfiniteEnsemble as InfiniteEnsemble
 from widelimit.gram import gram as gram
 from widelimit.kernel import choose_engine as choose_engine
+from widelimit.linearize import linearize as linearize
+from widelimit.linearize import taylor_expand as taylor_expand
 from widelimit.nt_kernel import Kernel as Kernel
 from widelimit.report import plan as plan
 
