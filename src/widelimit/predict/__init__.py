@@ -4,6 +4,12 @@ Everything here works on kernels as arrays, or on a callable `kernel_fn(x1, x2, 
 Systems are solved in float64 whatever the kernel's dtype, and results come back in that dtype.
 """
 
+from widelimit.predict.discrete import (
+    discrete_gradient_descent_mse as discrete_gradient_descent_mse,
+)
+from widelimit.predict.discrete import (
+    discrete_gradient_descent_mse_ensemble as discrete_gradient_descent_mse_ensemble,
+)
 from widelimit.predict.ensemble import (
     gradient_descent_mse_ensemble as gradient_descent_mse_ensemble,
 )
