@@ -73,6 +73,8 @@ KNOWN = FOUNDATION | set(TOWER) | PROTOCOL | TOP | {PACKAGE_ITSELF}
 EXCEPTIONS = {("layers.base", "kernel_fn", "kernel")}
 
 NOT_ON_IMPORT = [
+    "diffrax",
+    "equinox",
     "matplotlib",
     "numba",
     "optax",

@@ -84,7 +84,7 @@ class TrainedOutputs:
             raise ValueError("expected k_test_train beside fx_test_0, got None")
         times = Times.of(t, self._learning_rate, self._descent)
         initial = 0.0 if fx_train_0 is None else fx_train_0
-        _check_fits("fx_train_0", initial, self._targets.shape)
+        check_fits("fx_train_0", initial, self._targets.shape)
         static = {"targets": self._targets, "dtype": self._dtype}
         train, test = None, None
         if fx_train_0 is not None and times.steps is None:
@@ -94,7 +94,7 @@ class TrainedOutputs:
         if fx_test_0 is not None:
             self._targets.check_test_train("k_test_train", k_test_train)
             shape = self._targets.full_shape(row_shape(k_test_train))
-            _check_fits("fx_test_0", fx_test_0, shape)
+            check_fits("fx_test_0", fx_test_0, shape)
             system = times.factorise(self._kernel)
             arrays = (system, times, self._y, initial, fx_test_0, k_test_train)
             test = _test(*arrays, **static)
@@ -189,7 +189,7 @@ def gradient_descent_mse(
     return TrainedOutputs(k_train_train, y_train, learning_rate, ridge, trace_axes)
 
 
-def _check_fits(name: str, initial: Any, shape: tuple[int, ...]) -> None:
+def check_fits(name: str, initial: Any, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless these are a scalar or outputs, possibly with axes of size 1."""
     have = tuple(jnp.shape(initial))
     same_rank = len(have) == len(shape)
