@@ -111,7 +111,8 @@ def _with_next_order(
 def _difference(params: Any, params0: Any) -> Any:
     """Returns params - params0 in the dtypes of params0."""
     _check_floating("params", params)
-    structure, structure0 = jax.tree.structure(params), jax.tree.structure(params0)
+    structure: Any = jax.tree.structure(params)
+    structure0: Any = jax.tree.structure(params0)
     if structure != structure0:
         raise ValueError(
             f"expected params of the structure of params0, {structure0}, got {structure}"

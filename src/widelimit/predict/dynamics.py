@@ -212,7 +212,7 @@ def _check_steps(t: Any) -> None:
 
 def _check_converges(spectral: Spectral, progress: Progress, size: int) -> None:
     """Raise ValueError if concrete steps without end diverge."""
-    if not is_concrete(spectral.evals, progress) or not np.isinf(np.asarray(progress.count)).any():
+    if not is_concrete(spectral.evals, progress) or not np.isinf(np.asarray(progress.steps)).any():
         return
     largest, rate = float(spectral.evals[-1]), float(progress.size) * size
     below = float(progress.descent.stable_below()) * size / largest if largest > 0 else np.inf

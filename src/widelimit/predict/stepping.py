@@ -48,12 +48,12 @@ class Progress(NamedTuple):
     """How long, and how, training has gone on: what functions of an eigenvalue depend on.
 
     Attributes:
-      count: numbers of steps n [m], infinity among them.
+      steps: numbers of steps n [m], infinity among them.
       size: rate / N, a scalar.
       descent: the optimiser.
     """
 
-    count: jax.Array
+    steps: jax.Array
     size: jax.Array
     descent: Descent
 
@@ -121,7 +121,7 @@ def _after(step: _Steps, x: Any, count: jax.Array) -> _Steps:
 
 def _finite(progress: Progress) -> jax.Array:
     """Numbers of steps [m], 0 where they are infinite."""
-    return jax.lax.stop_gradient(jnp.where(jnp.isinf(progress.count), 0.0, progress.count))
+    return jax.lax.stop_gradient(jnp.where(jnp.isinf(progress.steps), 0.0, progress.steps))
 
 
 def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
@@ -135,15 +135,16 @@ def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
 
 def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[_Divided, _Divided]:
     """(1 - p_n) / x after finite numbers of steps, at all pairs of eigenvalues, and x."""
-    rows, r = progress.count.shape[0], l.shape[0]
+    rows, r = progress.steps.shape[0], l.shape[0]
     shapes = (rows, r, 1), (rows, 1, r), (rows, r, r)
     first, second, between = (jnp.zeros(shape, l.dtype) for shape in shapes)
 
     def constant(entry: jax.Array) -> _Divided:
         return _Divided(entry + first, entry + second, between)
 
-    x = progress.size * l
-    x = _Divided(x[None, :, None], x[None, None, :], jnp.ones((1, 1, 1), l.dtype))
+    scaled = progress.size * l
+    one = jnp.ones((1, 1, 1), l.dtype)
+    x = _Divided(scaled[None, :, None], scaled[None, None, :], one)
     count = _finite(progress)[:, None, None]
     return _after(_one_step(progress.descent, constant), x, count).b, x
 
@@ -153,7 +154,7 @@ def _endless(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
     converges = (progress.size * l < progress.descent.stable_below()) & (
         progress.descent.momentum < 1
     )
-    return jnp.isinf(progress.count)[:, None], jnp.where(converges, 1.0, jnp.nan)[None, :]
+    return jnp.isinf(progress.steps)[:, None], jnp.where(converges, 1.0, jnp.nan)[None, :]
 
 
 def _left_value(l: jax.Array, progress: Progress) -> jax.Array:
@@ -187,7 +188,7 @@ def _response_divided(l: jax.Array, progress: Progress) -> jax.Array:
     total = value[:, :, None] + value[:, None, :]
     frozen = jnp.where(high == 0, 0.0, total / jnp.where(high == 0, 1.0, high))
     endless, converged = _endless(l, progress)
-    limit = RESPONSE.divided(l, jnp.where(jnp.isinf(progress.count), jnp.inf, 0.0))
+    limit = RESPONSE.divided(l, jnp.where(jnp.isinf(progress.steps), jnp.inf, 0.0))
     limit = limit * converged[..., None]
     return jnp.where(endless[..., None], limit, jnp.where(low == 0, frozen, response))
 
