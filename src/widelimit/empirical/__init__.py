@@ -1,0 +1,1 @@
+"""Kernels of finite networks: any function of parameters and inputs."""
