@@ -14,6 +14,7 @@ from widelimit.gram import gram as gram
 from widelimit.kernel import choose_engine as choose_engine
 from widelimit.linearize import linearize as linearize
 from widelimit.linearize import taylor_expand as taylor_expand
+from widelimit.monte_carlo import monte_carlo_kernel_fn as monte_carlo_kernel_fn
 from widelimit.nt_kernel import Kernel as Kernel
 from widelimit.report import plan as plan
 

@@ -178,4 +178,6 @@ class Schedule(NamedTuple):
             found.append([s for span in spans for s in span[:: chunks.streamed] if s < rows])
         most = max(1, *map(len, found))
         starts = np.array([s + [0] * (most - len(s)) for s in found], np.int32)
-        return cls(starts.reshape(chunks.blocks, most), np.array([*map(len, found)], np.int32), known)
+        return cls(
+            starts.reshape(chunks.blocks, most), np.array([*map(len, found)], np.int32), known
+        )

@@ -199,10 +199,10 @@ def gradient_descent(
 
     The equation is solved by an adaptive explicit Runge-Kutta method (Tsitouras 5(4), of diffrax),
     which steps to each of the times asked for, and takes about as many steps as training by
-    gradient descent at the largest stable learning rate. It works in float64; but on values traced
-    by JAX (in `jax.jit`, `jax.grad`) while float64 is off, in float32 with tolerances of at least
-    1e-6: code of diffrax is compiled after `predict` could turn float64 on. Gradient flow damps
-    errors, so that little is lost. `gradient_descent_mse` and `discrete_gradient_descent_mse`
+    gradient descent at the largest stable learning rate. It works in float64; but inside `jax.jit`
+    and on values traced by JAX, while float64 is off, in float32 with tolerances of at least 1e-6:
+    diffrax is then compiled after `predict` could turn float64 on. Gradient flow of a convex loss
+    damps errors, so that little is lost. `gradient_descent_mse` and `discrete_gradient_descent_mse`
     have closed forms for the mean squared error, which are faster and exact.
 
     Times are finite: many losses, such as cross-entropy, have no finite limit, and how far one is
@@ -318,21 +318,19 @@ def _solve(
     problem: _Problem, velocity: _Velocity, tolerance: _Tolerance, dtype: jnp.dtype
 ) -> ODEState:
     """The states at all times, in the dtype of results."""
-    if is_concrete(problem):
-        # At once, even inside a user's jit, whose code would be compiled with float64 off.
-        with jax.ensure_compile_time_eval():
-            return _states(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
-    if jnp.result_type(float) != jnp.float64:
+    # Inside a user's jit whatever is computed is traced.
+    now = is_concrete(problem) and is_concrete(jnp.zeros(()))
+    if not now and jnp.result_type(float) != jnp.float64:
         tolerance = tolerance._replace(
             rtol=max(tolerance.rtol, _TOLERANCE_32), atol=max(tolerance.atol, _TOLERANCE_32)
         )
         problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), problem)
-        return _states.__wrapped__(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
-    return _states(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
+        return _integrated(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
+    solve = in_float64(_integrated)
+    return solve(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
 
 
-@in_float64
-def _states(
+def _integrated(
     problem: _Problem, *, velocity: _Velocity, tolerance: _Tolerance, dtype: jnp.dtype
 ) -> ODEState:
     kernel, times, y, start, k_test_train, learning_rate, momentum = problem
