@@ -56,7 +56,8 @@ def empirical_ntk_vp_fn(
     def product(v: Any) -> Any:
         leaves = checked_vectors(v, structure, expected)
         return jax.tree.unflatten(
-            structure, complex_product(lambda r: ntk_vector_product(f1, f2, real)(r), leaves, expected)
+            structure,
+            complex_product(lambda r: ntk_vector_product(f1, f2, real)(r), leaves, expected),
         )
 
     return product
