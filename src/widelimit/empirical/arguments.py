@@ -39,10 +39,10 @@ def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Side, Side | No
       ValueError: x1 and x2 with trees that differ.
     """
     given = bool(jax.tree.leaves(x2))
-    if given and jax.tree.structure(x1) != jax.tree.structure(x2):
+    trees: tuple[Any, Any] = (jax.tree.structure(x1), jax.tree.structure(x2))
+    if given and trees[0] != trees[1]:
         raise ValueError(
-            "expected x1 and x2 with the same tree of arrays, got "
-            f"{jax.tree.structure(x1)} and {jax.tree.structure(x2)}"
+            f"expected x1 and x2 with the same tree of arrays, got {trees[0]} and {trees[1]}"
         )
     first, second = {}, {}
     for name, value in kwargs.items():
@@ -91,11 +91,7 @@ def _equal_inputs(x1: Any, x2: Any) -> Any:
 
 def _same(first: Any, second: Any) -> bool:
     """Returns whether trees hold the same objects, or concrete arrays with equal entries."""
-    leaves1, structure1 = jax.tree.flatten(first)
-    leaves2, structure2 = jax.tree.flatten(second)
-    if structure1 != structure2:
-        return False
-    return all(_same_leaf(a, b) for a, b in zip(leaves1, leaves2, strict=True))
+    return Constants.of(first) == Constants.of(second)
 
 
 def _same_leaf(a: Any, b: Any) -> bool:

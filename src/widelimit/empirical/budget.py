@@ -15,10 +15,13 @@ import numpy as np
 
 from widelimit.gram.sizes import human_bytes
 
-# What a call works with is known from its trace only, and may be some more.
+# What a call works with is known from its trace only, and may be some more; compiled programs and
+# gaps between arrays take room as well.
 _SPARE = 1.25
-_MOST_STREAMED = 64
-_STREAMED_SHARE = 8
+_USED_SHARE = 7 / 8
+# Products of fewer rows are slow; more are no faster.
+_MOST_STREAMED = 32
+_STREAMED_SHARE = 3
 
 
 class Chunks(NamedTuple):
@@ -67,16 +70,18 @@ def choose_chunks(
     total = sum(leaf_bytes) * slots * (rows[0] + (rows[1] or 0))
     limit = max(math.ceil(total / memory), 1)
     found: list[Chunks] = []
-    least = None
+    least = math.inf
     count = 1
     while True:
         groups = _grouped(leaf_bytes, count)
         heaviest = max(groups, key=lambda group: sum(leaf_bytes[i] for i in group))
         row = max(sum(leaf_bytes[i] for i in heaviest), 1)
         work, called = call(heaviest)
-        work = int(_SPARE * work)
-        least = min(least or work + 2 * row, work + 2 * row)
-        chunks = _cut(rows, groups, row, work, called, memory)
+        # Products of rows with s others copy s rows of a leaf, and cut them out before.
+        leaf = max(leaf_bytes[i] for i in heaviest)
+        fixed = Fixed(row, 2 * leaf, int(_SPARE * work), called)
+        least = min(least, (fixed.work + 2 * row + 2 * leaf) / _USED_SHARE)
+        chunks = _cut(rows, groups, fixed, int(_USED_SHARE * memory))
         if chunks is not None:
             found.append(chunks)
             if chunks.computed_at_most <= limit:
@@ -86,39 +91,52 @@ def choose_chunks(
         count = min(2 * count, len(leaf_bytes))
     if not found:
         raise ValueError(
-            f"expected memory of at least about {least} bytes ({human_bytes(least)}), what two "
-            f"rows of the Jacobian take, got {memory} ({human_bytes(memory)})"
+            f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), what "
+            f"two rows of the Jacobian take, got {memory} ({human_bytes(memory)})"
         )
     return min(found, key=lambda c: c.computed_at_most)
 
 
+class Fixed(NamedTuple):
+    """What is known before rows are cut.
+
+    Attributes:
+      row: bytes of a row of the largest group.
+      product: bytes that a product takes for each streamed row.
+      work: bytes that a call takes.
+      called: rows that a call computes.
+    """
+
+    row: int
+    product: int
+    work: int
+    called: int
+
+
 def _cut(
-    rows: tuple[int, int | None],
-    groups: tuple[tuple[int, ...], ...],
-    row: int,
-    work: int,
-    called: int,
-    memory: int,
+    rows: tuple[int, int | None], groups: tuple[tuple[int, ...], ...], fixed: Fixed, memory: int
 ) -> Chunks | None:
     """Returns the chunks for these groups of parameters, None if they do not fit."""
-    first, second = rows
-    held, other = (first, None) if second is None else sorted((first, second))
-    room = (memory - work) // row
-    if room < 2:
-        return None
-    streamed = max(1, min(_MOST_STREAMED, room // _STREAMED_SHARE, max(held, other or 0)))
-    called = min(called, streamed)
+    row, product = fixed.row, fixed.product
+    held, other = (rows[0], None) if rows[1] is None else sorted((rows[0], rows[1]))
+    room = memory - fixed.work
+    streamed = min(_MOST_STREAMED, room // _STREAMED_SHARE // (row + product), other or held)
+    streamed = max(1, streamed)
+    called = min(fixed.called, streamed)
     streamed -= streamed % called
-    if second is None and _up(held, called) <= room:
-        size = _up(held, called)
-        return Chunks(groups, size, called, called, 1, 1, work + size * row)
-    most = (room - streamed) // streamed * streamed
+    whole = _up(held, streamed)
+    if other is None and whole * row + streamed * product <= room:
+        used = fixed.work + whole * row + streamed * product
+        return Chunks(groups, whole, streamed, called, 1, 1, used)
+    most = (room - streamed * (row + product)) // row // streamed * streamed
+    if most < 1:
+        return None
     blocks = -(-held // most)
     resident = _up(-(-held // blocks), streamed)
     blocks = -(-held // resident)
-    often = 1 + blocks // 2 if second is None else blocks
-    size = work + (resident + streamed) * row
-    return Chunks(groups, resident, streamed, called, blocks, often, size)
+    often = 1 + blocks // 2 if other is None else blocks
+    used = fixed.work + resident * row + streamed * (row + product)
+    return Chunks(groups, resident, streamed, called, blocks, often, used)
 
 
 def _grouped(leaf_bytes: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:

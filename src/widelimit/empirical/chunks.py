@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,22 +96,36 @@ def _fill(
     ]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
 def _add_tile(
-    kernel: Array, first: list[Array], second: list[Array], slot: Any, row: Any, column: Any
+    kernel: Array,
+    first: list[Array],
+    second: list[Array],
+    at: Any,
+    place: tuple[Any, Any, Any],
+    size: int,
 ) -> Array:
-    """Returns the kernels [slots, rows, columns] with products of rows added from a place on."""
-    parts = [
-        contract(a.reshape(len(a), -1), b.reshape(len(b), -1), _PAIRS, 1)
-        for a, b in zip(first, second, strict=True)
-    ]
+    """Returns the kernels [slots, rows, columns] with products of rows added.
+
+    Args:
+      kernel: the sums so far.
+      first: rows [rows, *leaf].
+      second: rows of which `size` are taken.
+      at: the first of these.
+      place: slot, row and column where the products belong.
+      size: number of rows of `second`.
+    """
+    parts = []
+    for a, b in zip(first, second, strict=True):
+        b = lax.dynamic_slice_in_dim(b, at, size, 0)
+        parts.append(contract(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1))
     tile = sum(parts[1:], start=parts[0])[None].astype(kernel.dtype)
-    start = (slot, row, column)
-    old = lax.dynamic_slice(kernel, start, tile.shape)
-    return lax.dynamic_update_slice(kernel, old + tile, start)
+    old = lax.dynamic_slice(kernel, place, tile.shape)
+    return lax.dynamic_update_slice(kernel, old + tile, place)
 
 
-class Side(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Side:
     """All rows of one set of inputs, by slot: an index of trace and diagonal axes.
 
     Attributes:
@@ -146,7 +160,7 @@ class Side(NamedTuple):
             samples = places[output.axis].copy()
             places[output.axis] = 0
             single[output.axis] = 1
-            call = call._replace(arrays=call.network.inputs.split(call.arrays))
+            call = dataclasses.replace(call, arrays=call.network.inputs.split(call.arrays))
         entries = samples * 0
         for axis in range(rank):
             entries = entries * single[axis] + places[axis]
@@ -185,7 +199,8 @@ def chunked_ntk(first: Call, second: Call | None, output: Output, memory: int) -
     return work.run()
 
 
-class Work(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
     """All that is to be done for one kernel.
 
     Attributes:
@@ -268,8 +283,10 @@ class Work(NamedTuple):
     ) -> Array:
         """Returns the kernels with those of a group of parameters added."""
         chunks, other = self.chunks, self.streamed or self.resident
+        size = chunks.streamed
         held = [jnp.zeros((chunks.resident, *v.shape), v.dtype) for v in leaves]
-        passing = [jnp.zeros((chunks.streamed, *v.shape), v.dtype) for v in leaves]
+        streams = bool(schedule.counts.any())
+        passing = [jnp.zeros((size, *v.shape), v.dtype) for v in leaves if streams]
         count = max(math.prod(self.output.shapes[0][a] for a in self.output.axes.diagonal), 1)
         fill = functools.partial(_filled, self.output, chunks.called, group, loop=loop)
 
@@ -279,16 +296,29 @@ class Work(NamedTuple):
                 start = block * chunks.resident
                 held = fill(self.resident, held, ids[0], slot, start)
                 if self.streamed is None:
-                    kernel = _add_tile(kernel, held, held, slot % count, start, start)
+                    kernel = loop(
+                        chunks.resident // size,
+                        lambda i, kernel: _add_tile(
+                            kernel,
+                            held,
+                            held,
+                            i * size,
+                            (slot % count, start, start + i * size),
+                            size,
+                        ),
+                        kernel,
+                    )
 
                 def chunk_step(chunk: Any, carry: Any) -> Any:
                     kernel, passing = carry
                     column = _pick(schedule.starts, (block, chunk))
                     passing = fill(other, passing, ids[1], slot, column)
-                    return _add_tile(kernel, held, passing, slot % count, start, column), passing
+                    place = slot % count, start, column
+                    return _add_tile(kernel, held, passing, 0, place, size), passing
 
-                chunks_here = _pick(schedule.counts, (block,))
-                kernel, passing = loop(chunks_here, chunk_step, (kernel, passing))
+                if streams:
+                    chunks_here = _pick(schedule.counts, (block,))
+                    kernel, passing = loop(chunks_here, chunk_step, (kernel, passing))
                 return kernel, held, passing
 
             return loop(chunks.blocks, block_step, carry)

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from widelimit.empirical.arguments import Side, two_sides
 from widelimit.empirical.axes import contract, mean_over_trace
-from widelimit.empirical.chunks import chunked_ntk
+from widelimit.empirical.chunks import Work, chunked_ntk
 from widelimit.empirical.implementations import TABLE, NtkImplementation, find_implementation
 from widelimit.empirical.network import Inputs, Network, Parameters, complex_kernel
 from widelimit.empirical.outputs import Call, Output, outputs_of
@@ -101,11 +101,24 @@ class Kernels:
         structure, outputs = self.outputs(first, second)
         if "ntk" in names:
             first.check_differentiable(outputs)
-        compute = {"nngp": _nngp, "ntk": functools.partial(_ntk, self.options.implementation)}
+        compute: dict[str, Callable[..., Array]] = {
+            "nngp": _nngp,
+            "ntk": functools.partial(_ntk, self.options.implementation),
+        }
         return {
             name: jax.tree.unflatten(structure, [compute[name](first, second, o) for o in outputs])
             for name in names
         }
+
+    def chunks(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """Returns the chunks of every output in a tree like the outputs of f."""
+        memory = self.options.memory
+        if memory is None:
+            raise ValueError("expected a budget `memory` to cut Jacobians to, got None")
+        first, second = self.calls(x1, x2, params, kwargs)
+        structure, outputs = self.outputs(first, second)
+        works = [Work.of(first, second, o, memory) for o in outputs]
+        return jax.tree.unflatten(structure, [None if w is None else w.chunks for w in works])
 
     def _within_memory(self, first: Call, second: Call | None) -> Any:
         structure, outputs = self.outputs(first, second)
@@ -115,6 +128,28 @@ class Kernels:
         return jax.tree.unflatten(
             structure, [_finished(k, o) for k, o in zip(kernels, outputs, strict=True)]
         )
+
+
+class EmpiricalNtk:
+    """The function that `empirical_ntk_fn` returns."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        """Keeps the kernels of the network."""
+        self._kernels = kernels
+
+    def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+        """Returns the NTK between x1 and x2 (None for x1); see `empirical_ntk_fn`."""
+        return self._kernels(("ntk",), x1, x2, params, kwargs)["ntk"]
+
+    def chunks(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+        """Returns for every output how its Jacobian is cut to fit the budget, without computing it.
+
+        Each is a `Chunks`, or None for an output without entries, in a tree like f(params, x1).
+
+        Raises:
+          ValueError: there is no budget, or nothing fits into it; and as calling it does.
+        """
+        return self._kernels.chunks(x1, x2, params, kwargs)
 
 
 def _nngp(first: Call, second: Call | None, output: Output) -> Array:
@@ -158,7 +193,7 @@ def empirical_ntk_fn(
     *,
     memory: str | float | None = None,
     subset: Any = None,
-) -> Callable[..., Any]:
+) -> EmpiricalNtk:
     """Returns a function `ntk_fn(x1, x2, params, **kwargs)`: the empirical NTK of a network.
 
     The kernel of outputs of shapes [n1, h, c] and [n2, h, c] has the shape [n1, n2, h, h, c, c]:
@@ -182,8 +217,8 @@ def empirical_ntk_fn(
       _s_rules: of no effect; here for scripts that pass it.
       _fwd: of no effect; here for scripts that pass it.
       memory: bytes, or text like "2GiB", that derivatives may take beside parameters, inputs and
-        the kernel. Then they are computed in chunks of samples, outputs and parameters. None
-        computes all at once.
+        the kernel. Then they are computed in chunks of samples, outputs and parameters, which
+        `ntk_fn.chunks(x1, x2, params)` describes. None computes all at once.
       subset: parameters to differentiate by: None for all; a pattern such as "*/lora_*" of
         paths like "layers/0/kernel", or a list of patterns; a function of path and leaf; or a tree
         of booleans.
@@ -209,10 +244,7 @@ def empirical_ntk_fn(
     del _j_rules, _s_rules, _fwd
     kernels = _kernels(f, trace_axes, diagonal_axes, vmap_axes, implementation, memory, subset)
 
-    def ntk_fn(x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
-        return kernels(("ntk",), x1, x2, params, kwargs)["ntk"]
-
-    return ntk_fn
+    return EmpiricalNtk(kernels)
 
 
 def empirical_nngp_fn(

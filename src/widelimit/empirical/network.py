@@ -131,11 +131,11 @@ class Inputs:
         mapped = [jnp.moveaxis(a, axis, 0) for a, axis in pairs if axis is not None]
         return mapped, [a for a, axis in pairs if axis is None]
 
-    def one(self, mapped: list[Array], shared: list[Array]) -> tuple[Any, dict[str, Any]]:
-        """Returns inputs and keywords of a batch with one sample, given without its axis."""
+    def some(self, mapped: list[Array], shared: list[Array]) -> tuple[Any, dict[str, Any]]:
+        """Returns inputs and keywords of a batch of some samples, given samples first."""
         own, common = iter(mapped), iter(shared)
         arrays = [
-            next(common) if axis is None else jnp.expand_dims(next(own), axis)
+            next(common) if axis is None else jnp.moveaxis(next(own), 0, axis)
             for axis in self.mapped
         ]
         return join_arrays(arrays, self.constants)
@@ -160,12 +160,18 @@ class Network:
         x, kwargs = join_arrays(arrays, self.inputs.constants)
         return output_leaves(self.f(self.parameters.tree(params, real), x, **kwargs))
 
+    def some(
+        self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
+    ) -> list[Array]:
+        """Returns the outputs of a batch of some samples, given samples first."""
+        x, kwargs = self.inputs.some(mapped, shared)
+        return output_leaves(self.f(self.parameters.tree(params, real), x, **kwargs))
+
     def one(
         self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
     ) -> list[Array]:
-        """Returns the outputs of a batch of one sample, with these real parameters."""
-        x, kwargs = self.inputs.one(mapped, shared)
-        return output_leaves(self.f(self.parameters.tree(params, real), x, **kwargs))
+        """Returns the outputs of a batch of one sample, given without its axis."""
+        return self.some(params, [a[None] for a in mapped], shared, real)
 
     def output_axes(self, tree: Any) -> list[int | None]:
         """Returns the axis of samples of every output, None for those that are not mapped.
@@ -192,14 +198,14 @@ class Network:
         def on_all(params: list[Any], arrays: list[Any]) -> Any:
             return call(params, *join_arrays(arrays, self.inputs.constants))
 
-        def on_one(params: list[Any], mapped: list[Array], shared: list[Array]) -> Any:
-            return call(params, *self.inputs.one(mapped, shared))
+        def on_some(params: list[Any], mapped: list[Array], shared: list[Array]) -> Any:
+            return call(params, *self.inputs.some(mapped, shared))
 
         if self.inputs.outputs is None:
             return jax.eval_shape(on_all, params, arrays)
         mapped, shared = jax.eval_shape(self.inputs.split, arrays)
-        one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in mapped]
-        return jax.eval_shape(on_one, params, one, shared)
+        one = [jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in mapped]
+        return jax.eval_shape(on_some, params, one, shared)
 
 
 def output_leaves(out: Any) -> list[Array]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from widelimit.empirical.network import Network, real_output
 from widelimit.empirical.samples import Samples
 
 
-class Output(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Output:
     """One output, between x1 and x2.
 
     Attributes:
@@ -33,7 +35,8 @@ class Output(NamedTuple):
     dtype: Any
 
 
-class Call(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
     """A network and the arrays that it is called with.
 
     Attributes:
@@ -77,13 +80,17 @@ class Call(NamedTuple):
         real = jax.eval_shape(self.network.parameters.real, self.params)
         if self.network.inputs.outputs is None:
             check_dependence(
-                lambda p, given: self.network.whole(*given, p), real, (self.params, self.arrays)
+                lambda p, given: self.network.whole(given[0], given[1], p),
+                real,
+                (self.params, self.arrays),
             )
             return
         mapped, shared = jax.eval_shape(self.network.inputs.split, self.arrays)
         one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in mapped]
         check_dependence(
-            lambda p, given: self.network.one(*given, p), real, (self.params, one, shared)
+            lambda p, given: self.network.one(given[0], given[1], given[2], p),
+            real,
+            (self.params, one, shared),
         )
 
     def values(self, output: Output) -> Array:
@@ -118,10 +125,11 @@ def outputs_of(
     """
     tree1, shapes1 = _shapes(first)
     tree2, shapes2 = (tree1, shapes1) if second is None else _shapes(second)
-    if jax.tree.structure(tree1) != jax.tree.structure(tree2):
+    structure = jax.tree.structure(tree1)
+    if not structure == jax.tree.structure(tree2):
         raise ValueError(
             "expected f(x1) and f(x2) with the same tree of outputs, got "
-            f"{jax.tree.structure(tree1)} and {jax.tree.structure(tree2)}"
+            f"{structure} and {jax.tree.structure(tree2)}"
         )
     axes = first.network.output_axes(tree1)
     found = []
@@ -130,7 +138,7 @@ def outputs_of(
     ):
         resolved = resolve_axes(trace_axes, diagonal_axes, shape1, shape2)
         found.append(Output(index, axis, resolved, (shape1, shape2), leaf.dtype))
-    return jax.tree.structure(tree1), found
+    return structure, found
 
 
 def _shapes(call: Call) -> tuple[Any, list[Shape]]:

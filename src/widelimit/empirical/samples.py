@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from widelimit.empirical.jacobian import contract_trees, jacobian, jacobian_cont
 Function = Callable[[Any], Array]
 
 
-class Samples(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
     """One output of a network, sample by sample.
 
     Attributes:
