@@ -81,7 +81,7 @@ def taylor_expand(f: Any, params0: Any, degree: Any) -> Callable[..., Any]:
             _check_floating("outputs of f", out)
             return (out,)
 
-        derivatives = value
+        derivatives: Callable[[Any], tuple[Any, ...]] = value
         for _ in range(order):
             derivatives = _with_next_order(derivatives, direction)
         orders = derivatives(jax.tree.map(jnp.asarray, params0))

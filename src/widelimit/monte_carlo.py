@@ -109,7 +109,7 @@ class MonteCarloKernelFn:
             extra = {"rng": rng} if self._takes_rng else {}
             kernels = self._draw(init(init_key), x1, x2, get, {**kwargs, **extra})
             running = _Running.start(kernels) if running is None else running.add(kernels)
-            if running.count in self._counts:
+            if running.n in self._counts:
                 yield self._result(running)
 
     def _initialiser(self, x1: Any) -> Callable[[Any], Any]:
@@ -140,7 +140,7 @@ class MonteCarloKernelFn:
 class _Running(NamedTuple):
     """The average of so many kernels, and the sum of squares about it, added up as they come."""
 
-    count: int
+    n: int
     mean: Any
     squares: Any
 
@@ -151,22 +151,21 @@ class _Running(NamedTuple):
 
     def add(self, kernels: Any) -> _Running:
         """Those of one more."""
-        count = self.count + 1
+        n = self.n + 1
 
         def add_square(squares: Any, k: Any, old: Any, new: Any) -> Any:
             return squares + ((k - old) * (k - new).conj()).real
 
-        mean = jax.tree.map(lambda old, k: old + (k - old) / count, self.mean, kernels)
-        return _Running(
-            count, mean, jax.tree.map(add_square, self.squares, kernels, self.mean, mean)
-        )
+        mean = jax.tree.map(lambda old, k: old + (k - old) / n, self.mean, kernels)
+        squares = jax.tree.map(add_square, self.squares, kernels, self.mean, mean)
+        return _Running(n, mean, squares)
 
     def standard_error(self) -> Any:
         """The standard deviation of the average, NaN of one draw."""
-        if self.count == 1:
+        if self.n == 1:
             return jax.tree.map(lambda squares: squares + np.nan, self.squares)
-        n = self.count
-        return jax.tree.map(lambda squares: (squares / (n * (n - 1))) ** 0.5, self.squares)
+        pairs = self.n * (self.n - 1)
+        return jax.tree.map(lambda squares: (squares / pairs) ** 0.5, self.squares)
 
 
 def monte_carlo_kernel_fn(
