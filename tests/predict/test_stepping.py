@@ -90,7 +90,10 @@ def test_many_steps_and_infinitely_many():
     early = STEPPED_RESPONSE.divided(l, progress([np.inf], 0.0, 0.0))[0]
     np.testing.assert_allclose(early[2, 3], -1.0)
     np.testing.assert_allclose(early[0, 3], 0.25)
-    assert np.isnan(LEFT.value(l, progress([2.0**54], 0.0, 0.0))).any()
+    # What is no number of steps is no number.
+    wrong = progress([2.0**54, 1.5, -1.0], 0.9, 0.0)
+    assert np.isnan(LEFT.value(l, wrong)[:, 1:]).all()
+    assert np.isnan(STEPPED_RESPONSE.value(l, wrong)[:, 1:]).all()
 
 
 def test_stability_is_that_of_a_run():

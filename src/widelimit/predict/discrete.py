@@ -47,8 +47,8 @@ def discrete_gradient_descent_mse(
     Weight decay pulls towards the initial parameters, not towards zero: only then is training a
     matter of kernels alone. Eigenvalues of Kr within rounding of zero count as zero: along them
     nothing moves. Systems are solved in float64; results have the dtype of `k_train_train`. Kernels
-    and targets may be traced by JAX. Then nothing can be checked, and a failed factorisation gives
-    NaN, as do more than 2^53 steps and infinitely many that diverge.
+    and targets may be traced by JAX. Then nothing can be checked: a failed factorisation gives NaN,
+    as do t that are no numbers of steps, at most 2^53, and infinitely many steps that diverge.
 
     The function returned takes whole numbers t of steps, of any shape; None or `jnp.inf` is the
     limit of many. Its other arguments, and what it returns, are those of `gradient_descent_mse`.

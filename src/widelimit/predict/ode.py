@@ -260,21 +260,25 @@ def gradient_descent(
 
 
 class _Velocity:
-    """The right hand side of the equation; one object, so that JAX compiles it once."""
+    """The right hand side of the equation; one object, so that JAX compiles it once.
+
+    Attributes:
+      targets: layout of the training targets.
+    """
 
     def __init__(self, loss: Loss, targets: Targets) -> None:
-        self._loss, self._targets = loss, targets
+        self._loss, self.targets = loss, targets
 
     def __call__(self, tau: jax.Array, state: ODEState, args: Any) -> ODEState:
         """The velocity of a state, which depends on no time."""
         del tau
         k_dd, k_td, y, friction = args
-        gradient = self._targets.to_matrix(jax.grad(self._loss)(state.fx_train, y))
-        train = -self._targets.from_matrix(k_dd @ gradient, self._targets.kept_shape)
+        gradient = self.targets.to_matrix(jax.grad(self._loss)(state.fx_train, y))
+        train = -self.targets.from_matrix(k_dd @ gradient, self.targets.kept_shape)
         test = None
         if state.fx_test is not None:
-            rows = tuple(state.fx_test.shape[axis] for axis in self._targets.kept)
-            test = -self._targets.from_matrix(to_matrix("k_test_train", k_td) @ gradient, rows)
+            rows = tuple(state.fx_test.shape[axis] for axis in self.targets.kept)
+            test = -self.targets.from_matrix(to_matrix("k_test_train", k_td) @ gradient, rows)
         if friction is None:
             return ODEState(train, test)
         return ODEState(
@@ -334,7 +338,7 @@ def _integrated(
     problem: _Problem, *, velocity: _Velocity, tolerance: _Tolerance, dtype: jnp.dtype
 ) -> ODEState:
     kernel, times, y, start, k_test_train, learning_rate, momentum = problem
-    targets = velocity._targets
+    targets = velocity.targets
     test = () if k_test_train is None else targets.full_shape(row_shape(k_test_train))
     shapes = ODEState(targets.shape, test, targets.shape, test)
     names = [field.name for field in dataclasses.fields(start)]

@@ -130,7 +130,8 @@ def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
     x, zero = (progress.size * l)[None, :], jnp.zeros((count.shape[0], l.shape[0]), l.dtype)
     step = _one_step(progress.descent, lambda entry: entry + zero)
     learnt = _after(step, x, count).b
-    return jnp.where(count <= MOST_STEPS, learnt, jnp.nan)
+    is_number_of_steps = (count >= 0) & (count <= MOST_STEPS) & (count == jnp.floor(count))
+    return jnp.where(is_number_of_steps, learnt, jnp.nan)
 
 
 def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[_Divided, _Divided]:
