@@ -47,9 +47,9 @@ def main(
     width: int = 4096,
     n_train: int = 64,
     n_test: int = 64,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.2,
     momentum: float = 0.9,
-    steps: int = 100,
+    steps: int = 200,
 ) -> Curves:
     x_train, y_train, x_test, y_test = digits(n_train, n_test)
     init_fn, f, _ = stax.serial(

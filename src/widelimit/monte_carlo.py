@@ -241,6 +241,9 @@ def monte_carlo_kernel_fn(
         raise TypeError(f"expected a function init_fn(key, shape), got {type(init_fn).__name__}")
     kernel_fn = empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
     counts, is_generator = _counts(n_samples)
+    batch_size, device_count = (
+        operator.index(n) if _is_int(n) else n for n in (batch_size, device_count)
+    )
     # Checks the numbers.
     batch(kernel_fn, batch_size, device_count, store_on_device)
     devices = 1 if device_count == 0 else len(resolve_devices(None)) if device_count == -1 else 2
