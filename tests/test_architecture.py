@@ -52,7 +52,16 @@ TOWER = [
     "models",
 ]
 # These see networks only as callables: they may import the foundation and each other.
-PROTOCOL = {"batching", "diagnostics", "empirical", "ensemble", "gram", "monte_carlo", "predict"}
+PROTOCOL = {
+    "batching",
+    "diagnostics",
+    "empirical",
+    "ensemble",
+    "gram",
+    "linearize",
+    "monte_carlo",
+    "predict",
+}
 # These may import anything; of them, the package itself may import only `datasets`.
 TOP = {"__main__", "cli", "datasets", "demo", "pickles", "plot"}
 PACKAGE_ITSELF = "__init__"
@@ -64,6 +73,8 @@ KNOWN = FOUNDATION | set(TOWER) | PROTOCOL | TOP | {PACKAGE_ITSELF}
 EXCEPTIONS = {("layers.base", "kernel_fn", "kernel")}
 
 NOT_ON_IMPORT = [
+    "diffrax",
+    "equinox",
     "matplotlib",
     "numba",
     "optax",

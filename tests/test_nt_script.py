@@ -1,10 +1,12 @@
 """Scripts as users of neural-tangents wrote them, after one changed import."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import widelimit as nt
+from tests.tolerance import assert_close
 from widelimit import stax
 
 
@@ -68,3 +70,45 @@ def test_infinite_fcn() -> None:
         accuracy = np.mean(np.argmax(outputs, axis=1) == np.argmax(y_test, axis=1))
         assert outputs.shape == y_test.shape
         assert accuracy > 0.9
+
+
+@pytest.mark.usefixtures("x64")
+def test_finite_network_by_its_empirical_kernel() -> None:
+    # From the outputs of the network itself, with a kernel between all of them: exactly the
+    # linearised network, trained.
+    rng = np.random.default_rng(0)
+    x_train, x_test, y_train = (rng.standard_normal(s) for s in ((5, 3), (2, 3), (5, 2)))
+    init_fn, f, _ = stax.serial(stax.Dense(16), stax.Erf(), stax.Dense(2))
+    _, params = init_fn(jax.random.PRNGKey(0), x_train.shape)
+    f_lin = nt.linearize(f, params)
+
+    def loss(p):
+        return 0.5 * jnp.mean((f_lin(p, x_train) - y_train) ** 2)
+
+    def step(_, p):
+        return jax.tree.map(lambda leaf, g: leaf - 0.5 * g, p, jax.grad(loss)(p))
+
+    trained = jax.jit(lambda p: jax.lax.fori_loop(0, 30, step, p))(params)
+    ntk_fn = nt.empirical_ntk_fn(f, trace_axes=(), vmap_axes=0)
+    k_train_train, k_test_train = ntk_fn(x_train, None, params), ntk_fn(x_test, x_train, params)
+    start = f(params, x_train), f(params, x_test)
+    predict = nt.predict
+    predict_fn = predict.discrete_gradient_descent_mse(k_train_train, y_train, 0.5, trace_axes=())
+    fx_train, fx_test = predict_fn(30, *start, k_test_train)
+    assert_close(fx_train, f_lin(trained, x_train), rtol=1e-11)
+    assert_close(fx_test, f_lin(trained, x_test), rtol=1e-11)
+    # The flow passes nearby, in closed form and by the solver.
+    flow = predict.gradient_descent_mse(k_train_train, y_train, 0.5, trace_axes=())
+    ode = predict.gradient_descent(
+        lambda fx, y: 0.5 * jnp.mean((fx - y) ** 2), k_train_train, y_train, 0.5, trace_axes=()
+    )
+    exact = flow(30.0, *start, k_test_train)
+    for got, want in zip(ode(30.0, *start, k_test_train), exact, strict=True):
+        assert_close(got, want, rtol=1e-7)
+    assert_close(exact[1], fx_test, rtol=0.1)
+    # The same from a kernel function, which gives the initial parameters.
+    kernel_fn = nt.empirical_kernel_fn(f, vmap_axes=0)
+    ensemble = predict.gradient_descent_mse_ensemble(
+        lambda x1, x2, get: kernel_fn(x1, x2, get, params), x_train, y_train, diag_reg=1e-6
+    )
+    assert ensemble(x_test=x_test, get="ntk").shape == (2, 2)

@@ -4,10 +4,18 @@ Everything here works on kernels as arrays, or on a callable `kernel_fn(x1, x2, 
 Systems are solved in float64 whatever the kernel's dtype, and results come back in that dtype.
 """
 
+from widelimit.predict.discrete import (
+    discrete_gradient_descent_mse as discrete_gradient_descent_mse,
+)
+from widelimit.predict.discrete import (
+    discrete_gradient_descent_mse_ensemble as discrete_gradient_descent_mse_ensemble,
+)
 from widelimit.predict.ensemble import (
     gradient_descent_mse_ensemble as gradient_descent_mse_ensemble,
 )
 from widelimit.predict.gradient_flow import gradient_descent_mse as gradient_descent_mse
 from widelimit.predict.learning_rate import max_learning_rate as max_learning_rate
+from widelimit.predict.ode import ODEState as ODEState
+from widelimit.predict.ode import gradient_descent as gradient_descent
 from widelimit.predict.posterior import Gaussian as Gaussian
 from widelimit.predict.posterior import gp_inference as gp_inference

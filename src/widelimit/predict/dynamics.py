@@ -3,8 +3,9 @@
 Gradient descent on 0.5 mean((f - y)^2) over N targets, in the limit of small steps, moves the
 outputs f of linear or infinitely wide networks by df/dtau = -K (f - y), where tau is
 learning_rate t / N. A fraction E = exp(-K tau) of a residual is left, and what has been learnt
-reaches a test point through K_td K^-1 (1 - E): K^-1 (1 - E) is called the response. Arrays here
-are float64 matrices with one leading axis of times.
+reaches a test point through K_td K^-1 (1 - E): K^-1 (1 - E) is called the response. Steps of a
+finite size do the same with other functions of K. Arrays here are float64 matrices with one leading
+axis of times.
 """
 
 from typing import Any, NamedTuple
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit._pytree import is_concrete
 from widelimit.predict.checks import check_not_negative
 from widelimit.predict.factor import Cholesky, System, TrainKernel
 from widelimit.predict.spectral import Spectral
+from widelimit.predict.stepping import LEFT, MOST_STEPS, STEPPED_RESPONSE, Descent, Progress
 
 
 class Converged(NamedTuple):
@@ -62,7 +65,51 @@ class Evolving(NamedTuple):
         return _symmetric(self.spectral.decay(self.tau, left.swapaxes(-1, -2)))
 
 
-Dynamics = Converged | Evolving
+class Stepping(NamedTuple):
+    """Steps of gradient descent, p = p_n(Kr) and the response (1 - p) / Kr of `stepping`.
+
+    Attributes:
+      spectral: Kr = K + ridge I, where the ridge is that of weight decay.
+      progress: numbers of steps [m], and the optimiser.
+      ridge: a scalar.
+    """
+
+    spectral: Spectral
+    progress: Progress
+    ridge: jax.Array
+
+    def response(self, b: jax.Array) -> jax.Array:
+        """Kr^-1 (1 - p) b [m, r, c] for b [r, c]."""
+        return self.spectral.apply(STEPPED_RESPONSE, self.progress, b[None])
+
+    def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
+        """The covariance [m, t, t] of outputs that start from the prior K and move by it, too."""
+        return trained_covariance(self, prior, k_td, k_td, self._kernel())
+
+    def decay(self, b: jax.Array) -> jax.Array:
+        """What is left of a residual, (1 - K Kr^-1 (1 - p)) b [m, r, c] for b [r, c]."""
+        return self._decay(b[None])
+
+    def train_covariance(self) -> jax.Array:
+        """The covariance [m, r, r] on the training set when K itself is the prior."""
+        return self.trained_train_covariance(self._kernel())
+
+    def trained_train_covariance(self, nngp: jax.Array) -> jax.Array:
+        """The covariance [m, r, r] on the training set when the prior is the NNGP kernel."""
+        return _symmetric(self._decay(self._decay(nngp[None]).swapaxes(-1, -2)))
+
+    def _decay(self, b: jax.Array) -> jax.Array:
+        left = self.spectral.apply(LEFT, self.progress, b)
+        return left + self.ridge * self.spectral.apply(STEPPED_RESPONSE, self.progress, b)
+
+    def _kernel(self) -> jax.Array:
+        matrix, evals, evecs = self.spectral
+        if matrix is None:
+            matrix = (evecs * evals[None, :]) @ evecs.T
+        return matrix - self.ridge * jnp.eye(len(evals), dtype=evals.dtype)
+
+
+Dynamics = Converged | Evolving | Stepping
 
 
 def trained_covariance(
@@ -89,22 +136,27 @@ class Times(NamedTuple):
     Attributes:
       steps: t, of any shape; None is infinite time by Cholesky.
       learning_rate: time that passes in a step.
+      descent: the optimiser whose steps are counted; None is the flow, the limit of small steps.
     """
 
     steps: Any = None
     learning_rate: Any = 1.0
+    descent: Descent | None = None
 
     @classmethod
-    def of(cls, t: Any, learning_rate: Any) -> "Times":
-        """The times t.
+    def of(cls, t: Any, learning_rate: Any, descent: Descent | None = None) -> "Times":
+        """The times t; steps of an optimiser are counted, and None is infinitely many.
 
         Raises:
-          ValueError: if a concrete t is negative or NaN.
+          ValueError: if a concrete t is negative or NaN, or no whole number of steps.
         """
-        if t is None:
+        if t is None and descent is None:
             return cls()
+        t = np.inf if t is None else t
         check_not_negative("t", t)
-        return cls(t if hasattr(t, "dtype") else np.asarray(t), learning_rate)
+        if descent is not None:
+            _check_steps(t)
+        return cls(t if hasattr(t, "dtype") else np.asarray(t), learning_rate, descent)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,8 +178,46 @@ class Times(NamedTuple):
         """What the training kernel does in these times to N targets; call it in float64."""
         if self.steps is None:
             return Converged(system.cholesky())
-        return Evolving(system.spectral(), self.tau(size))
+        return self.progressing(system, size)
+
+    def progressing(self, system: System, size: int) -> Evolving | Stepping:
+        """What the training kernel does in these times, None not among them; call it in float64.
+
+        Raises:
+          ValueError: if infinitely many steps of a concrete optimiser diverge.
+        """
+        spectral = system.spectral()
+        if self.descent is None:
+            return Evolving(spectral, self.tau(size))
+        progress = Progress(self.steps.reshape(-1), self.learning_rate / size, self.descent)
+        _check_converges(spectral, progress, size)
+        return Stepping(spectral, progress, system.ridge.absolute)
 
     def unflatten(self, results: jax.Array) -> jax.Array:
         """Results with the flat axis of times [m, ...] in the shape of t (..., ...)."""
         return results.reshape(self.shape + results.shape[1:])
+
+
+def _check_steps(t: Any) -> None:
+    """Raise ValueError unless concrete numbers of steps are whole, and not too large to be so."""
+    if not is_concrete(t):
+        return
+    steps = np.asarray(t, np.float64)
+    finite = steps[np.isfinite(steps)]
+    if (finite != np.floor(finite)).any():
+        raise ValueError(f"expected t in whole steps, got {t}")
+    if (finite > MOST_STEPS).any():
+        raise ValueError(f"expected t of at most 2^53 steps, or infinity, got {t}")
+
+
+def _check_converges(spectral: Spectral, progress: Progress, size: int) -> None:
+    """Raise ValueError if concrete steps without end diverge."""
+    if not is_concrete(spectral.evals, progress) or not np.isinf(np.asarray(progress.steps)).any():
+        return
+    largest, rate = float(spectral.evals[-1]), float(progress.size) * size
+    below = float(progress.descent.stable_below()) * size / largest if largest > 0 else np.inf
+    if rate >= below:
+        raise ValueError(
+            f"expected a learning rate below {below:.6g} for infinitely many steps, got "
+            f"{rate:.6g}: training diverges"
+        )

@@ -13,7 +13,7 @@ from widelimit._pytree import is_concrete
 from widelimit.gram.compute import kernels_between
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict.checks import as_targets, check_finite, check_scalar, own
-from widelimit.predict.dynamics import Evolving, Times
+from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (
     Axes,
@@ -33,6 +33,7 @@ from widelimit.predict.selection import (
     pick,
     prior_kernel,
 )
+from widelimit.predict.stepping import Descent
 
 KernelFn = Callable[..., Any]
 
@@ -59,10 +60,12 @@ class EnsemblePrediction:
         trace_axes: Axes,
         memory: int,
         kernel_kwargs: dict[str, Any],
+        descent: Descent | None = None,
     ) -> None:
         """Keeps the arguments; kernels are computed and factorised when they are first used."""
         self._kernel_fn, self._x, self._y = kernel_fn, own(x_train), y_train
-        self._learning_rate, self._ridge, self._kwargs = learning_rate, ridge, kernel_kwargs
+        self._learning_rate, self._descent = learning_rate, descent
+        self._ridge, self._kwargs = ridge, kernel_kwargs
         self._targets, self._memory = Targets.of(y_train, trace_axes), memory
         self._kernels: dict[str, KernelArray] = {}
         self._driving_kernels: dict[str, TrainKernel] = {}
@@ -99,7 +102,7 @@ class EnsemblePrediction:
             singular (t=None) or indefinite.
         """
         modes = parse_get(get)
-        times = Times.of(t, self._learning_rate)
+        times = Times.of(t, self._learning_rate, self._descent)
         if x_test is None:
             k_dd = self._train_kernels(_needed(modes, compute_cov))
             results = [self._on_train(mode, times, k_dd, compute_cov) for mode in modes]
@@ -203,7 +206,7 @@ def _predict_train(
     dtype: jnp.dtype,
 ) -> Any:
     """The mean (1 - E) y on the training set at finite times, or a `Gaussian`."""
-    dynamics, rows = Evolving(system.spectral(), times.tau(y.size)), targets.kept_shape
+    dynamics, rows = times.progressing(system, y.size), targets.kept_shape
     aims = targets.to_matrix(y)
     mean = times.unflatten(targets.from_matrix(aims[None] - dynamics.decay(aims), rows))
     if not compute_cov:

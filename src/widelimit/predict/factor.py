@@ -199,6 +199,10 @@ class TrainKernel:
         if is_concrete(kernel):
             _check_symmetric(name, np.asarray(kernel), self._bare.eps)
 
+    def plain(self) -> System:
+        """The system, not factorised."""
+        return self._bare
+
     def cholesky(self) -> System:
         """The system, with its Cholesky factor if it is concrete.
 

@@ -7,24 +7,48 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from widelimit.predict.checks import as_targets, check_scalar
-from widelimit.predict.dynamics import Evolving, Times
+from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import is_array
+from widelimit.predict.stepping import Descent
 
 
-class GradientFlow:
+class TrainedOutputs:
     """The predict_fn of `gradient_descent_mse`; owns the training kernel and its factors."""
 
     def __init__(
-        self, kernel: Any, y_train: Any, learning_rate: Any, ridge: Ridge, trace_axes: Axes
+        self,
+        kernel: Any,
+        y_train: Any,
+        learning_rate: Any,
+        ridge: Ridge,
+        trace_axes: Axes,
+        descent: Descent | None = None,
     ) -> None:
-        """Checks the kernel; it is factorised when it is first used."""
+        """Checks the kernel; it is factorised when it is first used.
+
+        Args:
+          kernel: train-train kernel.
+          y_train: targets.
+          learning_rate: the step.
+          ridge: what to add to the diagonal of the kernel.
+          trace_axes: the axes of the targets that the kernel lacks.
+          descent: the optimiser, None for gradient flow.
+
+        Raises:
+          ValueError: a kernel that is no array, does not fit the targets, or is not finite.
+        """
+        if not is_array(kernel):
+            raise ValueError(
+                "expected k_train_train to be an array, got an object that holds several kernels; "
+                "pass its field ntk"
+            )
         self._targets = Targets.of(y_train, trace_axes)
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)
-        self._y, self._learning_rate = y_train, learning_rate
+        self._y, self._learning_rate, self._descent = y_train, learning_rate, descent
         self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg)
 
     def __call__(
@@ -52,25 +76,25 @@ class GradientFlow:
         Raises:
           ValueError: if no outputs are asked for, a kernel is missing or of the wrong shape, a
             concrete t is negative, or the concrete training kernel is singular (t=None) or
-            indefinite.
+            indefinite. Steps of gradient descent are whole, and infinitely many converge.
         """
         if fx_train_0 is None and fx_test_0 is None:
             raise ValueError("expected fx_train_0, fx_test_0 or both, got None for both")
         if fx_test_0 is not None and k_test_train is None:
             raise ValueError("expected k_test_train beside fx_test_0, got None")
-        times = Times.of(t, self._learning_rate)
+        times = Times.of(t, self._learning_rate, self._descent)
         initial = 0.0 if fx_train_0 is None else fx_train_0
-        _check_fits("fx_train_0", initial, self._targets.shape)
+        check_fits("fx_train_0", initial, self._targets.shape)
         static = {"targets": self._targets, "dtype": self._dtype}
         train, test = None, None
-        if fx_train_0 is not None and t is None:
+        if fx_train_0 is not None and times.steps is None:
             train = jnp.asarray(self._y).astype(self._dtype)
         elif fx_train_0 is not None:
             train = _train(self._kernel.spectral(), times, self._y, initial, **static)
         if fx_test_0 is not None:
             self._targets.check_test_train("k_test_train", k_test_train)
             shape = self._targets.full_shape(row_shape(k_test_train))
-            _check_fits("fx_test_0", fx_test_0, shape)
+            check_fits("fx_test_0", fx_test_0, shape)
             system = times.factorise(self._kernel)
             arrays = (system, times, self._y, initial, fx_test_0, k_test_train)
             test = _test(*arrays, **static)
@@ -88,7 +112,7 @@ def _train(
     dtype: jnp.dtype,
 ) -> jax.Array:
     """Y + E (f_train(0) - y)."""
-    dynamics = Evolving(system.spectral(), times.tau(y.size))
+    dynamics = times.progressing(system, y.size)
     aims = targets.to_matrix(y)
     start = targets.to_matrix(jnp.broadcast_to(fx_train_0, y.shape))
     outputs = targets.from_matrix(aims[None] + dynamics.decay(start - aims), targets.kept_shape)
@@ -123,7 +147,7 @@ def gradient_descent_mse(
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),
-) -> GradientFlow:
+) -> TrainedOutputs:
     """A function `predict_fn(t, fx_train_0, fx_test_0, k_test_train)` of outputs during training.
 
     The loss is 0.5 mean((f - y)^2) over all N entries of `y_train`, trained by gradient descent in
@@ -159,18 +183,13 @@ def gradient_descent_mse(
       >>> predict_fn(t=jnp.array([0.0, 1.0]))[:, 0, 0]
       Array([0.    , 0.6321206], dtype=float32)
     """
-    if not is_array(k_train_train):
-        raise ValueError(
-            "expected k_train_train to be an array, got an object that holds several kernels; "
-            "pass its field ntk"
-        )
     y_train = as_targets("y_train", y_train)
     check_scalar("learning_rate", learning_rate)
     ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
-    return GradientFlow(k_train_train, y_train, learning_rate, ridge, trace_axes)
+    return TrainedOutputs(k_train_train, y_train, learning_rate, ridge, trace_axes)
 
 
-def _check_fits(name: str, initial: Any, shape: tuple[int, ...]) -> None:
+def check_fits(name: str, initial: Any, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless these are a scalar or outputs, possibly with axes of size 1."""
     have = tuple(jnp.shape(initial))
     same_rank = len(have) == len(shape)

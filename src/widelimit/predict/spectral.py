@@ -17,15 +17,17 @@ import jax.numpy as jnp
 class SpectralFunction(NamedTuple):
     """A scalar function f(l, tau) of an eigenvalue and a time, for arrays of both.
 
+    In place of times tau [m] may stand a tree of arrays that tells more about each.
+
     Attributes:
       value: (l [r], tau [m]) -> f [m, r].
       divided: (l [r], tau [m]) -> (f(l_i) - f(l_j)) / (l_i - l_j) [m, r, r].
-      slope: (l [r], tau [m]) -> derivative with respect to tau [m, r].
+      slope: (l [r], tau [m], change of tau [m]) -> the change of f [m, r] to first order.
     """
 
-    value: Callable[[jax.Array, jax.Array], jax.Array]
-    divided: Callable[[jax.Array, jax.Array], jax.Array]
-    slope: Callable[[jax.Array, jax.Array], jax.Array]
+    value: Callable[[jax.Array, Any], jax.Array]
+    divided: Callable[[jax.Array, Any], jax.Array]
+    slope: Callable[[jax.Array, Any, Any], jax.Array]
 
 
 def _exponent(l: jax.Array, tau: jax.Array) -> jax.Array:
@@ -58,8 +60,8 @@ def _decay_divided(l: jax.Array, tau: jax.Array) -> jax.Array:
     return jnp.where(finite, -decay * jnp.where(finite, integral, 0.0), 0.0)
 
 
-def _decay_slope(l: jax.Array, tau: jax.Array) -> jax.Array:
-    return -l[None, :] * _decay_value(l, tau)
+def _decay_slope(l: jax.Array, tau: jax.Array, d_tau: jax.Array) -> jax.Array:
+    return -l[None, :] * _decay_value(l, tau) * d_tau[:, None]
 
 
 def _response_value(l: jax.Array, tau: jax.Array) -> jax.Array:
@@ -93,8 +95,8 @@ def _early(low: jax.Array, high: jax.Array, tau: jax.Array) -> jax.Array:
     return total * tau * tau
 
 
-def _response_slope(l: jax.Array, tau: jax.Array) -> jax.Array:
-    return jnp.where(l[None, :] == 0, 0.0, _decay_value(l, tau))
+def _response_slope(l: jax.Array, tau: jax.Array, d_tau: jax.Array) -> jax.Array:
+    return jnp.where(l[None, :] == 0, 0.0, _decay_value(l, tau)) * d_tau[:, None]
 
 
 def _root_value(l: jax.Array, tau: jax.Array) -> jax.Array:
@@ -107,8 +109,8 @@ def _root_divided(l: jax.Array, tau: jax.Array) -> jax.Array:
     return jnp.where(total == 0, 0.0, 1.0 / jnp.where(total == 0, 1.0, total))
 
 
-def _root_slope(l: jax.Array, tau: jax.Array) -> jax.Array:
-    return jnp.zeros((tau.shape[0], l.shape[0]), l.dtype)
+def _root_slope(l: jax.Array, tau: jax.Array, d_tau: jax.Array) -> jax.Array:
+    return jnp.zeros((tau.shape[0], l.shape[0]), d_tau.dtype)
 
 
 DECAY = SpectralFunction(_decay_value, _decay_divided, _decay_slope)
@@ -129,16 +131,20 @@ class Spectral(NamedTuple):
     evals: jax.Array
     evecs: jax.Array
 
+    def apply(self, function: SpectralFunction, tau: Any, b: jax.Array) -> jax.Array:
+        """f(K, tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
+        return _apply(function, *self, tau, b)
+
     def decay(self, tau: jax.Array, b: jax.Array) -> jax.Array:
         """exp(-K tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
-        return _apply(DECAY, *self, tau, b)
+        return self.apply(DECAY, tau, b)
 
     def response(self, tau: jax.Array, b: jax.Array) -> jax.Array:
         """K^-1 (1 - exp(-K tau)) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c].
 
         Eigenvalues of zero contribute nothing: at infinite time this is the pseudo-inverse.
         """
-        return _apply(RESPONSE, *self, tau, b)
+        return self.apply(RESPONSE, tau, b)
 
     def decayed(self, tau: jax.Array) -> jax.Array:
         """K exp(-K tau) [m, r, r] at times tau [m]."""
@@ -149,7 +155,7 @@ class Spectral(NamedTuple):
 
     def root(self, b: jax.Array) -> jax.Array:
         """K^(1/2) b [m, r, c], the symmetric root, for b [m, r, c]; negatives count as zero."""
-        return _apply(ROOT, *self, jnp.zeros((1,), b.dtype), b)
+        return self.apply(ROOT, jnp.zeros((1,), b.dtype), b)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -158,7 +164,7 @@ def _apply(
     matrix: jax.Array | None,
     evals: jax.Array,
     evecs: jax.Array,
-    tau: jax.Array,
+    tau: Any,
     b: jax.Array,
 ) -> jax.Array:
     del matrix
@@ -177,7 +183,7 @@ def _apply_jvp(
     d_matrix, _, _, d_tau, d_b = tangents
     l, u = _once_differentiable(matrix, evals, evecs)
     rotated = jnp.einsum("sr,msc->mrc", u, b)
-    change = (function.slope(l, tau) * d_tau[:, None])[:, :, None] * rotated
+    change = function.slope(l, tau, d_tau)[:, :, None] * rotated
     if matrix is not None:
         d_rotated = jnp.einsum("si,st,tj->ij", u, d_matrix, u)
         divided = function.divided(l, tau) * d_rotated[None]

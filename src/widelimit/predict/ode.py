@@ -1,0 +1,430 @@
+"""Gradient flow of any loss, with momentum, by a solver of differential equations."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike
+
+from widelimit._pytree import is_concrete, pytree
+from widelimit.predict.checks import as_targets, check_finite, check_scalar
+from widelimit.predict.dynamics import Times
+from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
+from widelimit.predict.gradient_flow import check_fits
+from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
+from widelimit.predict.precision import in_float64, result_dtype
+from widelimit.predict.selection import is_array
+
+Loss = Callable[[jax.Array, jax.Array], Any]
+
+# Of steps in float32, whose results have an error of 6e-8 anyway.
+_TOLERANCE_32 = 1e-6
+# What reverse mode keeps of a path; the rest is computed again.
+_CHECKPOINTS = 64
+
+
+@pytree
+class ODEState:
+    """Outputs during training and their velocities, of one time or with an axis of times in front.
+
+    Attributes:
+      fx_train: outputs on the training set; None counts as 0.
+      fx_test: outputs on a test set; None if there is none.
+      qx_train: velocity of `fx_train` with respect to sqrt(learning_rate) t; None without
+        momentum, or 0.
+      qx_test: velocity of `fx_test`.
+    """
+
+    fx_train: Any = None
+    fx_test: Any = None
+    qx_train: Any = None
+    qx_test: Any = None
+
+
+class _Tolerance(NamedTuple):
+    """How accurately the equation is solved, and how many steps that may take."""
+
+    rtol: float
+    atol: float
+    max_steps: int
+
+
+class TrainedByOde:
+    """The predict_fn of `gradient_descent`; owns the training kernel."""
+
+    def __init__(
+        self,
+        loss: Loss,
+        kernel: Any,
+        y_train: Any,
+        learning_rate: Any,
+        momentum: Any,
+        trace_axes: Axes,
+        tolerance: _Tolerance,
+    ) -> None:
+        """Checks the kernel."""
+        if not is_array(kernel):
+            raise ValueError(
+                "expected k_train_train to be an array, got an object that holds several kernels; "
+                "pass its field ntk"
+            )
+        self._targets = Targets.of(y_train, trace_axes)
+        self._targets.check_train_train("k_train_train", kernel)
+        self._dtype = result_dtype(kernel)
+        ridge = Ridge.of(0.0, False)
+        self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg).plain()
+        self._y, self._learning_rate, self._momentum = y_train, learning_rate, momentum
+        self._velocity, self._tolerance = _Velocity(loss, self._targets), tolerance
+
+    def __call__(
+        self,
+        t: Any = None,
+        fx_train_or_state_0: Any = 0.0,
+        fx_test_0: Any = None,
+        k_test_train: Any = None,
+    ) -> Any:
+        """Outputs after t steps of gradient descent.
+
+        Args:
+          t: finite times in steps, of any shape and in any order, counted from the initial outputs
+            or state.
+          fx_train_or_state_0: initial outputs on the training set, shaped like the targets or a
+            scalar; None asks for the test set alone, and counts as 0. Or an `ODEState`, such as an
+            earlier result at one time: training is resumed there.
+          fx_test_0: initial outputs on a test set, or a scalar; None asks for the training set
+            alone.
+          k_test_train: kernel between test and training set (t, n, ...); needed with outputs on a
+            test set.
+
+        Returns:
+          Outputs on the training set, on the test set, or the pair of both; an `ODEState` if one
+          was given. The shape of t comes before that of each.
+
+        Raises:
+          ModuleNotFoundError: without diffrax, saying how to install it.
+          ValueError: if t is None or not finite, no outputs are asked for, a kernel is missing or
+            of the wrong shape, there is a velocity without momentum, or the equation cannot be
+            solved in so many steps.
+        """
+        times = _finite_times(t)
+        given = fx_train_or_state_0
+        start = self._start(given, fx_test_0)
+        if start.fx_test is not None and k_test_train is None:
+            raise ValueError("expected k_test_train beside outputs on a test set, got None")
+        if start.fx_test is not None:
+            self._targets.check_test_train("k_test_train", k_test_train)
+        self._check_shapes(start, k_test_train)
+        k_test_train = None if start.fx_test is None else k_test_train
+        problem = _Problem(
+            *(self._kernel, times, self._y, start, k_test_train),
+            *(self._learning_rate, self._momentum),
+        )
+        state = _solve(problem, self._velocity, self._tolerance, self._dtype)
+        if isinstance(given, ODEState):
+            return state
+        if fx_test_0 is None:
+            return state.fx_train
+        return state.fx_test if given is None else (state.fx_train, state.fx_test)
+
+    def _start(self, given: Any, fx_test_0: Any) -> ODEState:
+        """The initial state; outputs on the training set are there, others may not be."""
+        if not isinstance(given, ODEState):
+            if given is None and fx_test_0 is None:
+                raise ValueError(
+                    "expected fx_train_or_state_0, fx_test_0 or both, got None for both"
+                )
+            given = ODEState(given, fx_test_0)
+        elif fx_test_0 is not None:
+            raise ValueError(
+                "expected fx_test_0=None beside an ODEState, which has a field fx_test, got an "
+                f"array of shape {jnp.shape(fx_test_0)}"
+            )
+        velocities = [q for q in (given.qx_train, given.qx_test) if q is not None]
+        if velocities and self._momentum is None:
+            raise ValueError(
+                "expected no velocities qx_train and qx_test without momentum, got an ODEState "
+                "that has them"
+            )
+        if given.qx_test is not None and given.fx_test is None:
+            raise ValueError("expected fx_test beside qx_test in an ODEState, got None")
+        zero = None if self._momentum is None else 0.0
+        return ODEState(
+            0.0 if given.fx_train is None else given.fx_train,
+            given.fx_test,
+            zero if given.qx_train is None else given.qx_train,
+            None if given.fx_test is None else zero if given.qx_test is None else given.qx_test,
+        )
+
+    def _check_shapes(self, start: ODEState, k_test_train: Any) -> None:
+        train = self._targets.shape
+        test = () if start.fx_test is None else self._targets.full_shape(row_shape(k_test_train))
+        shapes = {"fx_train": train, "qx_train": train, "fx_test": test, "qx_test": test}
+        for name, shape in shapes.items():
+            value = getattr(start, name)
+            if value is not None:
+                check_fits(name, value, shape)
+                check_finite(name, value)
+
+
+def gradient_descent(
+    loss: Loss,
+    k_train_train: ArrayLike,
+    y_train: Any,
+    learning_rate: ArrayLike = 1.0,
+    momentum: ArrayLike | None = None,
+    trace_axes: Axes = (-1,),
+    *,
+    rtol: float = 1e-8,
+    atol: float = 1e-8,
+    max_steps: Any = 2**18,
+) -> TrainedByOde:
+    """A function `predict_fn(t, fx_train_or_state_0, fx_test_0, k_test_train)` for any loss.
+
+    Outputs f of a linear or infinitely wide network, trained by gradient descent on `loss(f, y)` in
+    the limit of small steps (arXiv:1902.06720), follow
+
+        df_train/dtau = -K_dd grad loss(f_train)
+        df_test/dtau = -K_td grad loss(f_train),
+
+    tau = learning_rate t, where t counts steps. With momentum m, as of `optax.sgd`, they have
+    velocities q that start at 0, df/dtau = q, tau = sqrt(learning_rate) t, and
+
+        dq/dtau = -K grad loss(f_train) + (m - 1) / sqrt(learning_rate) q.
+
+    The equation is solved by an adaptive explicit Runge-Kutta method (Tsitouras 5(4), of diffrax),
+    which steps to each of the times asked for, and takes about as many steps as training by
+    gradient descent at the largest stable learning rate. It works in float64; but inside `jax.jit`
+    and on values traced by JAX, while float64 is off, in float32 with tolerances of at least 1e-6:
+    diffrax is then compiled after `predict` could turn float64 on. Gradient flow of a convex loss
+    damps errors, so that little is lost. `gradient_descent_mse` and `discrete_gradient_descent_mse`
+    have closed forms for the mean squared error, which are faster and exact.
+
+    Times are finite: many losses, such as cross-entropy, have no finite limit, and how far one is
+    from it cannot be told from velocities. Results have the dtype of `k_train_train`. The function
+    returned can be jitted, vmapped and differentiated in reverse mode. On traced values nothing can
+    be checked: a solver that gives up, or times that are not finite, then give NaN.
+
+    Args:
+      loss: a function `loss(fx, y_train)` of outputs and targets, both in the shape of the targets,
+        which returns one number; differentiable by JAX.
+      k_train_train: kernel of the training set with itself (n, n, h, h, ...), commonly the NTK.
+      y_train: targets (n, h, ..., outputs), for cross-entropy one-hot or probabilities.
+      learning_rate: the step.
+      momentum: share of the velocity that is kept in a step, between 0 and 1; None is gradient flow
+        without inertia.
+      trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
+        given the inputs.
+      rtol: error of a step of the solver relative to outputs and velocities.
+      atol: error of a step of the solver where these are small.
+      max_steps: largest number of steps of the solver, over all times.
+
+    Raises:
+      TypeError: if `loss` is no function, or `max_steps` no int.
+      ValueError: if the kernel or `y_train` is not finite, their shapes do not fit, or a number is
+        out of range.
+
+    Example:
+      Logits of a network that starts from 0, trained on cross-entropy:
+
+      >>> import jax, jax.numpy as jnp
+      >>> def cross_entropy(fx, y):
+      ...     return -jnp.mean(jnp.sum(jax.nn.log_softmax(fx) * y, axis=-1))
+      >>> kernel, labels = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.eye(2)
+      >>> predict_fn = gradient_descent(cross_entropy, kernel, labels, learning_rate=0.1)
+      >>> jax.nn.softmax(predict_fn(t=jnp.array([0.0, 100.0])))[:, 0, 0]
+      Array([0.5   , 0.8982], dtype=float32)
+    """
+    if not callable(loss):
+        raise TypeError(f"expected a function loss(fx, y_train), got {type(loss).__name__}")
+    y_train = as_targets("y_train", y_train)
+    check_scalar("learning_rate", learning_rate)
+    if momentum is not None:
+        _check_inertia(momentum, learning_rate)
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < value < 1:
+            raise ValueError(f"expected {name} between 0 and 1, got {value}")
+    if isinstance(max_steps, bool) or not hasattr(max_steps, "__index__"):
+        raise TypeError(f"expected max_steps to be an int, got {max_steps!r}")
+    if operator.index(max_steps) < 1:
+        raise ValueError(f"expected max_steps of at least 1, got {max_steps}")
+    tolerance = _Tolerance(float(rtol), float(atol), operator.index(max_steps))
+    return TrainedByOde(
+        loss, k_train_train, y_train, learning_rate, momentum, trace_axes, tolerance
+    )
+
+
+class _Velocity:
+    """The right hand side of the equation; one object, so that JAX compiles it once.
+
+    Attributes:
+      targets: layout of the training targets.
+    """
+
+    def __init__(self, loss: Loss, targets: Targets) -> None:
+        self._loss, self.targets = loss, targets
+
+    def __call__(self, tau: jax.Array, state: ODEState, args: Any) -> ODEState:
+        """The velocity of a state, which depends on no time."""
+        del tau
+        k_dd, k_td, y, friction = args
+        gradient = self.targets.to_matrix(jax.grad(self._loss)(state.fx_train, y))
+        train = -self.targets.from_matrix(k_dd @ gradient, self.targets.kept_shape)
+        test = None
+        if state.fx_test is not None:
+            rows = tuple(state.fx_test.shape[axis] for axis in self.targets.kept)
+            test = -self.targets.from_matrix(to_matrix("k_test_train", k_td) @ gradient, rows)
+        if friction is None:
+            return ODEState(train, test)
+        return ODEState(
+            state.qx_train,
+            state.qx_test,
+            train - friction * state.qx_train,
+            None if test is None else test - friction * state.qx_test,
+        )
+
+    def check_loss(self, fx: jax.Array, y: jax.Array) -> None:
+        """Raise ValueError unless the loss is one real number."""
+        out = jax.eval_shape(self._loss, fx, y)
+        leaf = out if hasattr(out, "shape") else None
+        if leaf is None or leaf.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"expected loss(fx, y_train) to be one real number, got {out}")
+
+
+class _Problem(NamedTuple):
+    """The arrays that training depends on.
+
+    Attributes:
+      kernel: train-train kernel.
+      times: training times.
+      y: targets.
+      start: initial state.
+      k_test_train: test-train kernel, None without a test set.
+      learning_rate: the step.
+      momentum: None for gradient flow without inertia.
+    """
+
+    kernel: System
+    times: Times
+    y: Any
+    start: ODEState
+    k_test_train: Any
+    learning_rate: Any
+    momentum: Any
+
+
+def _solve(
+    problem: _Problem, velocity: _Velocity, tolerance: _Tolerance, dtype: jnp.dtype
+) -> ODEState:
+    """The states at all times, in the dtype of results."""
+    # Inside a user's jit whatever is computed is traced.
+    now = is_concrete(problem) and is_concrete(jnp.zeros(()))
+    if not now and jnp.result_type(float) != jnp.float64:
+        tolerance = tolerance._replace(
+            rtol=max(tolerance.rtol, _TOLERANCE_32), atol=max(tolerance.atol, _TOLERANCE_32)
+        )
+        problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), problem)
+        return _integrated(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
+    solve = in_float64(_integrated)
+    return solve(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
+
+
+def _integrated(
+    problem: _Problem, *, velocity: _Velocity, tolerance: _Tolerance, dtype: jnp.dtype
+) -> ODEState:
+    kernel, times, y, start, k_test_train, learning_rate, momentum = problem
+    targets = velocity.targets
+    test = () if k_test_train is None else targets.full_shape(row_shape(k_test_train))
+    shapes = ODEState(targets.shape, test, targets.shape, test)
+    names = [field.name for field in dataclasses.fields(start)]
+    parts = {name: getattr(start, name) for name in names}
+    first = ODEState(
+        **{
+            name: None if value is None else jnp.broadcast_to(value, getattr(shapes, name))
+            for name, value in parts.items()
+        }
+    )
+    velocity.check_loss(first.fx_train, y)
+    steps = times.steps.reshape(-1)
+    if not steps.size:
+        states = jax.tree.map(lambda value: jnp.zeros((0, *value.shape)), first)
+    else:
+        rate = learning_rate if momentum is None else jnp.sqrt(learning_rate)
+        friction = None if momentum is None else (1 - momentum) / rate
+        args = kernel.matrix(), k_test_train, y, friction
+        states = _integrate(velocity, rate * steps, first, args, tolerance)
+    return jax.tree.map(lambda value: times.unflatten(value).astype(dtype), states)
+
+
+def _integrate(
+    velocity: _Velocity, tau: jax.Array, first: ODEState, args: Any, tolerance: _Tolerance
+) -> ODEState:
+    """The states at times tau [m], in their order.
+
+    Raises:
+      ValueError: if concrete states are not reached.
+    """
+    try:
+        import diffrax  # here, since it is an extra
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'predict.gradient_descent needs diffrax; install it with: pip install "widelimit[ode]"',
+            name=error.name,
+        ) from error
+    finite = jnp.isfinite(tau)
+    order = jnp.argsort(jnp.where(finite, tau, 0.0))
+    sorted_tau = jnp.where(finite, tau, 0.0)[order]
+    adaptive = diffrax.PIDController(rtol=tolerance.rtol, atol=tolerance.atol)
+    solution = diffrax.diffeqsolve(
+        *(diffrax.ODETerm(velocity), diffrax.Tsit5(), 0.0, sorted_tau[-1], None, first, args),
+        saveat=diffrax.SaveAt(ts=sorted_tau),
+        stepsize_controller=diffrax.ClipStepSizeController(adaptive, step_ts=sorted_tau),
+        adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=_CHECKPOINTS),
+        max_steps=tolerance.max_steps,
+        throw=False,
+    )
+    succeeded = solution.result == diffrax.RESULTS.successful
+    if is_concrete(succeeded) and not bool(succeeded):
+        raise ValueError(
+            f"expected to reach t in {tolerance.max_steps} steps of the solver, got no solution: "
+            "give a larger max_steps, larger rtol and atol, or check that the loss is smooth and "
+            "finite"
+        )
+    places = jnp.argsort(order)
+
+    def in_order(value: jax.Array) -> jax.Array:
+        reached = (finite & succeeded).reshape(-1, *(1,) * (value.ndim - 1))
+        return jnp.where(reached, value[places], jnp.nan)
+
+    return jax.tree.map(in_order, solution.ys)
+
+
+def _finite_times(t: Any) -> Times:
+    """The times t.
+
+    Raises:
+      ValueError: if they are None, or concrete and not finite or negative.
+    """
+    explanation = (
+        "many losses have no finite limit (cross-entropy has none on data that can be told apart); "
+        "gradient_descent_mse has the limit of the mean squared error"
+    )
+    if t is None:
+        raise ValueError(f"expected finite times t, got None: {explanation}")
+    if is_concrete(t) and np.isposinf(np.asarray(t, np.float64)).any():
+        raise ValueError(f"expected finite times t, got {t}: {explanation}")
+    return Times.of(t, 1.0)
+
+
+def _check_inertia(momentum: Any, learning_rate: Any) -> None:
+    """Raise ValueError unless concrete numbers make an equation with momentum."""
+    check_scalar("momentum", momentum)
+    if is_concrete(momentum) and momentum > 1:
+        raise ValueError(f"expected momentum of at most 1, got {momentum}")
+    if is_concrete(learning_rate) and learning_rate == 0:
+        raise ValueError("expected a learning_rate above 0 with momentum, got 0")
