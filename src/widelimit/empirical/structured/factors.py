@@ -1,0 +1,217 @@
+"""Sums of products of arrays with labelled axes, in the order that takes the fewest operations."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from widelimit.empirical.axes import kernel_dtype
+
+Labels = tuple[Hashable, ...]
+Counts = Mapping[Hashable, int]
+
+# What reading or writing a number takes, in multiply-adds: both per second on one machine.
+TRAFFIC = 8.0
+
+
+class Factor(NamedTuple):
+    """An array whose axes have labels, no label twice.
+
+    Attributes:
+      array: the numbers.
+      labels: of its axes.
+      sides: which samples it depends on, of x1 or of x2: a vectorised product takes more.
+    """
+
+    array: Array
+    labels: Labels
+    sides: frozenset[Hashable] = frozenset()
+
+    def sizes(self) -> dict[Hashable, int]:
+        """Returns the size of each label."""
+        return dict(zip(self.labels, self.array.shape, strict=True))
+
+
+class OneHot(NamedTuple):
+    """An array [*labels, picked] of zeros and ones, given by where the ones are."""
+
+    index: Array
+    labels: Labels
+    picked: Hashable
+    size: int
+    sides: frozenset[Hashable] = frozenset()
+
+    def dense(self, dtype: object) -> Factor:
+        """Returns the array itself; an index outside picks nothing."""
+        hot = self.index[..., None] == jnp.arange(self.size).reshape((1,) * self.index.ndim + (-1,))
+        return Factor(hot.astype(dtype), (*self.labels, self.picked), self.sides)
+
+
+class Plan(NamedTuple):
+    """In which order to multiply: pairs of positions, the product put last; and what it takes."""
+
+    order: tuple[tuple[int, int], ...]
+    cost: float
+
+
+def sizes_of(factors: Sequence[Factor]) -> dict[Hashable, int]:
+    """Returns the size of every label."""
+    found: dict[Hashable, int] = {}
+    for factor in factors:
+        found.update(factor.sizes())
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_product(
+    operands: tuple[frozenset[Hashable], ...],
+    kept: frozenset[Hashable],
+    sizes: frozenset[tuple[Hashable, int]],
+) -> Plan:
+    """Returns the cheapest order of pairwise products.
+
+    Args:
+      operands: labels of each factor.
+      kept: labels of the result.
+      sizes: of all labels.
+    """
+    size = dict(sizes)
+
+    def volume(labels: frozenset[Hashable]) -> float:
+        return float(math.prod(size[x] for x in labels))
+
+    @functools.cache
+    def best(rest: tuple[frozenset[Hashable], ...]) -> Plan:
+        if len(rest) == 1:
+            return Plan((), 0.0)
+        plans = []
+        for i, j in itertools.combinations(range(len(rest)), 2):
+            others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
+            both = rest[i] | rest[j]
+            product = both & kept.union(*others)
+            moved = volume(rest[i]) + volume(rest[j]) + volume(product)
+            cost = volume(both) + TRAFFIC * moved
+            after = best((*others, product)) if len(rest) <= 5 else Plan((), 0.0)
+            plans.append(Plan(((i, j), *after.order), cost + after.cost))
+        found = min(plans, key=lambda plan: plan.cost)
+        if len(rest) > 5:  # the cheapest pair first: all orders would be too many
+            i, j = found.order[0]
+            others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
+            after = best((*others, (rest[i] | rest[j]) & kept.union(*others)))
+            found = Plan((*found.order, *after.order), found.cost + after.cost)
+        return found
+
+    return best(operands)
+
+
+def plan_factors(factors: Sequence[Factor], kept: Labels, counts: Counts | None = None) -> Plan:
+    """Returns the order of multiplying factors.
+
+    Args:
+      factors: what to multiply.
+      kept: labels of the result.
+      counts: how many samples of each side the product will be vectorised over.
+    """
+    counts = counts or {}
+    sizes = {**sizes_of(factors), **counts}
+    sides = frozenset(counts).intersection
+    labels = tuple(frozenset(factor.labels) | sides(factor.sides) for factor in factors)
+    held = sides(side for factor in factors for side in factor.sides)
+    return plan_product(labels, frozenset(kept) | held, frozenset(sizes.items()))
+
+
+def product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -> Array:
+    """Returns the sum of products over all labels but `kept`, with axes in that order.
+
+    Every label that is kept must be one of a factor.
+    """
+    left = list(factors)
+    for i, j in (plan or plan_factors(factors, kept)).order:
+        others = [factor for k, factor in enumerate(left) if k not in (i, j)]
+        wanted = set(kept).union(*(factor.labels for factor in others))
+        left = [*others, _multiply(left[i], left[j], wanted)]
+    (last,) = left
+    gone = tuple(a for a, x in enumerate(last.labels) if x not in kept)
+    array = last.array.sum(gone) if gone else last.array
+    labels = [x for x in last.labels if x in kept]
+    return array.transpose([labels.index(x) for x in kept])
+
+
+def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
+    """Returns the product of two factors, summed over labels that nothing else needs."""
+    one, two = _summed(one, wanted | set(two.labels)), _summed(two, wanted | set(one.labels))
+    dtype = kernel_dtype(one.array.dtype, two.array.dtype)
+    a, b = one.array, two.array
+    if a.dtype != b.dtype:
+        a, b = a.astype(dtype), b.astype(dtype)
+    common = [x for x in one.labels if x in two.labels]
+    shared = [x for x in common if x in wanted]
+    summed = [x for x in common if x not in wanted]
+    places = [
+        tuple(tuple(f.labels.index(x) for x in group) for f in (one, two))
+        for group in (summed, shared)
+    ]
+    array = lax.dot_general(
+        a,
+        b,
+        (places[0], places[1]),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=dtype,
+    )
+    free = [x for f in (one, two) for x in f.labels if x not in common]
+    return Factor(array, (*shared, *free), one.sides | two.sides)
+
+
+def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
+    """Returns a factor summed over labels that are not wanted."""
+    gone = tuple(a for a, x in enumerate(factor.labels) if x not in wanted)
+    if not gone:
+        return factor
+    dtype = kernel_dtype(factor.array.dtype)
+    labels = tuple(x for x in factor.labels if x in wanted)
+    return factor._replace(array=factor.array.sum(gone, dtype=dtype), labels=labels)
+
+
+def without_one_hots(parts: Sequence[Factor | OneHot]) -> list[Factor]:
+    """Returns factors with the same sum of products, for labels that `picked` are summed over."""
+    left = list(parts)
+    dtype = kernel_dtype(*(part.array.dtype for part in parts if isinstance(part, Factor)))
+    while True:
+        hot = next((part for part in left if isinstance(part, OneHot)), None)
+        if hot is None:
+            return [part for part in left if isinstance(part, Factor)]
+        left = [part for part in left if part is not hot]
+        touched = [i for i, part in enumerate(left) if _has(part, hot.picked)]
+        if len(touched) != 1 or set(_labels(left[touched[0]])) & set(hot.labels):
+            left.append(hot.dense(dtype))
+            continue
+        left[touched[0]] = _picked(left[touched[0]], hot, dtype)
+
+
+def _labels(part: Factor | OneHot) -> Labels:
+    return part.labels if isinstance(part, Factor) else (*part.labels, part.picked)
+
+
+def _has(part: Factor | OneHot, label: Hashable) -> bool:
+    return label in _labels(part)
+
+
+def _picked(part: Factor | OneHot, hot: OneHot, dtype: object) -> Factor:
+    """Returns the entries of a factor that a one-hot picks, along its axes."""
+    if isinstance(part, OneHot):
+        a = part.index.reshape(part.index.shape + (1,) * hot.index.ndim)
+        b = hot.index.reshape((1,) * part.index.ndim + hot.index.shape)
+        ok = (a == b) & (a >= 0) & (a < part.size)
+        return Factor(ok.astype(dtype), (*part.labels, *hot.labels), part.sides | hot.sides)
+    axis = part.labels.index(hot.picked)
+    index = jnp.where(hot.index < 0, hot.size, hot.index)
+    array = jnp.take(part.array, index, axis=axis, mode="fill", fill_value=0)
+    labels = (*part.labels[:axis], *hot.labels, *part.labels[axis + 1 :])
+    return Factor(array, labels, part.sides | hot.sides)
