@@ -8,6 +8,12 @@ ICML 2022, arXiv:2206.08720.
 
 from __future__ import annotations
 
-from widelimit.empirical.structured.kernel import LeafReport, explain, structured
+from widelimit.empirical.structured.derivatives import Batch
+from widelimit.empirical.structured.kernel import (
+    LeafReport,
+    explain,
+    structured,
+    structured_of_samples,
+)
 
-__all__ = ["LeafReport", "explain", "structured"]
+__all__ = ["Batch", "LeafReport", "explain", "structured", "structured_of_samples"]

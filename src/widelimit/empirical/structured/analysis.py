@@ -31,16 +31,16 @@ class Analysis:
     without: Mapping[int, str]
 
 
-def analyse(program: Program) -> Analysis:
-    """Returns the uses of all parameters of a program."""
+def analyse(program: Program, count: int) -> Analysis:
+    """Returns the uses of the parameters of a program: its first inputs, so many."""
     walk = _Walk()
     links = {
         number: (Link(leaf, (), shape, tuple(range(len(shape)))),)
-        for leaf, number in enumerate(program.inputs)
+        for leaf, number in enumerate(program.inputs[:count])
         if jnp.issubdtype(program.types[number].dtype, jnp.inexact)
         for shape in [tuple(program.types[number].shape)]
     }
-    walk.run(program, links, set(program.inputs), set(), ())
+    walk.run(program, links, set(program.inputs[:count]), set(), ())
     for leaf, uses in walk.uses.items():
         if not compatible(uses, uses):
             walk.refuse(leaf, "different parts of it overlap")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,24 +15,16 @@ from jaxtyping import Array
 from widelimit.empirical.axes import kernel_dtype
 
 Labels = tuple[Hashable, ...]
-Counts = Mapping[Hashable, int]
 
 # What reading or writing a number takes, in multiply-adds: both per second on one machine.
 TRAFFIC = 8.0
 
 
 class Factor(NamedTuple):
-    """An array whose axes have labels, no label twice.
-
-    Attributes:
-      array: the numbers.
-      labels: of its axes.
-      sides: which samples it depends on, of x1 or of x2: a vectorised product takes more.
-    """
+    """An array whose axes have labels, no label twice."""
 
     array: Array
     labels: Labels
-    sides: frozenset[Hashable] = frozenset()
 
     def sizes(self) -> dict[Hashable, int]:
         """Returns the size of each label."""
@@ -46,12 +38,11 @@ class OneHot(NamedTuple):
     labels: Labels
     picked: Hashable
     size: int
-    sides: frozenset[Hashable] = frozenset()
 
     def dense(self, dtype: object) -> Factor:
         """Returns the array itself; an index outside picks nothing."""
         hot = self.index[..., None] == jnp.arange(self.size).reshape((1,) * self.index.ndim + (-1,))
-        return Factor(hot.astype(dtype), (*self.labels, self.picked), self.sides)
+        return Factor(hot.astype(dtype), (*self.labels, self.picked))
 
 
 class Plan(NamedTuple):
@@ -111,20 +102,10 @@ def plan_product(
     return best(operands)
 
 
-def plan_factors(factors: Sequence[Factor], kept: Labels, counts: Counts | None = None) -> Plan:
-    """Returns the order of multiplying factors.
-
-    Args:
-      factors: what to multiply.
-      kept: labels of the result.
-      counts: how many samples of each side the product will be vectorised over.
-    """
-    counts = counts or {}
-    sizes = {**sizes_of(factors), **counts}
-    sides = frozenset(counts).intersection
-    labels = tuple(frozenset(factor.labels) | sides(factor.sides) for factor in factors)
-    held = sides(side for factor in factors for side in factor.sides)
-    return plan_product(labels, frozenset(kept) | held, frozenset(sizes.items()))
+def plan_factors(factors: Sequence[Factor], kept: Labels) -> Plan:
+    """Returns the order of multiplying factors for a result with the labels that are kept."""
+    labels = tuple(frozenset(factor.labels) for factor in factors)
+    return plan_product(labels, frozenset(kept), frozenset(sizes_of(factors).items()))
 
 
 def product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -> Array:
@@ -154,6 +135,8 @@ def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
     common = [x for x in one.labels if x in two.labels]
     shared = [x for x in common if x in wanted]
     summed = [x for x in common if x not in wanted]
+    if not summed and (set(shared) >= set(one.labels) or set(shared) >= set(two.labels)):
+        return _entrywise(Factor(a, one.labels), Factor(b, two.labels))
     places = [
         tuple(tuple(f.labels.index(x) for x in group) for f in (one, two))
         for group in (summed, shared)
@@ -166,7 +149,15 @@ def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
         preferred_element_type=dtype,
     )
     free = [x for f in (one, two) for x in f.labels if x not in common]
-    return Factor(array, (*shared, *free), one.sides | two.sides)
+    return Factor(array, (*shared, *free))
+
+
+def _entrywise(one: Factor, two: Factor) -> Factor:
+    """Returns the product of two factors of which one has all labels of the other."""
+    large, small = (one, two) if len(one.labels) >= len(two.labels) else (two, one)
+    order = sorted(range(len(small.labels)), key=lambda a: large.labels.index(small.labels[a]))
+    missing = [a for a, x in enumerate(large.labels) if x not in small.labels]
+    return Factor(large.array * jnp.expand_dims(small.array.transpose(order), missing), large.labels)
 
 
 def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
@@ -209,9 +200,9 @@ def _picked(part: Factor | OneHot, hot: OneHot, dtype: object) -> Factor:
         a = part.index.reshape(part.index.shape + (1,) * hot.index.ndim)
         b = hot.index.reshape((1,) * part.index.ndim + hot.index.shape)
         ok = (a == b) & (a >= 0) & (a < part.size)
-        return Factor(ok.astype(dtype), (*part.labels, *hot.labels), part.sides | hot.sides)
+        return Factor(ok.astype(dtype), (*part.labels, *hot.labels))
     axis = part.labels.index(hot.picked)
     index = jnp.where(hot.index < 0, hot.size, hot.index)
     array = jnp.take(part.array, index, axis=axis, mode="fill", fill_value=0)
     labels = (*part.labels[:axis], *hot.labels, *part.labels[axis + 1 :])
-    return Factor(array, labels, part.sides | hot.sides)
+    return Factor(array, labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,9 @@ from jaxtyping import Array
 
 from widelimit.empirical.axes import Axes, kernel_dtype
 from widelimit.empirical.structured.analysis import Analysis, analyse, compatible
-from widelimit.empirical.structured.derivatives import derivatives_of
-from widelimit.empirical.structured.pairs import Chosen, kernel_of_parameter
-from widelimit.empirical.structured.program import Program, trace
+from widelimit.empirical.structured.derivatives import Batch, derivatives_of
+from widelimit.empirical.structured.pairs import Chosen, Derivative, kernel_of_parameter
+from widelimit.empirical.structured.program import trace
 
 Function = Callable[[Any], Array]
 
@@ -46,32 +46,43 @@ class LeafReport(NamedTuple):
         return f"{self.name or '(itself)'} {list(self.shape)}: {how} ({why}), {self.cost:.2g}"
 
 
-def structured(
-    f1: Function,
-    f2: Function | None,
-    params: Any,
-    axes: Axes,
-    samples: tuple[int, int] = (1, 1),
-) -> Array:
+def structured(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
     """Returns the tangent kernel by structured derivatives, summed over trace axes.
 
     Args:
-      f1: takes parameters, returns one array.
+      f1: takes parameters, returns one real array.
       f2: likewise, of the same rank; None stands for f1.
-      params: a tree of inexact arrays.
+      params: a tree of real arrays.
       axes: of the outputs.
-      samples: how many samples of each side this call is vectorised over: they decide in which
-        order to multiply, not the result.
     """
-    return _both(f1, f2, params, axes, samples)[0]
+    one = _Side(lambda _: f1, Batch(), params)
+    two = None if f2 is None else _Side(lambda _: f2, Batch(), params)
+    return _kernel(one, two, params, axes)[0]
+
+
+def structured_of_samples(
+    f1: Callable[[Any], Function],
+    f2: Callable[[Any], Function],
+    batches: tuple[Batch, Batch | None],
+    params: Any,
+    axes: Axes,
+) -> Array:
+    """Returns the same for functions of single samples: what concerns one is computed once.
+
+    Args:
+      f1: takes the arrays of a sample to a function of parameters, as in `structured`.
+      f2: likewise.
+      batches: the samples of both; None for those of f1, which then is f2.
+      params: a tree of real arrays.
+      axes: of the outputs of all samples.
+    """
+    one = _Side(f1, batches[0], params)
+    two = None if batches[1] is None else _Side(f2, batches[1], params)
+    return _kernel(one, two, params, axes)[0]
 
 
 def explain(
-    f1: Function,
-    f2: Function | None,
-    params: Any,
-    axes: Axes,
-    samples: tuple[int, int] = (1, 1),
+    f1: Function, f2: Function | None, params: Any, axes: Axes
 ) -> tuple[LeafReport, ...]:
     """Returns which rules `structured` applies to each parameter, and why it has none.
 
@@ -82,12 +93,13 @@ def explain(
       f2: likewise.
       params: arrays, or their shapes.
       axes: as in `structured`.
-      samples: likewise.
     """
     reports: list[LeafReport] = []
 
     def traced(params: Any) -> Array:
-        kernel, found = _both(f1, f2, params, axes, samples)
+        one = _Side(lambda _: f1, Batch(), params)
+        two = None if f2 is None else _Side(lambda _: f2, Batch(), params)
+        kernel, found = _kernel(one, two, params, axes)
         reports.extend(found)
         return kernel
 
@@ -95,55 +107,66 @@ def explain(
     return tuple(reports)
 
 
-def _both(
-    f1: Function, f2: Function | None, params: Any, axes: Axes, samples: tuple[int, int]
+class _Side:
+    """One of the two functions, traced, and its samples."""
+
+    def __init__(
+        self, function: Callable[[Any], Function], batch: Batch, params: Any
+    ) -> None:
+        leaves, tree = jax.tree.flatten(params)
+        one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in batch.arrays]
+
+        def flat(leaves: list[Array], arrays: list[Array]) -> Array:
+            return function(arrays)(tree.unflatten(leaves))
+
+        self.batch = batch
+        self.program = trace(flat, leaves, one)
+        self.analysis = analyse(self.program, len(leaves))
+        (output,) = self.program.outputs
+        shape = list(self.program.types[output].shape)
+        if batch.axis is not None:
+            shape[batch.axis] = batch.arrays[0].shape[0]
+        self.shape = tuple(shape)
+        self.dtype = self.program.types[output].dtype
+
+    def derivatives(self, leaves: Sequence[Array]) -> dict[int, list[Derivative]]:
+        return derivatives_of(self.program, leaves, self.analysis, self.batch)
+
+
+def _kernel(
+    one: _Side, other: _Side | None, params: Any, axes: Axes
 ) -> tuple[Array, list[LeafReport]]:
+    """Returns the kernel, and how every parameter was treated."""
     paths = jax.tree_util.tree_leaves_with_path(params)
     leaves = [jnp.asarray(leaf) for _, leaf in paths]
-    one = _Side(f1, params)
-    two = one if f2 is None else _Side(f2, params)
-    if two is not one:
-        one, two = _agreed(one, two)
+    two = one
+    if other is not None:
+        one, two = _agreed(one, other)
     shape = axes.kernel_shape(one.shape, two.shape)
     total = jnp.zeros(shape, kernel_dtype(one.dtype, two.dtype, *(x.dtype for x in leaves)))
     if 0 in (*one.shape, *two.shape):
         return total, []
-    first = derivatives_of(one.program, leaves, one.analysis)
-    second = first if two is one else derivatives_of(two.program, leaves, two.analysis)
+    first = one.derivatives(leaves)
+    second = first if other is None else two.derivatives(leaves)
     parts, reports = [], []
     for leaf, (path, value) in enumerate(paths):
         chosen = Chosen(False, 0.0)
         if leaf in first and leaf in second:
-            part, chosen = kernel_of_parameter(
-                first[leaf], second[leaf], axes, len(one.shape), samples
-            )
+            part, chosen = kernel_of_parameter(first[leaf], second[leaf], axes, len(one.shape))
             parts += [] if part is None else [part]
+        reason = one.analysis.without.get(leaf, "")
+        rules = {use.rule for use in one.analysis.uses.get(leaf, ())}
         reports.append(
             LeafReport(
                 jax.tree_util.keystr(path),
                 jnp.shape(value),
-                tuple(sorted({use.rule for use in one.analysis.uses.get(leaf, ())})),
-                one.analysis.without.get(leaf, ""),
-                chosen.whole or leaf in one.analysis.without,
+                tuple(sorted(rules)),
+                reason,
+                chosen.whole or bool(reason),
                 chosen.cost,
             )
         )
     return functools.reduce(operator.add, parts, total), reports
-
-
-class _Side:
-    """One of the two functions, traced."""
-
-    program: Program
-    analysis: Analysis
-
-    def __init__(self, function: Function, params: Any) -> None:
-        leaves, tree = jax.tree.flatten(params)
-        self.program = trace(lambda *leaves: function(tree.unflatten(leaves)), *leaves)
-        self.analysis = analyse(self.program)
-        (output,) = self.program.outputs
-        self.shape = tuple(self.program.types[output].shape)
-        self.dtype = self.program.types[output].dtype
 
 
 def _agreed(one: _Side, two: _Side) -> tuple[_Side, _Side]:

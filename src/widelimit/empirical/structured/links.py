@@ -34,13 +34,15 @@ class Read:
       source: which value, or an array.
       labels: of its axes after `change`.
       loops: of the leading axes, one per scan around it.
-      change: applied to one round's value, None for none.
+      change: applied to the value of one round and one sample, None for none.
+      fixed: whether the value is the same for all samples.
     """
 
     source: Place | Array
     labels: Labels
     loops: Labels = ()
     change: Callable[[Any], Any] | None = None
+    fixed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +154,8 @@ class Scope:
         self, number: int, labels: Labels, link: Link, change: Callable[[Any], Any] | None = None
     ) -> Read:
         """Returns a value of the program as a factor beside a link."""
-        return Read((self.path, number), labels, link.loops, change)
+        fixed = not self.path and number in self.fixed
+        return Read((self.path, number), labels, link.loops, change, fixed)
 
     def use(
         self,

@@ -12,7 +12,6 @@ from jaxtyping import Array
 
 from widelimit.empirical.axes import Axes
 from widelimit.empirical.structured.factors import (
-    Counts,
     Factor,
     OneHot,
     plan_factors,
@@ -93,7 +92,6 @@ def kernel_of_parameter(
     second: Sequence[Derivative],
     axes: Axes,
     rank: int,
-    samples: tuple[int, int],
 ) -> tuple[Array | None, Chosen]:
     """Returns the part of the kernel that one parameter gives, and how it was computed.
 
@@ -102,19 +100,17 @@ def kernel_of_parameter(
       second: of the second.
       axes: trace and diagonal axes.
       rank: of the outputs.
-      samples: how many samples of each side this will be vectorised over.
     """
     kept = kept_labels(axes, rank)
     one = [_side(derivative, 1, axes) for derivative in first]
     two = [_side(derivative, 2, axes) for derivative in second]
-    counts = {("samples", side): n for side, n in zip((1, 2), samples, strict=True) if n != 1}
-    couples = [_Couple(a, b, kept, counts) for a in one for b in two if a.frame == b.frame]
+    couples = [_Couple(a, b, kept) for a in one for b in two if a.frame == b.frame]
     if not couples:
         return None, Chosen(False, 0.0)
     apart = sum(couple.plan.cost for couple in couples)
-    wholes = [_Whole.of(side, counts) for side in (one, two)]
+    wholes = [_Whole.of(side) for side in (one, two)]
     if len({d.frame for d in (*one, *two)}) == 1:
-        together = sum(whole.cost for whole in wholes) + _product_cost(wholes, kept, counts)
+        together = sum(whole.cost for whole in wholes) + _product_cost(wholes, kept)
         if together < apart:
             a, b = (whole.array() for whole in wholes)
             return product([a, b], kept), Chosen(True, together)
@@ -142,17 +138,13 @@ def _side(derivative: Derivative, side: int, axes: Axes) -> Derivative:
                 continue
             shared = label[0] == "out" and label[1] in (*axes.trace, *axes.diagonal)
             names[label] = label if shared else (*label, side)
-    named = _renamed(derivative, names)
-    sides = frozenset({("samples", side)})
-    return named._replace(parts=tuple(part._replace(sides=sides) for part in named.parts))
+    return _renamed(derivative, names)
 
 
 class _Couple:
     """Two derivatives, and the order in which to multiply their factors."""
 
-    def __init__(
-        self, one: Derivative, two: Derivative, kept: Labels, counts: Counts
-    ) -> None:
+    def __init__(self, one: Derivative, two: Derivative, kept: Labels) -> None:
         parts = [*one.parts, *two.parts]
         shape = one.shape
         present = {label for part in parts for label in _labels(part)}
@@ -162,7 +154,7 @@ class _Couple:
             parts.append(Factor(jnp.full((), lost, jnp.float32), ()))
         self.factors = without_one_hots(parts)
         self.kept = kept
-        self.plan = plan_factors(self.factors, kept, counts)
+        self.plan = plan_factors(self.factors, kept)
 
     def product(self) -> Array:
         return product(self.factors, self.kept, self.plan)
@@ -174,11 +166,10 @@ class _Whole(NamedTuple):
     derivatives: Sequence[Derivative]
     labels: Labels
     sizes: tuple[int, ...]
-    sides: frozenset[Hashable]
     cost: float
 
     @classmethod
-    def of(cls, derivatives: Sequence[Derivative], counts: Counts) -> _Whole:
+    def of(cls, derivatives: Sequence[Derivative]) -> _Whole:
         cotangent = derivatives[0].parts[0]
         out = [x for x in _labels(cotangent) if isinstance(x, tuple) and x[0] == "out"]
         sizes = dict(zip(_labels(cotangent), _array(cotangent).shape, strict=True))
@@ -188,8 +179,8 @@ class _Whole(NamedTuple):
         for derivative in derivatives:
             factors = without_one_hots(derivative.parts)
             held = {x for factor in factors for x in factor.labels}
-            cost += plan_factors(factors, tuple(x for x in labels if x in held), counts).cost
-        return cls(derivatives, labels, (*(sizes[x] for x in out), *shape), cotangent.sides, cost)
+            cost += plan_factors(factors, tuple(x for x in labels if x in held)).cost
+        return cls(derivatives, labels, (*(sizes[x] for x in out), *shape), cost)
 
     def array(self) -> Factor:
         total = None
@@ -202,17 +193,17 @@ class _Whole(NamedTuple):
             array = jnp.broadcast_to(jnp.expand_dims(array, missing), self.sizes)
             total = array if total is None else total + array
         assert total is not None
-        return Factor(total, self.labels, self.sides)
+        return Factor(total, self.labels)
 
 
-def _product_cost(wholes: Sequence[_Whole], kept: Labels, counts: Counts) -> float:
+def _product_cost(wholes: Sequence[_Whole], kept: Labels) -> float:
     """Returns what the product of two whole derivatives takes."""
     empty = np.zeros((), np.float32)
     factors = [
-        Factor(np.broadcast_to(empty, whole.sizes), whole.labels, whole.sides)  # type: ignore[arg-type]
+        Factor(np.broadcast_to(empty, whole.sizes), whole.labels)  # type: ignore[arg-type]
         for whole in wholes
     ]
-    return plan_factors(factors, kept, counts).cost
+    return plan_factors(factors, kept).cost
 
 
 def _array(part: Factor | OneHot) -> Array:

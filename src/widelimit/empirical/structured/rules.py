@@ -36,7 +36,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def _minus_one(link: Link) -> Read:
-    return Read(np.float32(-1.0), ())
+    return Read(np.float32(-1.0), (), fixed=True)
 
 
 # Changes of shape.
@@ -167,7 +167,7 @@ def _broadcast(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
 @rule("reduce_sum")
 def _reduce_sum(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
     shape, gone = scope.types[step.inputs[0]].shape, step.params["axes"]
-    ones = [Read(np.ones(shape[a], np.float32), (link.labels[a],)) for a in gone]
+    ones = [Read(np.ones(shape[a], np.float32), (link.labels[a],), fixed=True) for a in gone]
     labels = tuple(x for a, x in enumerate(link.labels) if a not in gone)
     return [link.relabelled(labels, *ones)]
 
