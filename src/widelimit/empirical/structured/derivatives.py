@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from widelimit.empirical.structured.analysis import Analysis
@@ -47,8 +48,10 @@ def derivatives_of(
     else:
         cotangents, found = jax.vmap(values.of_sample)(list(batch.arrays))
         cotangents = [_on_axis(c, batch.axis) for c in cotangents]
-    arrays = dict(zip(values.varying, found, strict=True))
-    arrays.update(values.fixed([array[0] for array in batch.arrays]))
+    fixed = values.fixed([array[0] for array in batch.arrays])
+    # Without a barrier XLA may compute cotangents anew in every product that they enter.
+    cotangents, found = lax.optimization_barrier((cotangents, found))
+    arrays = {**dict(zip(values.varying, found, strict=True)), **fixed}
     by_place = dict(zip([*values.inside, *values.whole], cotangents, strict=True))
     result: dict[int, list[Derivative]] = {}
     for use in uses:
@@ -170,7 +173,7 @@ def _cut(part: Factor | OneHot, window: Window) -> Factor | OneHot:
     axis = part.labels.index(window.outer)
     labels = (*part.labels[:axis], window.inner, *part.labels[axis + 1 :])
     array = part.array if isinstance(part, Factor) else part.index
-    array = jax.lax.slice_in_dim(array, window.start, window.start + window.size, axis=axis)
+    array = lax.slice_in_dim(array, window.start, window.start + window.size, axis=axis)
     if isinstance(part, Factor):
         return Factor(array, labels)
     return part._replace(index=array, labels=labels)

@@ -147,12 +147,13 @@ def _kernel(
     if 0 in (*one.shape, *two.shape):
         return total, []
     first = one.derivatives(leaves)
-    second = first if other is None else two.derivatives(leaves)
+    second = None if other is None else two.derivatives(leaves)
     parts, reports = [], []
     for leaf, (path, value) in enumerate(paths):
         chosen = Chosen(False, 0.0)
-        if leaf in first and leaf in second:
-            part, chosen = kernel_of_parameter(first[leaf], second[leaf], axes, len(one.shape))
+        if leaf in first and (second is None or leaf in second):
+            other_side = None if second is None else second[leaf]
+            part, chosen = kernel_of_parameter(first[leaf], other_side, axes, len(one.shape))
             parts += [] if part is None else [part]
         reason = one.analysis.without.get(leaf, "")
         rules = {use.rule for use in one.analysis.uses.get(leaf, ())}

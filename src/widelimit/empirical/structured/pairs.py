@@ -89,7 +89,7 @@ def _stacked(group: Sequence[Derivative]) -> Derivative:
 
 def kernel_of_parameter(
     first: Sequence[Derivative],
-    second: Sequence[Derivative],
+    second: Sequence[Derivative] | None,
     axes: Axes,
     rank: int,
 ) -> tuple[Array | None, Chosen]:
@@ -97,23 +97,25 @@ def kernel_of_parameter(
 
     Args:
       first: derivatives of the first output.
-      second: of the second.
+      second: of the second; None if it is the first.
       axes: trace and diagonal axes.
       rank: of the outputs.
     """
     kept = kept_labels(axes, rank)
     one = [_side(derivative, 1, axes) for derivative in first]
-    two = [_side(derivative, 2, axes) for derivative in second]
+    two = [_side(derivative, 2, axes) for derivative in second or first]
     couples = [_Couple(a, b, kept) for a in one for b in two if a.frame == b.frame]
     if not couples:
         return None, Chosen(False, 0.0)
     apart = sum(couple.plan.cost for couple in couples)
     wholes = [_Whole.of(side) for side in (one, two)]
     if len({d.frame for d in (*one, *two)}) == 1:
-        together = sum(whole.cost for whole in wholes) + _product_cost(wholes, kept)
+        formed = wholes[: 1 if second is None else 2]
+        together = sum(whole.cost for whole in formed) + _product_cost(wholes, kept)
         if together < apart:
-            a, b = (whole.array() for whole in wholes)
-            return product([a, b], kept), Chosen(True, together)
+            arrays = [whole.array() for whole in formed]
+            factors = [Factor(a, w.labels) for a, w in zip(arrays * 2, wholes, strict=False)]
+            return product(factors, kept), Chosen(True, together)
     total = sum((couple.product() for couple in couples[1:]), couples[0].product())
     return total, Chosen(False, apart)
 
@@ -182,7 +184,7 @@ class _Whole(NamedTuple):
             cost += plan_factors(factors, tuple(x for x in labels if x in held)).cost
         return cls(derivatives, labels, (*(sizes[x] for x in out), *shape), cost)
 
-    def array(self) -> Factor:
+    def array(self) -> Array:
         total = None
         for derivative in self.derivatives:
             factors = without_one_hots(derivative.parts)
@@ -193,7 +195,7 @@ class _Whole(NamedTuple):
             array = jnp.broadcast_to(jnp.expand_dims(array, missing), self.sizes)
             total = array if total is None else total + array
         assert total is not None
-        return Factor(total, self.labels)
+        return total
 
 
 def _product_cost(wholes: Sequence[_Whole], kept: Labels) -> float:

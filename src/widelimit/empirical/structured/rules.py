@@ -300,8 +300,7 @@ def _convolution(scope: Scope, step: Step, position: int, link: Link) -> Outcome
         group, labels = [], list(link.labels)
     rank = len(taps)
     sample, *positions = scope.fresh(1 + rank)
-    # Patches are [sample, (group,) channel, *positions, *taps].
-    patches = (sample, *group, labels[in_axis], *positions, *(labels[a] for a in taps))
+    patches = (sample, *positions, *(labels[a] for a in taps), *group, labels[in_axis])
     output = scope.types[step.outputs[0]].shape
     places: list[Labels] = [()] * len(output)
     sizes: list[tuple[int, ...]] = [(size,) for size in output]
@@ -334,21 +333,22 @@ def image_patches(
       window: size of the kernel along each spatial axis.
       spatial: size of the output along each.
 
-    The result is [sample, (group,) channel, *positions, *taps].
+    The result is [sample, *positions, *taps, (group,) channel].
     """
-    x = x.transpose(params["dimension_numbers"].lhs_spec)
+    batch, channel, *space = params["dimension_numbers"].lhs_spec
+    x = x.transpose((batch, *space, channel))
     dilation, strides = params["rhs_dilation"], params["window_strides"]
     low_high = zip(params["padding"], params["lhs_dilation"], strict=True)
-    padding = [(0, 0, 0), (0, 0, 0), *((lo, hi, inner - 1) for (lo, hi), inner in low_high)]
+    padding = [(0, 0, 0), *((lo, hi, inner - 1) for (lo, hi), inner in low_high), (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), padding)
     for i, (taps, size) in enumerate(zip(window, spatial, strict=True)):
         reach = (size - 1) * strides[i] + 1
         starts = [tap * dilation[i] for tap in range(taps)]
-        cuts = [lax.slice_in_dim(x, s, s + reach, strides[i], axis=2 + i) for s in starts]
-        x = jnp.stack(cuts, axis=-1)
+        cuts = [lax.slice_in_dim(x, s, s + reach, strides[i], axis=1 + i) for s in starts]
+        x = jnp.stack(cuts, axis=-2)
     groups = params["feature_group_count"]
     if groups > 1:
-        x = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+        x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return x
 
 
