@@ -113,43 +113,65 @@ def product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -
 
     Every label that is kept must be one of a factor.
     """
+    last = unordered_product(factors, kept, plan)
+    return last.array.transpose([last.labels.index(x) for x in kept])
+
+
+def unordered_product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -> Factor:
+    """Returns the same with the axes in the order in which they are cheapest to have."""
     left = list(factors)
     for i, j in (plan or plan_factors(factors, kept)).order:
         others = [factor for k, factor in enumerate(left) if k not in (i, j)]
         wanted = set(kept).union(*(factor.labels for factor in others))
         left = [*others, _multiply(left[i], left[j], wanted)]
     (last,) = left
-    gone = tuple(a for a, x in enumerate(last.labels) if x not in kept)
-    array = last.array.sum(gone) if gone else last.array
-    labels = [x for x in last.labels if x in kept]
-    return array.transpose([labels.index(x) for x in kept])
+    return _summed(last, set(kept))
 
 
 def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
     """Returns the product of two factors, summed over labels that nothing else needs."""
     one, two = _summed(one, wanted | set(two.labels)), _summed(two, wanted | set(one.labels))
-    dtype = kernel_dtype(one.array.dtype, two.array.dtype)
-    a, b = one.array, two.array
-    if a.dtype != b.dtype:
-        a, b = a.astype(dtype), b.astype(dtype)
-    common = [x for x in one.labels if x in two.labels]
+    large, small = (one, two) if one.array.size >= two.array.size else (two, one)
+    common = [x for x in large.labels if x in small.labels]
     shared = [x for x in common if x in wanted]
     summed = [x for x in common if x not in wanted]
-    if not summed and (set(shared) >= set(one.labels) or set(shared) >= set(two.labels)):
-        return _entrywise(Factor(a, one.labels), Factor(b, two.labels))
-    places = [
-        tuple(tuple(f.labels.index(x) for x in group) for f in (one, two))
-        for group in (summed, shared)
-    ]
+    if not summed and (len(shared) in (len(one.labels), len(two.labels))):
+        return _entrywise(one, two)
+    dtype = kernel_dtype(one.array.dtype, two.array.dtype)
+    a, axis_a = _as_matrices(large, shared, summed)
+    b, axis_b = _as_matrices(small, shared, summed)
+    batch = ((0,), (0,)) if shared else ((), ())
     array = lax.dot_general(
-        a,
-        b,
-        (places[0], places[1]),
+        a.astype(dtype) if a.dtype != b.dtype else a,
+        b.astype(dtype) if a.dtype != b.dtype else b,
+        (((axis_a,), (axis_b,)), batch),
         precision=lax.Precision.HIGHEST,
         preferred_element_type=dtype,
     )
-    free = [x for f in (one, two) for x in f.labels if x not in common]
-    return Factor(array, (*shared, *free))
+    sizes = sizes_of([one, two])
+    labels = (*shared, *(x for f in (large, small) for x in f.labels if x not in common))
+    return Factor(array.reshape([sizes[x] for x in labels]), labels)
+
+
+def _as_matrices(
+    factor: Factor, shared: Sequence[Hashable], summed: Sequence[Hashable]
+) -> tuple[Array, int]:
+    """Returns a factor as matrices, one for each entry of shared labels, and the summed axis.
+
+    Several labels become one axis here: XLA would transpose more than it has to.
+    """
+    free = [x for x in factor.labels if x not in shared and x not in summed]
+    sizes = factor.sizes()
+    last = next((x for x in reversed(factor.labels) if sizes[x] > 1), None)
+    # What is contiguous stays so.
+    groups = (
+        [list(shared), free, list(summed)] if last in summed else [list(shared), list(summed), free]
+    )
+    order = [factor.labels.index(x) for group in groups for x in group]
+    shape = [math.prod(sizes[x] for x in group) for group in groups]
+    shape = shape if shared else shape[1:]
+    axis = len(shape) - (1 if last in summed else 2)
+    return factor.array.transpose(order).reshape(shape), axis
 
 
 def _entrywise(one: Factor, two: Factor) -> Factor:
@@ -157,7 +179,9 @@ def _entrywise(one: Factor, two: Factor) -> Factor:
     large, small = (one, two) if len(one.labels) >= len(two.labels) else (two, one)
     order = sorted(range(len(small.labels)), key=lambda a: large.labels.index(small.labels[a]))
     missing = [a for a, x in enumerate(large.labels) if x not in small.labels]
-    return Factor(large.array * jnp.expand_dims(small.array.transpose(order), missing), large.labels)
+    spread = jnp.expand_dims(small.array.transpose(order), missing)
+    dtype = kernel_dtype(large.array.dtype, small.array.dtype)
+    return Factor(large.array.astype(dtype) * spread.astype(dtype), large.labels)
 
 
 def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:

@@ -81,9 +81,7 @@ def structured_of_samples(
     return _kernel(one, two, params, axes)[0]
 
 
-def explain(
-    f1: Function, f2: Function | None, params: Any, axes: Axes
-) -> tuple[LeafReport, ...]:
+def explain(f1: Function, f2: Function | None, params: Any, axes: Axes) -> tuple[LeafReport, ...]:
     """Returns which rules `structured` applies to each parameter, and why it has none.
 
     Nothing is computed: the functions are only traced.
@@ -110,9 +108,7 @@ def explain(
 class _Side:
     """One of the two functions, traced, and its samples."""
 
-    def __init__(
-        self, function: Callable[[Any], Function], batch: Batch, params: Any
-    ) -> None:
+    def __init__(self, function: Callable[[Any], Function], batch: Batch, params: Any) -> None:
         leaves, tree = jax.tree.flatten(params)
         one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in batch.arrays]
 
@@ -187,6 +183,4 @@ def _without(analysis: Analysis, leaf: int) -> Analysis:
         return analysis
     uses = {key: value for key, value in analysis.uses.items() if key != leaf}
     reason = "used in another way by the other function"
-    return dataclasses.replace(
-        analysis, uses=uses, without={**analysis.without, leaf: reason}
-    )
+    return dataclasses.replace(analysis, uses=uses, without={**analysis.without, leaf: reason})

@@ -16,10 +16,12 @@ from widelimit.empirical.structured.factors import (
     OneHot,
     plan_factors,
     product,
+    unordered_product,
     without_one_hots,
 )
 
 Labels = tuple[Hashable, ...]
+
 
 class Derivative(NamedTuple):
     """The derivative of the output by a parameter through one use, or several alike, as factors.
@@ -113,8 +115,11 @@ def kernel_of_parameter(
         formed = wholes[: 1 if second is None else 2]
         together = sum(whole.cost for whole in formed) + _product_cost(wholes, kept)
         if together < apart:
-            arrays = [whole.array() for whole in formed]
-            factors = [Factor(a, w.labels) for a, w in zip(arrays * 2, wholes, strict=False)]
+            factors = [whole.factor() for whole in formed]
+            if second is None:
+                names = dict(zip(wholes[0].labels, wholes[1].labels, strict=True))
+                labels = tuple(names[x] for x in factors[0].labels)
+                factors.append(Factor(factors[0].array, labels))
             return product(factors, kept), Chosen(True, together)
     total = sum((couple.product() for couple in couples[1:]), couples[0].product())
     return total, Chosen(False, apart)
@@ -184,16 +189,20 @@ class _Whole(NamedTuple):
             cost += plan_factors(factors, tuple(x for x in labels if x in held)).cost
         return cls(derivatives, labels, (*(sizes[x] for x in out), *shape), cost)
 
-    def array(self) -> Array:
-        total = None
+    def factor(self) -> Factor:
+        """Returns the sum of the derivatives; its axes in any order."""
+        total: Factor | None = None
         for derivative in self.derivatives:
             factors = without_one_hots(derivative.parts)
             held = {x for factor in factors for x in factor.labels}
-            kept = tuple(x for x in self.labels if x in held)
-            array = product(factors, kept)
-            missing = [a for a, x in enumerate(self.labels) if x not in held]
-            array = jnp.broadcast_to(jnp.expand_dims(array, missing), self.sizes)
-            total = array if total is None else total + array
+            found = unordered_product(factors, tuple(x for x in self.labels if x in held))
+            order = (*found.labels, *(x for x in self.labels if x not in held))
+            order = order if total is None else total.labels
+            array = found.array.transpose([found.labels.index(x) for x in order if x in held])
+            array = jnp.expand_dims(array, [a for a, x in enumerate(order) if x not in held])
+            sizes = dict(zip(self.labels, self.sizes, strict=True))
+            array = jnp.broadcast_to(array, [sizes[x] for x in order])
+            total = Factor(array if total is None else total.array + array, order)
         assert total is not None
         return total
 

@@ -183,9 +183,7 @@ def evaluate(
     for index, step in enumerate(program.steps):
         taken = [values[number] for number in step.inputs]
         deeper = (*path, index)
-        if step.body is not None and any(
-            p[: len(deeper)] == deeper for p, _ in (*shifts, *reads)
-        ):
+        if step.body is not None and any(p[: len(deeper)] == deeper for p, _ in (*shifts, *reads)):
             given, found = _run_scan(step, taken, shifts, reads, deeper)
             inside.update(found)
         else:

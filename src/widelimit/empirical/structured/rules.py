@@ -322,9 +322,7 @@ def _convolution(scope: Scope, step: Step, position: int, link: Link) -> Outcome
     return scope.use(step, link, sum(places, ()), factor, change=change)
 
 
-def image_patches(
-    x: Any, params: Any, window: tuple[int, ...], spatial: tuple[int, ...]
-) -> Any:
+def image_patches(x: Any, params: Any, window: tuple[int, ...], spatial: tuple[int, ...]) -> Any:
     """Returns what each output position of a convolution reads.
 
     Args:
