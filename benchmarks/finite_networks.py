@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ Parameters = dict[str, Any]
 def mlp_shapes() -> dict[str, tuple[int, ...]]:
     sizes = (MLP_INPUTS, MLP_WIDTH, MLP_WIDTH, CLASSES)
     shapes: dict[str, tuple[int, ...]] = {}
-    for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         shapes |= {f"w{i}": (fan_in, fan_out), f"b{i}": (fan_out,)}
     return shapes
 
@@ -53,7 +54,7 @@ SHAPES = {"mlp": mlp_shapes, "resnet": resnet_shapes, "transformer": transformer
 
 
 def parameters(network: str, dtype: Any) -> Parameters:
-    """Returns the parameters of a network: matrices with variance 2 / fan-in, others near 0 or 1."""
+    """Returns the parameters of a network: of variance 2 / fan-in, or near 0 or 1."""
     rng = np.random.default_rng(1)
     found = {}
     for name, shape in SHAPES[network]().items():

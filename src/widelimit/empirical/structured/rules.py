@@ -35,8 +35,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def _minus_one(link: Link) -> Read:
-    return Read(np.float32(-1.0), (), fixed=True)
+MINUS_ONE = Read(np.float32(-1.0), (), fixed=True)
 
 
 # Changes of shape.
@@ -58,7 +57,7 @@ def _convert(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
 
 @rule("neg")
 def _negate(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
-    return [link.relabelled(link.labels, _minus_one(link))]
+    return [link.relabelled(link.labels, MINUS_ONE)]
 
 
 @rule("transpose")
