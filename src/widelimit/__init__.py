@@ -4,6 +4,13 @@ from widelimit import models as models
 from widelimit import predict as predict
 from widelimit import stax as stax
 from widelimit.batching import batch as batch
+from widelimit.empirical import NtkImplementation as NtkImplementation
+from widelimit.empirical import NTKOperator as NTKOperator
+from widelimit.empirical import empirical_kernel_fn as empirical_kernel_fn
+from widelimit.empirical import empirical_nngp_fn as empirical_nngp_fn
+from widelimit.empirical import empirical_ntk_fn as empirical_ntk_fn
+from widelimit.empirical import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from widelimit.empirical import projected_gradients as projected_gradients
 from widelimit.ensemble import InfiniteEnsemble as InfiniteEnsemble
 from widelimit.gram import gram as gram
 from widelimit.kernel import choose_engine as choose_engine

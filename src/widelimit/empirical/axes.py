@@ -47,6 +47,18 @@ class Axes(NamedTuple):
         """Returns the axes of an output of this rank that appear twice, ascending."""
         return tuple(a for a in range(rank) if a not in self.trace and a not in self.diagonal)
 
+    def zipped_order(self, rank: int) -> Shape:
+        """Returns the transposition of [*diagonal, *kept, *kept] to the layout of kernels."""
+        kept = self.kept(rank)
+        order: list[int] = []
+        for axis in range(rank):
+            if axis in self.diagonal:
+                order.append(self.diagonal.index(axis))
+            elif axis in kept:
+                first = len(self.diagonal) + kept.index(axis)
+                order += [first, first + len(kept)]
+        return tuple(order)
+
 
 def resolve_axes(trace_axes: Any, diagonal_axes: Any, shape1: Shape, shape2: Shape) -> Axes:
     """Returns the axes of one output.
@@ -109,7 +121,7 @@ def contract(a1: Array, a2: Array, axes: Axes, rank: int) -> Array:
         precision=lax.Precision.HIGHEST,
         preferred_element_type=dtype,
     )
-    return product.transpose(_zipped_order(axes, rank))
+    return product.transpose(axes.zipped_order(rank))
 
 
 def kernel_dtype(*dtypes: Any) -> np.dtype:
@@ -121,19 +133,6 @@ def kernel_dtype(*dtypes: Any) -> np.dtype:
 def mean_over_trace(kernel: Array, axes: Axes, shape: Shape) -> Array:
     """Returns a sum over trace axes as the mean over them; `shape` is that of the output."""
     return kernel / axes.trace_size(shape) if axes.trace else kernel
-
-
-def _zipped_order(axes: Axes, rank: int) -> Shape:
-    """Returns the transposition of [*diagonal, *kept, *kept] to the layout of kernels."""
-    kept = axes.kept(rank)
-    order: list[int] = []
-    for axis in range(rank):
-        if axis in axes.diagonal:
-            order.append(axes.diagonal.index(axis))
-        elif axis in kept:
-            first = len(axes.diagonal) + kept.index(axis)
-            order += [first, first + len(kept)]
-    return tuple(order)
 
 
 def _resolve(axes: Any, shape: Shape, name: str) -> Shape:

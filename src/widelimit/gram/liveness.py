@@ -24,7 +24,7 @@ def peak_bytes(jaxpr: Any) -> int:
     for i, eqn in enumerate(inner.eqns):
         out = sum(map(_size, eqn.outvars))
         given = sum(map(_size, eqn.invars))
-        inside = max((peak_bytes(sub) - given for sub in _inner(eqn)), default=0)
+        inside = max((peak_bytes(sub) - given for sub in inner_functions(eqn)), default=0)
         peak = max(peak, live + max(out, inside))
         unused = sum(_size(v) for v in eqn.outvars if v not in last and v not in kept)
         done = {v for v in eqn.invars if _is_variable(v) and last[v] == i and v not in kept}
@@ -41,7 +41,7 @@ def _size(value: Any) -> int:
     return math.prod(shape) * getattr(getattr(value.aval, "dtype", None), "itemsize", 0)
 
 
-def _inner(eqn: Any) -> Iterator[Any]:
+def inner_functions(eqn: Any) -> Iterator[Any]:
     """Yields the functions that an operation calls."""
     for value in eqn.params.values():
         for one in value if isinstance(value, list | tuple) else (value,):

@@ -1,0 +1,201 @@
+"""How a Jacobian is cut, so that what is held of it stays within a budget of memory.
+
+Rows of a Jacobian are derivatives of single outputs of single samples. Some rows are resident while
+others stream past them a few at a time; each pair of rows meets once. Where not even a few rows
+fit, parameters are cut into groups, whose kernels add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from widelimit.gram.sizes import human_bytes
+
+# What a call works with is known from its trace only, and may be some more; compiled programs and
+# gaps between arrays take room as well.
+_SPARE = 1.25
+_USED_SHARE = 7 / 8
+# Products of fewer rows are slow; more are no faster.
+_MOST_STREAMED = 32
+_STREAMED_SHARE = 3
+
+
+class Chunks(NamedTuple):
+    """How the Jacobians of two sets of rows are cut.
+
+    Attributes:
+      groups: indices of the parameters of each group.
+      resident: rows that are held.
+      streamed: rows that meet them at a time.
+      called: rows that one call computes.
+      blocks: number of sets of resident rows, one after another.
+      computed_at_most: how often any block of the Jacobian is computed.
+      bytes: estimated memory of it all.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    resident: int
+    streamed: int
+    called: int
+    blocks: int
+    computed_at_most: int
+    bytes: int
+
+
+def choose_chunks(
+    rows: tuple[int, int | None],
+    leaf_bytes: Sequence[int],
+    slots: int,
+    memory: int,
+    call: Callable[[tuple[int, ...]], tuple[int, int]],
+) -> Chunks:
+    """Returns the chunks with the fewest computations that fit, groups of parameters last of all.
+
+    Args:
+      rows: number of rows of both sides; None for the second where it is the first.
+      leaf_bytes: bytes of a row for each parameter.
+      slots: number of separate contractions of so many rows, one for each index of trace and
+        diagonal axes.
+      memory: the budget in bytes.
+      call: of a group of parameters, what one call works with in bytes and the number of rows it
+        computes.
+
+    Raises:
+      ValueError: nothing fits; the message says what would do.
+    """
+    total = sum(leaf_bytes) * slots * (rows[0] + (rows[1] or 0))
+    limit = max(math.ceil(total / memory), 1)
+    found: list[Chunks] = []
+    least = math.inf
+    count = 1
+    while True:
+        groups = _grouped(leaf_bytes, count)
+        heaviest = max(groups, key=lambda group: sum(leaf_bytes[i] for i in group))
+        row = max(sum(leaf_bytes[i] for i in heaviest), 1)
+        work, called = call(heaviest)
+        # Products of rows with s others copy s rows of a leaf, and cut them out before.
+        leaf = max(leaf_bytes[i] for i in heaviest)
+        fixed = Fixed(row, 2 * leaf, int(_SPARE * work), called)
+        least = min(least, (fixed.work + 2 * row + 2 * leaf) / _USED_SHARE)
+        chunks = _cut(rows, groups, fixed, int(_USED_SHARE * memory))
+        if chunks is not None:
+            found.append(chunks)
+            if chunks.computed_at_most <= limit:
+                return chunks
+        if len(groups) < count or count >= len(leaf_bytes):
+            break
+        count = min(2 * count, len(leaf_bytes))
+    if not found:
+        raise ValueError(
+            f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), what "
+            f"two rows of the Jacobian take, got {memory} ({human_bytes(memory)})"
+        )
+    return min(found, key=lambda c: c.computed_at_most)
+
+
+class Fixed(NamedTuple):
+    """What is known before rows are cut.
+
+    Attributes:
+      row: bytes of a row of the largest group.
+      product: bytes that a product takes for each streamed row.
+      work: bytes that a call takes.
+      called: rows that a call computes.
+    """
+
+    row: int
+    product: int
+    work: int
+    called: int
+
+
+def _cut(
+    rows: tuple[int, int | None], groups: tuple[tuple[int, ...], ...], fixed: Fixed, memory: int
+) -> Chunks | None:
+    """Returns the chunks for these groups of parameters, None if they do not fit."""
+    row, product = fixed.row, fixed.product
+    held, other = (rows[0], None) if rows[1] is None else sorted((rows[0], rows[1]))
+    room = memory - fixed.work
+    streamed = min(_MOST_STREAMED, room // _STREAMED_SHARE // (row + product), other or held)
+    streamed = max(1, streamed)
+    called = min(fixed.called, streamed)
+    streamed -= streamed % called
+    whole = _up(held, streamed)
+    if other is None and whole * row + streamed * product <= room:
+        used = fixed.work + whole * row + streamed * product
+        return Chunks(groups, whole, streamed, called, 1, 1, used)
+    most = (room - streamed * (row + product)) // row // streamed * streamed
+    if most < 1:
+        return None
+    blocks = -(-held // most)
+    resident = _up(-(-held // blocks), streamed)
+    blocks = -(-held // resident)
+    often = 1 + blocks // 2 if other is None else blocks
+    used = fixed.work + resident * row + streamed * (row + product)
+    return Chunks(groups, resident, streamed, called, blocks, often, used)
+
+
+def _grouped(leaf_bytes: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
+    """Returns at most so many groups of neighbouring leaves of similar size."""
+    goal = sum(leaf_bytes) / count
+    groups: list[list[int]] = [[]]
+    size = 0.0
+    for i, leaf in enumerate(leaf_bytes):
+        if groups[-1] and size + leaf / 2 > goal and len(groups) < count:
+            groups.append([])
+            size = 0.0
+        groups[-1].append(i)
+        size += leaf
+    return tuple(map(tuple, groups))
+
+
+def _up(count: int, step: int) -> int:
+    """Returns the next multiple of a step, at least one."""
+    return max(-(-count // step), 1) * step
+
+
+class Schedule(NamedTuple):
+    """Which rows stream past which resident ones.
+
+    Attributes:
+      starts: [blocks, most] first streamed rows of every chunk.
+      counts: number of chunks of each block.
+      known: [blocks, blocks] bool, whether a block of the kernel of rows with themselves is
+        computed and not mirrored; None for two sets of rows.
+    """
+
+    starts: np.ndarray
+    counts: np.ndarray
+    known: np.ndarray | None
+
+    @classmethod
+    def of(cls, chunks: Chunks, rows: int, same: bool) -> Schedule:
+        """Returns the schedule; of rows with themselves each pair of blocks meets once.
+
+        Args:
+          chunks: how rows are cut.
+          rows: number of streamed rows.
+          same: whether they are the resident rows too.
+        """
+        if not same:
+            starts = np.arange(0, max(rows, 1), chunks.streamed, dtype=np.int32)
+            counts = np.full(chunks.blocks, len(starts), np.int32)
+            return cls(np.tile(starts, (chunks.blocks, 1)), counts, None)
+        known = np.eye(chunks.blocks, dtype=bool)
+        found: list[list[int]] = []
+        for i in range(chunks.blocks):
+            # Around a circle, so that all blocks are computed equally often.
+            others = [(i + step) % chunks.blocks for step in range(1, chunks.blocks // 2 + 1)]
+            others = [j for j in others if not known[j, i]]
+            known[i, others] = True
+            spans = [range(j * chunks.resident, (j + 1) * chunks.resident) for j in others]
+            found.append([s for span in spans for s in span[:: chunks.streamed] if s < rows])
+        most = max(1, *map(len, found))
+        starts = np.array([s + [0] * (most - len(s)) for s in found], np.int32)
+        return cls(
+            starts.reshape(chunks.blocks, most), np.array([*map(len, found)], np.int32), known
+        )

@@ -1,0 +1,414 @@
+"""Tangent kernels within a budget of memory, from Jacobians computed in chunks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from widelimit._pytree import is_concrete
+from widelimit.empirical.axes import Axes, contract, kernel_dtype
+from widelimit.empirical.budget import Chunks, Schedule, choose_chunks
+from widelimit.empirical.jacobian import unit_row
+from widelimit.empirical.network import Network, real_output
+from widelimit.empirical.outputs import Call, Output
+from widelimit.gram.liveness import inner_functions, peak_bytes
+
+# Rows that one call computes, as long as they take no more than this share of the budget.
+_MOST_CALLED = 32
+_CALLED_SHARE = 8
+_PAIRS = Axes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of the Jacobian of one output of a network: the static part.
+
+    Attributes:
+      network: the function.
+      index: which leaf of f(params, x).
+      mapped: whether samples are mapped, so that a row takes one of them.
+      called: number of rows that one call computes.
+    """
+
+    network: Network
+    index: int
+    mapped: bool
+    called: int
+
+    def compute(
+        self, group: tuple[int, ...], call: Call, samples: Array, entries: Array
+    ) -> list[Array]:
+        """Returns rows [called, *leaf] of the leaves of a group.
+
+        Args:
+          group: which parameters.
+          call: the network with its arrays, samples first where they are mapped.
+          samples: sample of every row.
+          entries: entry of the raveled real output of every row.
+        """
+        real = self.network.parameters.real(call.params)
+
+        def row(sample: Array, entry: Array) -> list[Array]:
+            def f(chosen: list[Array]) -> Array:
+                full = list(real)
+                for i, leaf in zip(group, chosen, strict=True):
+                    full[i] = leaf
+                if not self.mapped:
+                    return real_output(
+                        self.network.whole(call.params, call.arrays, full)[self.index]
+                    )
+                mapped, shared = call.arrays
+                one = [lax.dynamic_index_in_dim(a, sample, 0, keepdims=False) for a in mapped]
+                return real_output(self.network.one(call.params, one, shared, full)[self.index])
+
+            return unit_row(f, [real[i] for i in group], entry)
+
+        if self.called == 1:  # a convolution of one sample is faster without `vmap`
+            return [leaf[None] for leaf in row(samples[0], entries[0])]
+        return jax.vmap(row)(samples, entries)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _fill(
+    rows: Rows,
+    group: tuple[int, ...],
+    buffers: list[Array],
+    at: Any,
+    params: list[Any],
+    arrays: Any,
+    samples: Array,
+    entries: Array,
+) -> list[Array]:
+    """Returns buffers [rows, *leaf] with computed rows from place `at` on."""
+    found = rows.compute(group, Call(rows.network, params, arrays), samples, entries)
+    return [
+        lax.dynamic_update_slice_in_dim(buffer, leaf.astype(buffer.dtype), at, 0)
+        for buffer, leaf in zip(buffers, found, strict=True)
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
+def _add_tile(
+    kernel: Array,
+    first: list[Array],
+    second: list[Array],
+    at: Any,
+    place: tuple[Any, Any, Any],
+    size: int,
+) -> Array:
+    """Returns the kernels [slots, rows, columns] with products of rows added.
+
+    Args:
+      kernel: the sums so far.
+      first: rows [rows, *leaf].
+      second: rows of which `size` are taken.
+      at: the first of these.
+      place: slot, row and column where the products belong.
+      size: number of rows of `second`.
+    """
+    parts = []
+    for a, b in zip(first, second, strict=True):
+        b = lax.dynamic_slice_in_dim(b, at, size, 0)
+        parts.append(contract(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1))
+    tile = sum(parts[1:], start=parts[0])[None].astype(kernel.dtype)
+    old = lax.dynamic_slice(kernel, place, tile.shape)
+    return lax.dynamic_update_slice(kernel, old + tile, place)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Side:
+    """All rows of one set of inputs, by slot: an index of trace and diagonal axes.
+
+    Attributes:
+      call: the network, with samples first in its arrays where they are mapped.
+      samples: [slots, rows] sample of every row.
+      entries: [slots, rows] entry of the raveled real output of one sample, or of all.
+      kept: shape of the axes of the output that rows run over.
+    """
+
+    call: Call
+    samples: np.ndarray
+    entries: np.ndarray
+    kept: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of rows of a slot."""
+        return self.samples.shape[1]
+
+    @classmethod
+    def of(cls, call: Call, output: Output, shape: tuple[int, ...]) -> Side:
+        """Returns the rows of an output of this real shape."""
+        axes, rank = output.axes, len(shape)
+        slots, kept = (*axes.trace, *axes.diagonal), axes.kept(rank)
+        places = np.moveaxis(
+            np.indices(shape, np.int32), [1 + a for a in (*slots, *kept)], range(1, 1 + rank)
+        )
+        places = places.reshape(rank, math.prod(shape[a] for a in slots), -1)
+        samples = np.zeros_like(places[0])
+        single = list(shape)
+        if output.axis is not None:
+            samples = places[output.axis].copy()
+            places[output.axis] = 0
+            single[output.axis] = 1
+            call = dataclasses.replace(call, arrays=call.network.inputs.split(call.arrays))
+        entries = samples * 0
+        for axis in range(rank):
+            entries = entries * single[axis] + places[axis]
+        return cls(call, samples, entries, tuple(shape[a] for a in kept))
+
+    def rows(self, output: Output, called: int) -> Rows:
+        """Returns what is static about the rows."""
+        return Rows(self.call.network, output.index, output.axis is not None, called)
+
+    def padded(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns samples and entries of so many rows, the last repeated."""
+        where = np.minimum(np.arange(count), self.count - 1)
+        return self.samples[:, where], self.entries[:, where]
+
+
+def chunked_ntk(first: Call, second: Call | None, output: Output, memory: int) -> Array:
+    """Returns the kernel of an output in real numbers, summed over trace axes.
+
+    On concrete arrays chunks are calls of compiled functions; where arguments are traced, loops.
+
+    Args:
+      first: the network on x1.
+      second: the network on x2; None for x1.
+      output: which output.
+      memory: bytes that derivatives may take.
+
+    Raises:
+      ValueError: not even two rows of the Jacobian fit.
+    """
+    work = Work.of(first, second, output, memory)
+    if work is None:
+        real = [s + (2,) * jnp.issubdtype(output.dtype, jnp.complexfloating) for s in output.shapes]
+        leaves = first.network.parameters.real(first.params)
+        dtype = kernel_dtype(*(leaf.dtype for leaf in leaves))
+        return jnp.zeros(output.axes.kernel_shape(*real), dtype)
+    return work.run()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+    """All that is to be done for one kernel.
+
+    Attributes:
+      output: which output.
+      resident: rows that are held.
+      streamed: rows that stream past them; None for the same ones.
+      swapped: whether the resident rows are those of x2.
+      chunks: how it is cut.
+    """
+
+    output: Output
+    resident: Side
+    streamed: Side | None
+    swapped: bool
+    chunks: Chunks
+
+    @classmethod
+    def of(cls, first: Call, second: Call | None, output: Output, memory: int) -> Work | None:
+        """Returns the work; None if there are no entries at all.
+
+        Raises:
+          ValueError: not even two rows of the Jacobian fit.
+        """
+        parts = (2,) if jnp.issubdtype(output.dtype, jnp.complexfloating) else ()
+        one = Side.of(first, output, output.shapes[0] + parts)
+        other = None if second is None else Side.of(second, output, output.shapes[1] + parts)
+        if not one.samples.size or (other is not None and not other.samples.size):
+            return None
+        real = jax.eval_shape(first.network.parameters.real, first.params)
+        bytes_ = [leaf.size * leaf.dtype.itemsize for leaf in real]
+        counts = one.count, None if other is None else other.count
+        chunks = choose_chunks(
+            counts, bytes_, len(one.samples), memory, lambda g: _call(one, output, g, memory)
+        )
+        swapped = other is not None and other.count < one.count
+        resident, streamed = (other, one) if other is not None and swapped else (one, other)
+        return cls(output, resident, streamed, swapped, chunks)
+
+    def run(self) -> Array:
+        """Returns the kernel in the layout of kernels."""
+        chunks, same = self.chunks, self.streamed is None
+        other = self.resident if self.streamed is None else self.streamed
+        schedule = Schedule.of(chunks, other.count, same)
+        height = chunks.blocks * chunks.resident
+        width = height if same else -(-other.count // chunks.streamed) * chunks.streamed
+        sizes = [self.output.shapes[0][a] for a in self.output.axes.diagonal]
+        real = self.resident.call.network.parameters.real(self.resident.call.params)
+        dtype = kernel_dtype(*(leaf.dtype for leaf in real))
+        kernel = jnp.zeros((math.prod(sizes), height, width), dtype)
+        eager = is_concrete(self.resident.call.params, self.resident.call.arrays, other.call.arrays)
+        loop = _called if eager else _traced
+        ids = self.resident.padded(height), other.padded(width)
+        for group in chunks.groups:
+            leaves = [real[i] for i in group]
+            if not sum(leaf.size for leaf in leaves):
+                continue
+            if not eager:  # one group after the other
+                kernel, leaves = lax.optimization_barrier((kernel, leaves))
+            kernel = self._add_group(group, leaves, kernel, schedule, ids, loop)
+        if schedule.known is not None:
+            step = np.ones((chunks.resident,) * 2, bool)
+            known = np.kron(schedule.known, step)[None]
+            kernel = jnp.where(known, kernel, kernel.swapaxes(1, 2))
+        kernel = kernel[:, : self.resident.count, : other.count]
+        if self.swapped:
+            kernel = kernel.swapaxes(1, 2)
+        first, second = (other, self.resident) if self.swapped else (self.resident, other)
+        kernel = kernel.reshape(*sizes, *first.kept, *second.kept)
+        rank = len(self.output.axes.trace) + len(sizes) + len(first.kept)
+        return kernel.transpose(self.output.axes.zipped_order(rank))
+
+    def _add_group(
+        self,
+        group: tuple[int, ...],
+        leaves: list[Array],
+        kernel: Array,
+        schedule: Schedule,
+        ids: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        loop: Callable[..., Any],
+    ) -> Array:
+        """Returns the kernels with those of a group of parameters added."""
+        chunks, other = self.chunks, self.streamed or self.resident
+        size = chunks.streamed
+        held = [jnp.zeros((chunks.resident, *v.shape), v.dtype) for v in leaves]
+        streams = bool(schedule.counts.any())
+        passing = [jnp.zeros((size, *v.shape), v.dtype) for v in leaves if streams]
+        count = max(math.prod(self.output.shapes[0][a] for a in self.output.axes.diagonal), 1)
+        fill = functools.partial(_filled, self.output, chunks.called, group, loop=loop)
+
+        def slot_step(slot: Any, carry: Any) -> Any:
+            def block_step(block: Any, carry: Any) -> Any:
+                kernel, held, passing = carry
+                start = block * chunks.resident
+                held = fill(self.resident, held, ids[0], slot, start)
+                if self.streamed is None:
+                    kernel = loop(
+                        chunks.resident // size,
+                        lambda i, kernel: _add_tile(
+                            kernel,
+                            held,
+                            held,
+                            i * size,
+                            (slot % count, start, start + i * size),
+                            size,
+                        ),
+                        kernel,
+                    )
+
+                def chunk_step(chunk: Any, carry: Any) -> Any:
+                    kernel, passing = carry
+                    column = _pick(schedule.starts, (block, chunk))
+                    passing = fill(other, passing, ids[1], slot, column)
+                    place = slot % count, start, column
+                    return _add_tile(kernel, held, passing, 0, place, size), passing
+
+                if streams:
+                    chunks_here = _pick(schedule.counts, (block,))
+                    kernel, passing = loop(chunks_here, chunk_step, (kernel, passing))
+                return kernel, held, passing
+
+            return loop(chunks.blocks, block_step, carry)
+
+        carry = (kernel, held, passing)
+        return loop(len(self.resident.samples), slot_step, carry)[0]
+
+
+def _filled(
+    output: Output,
+    called: int,
+    group: tuple[int, ...],
+    side: Side,
+    buffers: list[Array],
+    ids: tuple[np.ndarray, np.ndarray],
+    slot: Any,
+    start: Any,
+    loop: Callable[..., Any],
+) -> list[Array]:
+    """Returns buffers filled with the rows of a slot from `start` on."""
+    rows = side.rows(output, called)
+    size = len(buffers[0])
+
+    def step(i: Any, buffers: list[Array]) -> list[Array]:
+        at = i * called
+        if loop is _called and start + at >= side.count:
+            return buffers  # rows that fill up the last chunk, and are cut
+        samples, entries = (_pick_rows(v, slot, start + at, called) for v in ids)
+        given = side.call.params, side.call.arrays
+        return _fill(rows, group, buffers, at, *given, samples, entries)
+
+    return loop(size // called, step, buffers)
+
+
+def _called(count: int, body: Callable[..., Any], carry: Any) -> Any:
+    """Returns the carry after a loop of Python."""
+    for i in range(int(count)):
+        carry = body(i, carry)
+    return carry
+
+
+def _traced(count: Any, body: Callable[..., Any], carry: Any) -> Any:
+    """Returns the carry after a compiled loop."""
+    return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), body, carry)
+
+
+def _pick(table: np.ndarray, index: tuple[Any, ...]) -> Any:
+    """Returns an entry of a table, as a Python integer where the index is one."""
+    if all(isinstance(i, int) for i in index):
+        return int(table[index])
+    return jnp.asarray(table)[index]
+
+
+def _pick_rows(table: np.ndarray, slot: Any, start: Any, count: int) -> Any:
+    """Returns consecutive entries of a row of a table."""
+    if isinstance(slot, int) and isinstance(start, int):
+        return table[slot, start : start + count]
+    return lax.dynamic_slice(jnp.asarray(table), (slot, start), (1, count))[0]
+
+
+def _call(side: Side, output: Output, group: tuple[int, ...], memory: int) -> tuple[int, int]:
+    """Returns what a call works with beside its arguments in bytes, and how many rows it computes.
+
+    On a CPU convolutions of many samples with derivatives of their own are slow: one row per call.
+    """
+
+    def traced(called: int) -> tuple[int, bool]:
+        rows = side.rows(output, called)
+        ids = jax.ShapeDtypeStruct((called,), np.int32)
+        jaxpr = jax.make_jaxpr(
+            lambda params, arrays, a, b: rows.compute(
+                group, Call(side.call.network, params, arrays), a, b
+            )
+        )(side.call.params, side.call.arrays, ids, ids)
+        given = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in jaxpr.jaxpr.invars)
+        return peak_bytes(jaxpr) - given, _has_convolution(jaxpr)
+
+    one, convolves = traced(1)
+    if convolves and jax.default_backend() == "cpu":
+        return one, 1
+    two = traced(2)[0]
+    more = max(two - one, 1)
+    called = int(max(1, min(_MOST_CALLED, (memory // _CALLED_SHARE - one) // more)))
+    return one + (called - 1) * more, called
+
+
+def _has_convolution(jaxpr: Any) -> bool:
+    """Returns whether there is a convolution in a trace."""
+    return any(
+        equation.primitive.name == "conv_general_dilated"
+        or any(map(_has_convolution, inner_functions(equation)))
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns
+    )

@@ -1,0 +1,112 @@
+"""Products of a tangent kernel with vectors shaped like the outputs of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from widelimit.empirical.arguments import two_sides
+from widelimit.empirical.network import Inputs, Network, Parameters, output_leaves, real_output
+from widelimit.empirical.outputs import Call, outputs_of
+from widelimit.empirical.vector_products import ntk_vector_product
+
+
+def empirical_ntk_vp_fn(
+    f: Callable[..., Any], x1: Any, x2: Any, params: Any, *, subset: Any = None, **kwargs: Any
+) -> Callable[[Any], Any]:
+    """Returns the linear map v -> J1 J2^H v of a network between x1 and x2.
+
+    v is shaped like f(params, x2), and the result like f(params, x1). Nothing is averaged. With
+    several outputs, each meets all others. See `empirical_ntk_fn` for complex numbers.
+
+    Args:
+      f: f(params, x, **kwargs).
+      x1: tree of inputs.
+      x2: tree of inputs, None for x1.
+      params: tree of parameters.
+      subset: parameters to differentiate by; see `empirical_ntk_fn`.
+      **kwargs: keywords of f; see `empirical_ntk_fn`.
+
+    Raises:
+      TypeError: parameters that are no floating-point numbers, or outputs that are no arrays.
+      ValueError: f that does not depend on the parameters. The function returned raises it for v
+        that is not like f(params, x2).
+    """
+    one, other = two_sides(x1, x2, kwargs)
+    parameters, arrays = Parameters.of(params, subset)
+
+    def call(side: Any) -> Call:
+        inputs, inputs_arrays = Inputs.of(side, None)
+        return Call(Network(f, parameters, inputs), arrays, inputs_arrays)
+
+    first, second = call(one), None if other is None else call(other)
+    structure, outputs = outputs_of(first, second, (), ())
+    first.check_differentiable(outputs)
+    expected = [jax.ShapeDtypeStruct(o.shapes[1], o.dtype) for o in outputs]
+
+    def real_function(call: Call) -> Callable[[Any], Any]:
+        return lambda real: [*map(real_output, call.network.whole(call.params, call.arrays, real))]
+
+    real = parameters.real(arrays)
+    f1, f2 = real_function(first), None if second is None else real_function(second)
+
+    def product(v: Any) -> Any:
+        leaves = checked_vectors(v, structure, expected)
+        return jax.tree.unflatten(
+            structure,
+            complex_product(lambda r: ntk_vector_product(f1, f2, real)(r), leaves, expected),
+        )
+
+    return product
+
+
+def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
+    """Returns the leaves of a vector.
+
+    Raises:
+      ValueError: it is not like the output.
+    """
+    if jax.tree.structure(v) != structure:
+        raise ValueError(f"expected a vector like {structure}, got {jax.tree.structure(v)}")
+    leaves = output_leaves(v)
+    for leaf, want in zip(leaves, expected, strict=True):
+        if leaf.shape != want.shape:
+            raise ValueError(f"expected a vector of shape {want.shape}, got shape {leaf.shape}")
+    return leaves
+
+
+def complex_product(
+    product: Callable[[list[Any]], list[Any]], leaves: list[Any], like: list[Any]
+) -> list[Any]:
+    """Returns the product with a kernel J1 J2^H of complex or real vectors.
+
+    Args:
+      product: the product of real vectors with the kernel of real outputs, in which complex
+        outputs are pairs of real ones along a last axis.
+      leaves: the vectors.
+      like: shapes and dtypes of outputs.
+    """
+    is_complex = [jnp.issubdtype(o.dtype, jnp.complexfloating) for o in like]
+
+    def on_real(vectors: list[Any]) -> list[Any]:
+        """Returns real parts of products; vectors of real outputs are taken as real."""
+        given = [
+            jnp.stack([v.real, v.imag], -1).astype(jnp.finfo(o.dtype).dtype)
+            if c
+            else v.real.astype(o.dtype)
+            for v, o, c in zip(vectors, like, is_complex, strict=True)
+        ]
+        found = product(given)
+        return [
+            jax.lax.complex(u[..., 0], u[..., 1]) if c else u
+            for u, c in zip(found, is_complex, strict=True)
+        ]
+
+    real = on_real(leaves)
+    if not any(is_complex) and not any(map(jnp.iscomplexobj, leaves)):
+        return real
+    imaginary = on_real([-1j * v for v in leaves])
+    return [a + 1j * b for a, b in zip(real, imaginary, strict=True)]
