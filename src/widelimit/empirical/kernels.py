@@ -13,9 +13,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.empirical.arguments import Side, two_sides
+from widelimit.empirical.auto import cheapest
 from widelimit.empirical.axes import contract, mean_over_trace
 from widelimit.empirical.chunks import Work, chunked_ntk
-from widelimit.empirical.implementations import TABLE, NtkImplementation, find_implementation
+from widelimit.empirical.implementations import (
+    TABLE,
+    Implementation,
+    NtkImplementation,
+    find_implementation,
+)
 from widelimit.empirical.network import Inputs, Network, Parameters, complex_kernel
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.samples import kernel_of_samples
@@ -164,14 +170,21 @@ def _ntk(
     implementation: NtkImplementation, first: Call, second: Call | None, output: Output
 ) -> Array:
     """Returns the mean over trace axes of products of derivatives."""
-    compute, real = TABLE[implementation], first.network.parameters.real(first.params)
-    if output.axis is None:
-        f1 = first.function(output.index)
-        f2 = None if second is None else second.function(output.index)
-        return _finished(compute(f1, f2, real, output.axes), output)
-    one = first.samples(output.index, output.axis)
-    other = None if second is None else second.samples(output.index, output.axis)
-    return _finished(kernel_of_samples(compute, one, other, real, output.axes), output)
+    real = first.network.parameters.real(first.params)
+
+    def kernel(compute: Implementation, real: list[Array]) -> Array:
+        if output.axis is None:
+            f1 = first.function(output.index)
+            f2 = None if second is None else second.function(output.index)
+            return compute(f1, f2, real, output.axes)
+        one = first.samples(output.index, output.axis)
+        other = None if second is None else second.samples(output.index, output.axis)
+        return kernel_of_samples(compute, one, other, real, output.axes)
+
+    ways = {key: functools.partial(kernel, compute) for key, compute in TABLE.items()}
+    if implementation is NtkImplementation.AUTO:
+        implementation = cheapest(ways, real)
+    return _finished(ways[implementation](real), output)
 
 
 def _finished(kernel: Array, output: Output) -> Array:

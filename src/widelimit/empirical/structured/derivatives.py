@@ -172,8 +172,8 @@ def _cut(part: Factor | OneHot, window: Window) -> Factor | OneHot:
         return part
     axis = part.labels.index(window.outer)
     labels = (*part.labels[:axis], window.inner, *part.labels[axis + 1 :])
-    array = part.array if isinstance(part, Factor) else part.index
+    array = part.array if isinstance(part, Factor) else part.where
     array = lax.slice_in_dim(array, window.start, window.start + window.size, axis=axis)
     if isinstance(part, Factor):
         return Factor(array, labels)
-    return part._replace(index=array, labels=labels)
+    return part._replace(where=array, labels=labels)

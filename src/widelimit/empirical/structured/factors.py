@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -34,14 +34,14 @@ class Factor(NamedTuple):
 class OneHot(NamedTuple):
     """An array [*labels, picked] of zeros and ones, given by where the ones are."""
 
-    index: Array
+    where: Array
     labels: Labels
     picked: Hashable
     size: int
 
-    def dense(self, dtype: object) -> Factor:
+    def dense(self, dtype: Any) -> Factor:
         """Returns the array itself; an index outside picks nothing."""
-        hot = self.index[..., None] == jnp.arange(self.size).reshape((1,) * self.index.ndim + (-1,))
+        hot = self.where[..., None] == jnp.arange(self.size).reshape((1,) * self.where.ndim + (-1,))
         return Factor(hot.astype(dtype), (*self.labels, self.picked))
 
 
@@ -218,15 +218,15 @@ def _has(part: Factor | OneHot, label: Hashable) -> bool:
     return label in _labels(part)
 
 
-def _picked(part: Factor | OneHot, hot: OneHot, dtype: object) -> Factor:
+def _picked(part: Factor | OneHot, hot: OneHot, dtype: Any) -> Factor:
     """Returns the entries of a factor that a one-hot picks, along its axes."""
     if isinstance(part, OneHot):
-        a = part.index.reshape(part.index.shape + (1,) * hot.index.ndim)
-        b = hot.index.reshape((1,) * part.index.ndim + hot.index.shape)
+        a = part.where.reshape(part.where.shape + (1,) * hot.where.ndim)
+        b = hot.where.reshape((1,) * part.where.ndim + hot.where.shape)
         ok = (a == b) & (a >= 0) & (a < part.size)
         return Factor(ok.astype(dtype), (*part.labels, *hot.labels))
     axis = part.labels.index(hot.picked)
-    index = jnp.where(hot.index < 0, hot.size, hot.index)
+    index = jnp.where(hot.where < 0, hot.size, hot.where)
     array = jnp.take(part.array, index, axis=axis, mode="fill", fill_value=0)
     labels = (*part.labels[:axis], *hot.labels, *part.labels[axis + 1 :])
     return Factor(array, labels)

@@ -85,7 +85,7 @@ def _stacked(group: Sequence[Derivative]) -> Derivative:
         if isinstance(part, Factor):
             parts.append(part._replace(array=array, labels=(alike, *part.labels)))
         else:
-            parts.append(part._replace(index=array, labels=(alike, *part.labels)))
+            parts.append(part._replace(where=array, labels=(alike, *part.labels)))
     return first._replace(parts=tuple(parts))
 
 
@@ -218,7 +218,7 @@ def _product_cost(wholes: Sequence[_Whole], kept: Labels) -> float:
 
 
 def _array(part: Factor | OneHot) -> Array:
-    return part.array if isinstance(part, Factor) else part.index
+    return part.array if isinstance(part, Factor) else part.where
 
 
 def _labels(part: Factor | OneHot) -> Labels:
