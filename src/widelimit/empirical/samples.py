@@ -83,7 +83,8 @@ def kernel_of_samples(
         return contract_trees(j1, j2, axes, (first.shape(params), other.shape(params)))
 
     if implementation is structured:
-        batches = tuple(None if s is None else Batch(s.arrays, s.axis) for s in (first, second))
+        two = None if second is None else Batch(second.arrays, second.axis)
+        batches = Batch(first.arrays, first.axis), two
         return structured_of_samples(first.function, other.function, batches, params, axes)
 
     def of_pair(arrays1: Any, arrays2: Any) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -34,7 +35,7 @@ class Analysis:
 def analyse(program: Program, count: int) -> Analysis:
     """Returns the uses of the parameters of a program: its first inputs, so many."""
     walk = _Walk()
-    links = {
+    links: Links = {
         number: (Link(leaf, (), shape, tuple(range(len(shape)))),)
         for leaf, number in enumerate(program.inputs[:count])
         if jnp.issubdtype(program.types[number].dtype, jnp.inexact)
@@ -44,8 +45,8 @@ def analyse(program: Program, count: int) -> Analysis:
     for leaf, uses in walk.uses.items():
         if not compatible(uses, uses):
             walk.refuse(leaf, "different parts of it overlap")
-    uses = {leaf: tuple(uses) for leaf, uses in walk.uses.items() if leaf not in walk.without}
-    return Analysis(uses, walk.without)
+    kept = {leaf: tuple(uses) for leaf, uses in walk.uses.items() if leaf not in walk.without}
+    return Analysis(kept, walk.without)
 
 
 def compatible(uses1: Sequence[Use], uses2: Sequence[Use]) -> bool:
@@ -123,7 +124,8 @@ class _Walk:
         assert body is not None
         outer, inner = split_scan(step, step.inputs), split_scan(step, body.inputs)
         found: Links = {}
-        weights, fixed = set(), set()
+        weights: set[int] = set()
+        fixed: set[int] = set()
         for kind, (taken, names) in enumerate(zip(outer, inner, strict=True)):
             for number, name in zip(taken, names, strict=True):
                 if kind != 1 and number in scope.fixed:
@@ -139,5 +141,5 @@ class _Walk:
         self.run(body, found, weights, fixed, path)
 
 
-def _dtype(program: Program, number: int) -> object:
+def _dtype(program: Program, number: int) -> Any:
     return getattr(program.types[number], "dtype", jnp.dtype(bool))

@@ -51,7 +51,8 @@ def derivatives_of(
     fixed = values.fixed([array[0] for array in batch.arrays])
     # Without a barrier XLA may compute cotangents anew in every product that they enter.
     cotangents, found = lax.optimization_barrier((cotangents, found))
-    arrays = {**dict(zip(values.varying, found, strict=True)), **fixed}
+    arrays: dict[Place, Array] = dict(zip(values.varying, found, strict=True))
+    arrays.update(fixed)
     by_place = dict(zip([*values.inside, *values.whole], cotangents, strict=True))
     result: dict[int, list[Derivative]] = {}
     for use in uses:
@@ -75,9 +76,11 @@ class _Values:
         self.program, self.leaves = program, list(leaves)
         self.inside = sorted({use.place for use in uses if use.place is not None})
         self.whole = sorted({use.leaf for use in uses if use.place is None})
-        reads = [read for read in _reads(uses) if isinstance(read.source, tuple)]
-        self.constant = sorted({read.source for read in reads if read.fixed})
-        self.varying = sorted({read.source for read in reads} - set(self.constant))
+        places = [
+            (read.source, read.fixed) for read in _reads(uses) if isinstance(read.source, tuple)
+        ]
+        self.constant = sorted({place for place, fixed in places if fixed})
+        self.varying = sorted({place for place, _ in places} - set(self.constant))
         self.rank = len(program.types[program.outputs[0]].shape)
 
     def of_sample(self, arrays: list[Array]) -> tuple[list[Array], list[Array]]:
@@ -159,10 +162,11 @@ def _part(
     if not isinstance(part.source, tuple):
         return Factor(jnp.asarray(part.source), part.labels)
     leading = (*(() if part.fixed else sample), *part.loops)
-    change = part.change
-    for _ in leading if change is not None else ():
-        change = jax.vmap(change)
-    array = values[part.source] if change is None else change(values[part.source])
+    array, change = values[part.source], part.change
+    if change is not None:
+        for _ in leading:
+            change = jax.vmap(change)
+        array = change(array)
     return Factor(array, (*leading, *part.labels))
 
 

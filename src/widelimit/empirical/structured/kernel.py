@@ -113,7 +113,7 @@ class _Side:
         one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in batch.arrays]
 
         def flat(leaves: list[Array], arrays: list[Array]) -> Array:
-            return function(arrays)(tree.unflatten(leaves))
+            return function(arrays)(jax.tree.unflatten(tree, leaves))
 
         self.batch = batch
         self.program = trace(flat, leaves, one)

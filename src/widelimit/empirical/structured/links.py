@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from jaxtyping import Array
+import numpy as np
 
 from widelimit.empirical.structured.program import Path, Place, Step
 
@@ -31,14 +31,14 @@ class Read:
     """A value of the program as a factor.
 
     Attributes:
-      source: which value, or an array.
+      source: which value, or an array of numbers.
       labels: of its axes after `change`.
       loops: of the leading axes, one per scan around it.
       change: applied to the value of one round and one sample, None for none.
       fixed: whether the value is the same for all samples.
     """
 
-    source: Place | Array
+    source: Place | np.ndarray
     labels: Labels
     loops: Labels = ()
     change: Callable[[Any], Any] | None = None

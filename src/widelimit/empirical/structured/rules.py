@@ -35,7 +35,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-MINUS_ONE = Read(np.float32(-1.0), (), fixed=True)
+MINUS_ONE = Read(np.array(-1.0, np.float32), (), fixed=True)
 
 
 # Changes of shape.
@@ -97,7 +97,7 @@ def _unit_axes(
 
 def _new_frame(
     link: Link, before: tuple[int, ...], after: tuple[int, ...], change: tuple[Any, ...]
-) -> Outcome:
+) -> list[Link] | None:
     """Returns the link after a change of the parameter that keeps or drops entries of it."""
     if not link.own():
         return None
@@ -127,7 +127,8 @@ def _slice(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
 
 @rule("split")
 def _split(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
-    axis, start, links = step.params["axis"], 0, []
+    axis, start = step.params["axis"], 0
+    links: list[Link] = []
     before = scope.types[step.inputs[0]].shape
     for size in map(int, step.params["sizes"]):
         starts = tuple(start if a == axis else 0 for a in range(len(before)))
@@ -136,7 +137,7 @@ def _split(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
         found = _new_frame(link, before, after, ("slice", starts, limits, (1,) * len(before)))
         if found is None:
             return None
-        links += found  # type: ignore[arg-type]
+        links += found
         start += size
     return links
 
@@ -289,7 +290,7 @@ def _convolution(scope: Scope, step: Step, position: int, link: Link) -> Outcome
         split = list(kernel)
         split[out_axis : out_axis + 1] = [groups, kernel[out_axis] // groups]
         framed = _new_frame(link, kernel, tuple(split), ("reshape", tuple(split)))
-        if not isinstance(framed, list):
+        if framed is None:
             return None
         link = framed[0]
         order = list(link.labels)
