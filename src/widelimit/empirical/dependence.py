@@ -6,24 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
 
-def check_dependence(f: Callable[..., Any], params: list[Array], arguments: Any) -> None:
+def check_dependence(f: Callable[..., Any], params: list[Any], arguments: Any) -> None:
     """Raises if no derivative of f with respect to the parameters exists.
 
     Derivatives that happen to be zero are none of its business.
 
     Args:
       f: f(params, arguments).
-      params: real arrays.
+      params: real arrays, or their shapes and dtypes.
       arguments: tree of arrays, or of their shapes and dtypes.
 
     Raises:
       ValueError: no output depends on any of these parameters.
     """
 
-    def derivative(p: list[Array], tangents: list[Array], arguments: Any) -> Any:
+    def derivative(p: list[Any], tangents: list[Any], arguments: Any) -> Any:
         return jax.jvp(lambda p: f(p, arguments), (p,), (tangents,))[1]
 
     traced = jax.make_jaxpr(derivative)(params, params, arguments)

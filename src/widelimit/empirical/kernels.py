@@ -46,7 +46,7 @@ class Options:
 class Kernels:
     """Empirical kernels of one function, compiled once per shape of its arguments."""
 
-    def __init__(self, f: Callable[..., Any], options: Options) -> None:
+    def __init__(self, f: Any, options: Options) -> None:
         """Checks what does not depend on arguments.
 
         Raises:
@@ -195,7 +195,7 @@ def _finished(kernel: Array, output: Output) -> Array:
 
 
 def empirical_ntk_fn(
-    f: Callable[..., Any],
+    f: Any,
     trace_axes: Any = (-1,),
     diagonal_axes: Any = (),
     vmap_axes: Any = None,
@@ -261,7 +261,7 @@ def empirical_ntk_fn(
 
 
 def empirical_nngp_fn(
-    f: Callable[..., Any], trace_axes: Any = (-1,), diagonal_axes: Any = ()
+    f: Any, trace_axes: Any = (-1,), diagonal_axes: Any = ()
 ) -> Callable[..., Any]:
     """Returns a function `nngp_fn(x1, x2, params, **kwargs)`: products of outputs of a network.
 
@@ -285,7 +285,7 @@ def empirical_nngp_fn(
 
 
 def empirical_kernel_fn(
-    f: Callable[..., Any],
+    f: Any,
     trace_axes: Any = (-1,),
     diagonal_axes: Any = (),
     vmap_axes: Any = None,

@@ -44,7 +44,7 @@ class NTKOperator:
 
     def __init__(
         self,
-        f: Callable[..., Any],
+        f: Any,
         params: Any,
         x: Any,
         *,

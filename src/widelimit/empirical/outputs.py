@@ -125,8 +125,8 @@ def outputs_of(
     """
     tree1, shapes1 = _shapes(first)
     tree2, shapes2 = (tree1, shapes1) if second is None else _shapes(second)
-    structure = jax.tree.structure(tree1)
-    if not structure == jax.tree.structure(tree2):
+    structure: Any = jax.tree.structure(tree1)
+    if structure != jax.tree.structure(tree2):
         raise ValueError(
             "expected f(x1) and f(x2) with the same tree of outputs, got "
             f"{structure} and {jax.tree.structure(tree2)}"

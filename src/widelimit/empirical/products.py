@@ -15,7 +15,7 @@ from widelimit.empirical.vector_products import ntk_vector_product
 
 
 def empirical_ntk_vp_fn(
-    f: Callable[..., Any], x1: Any, x2: Any, params: Any, *, subset: Any = None, **kwargs: Any
+    f: Any, x1: Any, x2: Any, params: Any, *, subset: Any = None, **kwargs: Any
 ) -> Callable[[Any], Any]:
     """Returns the linear map v -> J1 J2^H v of a network between x1 and x2.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -97,7 +96,7 @@ class ProjectedGradients:
 
 
 def projected_gradients(
-    f: Callable[..., Any],
+    f: Any,
     params: Any,
     x: Any,
     key: Any,
