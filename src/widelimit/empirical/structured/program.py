@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array
 
@@ -191,7 +192,7 @@ def evaluate(
         for number, value in zip(step.outputs, given, strict=True):
             shift = shifts.get((path, number))
             values[number] = value if shift is None else value + shift
-    inside.update({(p, number): values[number] for p, number in reads if p == path})
+    inside.update({(p, number): jnp.asarray(values[number]) for p, number in reads if p == path})
     return [values[number] for number in program.outputs], inside
 
 

@@ -195,7 +195,8 @@ def _pad(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
         return None
     labels, windows = list(link.labels), []
     shape = scope.types[step.inputs[0]].shape
-    for axis, (low, high, interior) in enumerate(step.params["padding_config"]):
+    for axis, config in enumerate(step.params["padding_config"]):
+        low, high, interior = map(int, config)
         if low < 0 or high < 0 or interior:
             return None
         if low or high:
@@ -211,28 +212,37 @@ def _pad(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
 def _add(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
     if not _all_fixed(scope, step):
         return None
-    if scope.types[step.inputs[position]].shape != scope.types[step.outputs[0]].shape:
-        return None
-    if step.name == "sub" and position == 1:
-        return _negate(scope, step, position, link)
-    return [link]
+    labels = _spread(scope, step, position, link)
+    minus = (MINUS_ONE,) if step.name == "sub" and position == 1 else ()
+    return [link.relabelled(labels, *minus)]
 
 
 @rule("mul", "div")
 def _multiply(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
     if step.name == "div" and position == 1:
         return None
-    own, other = step.inputs[position], step.inputs[1 - position]
-    if scope.types[own].shape != scope.types[step.outputs[0]].shape:
-        return None
+    other = step.inputs[1 - position]
     change = jnp.reciprocal if step.name == "div" else None
-    if not scope.types[other].shape:
-        return [link.relabelled(link.labels, scope.read(other, (), link, change))]
+    labels = _spread(scope, step, position, link)
     # A mask on a matrix goes on to where the matrix is used; the scale of activations does not.
-    mask = len(link.labels) > 1 and all(isinstance(x, int) for x in link.labels)
-    if other not in scope.fixed and not mask:
+    mask = len(labels) > 1 and all(isinstance(x, int) for x in labels)
+    shape = scope.types[other].shape
+    if shape and other not in scope.fixed and not mask:
         return None
-    return [link.relabelled(link.labels, scope.read(other, link.labels, link, change))]
+    full = scope.types[step.outputs[0]].shape
+    pairs = zip(labels, shape, full, strict=True) if shape else ()
+    places = tuple(x if size == whole else scope.fresh()[0] for x, size, whole in pairs)
+    return [link.relabelled(labels, scope.read(other, places, link, change))]
+
+
+def _spread(scope: Scope, step: Step, position: int, link: Link) -> Labels:
+    """Returns the labels of the output of an entrywise step: axes of size 1 may be repeated."""
+    before = scope.types[step.inputs[position]].shape
+    after = scope.types[step.outputs[0]].shape
+    if not before:
+        return scope.fresh(len(after))
+    pairs = zip(link.labels, before, after, strict=True)
+    return tuple(x if size == whole else scope.fresh()[0] for x, size, whole in pairs)
 
 
 @rule("select_n")
