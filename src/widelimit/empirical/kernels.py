@@ -204,7 +204,7 @@ def empirical_ntk_fn(
     _s_rules: bool = True,
     _fwd: bool | None = None,
     *,
-    memory: str | float | None = None,
+    memory: Any = None,
     subset: Any = None,
 ) -> EmpiricalNtk:
     """Returns a function `ntk_fn(x1, x2, params, **kwargs)`: the empirical NTK of a network.
@@ -294,7 +294,7 @@ def empirical_kernel_fn(
     _s_rules: bool = True,
     _fwd: bool | None = None,
     *,
-    memory: str | float | None = None,
+    memory: Any = None,
     subset: Any = None,
 ) -> Callable[..., Any]:
     """Returns a function `kernel_fn(x1, x2, get, params, **kwargs)`: empirical NNGP and NTK.
