@@ -13,7 +13,7 @@ from jaxtyping import Array
 from widelimit.empirical.axes import Axes
 from widelimit.empirical.implementations import Implementation
 from widelimit.empirical.jacobian import contract_trees, jacobian, jacobian_contraction
-from widelimit.empirical.structured import Batch, structured, structured_of_samples
+from widelimit.empirical.structured import Batch, Structured
 
 Function = Callable[[Any], Array]
 
@@ -82,10 +82,10 @@ def kernel_of_samples(
         j2 = j1 if second is None else second.jacobian(params)
         return contract_trees(j1, j2, axes, (first.shape(params), other.shape(params)))
 
-    if implementation is structured:
+    if isinstance(implementation, Structured):
         two = None if second is None else Batch(second.arrays, second.axis)
         batches = Batch(first.arrays, first.axis), two
-        return structured_of_samples(first.function, other.function, batches, params, axes)
+        return implementation.of_samples(first.function, other.function, batches, params, axes)
 
     def of_pair(arrays1: Any, arrays2: Any) -> Array:
         return implementation(first.function(arrays1), other.function(arrays2), params, axes)

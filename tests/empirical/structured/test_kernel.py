@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import widelimit as wl
 from tests.tolerance import assert_close
 from widelimit.empirical.axes import Axes
 from widelimit.empirical.jacobian import jacobian_contraction
@@ -30,8 +31,12 @@ def mlp(p, x):
 SHAPES = {"w": (5, 8), "b": (8,), "v": (8, 3)}
 
 
-def reports(f, params, x, axes=TRACE):
-    return {report.name: report for report in explain(on(f, x), None, params, axes)}
+def explained(f, params):
+    return explain(lambda way, p: way(f, None, p, TRACE), params)
+
+
+def reports(f, params, x):
+    return {report.name: report for report in explained(on(f, x), params)}
 
 
 def test_explain_says_rule_and_reason():
@@ -59,9 +64,9 @@ def test_explain_computes_nothing():
     ("f", "reason"),
     [
         (lambda w, x: x @ jnp.exp(w), "enters exp"),
-        (lambda w, x: x @ w[:2] @ w[1:, :2].T, "different parts of it overlap"),
+        (lambda w, x: x[:, :2] @ w[:2] @ w[1:].T, "different parts of it overlap"),
         (
-            lambda w, x: jax.lax.fori_loop(0, 2, lambda _, c: (c[0] @ c[1], c[1]), (x, w))[0],
+            lambda w, x: jax.lax.fori_loop(0, 2, lambda _, c: (c[0] @ c[1], c[1] / 2), (x, w))[0],
             "carried by a scan",
         ),
         (lambda w, x: w, "part of the result"),
@@ -69,11 +74,8 @@ def test_explain_computes_nothing():
     ],
 )
 def test_without_a_rule_the_number_is_the_same(f, reason):
-    w, x = (
-        draw((3, 3)),
-        draw((2, 3), 1) if reason != "different parts of it overlap" else draw((2, 2), 1),
-    )
-    (report,) = explain(on(f, x), None, w, TRACE)
+    w, x = draw((3, 3)), draw((2, 3), 1)
+    (report,) = explained(on(f, x), w)
     assert report.reason == reason
     assert report.whole
     expected = jacobian_contraction(on(f, x), None, w, TRACE)
@@ -86,7 +88,7 @@ def test_disjoint_parts_keep_their_structure():
         return jnp.tanh(x @ q) * (x @ k)
 
     w, x = draw((3, 4)), draw((2, 3), 1)
-    (report,) = explain(on(f, x), None, w, TRACE)
+    (report,) = explained(on(f, x), w)
     assert report.rules == ("dot_general",)
     assert_close(
         structured(on(f, x), None, w, TRACE), jacobian_contraction(on(f, x), None, w, TRACE)
@@ -100,12 +102,12 @@ def test_wide_layers_never_form_their_jacobian():
     jaxpr = jax.make_jaxpr(lambda p: structured(f, None, p, TRACE))(params)
     largest = max(v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars)
     assert largest < 300 * 400
-    assert not any(report.whole for report in explain(f, None, params, TRACE))
+    assert not any(report.whole for report in explained(f, params))
 
 
 def test_many_positions_form_the_jacobian():
     f = on(lambda w, x: jnp.tanh(x @ w).sum(1), jnp.zeros((1, 500, 3)))
-    (report,) = explain(f, None, jnp.zeros((3, 4)), TRACE)
+    (report,) = explained(f, jnp.zeros((3, 4)))
     assert report.rules == ("dot_general",)
     assert report.whole
 
@@ -149,3 +151,18 @@ def test_derivatives_and_maps_of_the_kernel():
     batch = draw((3, 2, 5), 2)
     mapped = jax.vmap(lambda x: structured(on(mlp, x), None, params, TRACE))(batch)
     assert_close(mapped[1], structured(on(mlp, batch[1]), None, params, TRACE))
+
+
+def test_the_public_function_explains():
+    params, x = draw({"layer": SHAPES}), draw((4, 5), 1)
+
+    def f(p, x):
+        return {"out": mlp(p["layer"], x), "norms": (x @ p["layer"]["w"]) ** 2}
+
+    explanation = wl.empirical_ntk_fn(f, vmap_axes=0, explain=True)(x, None, params)
+    assert [report.name for report in explanation["out"]] == ["layer/b", "layer/v", "layer/w"]
+    assert str(explanation["out"]).splitlines()[0].startswith("layer/b [8]: Jacobian (no rule")
+    assert explanation["norms"][1].rules == ()
+    assert "unused" in str(explanation["norms"][1])
+    only = wl.empirical_ntk_fn(f, vmap_axes=0, subset="*/w").explain(x, x[:2], params)
+    assert [report.name for report in only["out"]] == ["layer/w"]

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from widelimit.empirical.structured.derivatives import Batch
 from widelimit.empirical.structured.kernel import (
+    Explanation,
     LeafReport,
+    Structured,
     explain,
     structured,
-    structured_of_samples,
 )
 
-__all__ = ["Batch", "LeafReport", "explain", "structured", "structured_of_samples"]
+__all__ = ["Batch", "Explanation", "LeafReport", "Structured", "explain", "structured"]

@@ -46,63 +46,82 @@ class LeafReport(NamedTuple):
         return f"{self.name or '(itself)'} {list(self.shape)}: {how} ({why}), {self.cost:.2g}"
 
 
-def structured(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
-    """Returns the tangent kernel by structured derivatives, summed over trace axes.
+@dataclasses.dataclass(frozen=True)
+class Structured:
+    """Structured derivatives as a way to compute tangent kernels.
 
-    Args:
-      f1: takes parameters, returns one real array.
-      f2: likewise, of the same rank; None stands for f1.
-      params: a tree of real arrays.
-      axes: of the outputs.
+    Attributes:
+      reports: where to put how every parameter is treated, call by call; None for nowhere.
     """
-    one = _Side(lambda _: f1, Batch(), params)
-    two = None if f2 is None else _Side(lambda _: f2, Batch(), params)
-    return _kernel(one, two, params, axes)[0]
 
+    reports: list[LeafReport] | None = None
 
-def structured_of_samples(
-    f1: Callable[[Any], Function],
-    f2: Callable[[Any], Function],
-    batches: tuple[Batch, Batch | None],
-    params: Any,
-    axes: Axes,
-) -> Array:
-    """Returns the same for functions of single samples: what concerns one is computed once.
+    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+        """Returns the tangent kernel of two outputs, summed over trace axes.
 
-    Args:
-      f1: takes the arrays of a sample to a function of parameters, as in `structured`.
-      f2: likewise.
-      batches: the samples of both; None for those of f1, which then is f2.
-      params: a tree of real arrays.
-      axes: of the outputs of all samples.
-    """
-    one = _Side(f1, batches[0], params)
-    two = None if batches[1] is None else _Side(f2, batches[1], params)
-    return _kernel(one, two, params, axes)[0]
+        Args:
+          f1: takes parameters, returns one real array.
+          f2: likewise, of the same rank; None stands for f1.
+          params: a tree of real arrays.
+          axes: of the outputs.
+        """
+        batches = Batch(), None if f2 is None else Batch()
+        return self.of_samples(lambda _: f1, lambda _: f2 or f1, batches, params, axes)
 
+    def of_samples(
+        self,
+        f1: Callable[[Any], Function],
+        f2: Callable[[Any], Function],
+        batches: tuple[Batch, Batch | None],
+        params: Any,
+        axes: Axes,
+    ) -> Array:
+        """Returns the same for functions of single samples: what concerns one is computed once.
 
-def explain(f1: Function, f2: Function | None, params: Any, axes: Axes) -> tuple[LeafReport, ...]:
-    """Returns which rules `structured` applies to each parameter, and why it has none.
-
-    Nothing is computed: the functions are only traced.
-
-    Args:
-      f1: as in `structured`.
-      f2: likewise.
-      params: arrays, or their shapes.
-      axes: as in `structured`.
-    """
-    reports: list[LeafReport] = []
-
-    def traced(params: Any) -> Array:
-        one = _Side(lambda _: f1, Batch(), params)
-        two = None if f2 is None else _Side(lambda _: f2, Batch(), params)
-        kernel, found = _kernel(one, two, params, axes)
-        reports.extend(found)
+        Args:
+          f1: takes the arrays of a sample to a function of parameters, as above.
+          f2: likewise.
+          batches: the samples of both; None for those of f1, which then is f2.
+          params: a tree of real arrays.
+          axes: of the outputs of all samples.
+        """
+        one = _Side(f1, batches[0], params)
+        two = None if batches[1] is None else _Side(f2, batches[1], params)
+        kernel, reports = _kernel(one, two, params, axes)
+        if self.reports is not None:
+            self.reports.extend(reports)
         return kernel
 
-    jax.eval_shape(traced, params)
-    return tuple(reports)
+
+structured = Structured()
+
+
+class Explanation(tuple[LeafReport, ...]):
+    """How structured derivatives treat every parameter; its text is a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+
+def explain(
+    compute: Callable[[Structured, Any], Array], params: Any, names: Sequence[str] | None = None
+) -> Explanation:
+    """Returns which rules apply to each parameter, and why it has none; nothing is computed.
+
+    Args:
+      compute: compute(structured, params), a kernel.
+      params: a tree of arrays, or of their shapes.
+      names: of the parameters; None for their paths.
+    """
+    recorder = Structured([])
+    jax.eval_shape(lambda p: compute(recorder, p), params)
+    reports = recorder.reports or []
+    if names is not None:
+        pairs = zip(reports, names, strict=True) if reports else ()
+        reports = [report._replace(name=name) for report, name in pairs]
+    return Explanation(reports)
 
 
 class _Side:

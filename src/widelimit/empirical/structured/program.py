@@ -91,7 +91,8 @@ class _Flattener:
         """Returns the whole of it."""
         inputs = tuple(self.new(v.aval) for v in jaxpr.invars)
         outputs = self.inline(jaxpr, consts, inputs)
-        return Program(inputs, outputs, tuple(self.steps), self.constants, self.types)
+        steps = _needed(self.steps, outputs)
+        return Program(inputs, outputs, steps, self.constants, self.types)
 
     def new(self, aval: Any) -> int:
         number = next(self.numbers)
@@ -124,6 +125,16 @@ class _Flattener:
                 self.steps.append(_step(jaxpr, equation, taken, given))
             known.update(zip(equation.outvars, given, strict=True))
         return tuple(number(atom) for atom in jaxpr.outvars)
+
+
+def _needed(steps: Sequence[Step], outputs: Sequence[int]) -> tuple[Step, ...]:
+    """Returns the steps that any of these values depends on."""
+    wanted, kept = set(outputs), []
+    for step in reversed(steps):
+        if not wanted.isdisjoint(step.outputs):
+            wanted.update(step.inputs)
+            kept.append(step)
+    return tuple(reversed(kept))
 
 
 def _inner(equation: Any, name: str | None) -> tuple[Jaxpr, Sequence[Any]] | None:
