@@ -215,8 +215,10 @@ class KernelFn(NetFunction):
           options: what else is asked for.
           concrete: whether nothing is traced.
         """
-        if holds_kernels(x1) or not concrete:
-            return "inputs are traced, or Kernels"
+        if holds_kernels(x1):
+            return "the inputs are Kernels"
+        if not concrete:
+            return "the network or its inputs are traced"
         if options.mask_constant is not None or any(p is not None for p in patterns):
             return "there are masks or graph patterns"
         return fused_refusal(self.net, tree_shapes(x1), options.axes, tangent="ntk" in fields)

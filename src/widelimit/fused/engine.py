@@ -20,6 +20,7 @@ from widelimit.fused.tape import numbers_of
 from widelimit.layers.base import Layer
 
 _STORE = 1 << 21  # bytes of pooled covariances that a thread works on at a time
+_WORK = 1 << 23  # entries of layers that a thread computes at a time
 _TILE = 8  # pairs go in tiles of so many images squared, which stay in cache
 
 
@@ -118,11 +119,12 @@ class Engine:
         return out * self.program.scale
 
     def _group(self) -> int:
-        """Returns how many pairs a thread takes at a time."""
-        largest = max((stage.room for stage in self._cross), default=0)
-        if largest == 0:
-            return 16
-        return max(1, _STORE // (2 * largest * self.dtype.itemsize))
+        """Returns how many pairs a thread takes at a time: a few milliseconds, if they fit."""
+        work = sum(
+            len(s.code) * int(s.geometry.tables[2][:, 0, m.COUNT].sum()) for s in self._cross
+        )
+        store = 2 * max(stage.room for stage in self._cross) * self.dtype.itemsize
+        return max(1, min(_TILE**2, _WORK // max(work, 1), _STORE // max(store, 1)))
 
     def _run(
         self, stages: Any, pairs: np.ndarray, prep1: Any, prep2: Any, *, record: bool

@@ -224,7 +224,10 @@ class _Builder(Tape):
                     tuple(d // s for d in axis) for axis, s in zip(ours, stride, strict=True)
                 )
                 if scaled != _plane(theirs.axes, (0,)):
-                    raise RefusedError("branches need different offsets")
+                    raise RefusedError(
+                        "offsets differ within a stage: branches that need different ones, or "
+                        "windows that reach across a small image"
+                    )
 
     # Stages.
 
