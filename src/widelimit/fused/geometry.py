@@ -157,7 +157,7 @@ def _groups(level: Level, offsets: Offsets2) -> list[_Group]:
 def _lay_out(level: Level, group: _Group) -> tuple[np.ndarray, tuple[int, ...]]:
     """Returns the rectangles of a block at a level, and what they share."""
     dx = group.dx // level.stride[1]
-    dys = np.array(group.dys, np.int64) // level.stride[0]
+    dys = [dy // level.stride[0] for dy in group.dys]
     heights = np.array([level.extent(dy, 0) for dy in dys], np.int64)
     width = level.extent(dx, 1)
     firsts = np.concatenate([[0], np.cumsum(heights + level.gap[0])[:-1]])
