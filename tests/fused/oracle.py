@@ -142,22 +142,23 @@ def _affine(layer: Any, s: State, k: Any, t: Any, fan_in: int, width: int) -> St
 
 
 def _windows(shape: Any, strides: Any, dilation: Any, padding: Any, s: State) -> list[Any]:
-    """Per axis: (size in, size out, taps, stride, step, padding before)."""
+    """Per axis: (size in, size out, taps, stride, step, padding before, circular)."""
     n = len(shape)
     strides, dilation = strides or (1,) * n, dilation or (1,) * n
     sizes = s.k.shape[3 - n : 3]
     out = []
     for i in range(n):
         size, reach = sizes[i], (shape[i] - 1) * dilation[i] + 1
-        if padding == "SAME":
+        if padding in ("SAME", "CIRCULAR"):
             count = -(-size // strides[i])
             total = max((count - 1) * strides[i] + reach - size, 0)
             before = total // 2
         else:
             before, after = (0, 0) if padding == "VALID" else padding[i]
             count = (size + before + after - reach) // strides[i] + 1
-        out.append((size, count, shape[i], strides[i], dilation[i], before))
-    return out if n == 2 else [(1, 1, 1, 1, 1, 0), *out]
+        circular = padding == "CIRCULAR"
+        out.append((size, count, shape[i], strides[i], dilation[i], before, circular))
+    return out if n == 2 else [(1, 1, 1, 1, 1, 0, False), *out]
 
 
 def _tied(k: np.ndarray, windows: list[Any]) -> np.ndarray:
@@ -178,14 +179,16 @@ def _tied(k: np.ndarray, windows: list[Any]) -> np.ndarray:
 
 def _reached(axis: Any, tap: int) -> tuple[np.ndarray, np.ndarray]:
     """Outputs whose tap lies inside the image, and where."""
-    size, count, _, stride, step, before = axis
+    size, count, _, stride, step, before, circular = axis
     outputs = np.arange(count)
     inputs = outputs * stride - before + tap * step
+    if circular:
+        return outputs, inputs % size
     inside = (inputs >= 0) & (inputs < size)
     return outputs[inside], inputs[inside]
 
 
-def _pool_matrix(*axis: int) -> np.ndarray:
+def _pool_matrix(*axis: Any) -> np.ndarray:
     matrix = np.zeros((axis[1], axis[0]))
     for tap in range(axis[2]):
         outputs, inputs = _reached(axis, tap)

@@ -12,6 +12,7 @@ from widelimit.fused.compiling import loop
 from widelimit.fused.instructions import (
     BACK,
     CHANNELS,
+    CIRCULAR,
     CODE,
     COUNT,
     D_X,
@@ -30,8 +31,10 @@ from widelimit.fused.instructions import (
     RECTS_FROM,
     RECTS_TO,
     ROW,
+    SIZE_X,
     SIZE_Y,
     VECTOR,
+    ZERO_BLOCK,
 )
 from widelimit.fused.places import region, u, whole
 from widelimit.fused.stencils import clear, combine, correlate, pack
@@ -41,13 +44,15 @@ from widelimit.fused.stencils import clear, combine, correlate, pack
 def pack_ends(code: Any, geometry: Any, sizes: Any, b: Any, ends: Any, packed: Any) -> Any:
     """Returns where the numbers of both ends are, in rows as long as those of a block.
 
-    So numbers of a rectangle are one stretch. At the horizontal offset 0 they are so already.
+    So numbers of a rectangle are one stretch. At the horizontal offset 0 they are so already. Where
+    space is circular the second image is turned by the horizontal offset, and follows itself below.
     """
-    prep1, base1, prep2, base2 = ends
-    levels, block_levels = geometry[0], geometry[2]
-    if block_levels[b, 0, D_X] == 0:
+    prep1, base1, prep2, base2, _ = ends
+    levels, blocks, block_levels = geometry[0], geometry[1], geometry[2]
+    circular = levels[0, CIRCULAR] == 1
+    if blocks[b, ZERO_BLOCK] == 1 or (block_levels[b, 0, D_X] == 0 and not circular):
         return ends
-    half = len(packed) // 2
+    half, copies = len(packed) // 2, 1 + levels[0, CIRCULAR]
     for end in range(2):
         prep, base = (prep2, base2) if end else (prep1, base1)
         for i in range(len(levels) + code.shape[0]):
@@ -57,25 +62,42 @@ def pack_ends(code: Any, geometry: Any, sizes: Any, b: Any, ends: Any, packed: A
                 op = i - len(levels)
                 index, place, planes = code[op, LEVEL], code[op, PLACE], code[op, PLANES]
                 planes = sizes[CHANNELS] if code[op, CODE] == INPUT else planes
-            rows, pitch = levels[index, SIZE_Y], levels[index, PITCH]
-            shift = block_levels[b, index, P_X] + end * block_levels[b, index, D_X]
+            size = levels[index, SIZE_Y] * levels[index, PITCH]
             for plane in range(planes):
-                at = place + plane * rows * pitch
-                pack(
-                    packed, u(end * half + at), prep, u(base + at + shift),
-                    u(rows), u(block_levels[b, index, ROW]), u(pitch),
-                )  # fmt: skip
-    return packed, 0, packed, half
+                at = place + plane * size
+                _pack_plane(
+                    geometry, b, index, end, packed, end * half + copies * at, prep, base + at
+                )
+    return packed, 0, packed, half, copies
+
+
+@loop
+def _pack_plane(
+    geometry: Any, b: Any, level: Any, end: Any, packed: Any, at: Any, prep: Any, base: Any
+) -> None:
+    levels, block_levels = geometry[0], geometry[2]
+    rows, pitch = u(levels[level, SIZE_Y]), u(levels[level, PITCH])
+    row, d = block_levels[b, level, ROW], block_levels[b, level, D_X]
+    if levels[level, CIRCULAR] == 0:
+        start = base + block_levels[b, level, P_X] + end * d
+        pack(packed, u(at), u(row), prep, u(start), pitch, rows, u(row))
+        return
+    turn, width = end * d, levels[level, SIZE_X]
+    for _ in range(1 + end):
+        pack(packed, u(at), u(row), prep, u(base + turn), pitch, rows, u(width - turn))
+        pack(packed, u(at + width - turn), u(row), prep, u(base), pitch, rows, u(turn))
+        pack(packed, u(at + width), u(row), prep, u(base + width), pitch, rows, u(row - width))
+        at += levels[level, SIZE_Y] * row
 
 
 @loop
 def _stretch(geometry: Any, b: Any, r: Any, level: Any, place: Any, ends: Any) -> Any:
     """Returns where a rectangle begins in a slot, its numbers at both ends, a plane, the size."""
     levels, _, block_levels, rect_levels = geometry
-    row, y = block_levels[b, level, ROW], rect_levels[r, level, P_Y]
-    one = ends[1] + place + y * row
-    two = ends[3] + place + (y + rect_levels[r, level, D_Y]) * row
-    plane = levels[level, SIZE_Y] * levels[level, PITCH]
+    row, y, copies = block_levels[b, level, ROW], rect_levels[r, level, P_Y], ends[4]
+    one = ends[1] + copies * place + y * row
+    two = ends[3] + copies * place + (y + rect_levels[r, level, D_Y]) * row
+    plane = copies * levels[level, SIZE_Y] * levels[level, PITCH]
     start, n = rect_levels[r, level, FIRST_ROW] * row, rect_levels[r, level, HEIGHT] * row
     return start, u(one), u(two), u(plane), n
 

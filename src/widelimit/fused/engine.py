@@ -268,6 +268,7 @@ def _call(
     from widelimit.fused.machine import run
 
     geometry, sizes = stage.geometry, stage.sizes
+    copies = 1 + int(geometry.tables[0][0, m.CIRCULAR])
     slots = 2 * int(sizes[m.SLOTS]) + m.MASKS + len(geometry.tables[0])
     run(
         stage.code,
@@ -289,7 +290,7 @@ def _call(
         columns,
         record,
         np.zeros(slots * geometry.length, stage.numbers.dtype),
-        np.empty(prep1.shape[1] + prep2.shape[1] + 2 * m.VECTOR, stage.numbers.dtype),
+        np.empty(copies * (prep1.shape[1] + prep2.shape[1]), stage.numbers.dtype),
         np.zeros(
             2 * int(stage.pool[-1][-1] * geometry.tables[0][:, m.SIZE_X].max()), stage.numbers.dtype
         ),

@@ -28,17 +28,34 @@ class Level:
       stride: steps of the grid in units of that at the start of the stage.
       reach: how far windows read beyond a rectangle, per axis.
       ones: place of a plane of ones among the numbers of an image.
+      circular: whether space closes on itself. Then offsets are those modulo the size, from 0 on,
+        and every one has all positions.
     """
 
     size: tuple[int, int]
     stride: tuple[int, int]
     reach: tuple[int, int]
     ones: int
+    circular: bool = False
 
     @property
     def pitch(self) -> int:
         """Length of a row of recorded numbers, with zeros behind it: that of the widest slices."""
-        return self.size[1] + self.reach[1]
+        return self.size[1] + self.gap[1]
+
+    @property
+    def gap(self) -> tuple[int, int]:
+        """Rows and columns between rectangles: of zeros, or of what closes space on either side."""
+        sides = 1 + self.circular
+        return sides * self.reach[0], sides * self.reach[1]
+
+    def extent(self, offset: int, axis: int) -> int:
+        """Returns how many positions have a partner at an offset along an axis."""
+        return max(0, self.size[axis] - (0 if self.circular else abs(offset)))
+
+    def first(self, offset: int) -> int:
+        """Returns the first of them."""
+        return 0 if self.circular else max(-offset, 0)
 
     @property
     def plane(self) -> int:
@@ -96,7 +113,10 @@ def make_geometry(levels: tuple[Level, ...], offsets: Offsets2) -> Geometry:
             rects, info = _lay_out(level, group)
             rect_levels[start:end, i], block_levels[b, i] = rects, info
         start = end
-    table = np.array([(*level.size, level.pitch, level.ones) for level in levels], np.int64)
+    table = np.array(
+        [(*level.size, level.pitch, level.ones, *level.reach, level.circular) for level in levels],
+        np.int64,
+    )
     front = int(max(_margin(level) for level in levels))
     back = front + SLACK
     # Sums for outputs over the padding end behind the slice.
@@ -113,19 +133,19 @@ class _Group(NamedTuple):
 
 def _groups(level: Level, offsets: Offsets2) -> list[_Group]:
     """Returns the offsets of each block. Offset 0 stands alone, first."""
-    height, width = level.size
+    height = level.size[0]
     groups: list[_Group] = []
     for dx in sorted(offsets[1], key=lambda d: (d != 0, d)):
         dys = sorted(offsets[0], key=lambda d: (d % height, d))  # large beside small rectangles
         if dx == 0 and 0 in dys:
             dys.remove(0)
             groups.insert(0, _Group(0, (0,)))
-        pitch = width - abs(dx) + level.reach[1]
+        pitch = level.extent(dx, 1) + level.gap[1]
         group: list[int] = []
         filled = 0
         for dy in dys:
             group.append(dy)
-            filled += (height - abs(dy) + level.reach[0]) * pitch
+            filled += (level.extent(dy, 0) + level.gap[0]) * pitch
             if filled >= _TARGET:
                 groups.append(_Group(dx, tuple(group)))
                 group, filled = [], 0
@@ -137,18 +157,18 @@ def _groups(level: Level, offsets: Offsets2) -> list[_Group]:
 def _lay_out(level: Level, group: _Group) -> tuple[np.ndarray, tuple[int, ...]]:
     """Returns the rectangles of a block at a level, and what they share."""
     dx = group.dx // level.stride[1]
-    dys = np.array(group.dys, np.int64) // level.stride[0]
-    heights = level.size[0] - np.abs(dys)
-    width = level.size[1] - abs(dx)
-    firsts = np.concatenate([[0], np.cumsum(heights + level.reach[0])[:-1]])
-    pitch = width + level.reach[1]
-    rects = np.stack([firsts, heights, np.maximum(-dys, 0), dys], axis=1)
+    dys = [dy // level.stride[0] for dy in group.dys]
+    heights = np.array([level.extent(dy, 0) for dy in dys], np.int64)
+    width = level.extent(dx, 1)
+    firsts = np.concatenate([[0], np.cumsum(heights + level.gap[0])[:-1]])
+    pitch = width + level.gap[1]
+    rects = np.stack([firsts, heights, [level.first(dy) for dy in dys], dys], axis=1)
     count = int(firsts[-1] + heights[-1]) * pitch
-    return rects, (width, pitch, count, max(-dx, 0), dx)
+    return rects, (width, pitch, count, level.first(dx), dx)
 
 
 def _margin(level: Level) -> int:
-    widest = level.size[1] + level.reach[1]
+    widest = level.size[1] + level.gap[1]
     return (level.reach[0] + 1) * widest + level.reach[1] + SLACK
 
 

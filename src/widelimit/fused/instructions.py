@@ -4,8 +4,8 @@
 INPUT, LOAD, WINDOW, NONLINEAR, ADD, COPY = range(6)
 CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, KIND, PLACE, AVERAGE = range(9)
 TAPS_Y, TAPS_X, PAD_Y, PAD_X, STRIDE_Y, STRIDE_X, STEP_Y, STEP_X, FLAT = range(9, 18)
-HAS_G, PLANES = 18, 19
-COLUMNS = 20
+HAS_G, PLANES, AROUND = 18, 19, 20
+COLUMNS = 21
 NUMBERS = 6  # hyper-parameters of an instruction
 
 # Nonlinearities and normalisations.
@@ -29,6 +29,6 @@ U_REGION, S_REGION, ROW_K, ROW_T, SUM_K, SUM_T, MASKS = range(7)
 RECTS_FROM, RECTS_TO, COLUMN, ZERO_BLOCK = range(4)  # of a block
 WIDTH, ROW, COUNT, P_X, D_X = range(5)  # of a block at a level
 FIRST_ROW, HEIGHT, P_Y, D_Y = range(4)  # of a rectangle at a level
-SIZE_Y, SIZE_X, PITCH, ONES = range(4)  # of a level
+SIZE_Y, SIZE_X, PITCH, ONES, REACH_Y, REACH_X, CIRCULAR = range(7)  # of a level
 TARGET_INDEX, FIRST_TAP, TAP_COUNT, OUT_FIRST, OUT_SIZE = range(5)  # of what reads a pooled offset
 RUN_TARGET, RUN_FROM, RUN_TO, RUN_TAPS, RUN_COUNT, RUN_PITCH = range(6)  # of a row of pool outputs

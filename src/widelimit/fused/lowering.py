@@ -22,7 +22,7 @@ from widelimit.layers.combine import Serial
 from widelimit.layers.convolution import Conv
 from widelimit.layers.pooling import AvgPool, GlobalAvgPool, GlobalSumPool, SumPool
 from widelimit.layers.reshape import Flatten
-from widelimit.offsets import Need
+from widelimit.offsets import Need, Offsets
 from widelimit.plan import make_site, output_need
 from widelimit.signal import Signal
 
@@ -113,11 +113,20 @@ def lower(net: Layer, signal: Signal, tangent: bool) -> Program:
     site = make_site(inner, signal, rest.need_in, nothing, nothing)
     if site.mixes or rest.mixes:
         raise RefusedError("a layer combines samples of a batch")
-    builder = _Builder(signal, site, tangent)
-    for (layer, path), child in zip(head, site.children, strict=True):
-        builder.top(layer, path, child)
-    own = rest.need_in.own.wanted
-    return builder.program(site.signal_out, own, tuple(path for _, path in tail))
+    own, behind_paths = rest.need_in.own.wanted, tuple(path for _, path in tail)
+    for circular in (False, True):
+        builder = _Builder(signal, site, tangent, circular)
+        try:
+            for (layer, path), child in zip(head, site.children, strict=True):
+                builder.top(layer, path, child)
+        except _CircularError:
+            continue
+        return builder.program(site.signal_out, own, behind_paths)
+    raise AssertionError("unreachable")
+
+
+class _CircularError(Exception):
+    """There is a circular window: offsets are those modulo the size, from the start."""
 
 
 _ENDS = (GlobalAvgPool, GlobalSumPool, Flatten)
@@ -141,8 +150,9 @@ def _plane(values: Any, fill: Any) -> tuple[Any, Any]:
 class _Builder(Tape):
     """Collects the instructions of stage after stage."""
 
-    def __init__(self, signal: Signal, site: Site, tangent: bool) -> None:
+    def __init__(self, signal: Signal, site: Site, tangent: bool, circular: bool) -> None:
         super().__init__(tangent)
+        self.circular = circular
         self.signal = signal
         self.stages: list[Stage] = []
         height, width = _plane(signal.spatial, 1)
@@ -170,8 +180,6 @@ class _Builder(Tape):
         if not isinstance(layer, Conv):
             return super().other(layer, path, site, value)
         windows = layer.windows
-        if windows.circular:
-            raise RefusedError("a convolution has circular padding")
         if layer.axes.order != tuple(range(len(windows.shape))):
             raise RefusedError("a convolution permutes spatial axes")
         pads = windows.pads(site.signal_in.spatial)
@@ -180,8 +188,24 @@ class _Builder(Tape):
             _plane((before for before, _ in pads), 0),
             _plane(windows.strides, 1),
             _plane(windows.dilation, 1),
+            windows.circular and max(windows.shape) > 1,
         )
+        self._check_circular(window, _plane(site.signal_in.spatial, 1))
         return self.window(layer, path, site, value, window)
+
+    def _check_circular(self, window: Window, size: tuple[int, int]) -> None:
+        """Raises unless a window fits the other ones: circular or not."""
+        if window.around and not self.circular:
+            raise _CircularError
+        if not self.circular:
+            return
+        if not window.around and (max(window.taps) > 1 or max(window.pads) > 0):
+            raise RefusedError("circular and other windows stand in one network")
+        if any(n % stride for n, stride in zip(size, window.strides, strict=True)):
+            raise RefusedError("a stride does not divide the size of a circular image")
+        spans = ((taps - 1) * step for taps, step in zip(window.taps, window.steps, strict=True))
+        if any(span > n for span, n in zip(spans, size, strict=True)):
+            raise RefusedError("a circular window is larger than the image")
 
     def target(self, site: Site, value: Value, window: Window) -> int:
         """Returns the grid of the output of a window."""
@@ -202,7 +226,7 @@ class _Builder(Tape):
         for i, level in enumerate(self.levels):
             if (level.size, level.stride) == (size, stride):
                 return i
-        self.levels.append(g.Level(size, stride, (0, 0), 0))
+        self.levels.append(g.Level(size, stride, (0, 0), 0, self.circular))
         return len(self.levels) - 1
 
     def _reach(self, index: int, window: Window, size: tuple[int, int]) -> None:
@@ -215,15 +239,27 @@ class _Builder(Tape):
             reach.append(max(level.reach[i], window.pads[i], beyond))
         self.levels[index] = dataclasses.replace(level, reach=(reach[0], reach[1]))
 
+    def _offsets(self, offsets: Offsets, size: tuple[int, int]) -> g.Offsets2:
+        """Returns the offsets of rows and columns; those modulo the size in circular space."""
+        if not offsets.wanted:
+            return (), ()
+        axes: g.Offsets2 = _plane(offsets.axes, (0,))
+        if not self.circular:
+            return axes
+        rows, columns = (
+            tuple(sorted({d % n for d in axis})) for axis, n in zip(axes, size, strict=True)
+        )
+        return rows, columns
+
     def _check_offsets(self, need: Need, index: int) -> None:
         """Raises unless a place needs just the offsets that the slices of the stage have."""
-        stride = self.levels[index].stride
+        level = self.levels[index]
         for ours, theirs in ((self.cross, need.cross), (self.own, need.own)):
             if theirs.wanted:
                 scaled = tuple(
-                    tuple(d // s for d in axis) for axis, s in zip(ours, stride, strict=True)
+                    tuple(d // s for d in axis) for axis, s in zip(ours, level.stride, strict=True)
                 )
-                if scaled != _plane(theirs.axes, (0,)):
+                if scaled != self._offsets(theirs, level.size):
                     raise RefusedError(
                         "offsets differ within a stage: branches that need different ones, or "
                         "windows that reach across a small image"
@@ -234,9 +270,9 @@ class _Builder(Tape):
     def _open(self, need: Need, size: tuple[int, int], has_t: bool, gaussian: bool) -> Value:
         """Begins a stage."""
         self.clear()
-        self.levels = [g.Level(size, (1, 1), (0, 0), 0)]
-        self.cross: g.Offsets2 = _plane(need.cross.axes, (0,))
-        self.own: g.Offsets2 = _plane(need.own.axes, (0,)) if need.own.wanted else ((), ())
+        self.levels = [g.Level(size, (1, 1), (0, 0), 0, self.circular)]
+        self.cross = self._offsets(need.cross, size)
+        self.own = self._offsets(need.own, size)
         self.stage_scale, self.scale = self.scale, 1.0
         return Value(self.slot(), 0, has_t, gaussian, frozenset())
 
@@ -283,8 +319,8 @@ class _Builder(Tape):
     def _pool(self, layer: AvgPool | SumPool, site: Site) -> None:
         windows = layer.windows
         pads = windows.pads(site.signal_in.spatial)
-        if windows.circular:
-            raise RefusedError("a pool has circular padding")
+        if windows.circular or self.circular:
+            raise RefusedError("a pool stands in circular space")
         if layer.edges and any(before or after for before, after in pads):
             raise RefusedError("a pool normalises its edges")
         pool = tuple(

@@ -11,10 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from widelimit.fused import nonlinear
+from widelimit.fused.around import close_around, open_again
 from widelimit.fused.compiling import borrowed, entry, loop
 from widelimit.fused.ends import combine_ends, correlate_ends, fill_masks, pack_ends
 from widelimit.fused.instructions import (
     ADD,
+    AROUND,
     AVERAGE,
     BACK,
     CODE,
@@ -112,8 +114,12 @@ def _window(geometry: Any, sizes: Any, b: Any, code: Any, i: Any, buf: Any, numb
     row, count = geometry[2][b, code[i, LEVEL], ROW], geometry[2][b, code[i, LEVEL], COUNT]
     p = values(numbers, i)
     both, flat = code[i, HAS_T], code[i, FLAT]
+    mask = region(sizes, MASKS + code[i, LEVEL])
     k, t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
     to_k, to_t = slot(sizes, code[i, TARGET], 0), slot(sizes, code[i, TARGET], 1)
+    if code[i, AROUND]:
+        close_around(geometry, b, code[i, LEVEL], k, buf)
+        close_around(geometry, b, code[i, LEVEL], t, buf)
     shift = code[i, PAD_Y] * row + code[i, PAD_X]
     reach = (code[i, TAPS_X] - 1) * code[i, STEP_X]
     n = count if flat else count + shift + sizes[BACK]  # outputs over padding too
@@ -123,10 +129,10 @@ def _window(geometry: Any, sizes: Any, b: Any, code: Any, i: Any, buf: Any, numb
         step, taps = u(code[i, STEP_Y] * row), u(code[i, TAPS_Y])
         sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, u(n + reach))
         from_k, from_t = sum_k, sum_t
-    mask, n = u(region(sizes, MASKS + code[i, LEVEL])), whole(n)
+    n = whole(n)
     if flat and both and code[i, TAPS_X] == 3:
         step = u(code[i, STEP_X])
-        affine_sum3(buf, u(to_k), u(to_t), from_k, from_t, step, mask, n, p)
+        affine_sum3(buf, u(to_k), u(to_t), from_k, from_t, step, u(mask), n, p)
     else:
         if code[i, TAPS_X] > 1:
             sum_k, sum_t = u(region(sizes, SUM_K)), u(region(sizes, SUM_T))
@@ -134,9 +140,12 @@ def _window(geometry: Any, sizes: Any, b: Any, code: Any, i: Any, buf: Any, numb
             sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, n)
             from_k, from_t = sum_k, sum_t
         if flat:
-            affine(buf, u(to_k), u(to_t), from_k, from_t, both, mask, n, p)
+            affine(buf, u(to_k), u(to_t), from_k, from_t, both, u(mask), n, p)
         else:
             _crop(geometry, b, code, i, to_k, to_t, from_k, from_t, buf, p)
+    if code[i, AROUND]:
+        open_again(geometry, b, code[i, LEVEL], k, mask, buf)
+        open_again(geometry, b, code[i, LEVEL], t, mask, buf)
     end = geometry[2][b, code[i, LEVEL_OUT], COUNT]
     clear(buf, u(to_k + end), u(sizes[BACK]))
     clear(buf, u(to_t + end), u(sizes[BACK]))
@@ -303,8 +312,8 @@ def run(
     for m in range(count):
         same = pairs[m, 2] == 1
         inputs = (store_in, m * step_in, places, scale)
-        images = (flat1, pairs[m, 0] * size1, flat2, pairs[m, 1] * size2)
-        ends, column, width = images, -1, 0
+        images = (flat1, pairs[m, 0] * size1, flat2, pairs[m, 1] * size2, 1)
+        ends, column, width, stale = images, -1, 0, True
         for i in range(len(chosen)):
             b = chosen[i]
             if geometry[1][b, COLUMN] != column:
@@ -314,8 +323,10 @@ def run(
                         columns[0], columns[1],
                     )  # fmt: skip
                 column = geometry[1][b, COLUMN]
-                width = geometry[2][b, sizes[FINAL_LEVEL], WIDTH]
+                width, stale = geometry[2][b, sizes[FINAL_LEVEL], WIDTH], True
+            if stale:
                 ends = pack_ends(code, geometry, sizes, b, images, packed)
+            stale = geometry[1][b, ZERO_BLOCK] == 1  # it may have recorded numbers
             fill_masks(geometry, sizes, b, ends, buf)
             _layers(code, numbers, cst, geometry, sizes, b, same, record, inputs, ends, buf)
             if sizes[END] == POOL:

@@ -150,10 +150,12 @@ def affine_strided(
 
 
 @loop
-def pack(to: Any, at: Any, source: Any, start: Any, rows: Any, row: Any, pitch: Any) -> None:
-    """Copies the first `row` entries of rows that are `pitch` apart, one behind the other."""
+def pack(
+    to: Any, at: Any, row: Any, source: Any, start: Any, pitch: Any, rows: Any, n: Any
+) -> None:
+    """Copies the first n entries of rows that are `pitch` apart to rows that are `row` apart."""
     for _ in range(rows):
-        for x in range(row):
+        for x in range(n):
             to[at + x] = source[start + x]
         at, start = at + row, start + pitch
 

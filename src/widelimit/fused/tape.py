@@ -56,6 +56,7 @@ class Window:
     pads: tuple[int, int] = (0, 0)
     strides: tuple[int, int] = (1, 1)
     steps: tuple[int, int] = (1, 1)
+    around: bool = False  # space closes on itself
 
 
 class Tape:
@@ -151,6 +152,7 @@ class Tape:
                 m.STEP_Y: window.steps[0],
                 m.STEP_X: window.steps[1],
                 m.FLAT: int(level == value.level),
+                m.AROUND: int(window.around),
             },
         )
         self._release(value)
