@@ -269,7 +269,7 @@ class _Velocity:
     def __init__(self, loss: Loss, targets: Targets) -> None:
         self._loss, self.targets = loss, targets
 
-    def __call__(self, tau: jax.Array, state: ODEState, args: Any) -> ODEState:
+    def __call__(self, tau: Any, state: ODEState, args: Any) -> ODEState:
         """The velocity of a state, which depends on no time."""
         del tau
         k_dd, k_td, y, friction = args
