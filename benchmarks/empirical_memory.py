@@ -118,7 +118,8 @@ def main() -> None:
     with Peak() as peak:
         kernel = jax.block_until_ready(ntk_fn(x, None, params))
     seconds = time.perf_counter() - start
-    print(f"{seconds:.1f} s, {human_bytes(peak.bytes - before)} beyond parameters and images")
+    used = peak.bytes - before
+    print(f"{seconds:.1f} s, {used / 2**30:.2f} GiB beyond parameters and images ({before} bytes)")
     check(np.asarray(kernel), params, x)
 
 

@@ -32,9 +32,9 @@ def test_what_fits_is_computed_once():
 
 
 def test_parameters_are_cut_where_two_rows_do_not_fit():
-    chunks = choose_chunks((8, None), [10**6] * 8, 1, 5 * 10**6, lambda g: (10**5 * len(g), 1))
+    chunks = choose_chunks((8, None), [10**6] * 8, 1, 6 * 10**6, lambda g: (10**5 * len(g), 1))
     assert len(chunks.groups) > 1
-    assert chunks.bytes <= 5 * 10**6
+    assert chunks.bytes <= 6 * 10**6
     with pytest.raises(ValueError, match="memory of at least about"):
         choose_chunks((8, None), [10**6] * 8, 1, 10**6, lambda g: (10**5 * len(g), 1))
 

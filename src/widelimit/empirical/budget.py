@@ -18,7 +18,7 @@ from widelimit.gram.sizes import human_bytes
 # What a call works with is known from its trace only, and may be some more; compiled programs and
 # gaps between arrays take room as well.
 _SPARE = 1.25
-_USED_SHARE = 7 / 8
+_USED_SHARE = 13 / 16
 # Products of fewer rows are slow; more are no faster.
 _MOST_STREAMED = 32
 _STREAMED_SHARE = 3
@@ -117,26 +117,42 @@ def _cut(
     rows: tuple[int, int | None], groups: tuple[tuple[int, ...], ...], fixed: Fixed, memory: int
 ) -> Chunks | None:
     """Returns the chunks for these groups of parameters, None if they do not fit."""
-    row, product = fixed.row, fixed.product
     held, other = (rows[0], None) if rows[1] is None else sorted((rows[0], rows[1]))
     room = memory - fixed.work
-    streamed = min(_MOST_STREAMED, room // _STREAMED_SHARE // (row + product), other or held)
-    streamed = max(1, streamed)
-    called = min(fixed.called, streamed)
-    streamed -= streamed % called
+    most = min(
+        _MOST_STREAMED, room // _STREAMED_SHARE // (fixed.row + fixed.product), other or held
+    )
+    most = max(1, most)
+    called = min(fixed.called, most)
+    found = []
+    for streamed in range(called, most + 1, called):
+        used = _streaming(held, other is None, room, streamed, fixed)
+        if used is None:
+            continue
+        resident, blocks, size = used
+        often = 1 if blocks == 1 and other is None else 1 + blocks // 2 if other is None else blocks
+        found.append(Chunks(groups, resident, streamed, called, blocks, often, fixed.work + size))
+    return min(found, key=_effort, default=None)
+
+
+def _effort(chunks: Chunks) -> float:
+    """Returns roughly how long it takes: products of few rows are slow."""
+    return (1 + chunks.blocks) * (1 + 4 / chunks.streamed)
+
+
+def _streaming(
+    held: int, same: bool, room: int, streamed: int, fixed: Fixed
+) -> tuple[int, int, int] | None:
+    """Returns resident rows, blocks and bytes for so many streamed rows; None: they do not fit."""
+    row, product = fixed.row, streamed * fixed.product
     whole = _up(held, streamed)
-    if other is None and whole * row + streamed * product <= room:
-        used = fixed.work + whole * row + streamed * product
-        return Chunks(groups, whole, streamed, called, 1, 1, used)
-    most = (room - streamed * (row + product)) // row // streamed * streamed
+    if same and whole * row + product <= room:
+        return whole, 1, whole * row + product
+    most = (room - streamed * row - product) // row // streamed * streamed
     if most < 1:
         return None
-    blocks = -(-held // most)
-    resident = _up(-(-held // blocks), streamed)
-    blocks = -(-held // resident)
-    often = 1 + blocks // 2 if other is None else blocks
-    used = fixed.work + resident * row + streamed * (row + product)
-    return Chunks(groups, resident, streamed, called, blocks, often, used)
+    resident = _up(-(-held // -(-held // most)), streamed)
+    return resident, -(-held // resident), (resident + streamed) * row + product
 
 
 def _grouped(leaf_bytes: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
