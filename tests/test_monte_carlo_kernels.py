@@ -174,6 +174,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_two_devices():
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", TWO_DEVICES],

@@ -11,7 +11,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 def test_code_blocks_run_in_order() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
@@ -21,3 +21,6 @@ def test_code_blocks_run_in_order() -> None:
     assert np.isfinite(names["gradient"].layers[0].W_std)
     assert names["tangent_kernel"].shape == (4, 4)
     assert names["gram"].shape == (60, 60)
+    assert names["finite"].shape == (8, 8)
+    assert float(abs(names["last"]).max()) < float(abs(names["finite"]).max())
+    assert names["operator"].shape == (8, 8)

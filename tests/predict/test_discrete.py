@@ -171,6 +171,7 @@ def test_trace_axes(trace_axes):
     assert_close(predict_fn(4), expected.reshape(3, 2), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_float32_jit_and_gradients():
     def f(s):
         # Fresh arrays: JAX confuses constants of jitted functions across settings of float64.

@@ -155,6 +155,7 @@ def loss_after_training(s):
     return (fx**3).sum() + (fx_test**2).sum(), fx
 
 
+@pytest.mark.slow
 def test_gradients_and_float32():
     with jax.enable_x64(True):
         f = jax.jit(jax.value_and_grad(loss_after_training, has_aux=True))
