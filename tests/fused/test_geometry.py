@@ -35,7 +35,7 @@ def places(geometry: g.Geometry, level: int) -> Any:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 16), (5, 4), (17, 3), (33, 2)])
 def test_every_pair_of_positions_once(height: int, width: int) -> None:
-    level = g.Level((height, width), (1, 1), (1, 2), 0)
+    level = g.Level((height, width), (1, 1), (1, 2))
     geometry = g.make_geometry((level,), (full(height), full(width)))
     grid = list(itertools.product(range(height), range(width)))
     pairs = [pair for _, found in places(geometry, 0) for pair in found.values()]
@@ -44,7 +44,7 @@ def test_every_pair_of_positions_once(height: int, width: int) -> None:
 
 
 def test_zeros_between_rectangles_are_as_wide_as_windows_reach() -> None:
-    level = g.Level((6, 5), (1, 1), (2, 1), 0)
+    level = g.Level((6, 5), (1, 1), (2, 1))
     geometry = g.make_geometry((level,), (full(6), full(5)))
     for b, found in places(geometry, 0):
         row = geometry.tables[2][b, 0, m.ROW]
@@ -59,7 +59,7 @@ def test_zeros_between_rectangles_are_as_wide_as_windows_reach() -> None:
 
 
 def test_offset_zero_stands_alone_and_first() -> None:
-    level = g.Level((4, 3), (1, 1), (1, 1), 0)
+    level = g.Level((4, 3), (1, 1), (1, 1))
     geometry = g.make_geometry((level,), (full(4), full(3)))
     zero = geometry.tables[1][:, m.ZERO_BLOCK]
     assert zero[0] == 1
@@ -69,8 +69,8 @@ def test_offset_zero_stands_alone_and_first() -> None:
 
 
 def test_strided_levels_hold_the_offsets_that_divide() -> None:
-    first = g.Level((8, 6), (1, 1), (1, 1), 0)
-    second = g.Level((4, 3), (2, 2), (0, 0), 0)
+    first = g.Level((8, 6), (1, 1), (1, 1))
+    second = g.Level((4, 3), (2, 2), (0, 0))
     offsets = tuple(range(-6, 7, 2)), tuple(range(-4, 5, 2))
     geometry = g.make_geometry((first, second), offsets)
     grid = list(itertools.product(range(4), range(3)))

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import importlib.util
 import threading
+import weakref
 from typing import Any
 
 import jax
@@ -31,28 +32,33 @@ class _Programs:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._known: collections.OrderedDict[Any, Program | FlatProgram | str] = (
             collections.OrderedDict()
+        )
+        # Of networks that are still in use: their structures take a while to compare.
+        self._of: weakref.WeakKeyDictionary[Layer, dict[Any, Program | FlatProgram | str]] = (
+            weakref.WeakKeyDictionary()
         )
 
     def find(self, net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
         """Returns the program of a network, or why there is none."""
-        structure = jax.tree.structure(net)
-        one = signal
-        if isinstance(signal, Signal):
-            one = _with_samples(signal, 1, 1)
-        key = structure, one, tangent
+        one = _with_samples(signal, 1, 1) if isinstance(signal, Signal) else signal
         with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        found = _lowered(net, one, tangent)
-        with self._lock:
-            self._known[key] = found
-            while len(self._known) > self._size:
-                self._known.popitem(last=False)
-        return found
+            own = self._of.setdefault(net, {})
+            if (one, tangent) not in own:
+                own[one, tangent] = self._alike(net, one, tangent)
+            return own[one, tangent]
+
+    def _alike(self, net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
+        """Returns the program that networks of one structure share."""
+        key = jax.tree.structure(net), signal, tangent
+        if key not in self._known:
+            self._known[key] = _lowered(net, signal, tangent)
+        self._known.move_to_end(key)
+        while len(self._known) > self._size:
+            self._known.popitem(last=False)
+        return self._known[key]
 
 
 _programs = _Programs(64)

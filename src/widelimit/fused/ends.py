@@ -21,8 +21,8 @@ from widelimit.fused.instructions import (
     HEIGHT,
     INPUT,
     LEVEL,
+    MASK,
     MASKS,
-    ONES,
     P_X,
     P_Y,
     PITCH,
@@ -55,13 +55,9 @@ def pack_ends(code: Any, geometry: Any, sizes: Any, b: Any, ends: Any, packed: A
     half, copies = len(packed) // 2, 1 + levels[0, CIRCULAR]
     for end in range(2):
         prep, base = (prep2, base2) if end else (prep1, base1)
-        for i in range(len(levels) + code.shape[0]):
-            if i < len(levels):
-                index, place, planes = i, levels[i, ONES], 1
-            else:
-                op = i - len(levels)
-                index, place, planes = code[op, LEVEL], code[op, PLACE], code[op, PLANES]
-                planes = sizes[CHANNELS] if code[op, CODE] == INPUT else planes
+        for i in range(code.shape[0]):
+            index, place, planes = code[i, LEVEL], code[i, PLACE], code[i, PLANES]
+            planes = sizes[CHANNELS] if code[i, CODE] == INPUT else planes
             size = levels[index, SIZE_Y] * levels[index, PITCH]
             for plane in range(planes):
                 at = place + plane * size
@@ -131,13 +127,15 @@ def combine_ends(
 
 
 @loop
-def fill_masks(geometry: Any, sizes: Any, b: Any, ends: Any, buf: Any) -> None:
+def fill_masks(geometry: Any, sizes: Any, b: Any, masks: Any, buf: Any) -> None:
     """Writes ones where the positions of a block lie, at every level."""
     levels, _, block_levels, _ = geometry
     for level in range(len(levels)):
-        at = region(sizes, MASKS + level)
-        combine_ends(geometry, b, level, at, at, levels[level, ONES], False, False, ends, buf)
-        clear(buf, u(at + block_levels[b, level, COUNT]), u(sizes[BACK]))
+        at, source = u(region(sizes, MASKS + level)), u(block_levels[b, level, MASK])
+        n = u(block_levels[b, level, COUNT])
+        for i in range(n):
+            buf[at + i] = masks[source + i]
+        clear(buf, at + n, u(sizes[BACK]))
 
 
 @loop

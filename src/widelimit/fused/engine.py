@@ -77,9 +77,6 @@ class Engine:
         pitch = self.program.stages[0].levels[0].pitch
         planes = numbers[:, : channels * height * pitch].reshape(n, channels, height, pitch)
         planes[..., :width] = images
-        for level in (level for stage in self.program.stages for level in stage.levels):
-            rows = numbers[:, level.ones : level.ones + level.plane]
-            rows.reshape(n, level.size[0], level.pitch)[..., : level.size[1]] = 1
         digests = tuple(
             hashlib.blake2b(image.data, digest_size=16).digest() for image in _rows(images)
         )
@@ -276,6 +273,7 @@ def _call(
         table(stage.numbers.dtype),
         sizes,
         geometry.tables,
+        geometry.masks,
         geometry.rows,
         stage.places,
         stage.scale,

@@ -27,7 +27,6 @@ class Level:
       size: rows and columns of the grid.
       stride: steps of the grid in units of that at the start of the stage.
       reach: how far windows read beyond a rectangle, per axis.
-      ones: place of a plane of ones among the numbers of an image.
       circular: whether space closes on itself. Then offsets are those modulo the size, from 0 on,
         and every one has all positions.
     """
@@ -35,7 +34,6 @@ class Level:
     size: tuple[int, int]
     stride: tuple[int, int]
     reach: tuple[int, int]
-    ones: int
     circular: bool = False
 
     @property
@@ -69,6 +67,7 @@ class Geometry(NamedTuple):
     Attributes:
       tables: of levels, blocks, blocks at levels, rectangles at levels.
       rows: index of the vertical offset of every rectangle.
+      masks: ones where positions lie, of every block at every level.
       length: room of a slot.
       front: zeros before position 0.
       back: zeros behind the last position.
@@ -76,6 +75,7 @@ class Geometry(NamedTuple):
 
     tables: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     rows: np.ndarray
+    masks: np.ndarray
     length: int
     front: int
     back: int
@@ -99,11 +99,12 @@ def make_geometry(levels: tuple[Level, ...], offsets: Offsets2) -> Geometry:
     groups = list(_groups(levels[0], offsets))
     n_rects = sum(len(group.dys) for group in groups)
     blocks = np.zeros((len(groups), 4), np.int64)
-    block_levels = np.zeros((len(groups), len(levels), 5), np.int64)
+    block_levels = np.zeros((len(groups), len(levels), 6), np.int64)
     rect_levels = np.zeros((n_rects, len(levels), 4), np.int64)
     rows = np.zeros(n_rects, np.int64)
     place = {dy: i for i, dy in enumerate(offsets[0])}
-    start = 0
+    masks: list[np.ndarray] = []
+    start = filled = 0
     for b, group in enumerate(groups):
         end = start + len(group.dys)
         column = offsets[1].index(group.dx)
@@ -111,10 +112,12 @@ def make_geometry(levels: tuple[Level, ...], offsets: Offsets2) -> Geometry:
         rows[start:end] = [place[dy] for dy in group.dys]
         for i, level in enumerate(levels):
             rects, info = _lay_out(level, group)
-            rect_levels[start:end, i], block_levels[b, i] = rects, info
+            rect_levels[start:end, i], block_levels[b, i] = rects, (*info, filled)
+            masks.append(_mask(rects, info))
+            filled += len(masks[-1])
         start = end
     table = np.array(
-        [(*level.size, level.pitch, level.ones, *level.reach, level.circular) for level in levels],
+        [(*level.size, level.pitch, *level.reach, level.circular) for level in levels],
         np.int64,
     )
     front = int(max(_margin(level) for level in levels))
@@ -122,7 +125,12 @@ def make_geometry(levels: tuple[Level, ...], offsets: Offsets2) -> Geometry:
     # Sums for outputs over the padding end behind the slice.
     length = 2 * (front + back) + int(block_levels[:, :, m.COUNT].max()) + SLACK
     return Geometry(
-        (table, blocks, block_levels, rect_levels), rows, -(-length // 16) * 16, front, back
+        (table, blocks, block_levels, rect_levels),
+        rows,
+        np.concatenate(masks),
+        -(-length // 16) * 16,
+        front,
+        back,
     )
 
 
@@ -165,6 +173,15 @@ def _lay_out(level: Level, group: _Group) -> tuple[np.ndarray, tuple[int, ...]]:
     rects = np.stack([firsts, heights, [level.first(dy) for dy in dys], dys], axis=1)
     count = int(firsts[-1] + heights[-1]) * pitch
     return rects, (width, pitch, count, level.first(dx), dx)
+
+
+def _mask(rects: np.ndarray, info: tuple[int, ...]) -> np.ndarray:
+    """Returns ones at the positions of rectangles, zeros in the gaps between them."""
+    width, pitch, count = info[m.WIDTH], info[m.ROW], info[m.COUNT]
+    lines = np.zeros(-(-count // max(pitch, 1)), np.int8)
+    for first, height in rects[:, [m.FIRST_ROW, m.HEIGHT]]:
+        lines[first : first + height] = 1
+    return (lines[:, None] * (np.arange(pitch) < width)).astype(np.int8).ravel()[:count]
 
 
 def _margin(level: Level) -> int:

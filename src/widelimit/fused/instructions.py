@@ -27,8 +27,8 @@ U_REGION, S_REGION, ROW_K, ROW_T, SUM_K, SUM_T, MASKS = range(7)
 
 # Columns of the tables of geometry.
 RECTS_FROM, RECTS_TO, COLUMN, ZERO_BLOCK = range(4)  # of a block
-WIDTH, ROW, COUNT, P_X, D_X = range(5)  # of a block at a level
+WIDTH, ROW, COUNT, P_X, D_X, MASK = range(6)  # of a block at a level
 FIRST_ROW, HEIGHT, P_Y, D_Y = range(4)  # of a rectangle at a level
-SIZE_Y, SIZE_X, PITCH, ONES, REACH_Y, REACH_X, CIRCULAR = range(7)  # of a level
+SIZE_Y, SIZE_X, PITCH, REACH_Y, REACH_X, CIRCULAR = range(6)  # of a level
 TARGET_INDEX, FIRST_TAP, TAP_COUNT, OUT_FIRST, OUT_SIZE = range(5)  # of what reads a pooled offset
 RUN_TARGET, RUN_FROM, RUN_TO, RUN_TAPS, RUN_COUNT, RUN_PITCH = range(6)  # of a row of pool outputs

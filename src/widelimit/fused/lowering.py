@@ -226,7 +226,7 @@ class _Builder(Tape):
         for i, level in enumerate(self.levels):
             if (level.size, level.stride) == (size, stride):
                 return i
-        self.levels.append(g.Level(size, stride, (0, 0), 0, self.circular))
+        self.levels.append(g.Level(size, stride, (0, 0), self.circular))
         return len(self.levels) - 1
 
     def _reach(self, index: int, window: Window, size: tuple[int, int]) -> None:
@@ -270,7 +270,7 @@ class _Builder(Tape):
     def _open(self, need: Need, size: tuple[int, int], has_t: bool, gaussian: bool) -> Value:
         """Begins a stage."""
         self.clear()
-        self.levels = [g.Level(size, (1, 1), (0, 0), 0, self.circular)]
+        self.levels = [g.Level(size, (1, 1), (0, 0), self.circular)]
         self.cross = self._offsets(need.cross, size)
         self.own = self._offsets(need.own, size)
         self.stage_scale, self.scale = self.scale, 1.0
@@ -309,12 +309,8 @@ class _Builder(Tape):
         """Returns the grids of a stage, now that all windows are known, with places for numbers."""
         if not self.stages:
             self.room = self.signal.channels * self.levels[0].plane
-        levels = []
-        for level in self.levels:
-            levels.append(dataclasses.replace(level, ones=self.room))
-            self.room += level.plane
-        self.place_records([level.plane for level in levels])
-        return tuple(levels)
+        self.place_records([level.plane for level in self.levels])
+        return tuple(self.levels)
 
     def _pool(self, layer: AvgPool | SumPool, site: Site) -> None:
         windows = layer.windows

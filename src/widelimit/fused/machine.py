@@ -270,8 +270,8 @@ def _layers(
 
 @entry
 def run(
-    code: Any, numbers: Any, cst: Any, sizes: Any, geometry: Any, rows: Any, places: Any,
-    scale: Any, pool: Any, chosen: Any, pairs: Any, prep1: Any, prep2: Any,
+    code: Any, numbers: Any, cst: Any, sizes: Any, geometry: Any, masks: Any, rows: Any,
+    places: Any, scale: Any, pool: Any, chosen: Any, pairs: Any, prep1: Any, prep2: Any,
     store_in: Any, store_out: Any, sums: Any, columns: Any, record: Any, buf: Any,
     packed: Any, middle: Any,
 ) -> None:  # fmt: skip
@@ -283,6 +283,7 @@ def run(
       cst: constants of the dtype.
       sizes: sizes of the stage [SIZES].
       geometry: tables of levels, blocks, blocks at levels, rectangles at levels.
+      masks: ones where positions lie, of every block at every level.
       rows: index of the vertical offset of every rectangle.
       places: place of every rectangle in the store of one pair.
       scale: factor of what is loaded.
@@ -301,7 +302,8 @@ def run(
       middle: zeros, room for the pooled rows of one horizontal offset.
     """
     code, numbers, cst, sizes = borrowed((code, numbers, cst, sizes))
-    geometry, rows, places, pool = borrowed((geometry, rows, places, pool))
+    geometry, masks, rows = borrowed((geometry, masks, rows))
+    places, pool = borrowed((places, pool))
     chosen, pairs, columns, sums = borrowed((chosen, pairs, columns, sums))
     store_in, store_out = borrowed((store_in, store_out))
     buf, packed, middle = borrowed((buf, packed, middle))
@@ -327,7 +329,7 @@ def run(
             if stale:
                 ends = pack_ends(code, geometry, sizes, b, images, packed)
             stale = geometry[1][b, ZERO_BLOCK] == 1  # it may have recorded numbers
-            fill_masks(geometry, sizes, b, ends, buf)
+            fill_masks(geometry, sizes, b, masks, buf)
             _layers(code, numbers, cst, geometry, sizes, b, same, record, inputs, ends, buf)
             if sizes[END] == POOL:
                 pool_rows(geometry, sizes, b, rows, pool, middle, buf)
