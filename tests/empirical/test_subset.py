@@ -16,7 +16,7 @@ PARAMS = {
         ("*/lora_*", (False, True, False, False)),
         (["layers/1/*", "*lora_a"], (False, True, True, False)),
         (
-            lambda path, leaf: path.endswith("kernel") and leaf.ndim == 2,
+            lambda path, leaf: "kernel" in path and leaf.ndim == 2,
             (True, False, False, False),
         ),
         ({"layers": True, "step": False}, (True, True, True, False)),

@@ -96,16 +96,10 @@ def _fill(
     ]
 
 
-@functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
 def _add_tile(
-    kernel: Array,
-    first: list[Array],
-    second: list[Array],
-    at: Any,
-    place: tuple[Any, Any, Any],
-    size: int,
+    kernel: Array, first: list[Array], second: list[Array], at: Any, place: Any, size: int
 ) -> Array:
-    """Returns the kernels [slots, rows, columns] with products of rows added.
+    """Returns the kernels [slots, rows, columns] with products of rows added, leaf by leaf.
 
     Args:
       kernel: the sums so far.
@@ -115,13 +109,21 @@ def _add_tile(
       place: slot, row and column where the products belong.
       size: number of rows of `second`.
     """
-    parts = []
     for a, b in zip(first, second, strict=True):
+        kernel = _add_product(kernel, a, b, at, place, size)
+    return kernel
+
+
+@functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
+def _add_product(kernel: Array, a: Array, b: Array, at: Any, place: Any, size: int) -> Array:
+    """Returns the kernels with products of rows of one leaf added; see `_add_tile`."""
+    if size < len(b):
         b = lax.dynamic_slice_in_dim(b, at, size, 0)
-        parts.append(contract(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1))
-    tile = sum(parts[1:], start=parts[0])[None].astype(kernel.dtype)
-    old = lax.dynamic_slice(kernel, place, tile.shape)
-    return lax.dynamic_update_slice(kernel, old + tile, place)
+    # One leaf after the other where this is part of a larger program.
+    kernel, b = lax.optimization_barrier((kernel, b))
+    tile = contract(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1)
+    old = lax.dynamic_slice(kernel, place, (1, *tile.shape))
+    return lax.dynamic_update_slice(kernel, old + tile[None].astype(kernel.dtype), place)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

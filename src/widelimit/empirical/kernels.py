@@ -16,7 +16,7 @@ from widelimit.empirical.arguments import Side, two_sides
 from widelimit.empirical.axes import contract, mean_over_trace
 from widelimit.empirical.chunks import Work, chunked_ntk
 from widelimit.empirical.implementations import TABLE, NtkImplementation, find_implementation
-from widelimit.empirical.network import Inputs, Network, Parameters, complex_kernel
+from widelimit.empirical.network import Callee, Inputs, Network, Parameters, complex_kernel
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.samples import kernel_of_samples
 from widelimit.gram.sizes import parse_memory
@@ -48,7 +48,7 @@ class Kernels:
         """
         if not callable(f):
             raise TypeError(f"expected a function f(params, x), got {type(f).__name__}")
-        self.f, self.options = f, options
+        self.f, self.options = Callee(f), options
         self._compiled = jax.jit(self._compute, static_argnums=(0, 1, 2))
 
     def __call__(
@@ -191,7 +191,7 @@ def empirical_ntk_fn(
     _s_rules: bool = True,
     _fwd: bool | None = None,
     *,
-    memory: str | float | None = None,
+    memory: Any = None,
     subset: Any = None,
 ) -> EmpiricalNtk:
     """Returns a function `ntk_fn(x1, x2, params, **kwargs)`: the empirical NTK of a network.
@@ -281,7 +281,7 @@ def empirical_kernel_fn(
     _s_rules: bool = True,
     _fwd: bool | None = None,
     *,
-    memory: str | float | None = None,
+    memory: Any = None,
     subset: Any = None,
 ) -> Callable[..., Any]:
     """Returns a function `kernel_fn(x1, x2, get, params, **kwargs)`: empirical NNGP and NTK.

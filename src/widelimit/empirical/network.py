@@ -141,6 +141,35 @@ class Inputs:
         return join_arrays(arrays, self.constants)
 
 
+class Callee:
+    """A function as a static argument of compiled functions, also one that cannot be hashed.
+
+    Modules that hold arrays are the same if they are one object.
+    """
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        """Keeps the function."""
+        self._f = f
+        try:
+            self._hash, self._is_hashable = hash(f), True
+        except TypeError:
+            self._hash, self._is_hashable = id(f), False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the function does."""
+        return self._f(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Callee):
+            return False
+        if self._f is other._f:
+            return True
+        return self._is_hashable and other._is_hashable and bool(self._f == other._f)
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A function f with its inputs.
@@ -151,7 +180,7 @@ class Network:
       inputs: what is static about its inputs.
     """
 
-    f: Callable[..., Any]
+    f: Callee
     parameters: Parameters
     inputs: Inputs
 

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.jacobian import unit_row
-from widelimit.empirical.network import Inputs, Network, Parameters, real_output
+from widelimit.empirical.network import Callee, Inputs, Network, Parameters, real_output
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product
@@ -82,7 +82,7 @@ class NTKOperator:
             vmap_axes = 0 if vmap_axes is None else vmap_axes
         parameters, arrays = Parameters.of(params, subset)
         inputs, inputs_arrays = Inputs.of(Side(x, kwargs), vmap_axes)
-        call = Call(Network(f, parameters, inputs), arrays, inputs_arrays)
+        call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
         _, outputs = outputs_of(call, None, trace_axes, ())
         if len(outputs) != 1:
             raise TypeError(f"expected f with one array as its output, got {len(outputs)}")

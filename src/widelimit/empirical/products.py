@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.empirical.arguments import two_sides
-from widelimit.empirical.network import Inputs, Network, Parameters, output_leaves, real_output
+from widelimit.empirical.network import (
+    Callee,
+    Inputs,
+    Network,
+    Parameters,
+    output_leaves,
+    real_output,
+)
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
 
@@ -40,7 +47,7 @@ def empirical_ntk_vp_fn(
 
     def call(side: Any) -> Call:
         inputs, inputs_arrays = Inputs.of(side, None)
-        return Call(Network(f, parameters, inputs), arrays, inputs_arrays)
+        return Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
 
     first, second = call(one), None if other is None else call(other)
     structure, outputs = outputs_of(first, second, (), ())

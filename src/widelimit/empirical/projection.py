@@ -13,7 +13,7 @@ from jaxtyping import Array
 from widelimit._pytree import pytree
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
-from widelimit.empirical.network import Inputs, Network, Parameters
+from widelimit.empirical.network import Callee, Inputs, Network, Parameters
 from widelimit.empirical.outputs import Call, outputs_of
 
 
@@ -142,7 +142,7 @@ def projected_gradients(
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
     parameters, arrays = Parameters.of(params, subset)
     inputs, inputs_arrays = Inputs.of(Side(x, kwargs), None)
-    call = Call(Network(f, parameters, inputs), arrays, inputs_arrays)
+    call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
     _, outputs = outputs_of(call, None, (), ())
     if len(outputs) != 1:
         raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
