@@ -146,7 +146,8 @@ def _kernel(name: str, kernel: Any) -> jax.Array:
     if not kernel.ndim or kernel.shape[::2] != kernel.shape[1::2]:
         raise ValueError(
             f"expected {name} between samples and themselves, of shape [n, n, ...] with equal "
-            f"pairs of axes, got {kernel.shape}: x2 has to be None, and trace_axes not those of samples"
+            f"pairs of axes, got {kernel.shape}: x2 has to be None, and trace_axes other than "
+            "those of samples"
         )
     return kernel
 
