@@ -88,3 +88,31 @@ OTHERS = {
         ),
     )
 }
+
+# For empirical kernels of finite networks. Structured derivatives of neural-tangents need an older
+# JAX. Of PyTorch only the build for CPUs, which pip finds where its index, or a local one, has it.
+FINITE = {
+    environment.name: environment
+    for environment in (
+        Environment("widelimit", "widelimit", "finite_widelimit"),
+        Environment(
+            name="nt-finite",
+            title="neural-tangents",
+            networks="finite_nt",
+            requirements=(
+                "jax==0.4.23",
+                "jaxlib==0.4.23",
+                "numpy==1.26.4",
+                "scipy<1.12",
+                "frozendict>=2.3.8",
+            ),
+            alone=("neural-tangents==0.6.5",),
+        ),
+        Environment(
+            name="torch",
+            title="PyTorch",
+            networks="finite_torch",
+            requirements=("torch==2.13.0+cpu", "numpy>=2"),
+        ),
+    )
+}

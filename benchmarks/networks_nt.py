@@ -83,7 +83,7 @@ NETWORKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _import() -> Any:
+def import_nt() -> Any:
     """Returns neural_tangents, without its `experimental` part.
 
     That part alone needs TensorFlow and tf2jax (a gigabyte), and is imported whether used or
@@ -100,7 +100,7 @@ def kernel(network: str, get: str) -> Callable[[Any, Any], Any]:
     """Returns the jitted kernel function of a network, of x1 and x2."""
     import jax
 
-    _, _, kernel_fn = NETWORKS[network](_import().stax)
+    _, _, kernel_fn = NETWORKS[network](import_nt().stax)
     jitted = jax.jit(kernel_fn, static_argnums=(2,))
     return lambda x1, x2: jitted(x1, x2, get)
 
@@ -110,7 +110,7 @@ def about(network: str, shape: tuple[int, ...]) -> dict[str, Any]:  # noqa: ARG0
     import jax
 
     return {
-        "versions": {"neural-tangents": _import().__version__, "jax": jax.__version__},
+        "versions": {"neural-tangents": import_nt().__version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
         "engine": "jit",
     }

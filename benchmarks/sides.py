@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environments import OURS, ROOT, Environment
+from benchmarks.environments import ROOT, Environment
 from benchmarks.workloads import Workload
 
 
@@ -186,7 +186,7 @@ def variables(environment: Environment, dtype: str, platform: str | None) -> dic
     given = dict(os.environ)
     # A cache of compiled programs on disk would hide what compilation takes.
     given.pop("JAX_COMPILATION_CACHE_DIR", None)
-    if environment != OURS:
+    if environment.requirements:
         given.pop("PYTHONPATH", None)
     given["JAX_ENABLE_X64"] = "1" if dtype == "float64" else "0"
     if platform is not None:

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from widelimit.empirical.axes import Axes
 from widelimit.empirical.jacobian import jacobian_contraction
+from widelimit.empirical.structured import structured
 from widelimit.empirical.vector_products import ntk_vector_products
 
 Function = Callable[[Any], Array]
@@ -49,6 +50,7 @@ class Implementation(Protocol):
 TABLE: dict[NtkImplementation, Implementation] = {
     NtkImplementation.JACOBIAN_CONTRACTION: jacobian_contraction,
     NtkImplementation.NTK_VECTOR_PRODUCTS: ntk_vector_products,
+    NtkImplementation.STRUCTURED_DERIVATIVES: structured,
 }
 
 

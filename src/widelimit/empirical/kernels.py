@@ -13,12 +13,21 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.empirical.arguments import Side, two_sides
+from widelimit.empirical.auto import cheapest
 from widelimit.empirical.axes import contract, mean_over_trace
 from widelimit.empirical.chunks import Work, chunked_ntk
-from widelimit.empirical.implementations import TABLE, NtkImplementation, find_implementation
+from widelimit.empirical.implementations import (
+    TABLE,
+    Implementation,
+    NtkImplementation,
+    find_implementation,
+)
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters, complex_kernel
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.samples import kernel_of_samples
+from widelimit.empirical.structured import Explanation
+from widelimit.empirical.structured import explain as explain_structured
+from widelimit.empirical.subset import real_names
 from widelimit.gram.sizes import parse_memory
 
 _NAMES = ("nngp", "ntk")
@@ -120,6 +129,20 @@ class Kernels:
         works = [Work.of(first, second, o, memory) for o in outputs]
         return jax.tree.unflatten(structure, [None if w is None else w.chunks for w in works])
 
+    def explain(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """Returns what structured derivatives do, for every output in a tree like those of f."""
+        first, second = self.calls(x1, x2, params, kwargs)
+        structure, outputs = self.outputs(first, second)
+        real = first.network.parameters.real(first.params)
+        names = real_names(params, self.options.subset)
+
+        def explain(output: Output) -> Explanation:
+            return explain_structured(
+                lambda way, p: _summed_ntk(way, first, second, output, p), real, names
+            )
+
+        return jax.tree.unflatten(structure, [explain(output) for output in outputs])
+
     def _within_memory(self, first: Call, second: Call | None) -> Any:
         structure, outputs = self.outputs(first, second)
         first.check_differentiable(outputs)
@@ -133,13 +156,27 @@ class Kernels:
 class EmpiricalNtk:
     """The function that `empirical_ntk_fn` returns."""
 
-    def __init__(self, kernels: Kernels) -> None:
-        """Keeps the kernels of the network."""
-        self._kernels = kernels
+    def __init__(self, kernels: Kernels, explains: bool = False) -> None:
+        """Keeps the kernels of the network, and whether to explain them when called."""
+        self._kernels, self._explains = kernels, explains
 
     def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """Returns the NTK between x1 and x2 (None for x1); see `empirical_ntk_fn`."""
+        if self._explains:
+            return self.explain(x1, x2, params, **kwargs)
         return self._kernels(("ntk",), x1, x2, params, kwargs)["ntk"]
+
+    def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+        """Returns for every output how structured derivatives treat each parameter.
+
+        Each is an `Explanation`, a table to print, in a tree like f(params, x1). Nothing is
+        computed. A parameter without a rule has its Jacobian contracted: the number is the same.
+
+        Raises:
+          TypeError: as calling it does.
+          ValueError: likewise.
+        """
+        return self._kernels.explain(x1, x2, params, kwargs)
 
     def chunks(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
         """Returns for every output how its Jacobian is cut to fit the budget, without computing it.
@@ -164,14 +201,27 @@ def _ntk(
     implementation: NtkImplementation, first: Call, second: Call | None, output: Output
 ) -> Array:
     """Returns the mean over trace axes of products of derivatives."""
-    compute, real = TABLE[implementation], first.network.parameters.real(first.params)
+    real = first.network.parameters.real(first.params)
+    ways = {
+        key: functools.partial(_summed_ntk, compute, first, second, output)
+        for key, compute in TABLE.items()
+    }
+    if implementation is NtkImplementation.AUTO:
+        implementation = cheapest(ways, real)
+    return _finished(ways[implementation](real), output)
+
+
+def _summed_ntk(
+    compute: Implementation, first: Call, second: Call | None, output: Output, real: list[Array]
+) -> Array:
+    """Returns the sum over trace axes, of real parameters and outputs."""
     if output.axis is None:
         f1 = first.function(output.index)
         f2 = None if second is None else second.function(output.index)
-        return _finished(compute(f1, f2, real, output.axes), output)
+        return compute(f1, f2, real, output.axes)
     one = first.samples(output.index, output.axis)
     other = None if second is None else second.samples(output.index, output.axis)
-    return _finished(kernel_of_samples(compute, one, other, real, output.axes), output)
+    return kernel_of_samples(compute, one, other, real, output.axes)
 
 
 def _finished(kernel: Array, output: Output) -> Array:
@@ -193,6 +243,7 @@ def empirical_ntk_fn(
     *,
     memory: Any = None,
     subset: Any = None,
+    explain: bool = False,
 ) -> EmpiricalNtk:
     """Returns a function `ntk_fn(x1, x2, params, **kwargs)`: the empirical NTK of a network.
 
@@ -222,6 +273,8 @@ def empirical_ntk_fn(
       subset: parameters to differentiate by: None for all; a pattern such as "*/lora_*" of
         paths like "layers/0/kernel", or a list of patterns; a function of path and leaf; or a tree
         of booleans.
+      explain: whether the function returned tells, instead of the kernel, which rules structured
+        derivatives have for each parameter, and why none: see `EmpiricalNtk.explain`.
 
     The function returned takes x1, x2 (None for x1) and params. Of a keyword that is a tuple of
     two, the first belongs to x1, the second to x2; a random key `rng` is shared by equal inputs,
@@ -244,7 +297,7 @@ def empirical_ntk_fn(
     del _j_rules, _s_rules, _fwd
     kernels = _kernels(f, trace_axes, diagonal_axes, vmap_axes, implementation, memory, subset)
 
-    return EmpiricalNtk(kernels)
+    return EmpiricalNtk(kernels, explain)
 
 
 def empirical_nngp_fn(

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from widelimit.empirical.axes import Axes
 from widelimit.empirical.implementations import Implementation
 from widelimit.empirical.jacobian import contract_trees, jacobian, jacobian_contraction
+from widelimit.empirical.structured import Batch, Structured
 
 Function = Callable[[Any], Array]
 
@@ -68,8 +69,8 @@ def kernel_of_samples(
     """Returns the kernel of two outputs, summed over trace axes.
 
     Args:
-      implementation: computes the kernel of two single samples, unless it contracts Jacobians,
-        which are computed once for every sample.
+      implementation: computes the kernel of two single samples; of Jacobians and structured
+        derivatives, what concerns one sample is computed once for each.
       first: the first output.
       second: the second; None for the first.
       params: tree of real arrays.
@@ -80,6 +81,11 @@ def kernel_of_samples(
         j1 = first.jacobian(params)
         j2 = j1 if second is None else second.jacobian(params)
         return contract_trees(j1, j2, axes, (first.shape(params), other.shape(params)))
+
+    if isinstance(implementation, Structured):
+        two = None if second is None else Batch(second.arrays, second.axis)
+        batches = Batch(first.arrays, first.axis), two
+        return implementation.of_samples(first.function, other.function, batches, params, axes)
 
     def of_pair(arrays1: Any, arrays2: Any) -> Array:
         return implementation(first.function(arrays1), other.function(arrays2), params, axes)

@@ -43,6 +43,17 @@ def choose_leaves(params: Any, subset: Any) -> tuple[bool, ...]:
     return chosen
 
 
+def real_names(params: Any, subset: Any) -> list[str]:
+    """Returns the path of every real array that the kernel is taken with respect to."""
+    names = []
+    found = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), chosen in zip(found, choose_leaves(params, subset), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if chosen:
+            names += [f"{name}.real", f"{name}.imag"] if jnp.iscomplexobj(leaf) else [name]
+    return names
+
+
 def _chosen(params: Any, paths: list[str], leaves: list[Any], subset: Any) -> tuple[bool, ...]:
     if subset is None:
         return (True,) * len(leaves)
