@@ -68,7 +68,7 @@ def test_errors():
     params = parameters(0)
     with pytest.raises(ValueError, match=r"y of the shape of f\(params, x\), \(5, 2\)"):
         relative_scale(network, params, X, Y[:, 0])
-    with pytest.raises(ValueError, match="does not depend|depend on"):
+    with pytest.raises(ValueError, match="depend"):
         relative_scale(lambda p, x: x, params, X, X)
     with pytest.raises(TypeError, match="one array"):
         relative_scale(lambda p, x: (network(p, x), x), params, X, Y)
