@@ -89,7 +89,7 @@ def test_a_linear_model_keeps_its_kernel():
         ((network, [parameters(0)] * 2, X), {"curvature": True}, ValueError, "targets y"),
         ((network, [parameters(0)] * 2, X, Y[:, 0]), {}, ValueError, "y of the shape"),
         ((network, [parameters(0)] * 2, X[:1]), {}, ValueError, "two or more samples"),
-        ((network, [parameters(0)] * 2, X), {"trace_axes": 0}, ValueError, "trace_axes other"),
+        ((network, [parameters(0)] * 2, X), {"trace_axes": 0}, ValueError, "axis of samples, 0"),
         ((lambda p, x: (x, p["a"]), [parameters(0)] * 2, X), {}, TypeError, "one array"),
         ((3, [parameters(0)] * 2, X), {}, TypeError, "a function"),
     ],

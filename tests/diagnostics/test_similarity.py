@@ -62,6 +62,8 @@ def test_targets():
     assert_close(target_alignment(a, y), expected)
     with pytest.raises(ValueError, match=r"shape \(5, 5, 2, 2\) for y of shape \(5, 2\)"):
         target_alignment(a, y, trace_axes=())
+    with pytest.raises(ValueError, match="without the axis of samples"):
+        target_alignment(a, y, trace_axes=0)
 
 
 @pytest.mark.usefixtures("x64")

@@ -37,7 +37,7 @@ class InChunks:
         size = max(min(self.batch_size, count), 1)
         whole = count // size * size
         call = jax.checkpoint(lambda rows: self._call(params, rows))
-        chunks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), x)
+        chunks = jax.tree.map(lambda a: a[:whole].reshape(whole // size, size, *a.shape[1:]), x)
         out = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), lax.map(call, chunks))
         if whole == count:
             return out

@@ -16,6 +16,7 @@ from widelimit.diagnostics.movement import squares
 from widelimit.empirical.network import real_output
 from widelimit.empirical.operator import NTKOperator
 from widelimit.empirical.outputs import Call
+from widelimit.empirical.vector_products import ntk_vector_product
 
 # Matrices up to this size are built: that takes fewer products than an iteration.
 _SMALL = 32
@@ -137,19 +138,30 @@ def _distance(operator: NTKOperator, y: jax.Array) -> jax.Array:
 
 def _jacobian_norm(operator: NTKOperator, seed: int) -> float:
     """Returns the largest singular value of the Jacobian."""
-    size = operator.shape[0]
+    # In real numbers: complex ones as vectors would have other norms.
+    f, real = _function(operator)
+    out = jax.eval_shape(f, real)
+    size, dtype, product = out.size, out.dtype, functools.partial(_product, operator)
     if size <= _SMALL:
-        matrix = np.asarray(operator @ jnp.eye(size, dtype=operator.dtype))
+        matrix = np.asarray(lax.map(product, jnp.eye(size, dtype=dtype)))
         values = np.linalg.eigvalsh(matrix) if np.isfinite(matrix).all() else np.full(1, np.nan)
     else:
-        from scipy.sparse.linalg import eigsh
+        from scipy.sparse.linalg import LinearOperator, eigsh
 
-        start = np.random.default_rng(seed).standard_normal(size).astype(operator.dtype)
-        linear = operator.to_scipy()
+        start = np.random.default_rng(seed).standard_normal(size).astype(dtype)
+        linear = LinearOperator((size, size), lambda v: np.asarray(product(v)), dtype=dtype)
         if not np.isfinite(linear.matvec(start)).all():
             return np.nan
         values = eigsh(linear, k=1, which="LA", v0=start, tol=1e-5, return_eigenvectors=False)
     return float(np.sqrt(max(values.max(), 0.0))) if np.isfinite(values).all() else np.nan
+
+
+@jax.jit
+def _product(operator: NTKOperator, v: jax.Array) -> jax.Array:
+    """Returns the product of the NTK of real outputs with a flat vector."""
+    f, real = _function(operator)
+    shape = jax.eval_shape(f, real).shape
+    return ntk_vector_product(f, None, real)(v.reshape(shape)).reshape(-1)
 
 
 class _Round(NamedTuple):

@@ -17,6 +17,7 @@ from widelimit.diagnostics.curvature import RelativeScale, relative_scale
 from widelimit.diagnostics.figure import draw
 from widelimit.diagnostics.movement import check_alike, gap_of, parameter_movement
 from widelimit.diagnostics.similarity import (
+    axes_of_outputs,
     effective_rank,
     kernel_alignment,
     kernel_drift,
@@ -176,7 +177,7 @@ def report(
     for params in path:
         if not rows:
             params0 = params
-            samples = _check_outputs(f, params, x, y)
+            samples = _check_outputs(f, params, x, y, trace_axes)
             kernel0 = ntk_fn(x, None, params)
             if curvature:
                 scale = relative_scale(f, params, x, y, subset=subset, batch_size=batch_size)
@@ -213,12 +214,12 @@ def _row(kernel: Any, kernel0: Any, y: Any, trace_axes: Any) -> dict[str, Any]:
     return row
 
 
-def _check_outputs(f: Any, params: Any, x: Any, y: Any) -> int:
+def _check_outputs(f: Any, params: Any, x: Any, y: Any, trace_axes: Any) -> int:
     """Returns the number of samples.
 
     Raises:
       TypeError: f has other outputs than one array.
-      ValueError: fewer than two samples, or targets of another shape.
+      ValueError: fewer than two samples, wrong trace axes, or targets of another shape.
     """
     out = jax.eval_shape(f, params, x)
     if not hasattr(out, "shape"):
@@ -228,6 +229,7 @@ def _check_outputs(f: Any, params: Any, x: Any, y: Any) -> int:
         )
     if not out.shape or out.shape[0] < 2:
         raise ValueError(f"expected outputs of two or more samples, got shape {out.shape}")
+    axes_of_outputs(trace_axes, out.shape)
     if y is not None and np.shape(y) != out.shape:
         raise ValueError(f"expected y of the shape of f(params, x), {out.shape}, got {np.shape(y)}")
     return out.shape[0]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit._pytree import is_concrete
-from widelimit.empirical.axes import contract, resolve_axes
+from widelimit.empirical.axes import Axes, contract, resolve_axes
 from widelimit.predict.matrices import to_matrix
 
 
@@ -99,7 +99,7 @@ def target_alignment(
       1.0
     """
     kernel, y = _kernel("kernel", kernel), _numbers("y", y)
-    axes = resolve_axes(trace_axes, (), y.shape, y.shape)
+    axes = axes_of_outputs(trace_axes, y.shape)
     expected = axes.kernel_shape(y.shape, y.shape)
     if kernel.shape != expected:
         raise ValueError(
@@ -133,6 +133,22 @@ def effective_rank(kernel: Any) -> jax.Array:
     shares = values / values.sum()
     entropy = -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)))
     return _checked(jnp.exp(entropy), "a kernel with a positive eigenvalue")
+
+
+def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> Axes:
+    """Returns the trace axes of outputs of a shape.
+
+    Raises:
+      TypeError: axes that are no integers.
+      ValueError: axes that the outputs lack, or the axis of samples among them.
+    """
+    axes = resolve_axes(trace_axes, (), shape, shape)
+    if 0 in axes.trace:
+        raise ValueError(
+            f"expected trace_axes without the axis of samples, 0, for outputs of shape {shape}, "
+            f"got {trace_axes}"
+        )
+    return axes
 
 
 def _kernel(name: str, kernel: Any) -> jax.Array:
