@@ -141,16 +141,20 @@ def _jacobian_norm(operator: NTKOperator, seed: int) -> float:
     # In real numbers: complex ones as vectors would have other norms.
     f, real = _function(operator)
     out = jax.eval_shape(f, real)
-    size, dtype, product = out.size, out.dtype, functools.partial(_product, operator)
+    size = out.size
+
+    def product(v: Any) -> np.ndarray:
+        return np.asarray(_product(operator, jnp.asarray(v, out.dtype)), np.float64)
+
     if size <= _SMALL:
-        matrix = np.asarray(lax.map(product, jnp.eye(size, dtype=dtype)))
+        matrix = np.stack([product(row) for row in np.eye(size)])
         values = np.linalg.eigvalsh(matrix) if np.isfinite(matrix).all() else np.full(1, np.nan)
     else:
         from scipy.sparse.linalg import LinearOperator, eigsh
 
-        start = np.random.default_rng(seed).standard_normal(size).astype(dtype)
-        linear = LinearOperator((size, size), lambda v: np.asarray(product(v)), dtype=dtype)
-        if not np.isfinite(linear.matvec(start)).all():
+        start = np.random.default_rng(seed).standard_normal(size)
+        linear = LinearOperator((size, size), product, dtype=np.float64)
+        if not np.isfinite(product(start)).all():
             return np.nan
         values = eigsh(linear, k=1, which="LA", v0=start, tol=1e-5, return_eigenvectors=False)
     return float(np.sqrt(max(values.max(), 0.0))) if np.isfinite(values).all() else np.nan
