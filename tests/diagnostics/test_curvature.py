@@ -6,7 +6,7 @@ from jax.flatten_util import ravel_pytree
 
 from tests.diagnostics.networks import X, Y, linear, network, parameters
 from tests.tolerance import assert_close
-from widelimit.diagnostics import relative_scale
+from widelimit.diagnostics import curvature, relative_scale
 
 
 def dense_parts(params):
@@ -45,7 +45,7 @@ def test_against_whole_derivatives():
 def test_lanczos_and_subsets(monkeypatch):
     params = parameters(0)
     built = relative_scale(network, params, X, Y, subset="w", starts=1).jacobian
-    monkeypatch.setattr("widelimit.diagnostics.curvature._SMALL", 4)
+    monkeypatch.setattr(curvature, "_SMALL", 4)
     found = relative_scale(network, params, X, Y, subset="w", starts=1).jacobian
     assert_close(found, built, rtol=1e-5)
 

@@ -8,8 +8,8 @@ from widelimit.diagnostics.curvature import relative_scale as relative_scale
 from widelimit.diagnostics.movement import Gap as Gap
 from widelimit.diagnostics.movement import linearisation_gap as linearisation_gap
 from widelimit.diagnostics.movement import parameter_movement as parameter_movement
-from widelimit.diagnostics.report import Report as Report
-from widelimit.diagnostics.report import report as report
+from widelimit.diagnostics.run import Report as Report
+from widelimit.diagnostics.run import report as report
 from widelimit.diagnostics.similarity import effective_rank as effective_rank
 from widelimit.diagnostics.similarity import kernel_alignment as kernel_alignment
 from widelimit.diagnostics.similarity import kernel_drift as kernel_drift

@@ -11,13 +11,17 @@ from widelimit._pytree import is_concrete
 from widelimit.diagnostics.chunked import in_chunks
 from widelimit.linearize import linearize
 
+# Errors of outputs, in units of the last place of their norm, that count as no movement.
+_ROUNDING = 16
+
 
 class Gap(NamedTuple):
     """The distance of a network from its linearisation at the same parameters.
 
     Attributes:
       absolute: root mean square of f(p, x) - f_lin(p, x) over the entries of the outputs.
-      relative: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where outputs have not moved.
+      relative: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where outputs have not moved, or
+        only by rounding.
       moved: root mean square of f(p, x) - f(p0, x).
     """
 
@@ -95,7 +99,9 @@ def gap_of(f: Any, params: Any, params0: Any, x: Any) -> Gap:
     moved = squares(difference(now, start))
     entries = sum(leaf.size for leaf in jax.tree.leaves(now))
     absolute = squares(apart)
-    relative = jnp.where(moved > 0, jnp.sqrt(absolute / jnp.where(moved > 0, moved, 1)), jnp.nan)
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(now))
+    has_moved = moved > (_ROUNDING * eps) ** 2 * squares(start)
+    relative = jnp.where(has_moved, jnp.sqrt(absolute / jnp.where(has_moved, moved, 1)), jnp.nan)
     return Gap(jnp.sqrt(absolute / entries), relative, jnp.sqrt(moved / entries))
 
 

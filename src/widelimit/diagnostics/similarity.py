@@ -204,11 +204,11 @@ def _centre(kernel: jax.Array) -> jax.Array:
 
 
 def _checked(value: jax.Array, expected: str) -> jax.Array:
-    """Returns a number.
+    """Returns a number; NaN for a traced one that is not finite.
 
     Raises:
       ValueError: it is concrete and not finite.
     """
     if is_concrete(value) and not bool(jnp.isfinite(value)):
         raise ValueError(f"expected finite entries and {expected}, got a result of {value}")
-    return value
+    return jnp.where(jnp.isfinite(value), value, jnp.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Report:
       steps: the label of each point, commonly the number of steps.
       parameter_movement: |p - p0| / |p0|.
       output_movement: root mean square of f(p, x) - f(p0, x).
-      linearisation_gap: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where nothing moved.
+      linearisation_gap: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where nothing
+        moved but by rounding.
       kernel_drift: |K - K0| / |K0| of the empirical NTK.
       kernel_alignment: centred kernel alignment (CKA) of K with K0.
       target_alignment: centred alignment of K with y y^T; None without targets.
@@ -123,7 +124,7 @@ def report(
     x: Any,
     y: Any = None,
     *,
-    steps: Sequence[float] | None = None,
+    steps: Any = None,
     curvature: bool = False,
     trace_axes: Any = (-1,),
     vmap_axes: Any = None,
