@@ -66,8 +66,10 @@ class Study:
       seeds: networks per width; fewer, but three, where all of them take longer than at `dear`.
       dear: the largest width with so many.
       steps: of gradient descent.
-      speed: step size as a share of the largest stable one; muP needs room, its kernel grows.
-      curved: the largest width whose relative scale is measured.
+      speed: step size as a share of the largest stable one at the start. Kernels of muP networks
+        grow several times: larger steps would end at the edge of stability, and not tell much.
+      curved: the largest width whose relative scale is measured, of half as many networks.
+      asymptotic: the least width of a second fit: powers hold in the limit of large widths.
       run_width: of the networks whose training runs are reported.
       ensemble: the demonstration's task, whose ensemble is linearised.
       mup_members: size of its muP ensemble, which is trained step by step.
@@ -76,9 +78,10 @@ class Study:
     widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 4096)
     seeds: int = 10
     dear: int = 1024
-    steps: int = 64
-    speed: float = 0.25
+    steps: int = 80
+    speed: float = 0.1
     curved: int = 1024
+    asymptotic: int = 256
     run_width: int = 512
     ensemble: RegressionTask = dataclasses.field(default_factory=RegressionTask)
     mup_members: int = 20
@@ -180,7 +183,7 @@ def sweep(study: Study, scaling: Scaling, data: Data) -> dict[str, list[tuple[in
                 moved,
                 jnp.linalg.norm(end - linear) / jnp.linalg.norm(linear - start),
             ]
-            if width <= study.curved and seed < 3:
+            if width <= study.curved and 2 * seed < study.seeds:
                 f = network.apply_fn
                 values.append(wl.diagnostics.relative_scale(f, params0, data.x, data.y).kappa)
             for name, value in zip(LOOKS, values, strict=False):
@@ -194,6 +197,9 @@ class Fit(NamedTuple):
     exponent: float
     error: float
     factor: float
+
+    def __str__(self) -> str:
+        return f"{self.exponent:.2f} ± {self.error:.2f}"
 
 
 def fit(pairs: list[tuple[int, float]]) -> Fit:
@@ -286,47 +292,37 @@ def training_run(study: Study, scaling: Scaling, data: Data) -> wl.diagnostics.R
 Sweeps = dict[str, dict[str, list[tuple[int, float]]]]
 
 
-def exponents(sweeps: Sweeps, widths: tuple[int, ...] | None = None) -> dict[str, dict[str, Fit]]:
-    """The fit of every scaling and quantity, over some widths or all of them."""
-    return {
-        scaling: {
-            name: fit([pair for pair in pairs if widths is None or pair[0] in widths])
-            for name, pairs in quantities.items()
-        }
-        for scaling, quantities in sweeps.items()
-    }
-
-
-def table(sweeps: Sweeps) -> str:
-    """The mean of every quantity at every width, and its exponent."""
-    fits, rows = exponents(sweeps), []
-    widths = sorted({width for width, _ in sweeps["NTK"]["drift of the kernel"]})
+def table(study: Study, sweeps: Sweeps) -> str:
+    """The mean of every quantity at every width, and its exponent over all and the larger ones."""
+    rows = []
     for scaling in (NTK, MUP):
         for name, pairs in sweeps[scaling.name].items():
-            means = [np.mean([v for w, v in pairs if w == width] or np.nan) for width in widths]
-            found = fits[scaling.name][name]
+            values = [[v for w, v in pairs if w == width] for width in study.widths]
+            large = [pair for pair in pairs if pair[0] >= study.asymptotic]
             rows.append(
                 [
                     f"{scaling.name}: {name}",
-                    *("-" if np.isnan(mean) else f"{mean:.2g}" for mean in means),
-                    f"{found.exponent:.2f} +- {found.error:.2f}",
+                    *(f"{np.mean(some):.2g}" if some else "-" for some in values),
+                    str(fit(pairs)),
+                    str(fit(large)),
                     f"{scaling.theory[name]:g}",
                 ]
             )
-    return text_table(["", *map(str, widths), "exponent (95 %)", "theory"], rows)
+    header = ["exponent (95 %)", f"from {study.asymptotic}", "theory"]
+    return text_table(["", *map(str, study.widths), *header], rows)
 
 
 def figure(sweeps: Sweeps, ensembles: Ensembles, path: str | Path) -> Path:
     """Quantities over widths with their fits, and the means of ensembles."""
-    fits = exponents(sweeps)
     with new_figure(17.0, 6.2) as fig:
         panels = fig.subplots(1, 3)
         for axes, scaling in zip(panels, (NTK, MUP), strict=False):
             for name, (color, marker) in LOOKS.items():
                 widths, values = np.array(sweeps[scaling.name][name]).T
-                found, ends = fits[scaling.name][name], np.array([widths.min(), widths.max()])
+                found = fit(sweeps[scaling.name][name])
+                ends = np.array([widths.min(), widths.max()])
                 axes.plot(widths, values, marker, color=color, alpha=0.35, markersize=5)
-                label = f"{name}: {found.exponent:.2f} ± {found.error:.2f}"
+                label = f"{name}: {found}"
                 axes.plot(ends, found.factor * ends**found.exponent, color=color, label=label)
             axes.set(xscale="log", yscale="log", xlabel="width", title=f"{scaling.name} scaling")
         low = min(axes.get_ylim()[0] for axes in panels[:2])
@@ -357,14 +353,12 @@ def main(study: Study = Study(), path: str | Path = "study_output/lazy_training.
     for scaling in (NTK, MUP):
         print(f"{scaling.name}, width {study.run_width}:\n{training_run(study, scaling, data)}\n")
     sweeps = {scaling.name: sweep(study, scaling, data) for scaling in (NTK, MUP)}
-    print(table(sweeps))
+    print(table(study, sweeps))
     some = study.widths[2::2][:3] if len(study.widths) > 6 else study.widths
-    for name, fits in exponents(sweeps, some).items():
-        found = fits["gap to the linearisation"]
-        print(
-            f"{name}: gap to the linearisation over widths {', '.join(map(str, some))}: "
-            f"exponent {found.exponent:.2f} +- {found.error:.2f}"
-        )
+    gap = "gap to the linearisation"
+    for name, quantities in sweeps.items():
+        found = fit([pair for pair in quantities[gap] if pair[0] in some])
+        print(f"{name}: {gap} over widths {', '.join(map(str, some))}: exponent {found}")
     ensembles = compare_ensembles(study)
     print(
         f"largest deviation from the infinite ensemble, in standard errors, over "

@@ -175,7 +175,7 @@ class _Round(NamedTuple):
     v: list[jax.Array]
     value: jax.Array
     change: jax.Array
-    count: jax.Array
+    rounds: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames="max_iter")
@@ -200,10 +200,10 @@ def _hessian_norm(
         u, _ = best_parameters(state.v, w)
         v, value = best_parameters(u, w)
         change = jnp.abs(value - state.value) / jnp.where(value > 0, value, 1)
-        return _Round(u, v, value, change, state.count + 1)
+        return _Round(u, v, value, change, state.rounds + 1)
 
     def goes_on(state: _Round) -> jax.Array:
-        return (state.change > tol) & (state.count < max_iter)
+        return (state.change > tol) & (state.rounds < max_iter)
 
     keys = jax.random.split(key, len(real) + 1)
     v, _ = _unit([jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, real, strict=False)])

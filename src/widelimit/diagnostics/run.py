@@ -193,13 +193,16 @@ def report(
         }
     if len(rows) < 2:
         raise ValueError(f"expected at least two points of parameters in path, got {len(rows)}")
-    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    columns: dict[str, Any] = {
+        name: np.array([float(row[name]) for row in rows]) for name in rows[0]
+    }
+    columns.setdefault("target_alignment", None)
     return Report(
         steps=_check_steps(steps, len(rows)),
         scale=scale,
         parameters=sum(np.size(leaf) for leaf in jax.tree.leaves(params0)),
         samples=samples,
-        **{"target_alignment": None, **columns},
+        **columns,
     )
 
 
