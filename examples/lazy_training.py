@@ -76,8 +76,8 @@ class Study:
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-    seeds: int = 10
-    dear: int = 1024
+    seeds: int = 20
+    dear: int = 512
     steps: int = 80
     speed: float = 0.1
     curved: int = 1024

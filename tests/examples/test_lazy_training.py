@@ -46,7 +46,7 @@ def test_fit_finds_powers():
 
 def test_seeds_of_wide_networks():
     study = lazy_training.Study()
-    assert [len(study.seeds_at(width)) for width in (32, 1024, 2048, 4096)] == [10, 10, 5, 3]
+    assert [len(study.seeds_at(width)) for width in (32, 512, 2048, 4096)] == [20, 20, 5, 3]
 
 
 def test_the_linearised_network_is_trained_in_closed_form():
