@@ -7,7 +7,7 @@ BENCH_ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all check format bench clean
+.PHONY: help env demo study test test-all check format bench clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 14
@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml
 
 demo: env  ## Run the demonstration; figures go to demo_output/
 	$(BIN)/widelimit demo
+
+study: env  ## Measure how lazily networks train, by width; figure in study_output/
+	$(BIN)/python -m examples.lazy_training
 
 test: env  ## Run the tests, less those marked slow
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
@@ -41,6 +44,6 @@ bench: env  ## Time the library beside another one; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 clean:  ## Remove the environment, caches and outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo_output \
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo_output study_output \
 		benchmarks/.environments benchmarks/.results
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,11 +29,13 @@ FOUNDATION = {
     "offsets",
     "pair_matrices",
     "pairs",
+    "plot",
     "samples",
     "selection",
     "series",
     "signal",
     "stencil",
+    "tables",
 }
 # Each may import the foundation and what stands before it.
 TOWER = [
@@ -63,7 +65,7 @@ PROTOCOL = {
     "predict",
 }
 # These may import anything; of them, the package itself may import only `datasets`.
-TOP = {"__main__", "cli", "datasets", "demo", "pickles", "plot"}
+TOP = {"__main__", "cli", "datasets", "demo", "pickles"}
 PACKAGE_ITSELF = "__init__"
 
 KNOWN = FOUNDATION | set(TOWER) | PROTOCOL | TOP | {PACKAGE_ITSELF}

@@ -1,5 +1,6 @@
 """Kernels, training dynamics and Bayesian inference of infinitely wide neural networks."""
 
+from widelimit import diagnostics as diagnostics
 from widelimit import models as models
 from widelimit import predict as predict
 from widelimit import stax as stax

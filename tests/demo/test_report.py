@@ -6,12 +6,6 @@ from widelimit.demo import report
 from widelimit.demo.coverage import Coverage, CoverageStudy
 
 
-def test_text_table():
-    assert report.text_table(["a", "bb"], [["long", "1"], ["x", "2.50"]]) == (
-        "a       bb\n----  ----\nlong     1\nx     2.50"
-    )
-
-
 def test_coverage_text():
     coverage = {"some": Coverage(np.array([0.5, 0.9, 0.95]), np.array([0.01, 0.002, 0.001]))}
     text = report.coverage_text(CoverageStudy(), coverage)

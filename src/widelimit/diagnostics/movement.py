@@ -1,0 +1,136 @@
+"""How far parameters have moved, and how far a network is from its linearisation there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from widelimit._pytree import is_concrete
+from widelimit.diagnostics.chunked import in_chunks
+from widelimit.linearize import linearize
+
+# Errors of outputs, in units of the last place of their norm, that count as no movement.
+_ROUNDING = 16
+
+
+class Gap(NamedTuple):
+    """The distance of a network from its linearisation at the same parameters.
+
+    Attributes:
+      absolute: root mean square of f(p, x) - f_lin(p, x) over the entries of the outputs.
+      relative: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where outputs have not moved, or
+        only by rounding.
+      moved: root mean square of f(p, x) - f(p0, x).
+    """
+
+    absolute: jax.Array
+    relative: jax.Array
+    moved: jax.Array
+
+
+def parameter_movement(params: Any, params0: Any) -> jax.Array:
+    """Returns |p - p0| / |p0|, Euclidean norms over all entries of all leaves.
+
+    Args:
+      params: tree of parameters, after training for example.
+      params0: those to compare with, at the start.
+
+    Raises:
+      TypeError: leaves that are no arrays of floating-point or complex numbers.
+      ValueError: another tree or other shapes, parameters that are not finite, or `params0` of
+        zeros.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(parameter_movement({"w": jnp.full(3, 1.5)}, {"w": jnp.ones(3)}))
+      0.5
+    """
+    check_alike(params, params0)
+    moved = jnp.sqrt(squares(difference(params, params0)) / squares(params0))
+    if is_concrete(moved) and not bool(jnp.isfinite(moved)):
+        raise ValueError(
+            f"expected finite parameters, and params0 that are not all zero, got a movement of "
+            f"{moved}"
+        )
+    return moved
+
+
+def linearisation_gap(
+    f: Any, params: Any, params0: Any, x: Any, *, batch_size: int | None = None
+) -> Gap:
+    """Returns the distance of f from its linearisation about `params0`, at `params`.
+
+    f_lin(p, x) = f(p0, x) + df/dp(p0, x) (p - p0), see `linearize`. A network in the lazy regime
+    has a small relative gap after training; a linear model has none.
+
+    Args:
+      f: f(params, x), any function of trees of arrays to trees of arrays.
+      params: parameters, after training for example.
+      params0: the parameters to linearise about.
+      x: tree of inputs.
+      batch_size: number of samples to compute at a time, of functions that treat samples
+        independently, along first axes; None for all at once.
+
+    Raises:
+      TypeError: f is no function; parameters or outputs that are no floating-point numbers.
+      ValueError: parameters of another structure or shape, outputs that are not finite, or a wrong
+        batch size.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> f = lambda p, x: p**2 * x
+      >>> gap = linearisation_gap(f, jnp.array(3.0), jnp.array(1.0), jnp.ones(2))
+      >>> float(gap.absolute), float(gap.relative)  # 9 instead of 1 + 2 (3 - 1)
+      (4.0, 0.5)
+    """
+    check_alike(params, params0)
+    gap = gap_of(in_chunks(f, batch_size), params, params0, x)
+    if is_concrete(gap.absolute) and not bool(jnp.isfinite(gap.absolute)):
+        raise ValueError(f"expected finite outputs of f, got a gap of {gap.absolute}")
+    return gap
+
+
+def gap_of(f: Any, params: Any, params0: Any, x: Any) -> Gap:
+    """Returns the gap of f; nothing is checked."""
+    now, start = f(params, x), f(params0, x)
+    apart = difference(now, linearize(f, params0)(params, x))
+    moved = squares(difference(now, start))
+    entries = sum(leaf.size for leaf in jax.tree.leaves(now))
+    absolute = squares(apart)
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(now))
+    has_moved = moved > (_ROUNDING * eps) ** 2 * squares(start)
+    relative = jnp.where(has_moved, jnp.sqrt(absolute / jnp.where(has_moved, moved, 1)), jnp.nan)
+    return Gap(jnp.sqrt(absolute / entries), relative, jnp.sqrt(moved / entries))
+
+
+def difference(first: Any, second: Any) -> Any:
+    """Returns first - second, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.asarray(a) - jnp.asarray(b), first, second)
+
+
+def squares(tree: Any) -> jax.Array:
+    """Returns the sum of squared magnitudes of all entries, in float32 at least."""
+    total = [_squares(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+    return sum(total, start=jnp.zeros((), jnp.float32))
+
+
+def _squares(leaf: jax.Array) -> jax.Array:
+    magnitudes = jnp.abs(leaf)
+    return jnp.sum(magnitudes.astype(jnp.promote_types(magnitudes.dtype, jnp.float32)) ** 2)
+
+
+def check_alike(params: Any, params0: Any, name: str = "params") -> None:
+    """Raises unless both are trees of floating-point arrays of the same shapes.
+
+    Raises:
+      TypeError: leaves that are no arrays of floating-point or complex numbers.
+      ValueError: another tree, or other shapes.
+    """
+    # What `linearize` checks of parameters: traced, so that nothing is computed.
+    try:
+        jax.eval_shape(lambda p: linearize(lambda q: q, params0)(p), params)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"at {name}, compared with params0")
+        raise

@@ -1,0 +1,258 @@
+"""A training run, as seen by its tangent kernel and its linearisation: numbers, table, figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from widelimit.diagnostics.chunked import in_chunks
+from widelimit.diagnostics.curvature import RelativeScale, relative_scale
+from widelimit.diagnostics.figure import draw
+from widelimit.diagnostics.movement import check_alike, gap_of, parameter_movement
+from widelimit.diagnostics.similarity import (
+    axes_of_outputs,
+    effective_rank,
+    kernel_alignment,
+    kernel_drift,
+    target_alignment,
+)
+from widelimit.empirical import NtkImplementation, empirical_ntk_fn
+from widelimit.tables import text_table
+
+# Heading and attribute of each column of the table after that of steps.
+_COLUMNS = {
+    "params moved": "parameter_movement",
+    "outputs moved": "output_movement",
+    "lin. gap": "linearisation_gap",
+    "kernel drift": "kernel_drift",
+    "alignment": "kernel_alignment",
+    "with targets": "target_alignment",
+    "eff. rank": "effective_rank",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """How a network has moved along a training run; `print` it, or draw its `figure`.
+
+    All arrays have one entry per point of the run; at the first nothing has moved yet.
+
+    Attributes:
+      steps: the label of each point, commonly the number of steps.
+      parameter_movement: |p - p0| / |p0|.
+      output_movement: root mean square of f(p, x) - f(p0, x).
+      linearisation_gap: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where nothing
+        moved but by rounding.
+      kernel_drift: |K - K0| / |K0| of the empirical NTK.
+      kernel_alignment: centred kernel alignment (CKA) of K with K0.
+      target_alignment: centred alignment of K with y y^T; None without targets.
+      effective_rank: exp of the entropy of the eigenvalues of K.
+      scale: the relative scale at the first point; None if it was not asked for.
+      parameters: number of parameters.
+      samples: number of samples.
+    """
+
+    steps: Float[np.ndarray, " points"]
+    parameter_movement: Float[np.ndarray, " points"]
+    output_movement: Float[np.ndarray, " points"]
+    linearisation_gap: Float[np.ndarray, " points"]
+    kernel_drift: Float[np.ndarray, " points"]
+    kernel_alignment: Float[np.ndarray, " points"]
+    target_alignment: Float[np.ndarray, " points"] | None
+    effective_rank: Float[np.ndarray, " points"]
+    scale: RelativeScale | None
+    parameters: int
+    samples: int
+
+    def __str__(self) -> str:
+        columns = {
+            heading: values
+            for heading, name in _COLUMNS.items()
+            if (values := getattr(self, name)) is not None
+        }
+        rows = [
+            [f"{step:g}", *(_number(values[k]) for values in columns.values())]
+            for k, step in enumerate(self.steps)
+        ]
+        lines = [
+            f"{self.parameters:,} parameters, {self.samples:,} samples, tangent kernel against "
+            f"that at {self.steps[0]:g}",
+            text_table(["step", *columns], rows),
+        ]
+        if self.scale is not None:
+            s = self.scale
+            lines.append(
+                f"relative scale at {self.steps[0]:g}: {s.kappa:.3g} = |f - y| |D^2 f| / |D f|^2 = "
+                f"{s.residual:.3g} x {s.hessian:.3g} / {s.jacobian:.3g}^2"
+            )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def figure(self, path: str | Path) -> Path:
+        """Draws everything over steps; the `path` it was written to. Its suffix is the format.
+
+        Raises:
+          ModuleNotFoundError: without matplotlib, saying how to install it.
+        """
+        movements = {
+            "parameters": self.parameter_movement,
+            "kernel drift": self.kernel_drift,
+            "gap to the linearisation": self.linearisation_gap,
+        }
+        alignments = {"with the first kernel (CKA)": self.kernel_alignment}
+        if self.target_alignment is not None:
+            alignments["with targets"] = self.target_alignment
+        panels = {
+            "relative movement": movements,
+            "alignment": alignments,
+            "effective rank": {"": self.effective_rank},
+        }
+        return draw(self.steps, panels, path)
+
+
+def report(
+    f: Any,
+    path: Iterable[Any],
+    x: Any,
+    y: Any = None,
+    *,
+    steps: Any = None,
+    curvature: bool = False,
+    trace_axes: Any = (-1,),
+    vmap_axes: Any = None,
+    implementation: Any = NtkImplementation.JACOBIAN_CONTRACTION,
+    memory: str | float | None = None,
+    subset: Any = None,
+    batch_size: int | None = None,
+) -> Report:
+    """Returns how far a network is from lazy training between points of parameters.
+
+    Args:
+      f: f(params, x), with one array [n, ...] as its output.
+      path: two or more trees of parameters: before and after training, or all along a run. They
+        are taken one at a time, so that a generator may train on between them; the first is kept.
+      x: tree of inputs.
+      y: targets like f(params, x), or None.
+      steps: a number for each point, in ascending order; None for 0, 1, 2, ...
+      curvature: whether to compute the `relative_scale` at the first point, which needs y.
+      trace_axes: axes of the output to take the mean over in kernels; see `empirical_ntk_fn`.
+      vmap_axes: where samples are, see there.
+      implementation: how kernels are computed, see there.
+      memory: what derivatives may take in kernels, see there.
+      subset: parameters of the kernels and of the relative scale, see there. Movements are those of
+        all parameters.
+      batch_size: number of samples to compute at a time in everything but kernels, of functions
+        that treat samples independently, along first axes; None for all at once.
+
+    Raises:
+      TypeError: f is no function, or has other outputs than one array; parameters that are no
+        floating-point numbers.
+      ValueError: fewer than two points, points of another structure or shape than the first, steps
+        that do not fit, targets of another shape, fewer than two samples, or what
+        `empirical_ntk_fn` and the single diagnostics raise.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x, w = jnp.eye(3), jnp.ones((3, 1))
+      >>> found = report(lambda w, x: x @ w, [w, 2 * w], x)
+      >>> found.parameter_movement, found.kernel_drift  # a linear model keeps its kernel
+      (array([0., 1.]), array([0., 0.]))
+    """
+    chunked = in_chunks(f, batch_size)
+    ntk_fn = empirical_ntk_fn(
+        f, trace_axes, (), vmap_axes, implementation, memory=memory, subset=subset
+    )
+    if curvature and y is None:
+        raise ValueError("expected targets y for the relative scale, got None")
+    gap = jax.jit(functools.partial(gap_of, chunked))
+    scale = None
+    rows: list[dict[str, Any]] = []
+    for params in path:
+        if not rows:
+            params0 = params
+            samples = _check_outputs(f, params, x, y, trace_axes)
+            kernel0 = ntk_fn(x, None, params)
+            if curvature:
+                scale = relative_scale(f, params, x, y, subset=subset, batch_size=batch_size)
+        check_alike(params, params0, f"path[{len(rows)}]")
+        kernel = ntk_fn(x, None, params) if rows else kernel0
+        rows.append(_row(kernel, kernel0, y, trace_axes))
+        found = gap(params, params0, x)
+        rows[-1] |= {
+            "parameter_movement": parameter_movement(params, params0),
+            "output_movement": found.moved,
+            "linearisation_gap": found.relative,
+        }
+    if len(rows) < 2:
+        raise ValueError(f"expected at least two points of parameters in path, got {len(rows)}")
+    columns: dict[str, Any] = {
+        name: np.array([float(row[name]) for row in rows]) for name in rows[0]
+    }
+    columns.setdefault("target_alignment", None)
+    return Report(
+        steps=_check_steps(steps, len(rows)),
+        scale=scale,
+        parameters=sum(np.size(leaf) for leaf in jax.tree.leaves(params0)),
+        samples=samples,
+        **columns,
+    )
+
+
+def _row(kernel: Any, kernel0: Any, y: Any, trace_axes: Any) -> dict[str, Any]:
+    """Returns what a kernel says."""
+    row = {
+        "kernel_drift": kernel_drift(kernel, kernel0),
+        "kernel_alignment": kernel_alignment(kernel, kernel0),
+        "effective_rank": effective_rank(kernel),
+    }
+    if y is not None:
+        row["target_alignment"] = target_alignment(kernel, y, trace_axes=trace_axes)
+    return row
+
+
+def _check_outputs(f: Any, params: Any, x: Any, y: Any, trace_axes: Any) -> int:
+    """Returns the number of samples.
+
+    Raises:
+      TypeError: f has other outputs than one array.
+      ValueError: fewer than two samples, wrong trace axes, or targets of another shape.
+    """
+    out = jax.eval_shape(f, params, x)
+    if not hasattr(out, "shape"):
+        raise TypeError(
+            f"expected f with one array as its output, got {type(out).__name__}: choose one, as by "
+            "lambda params, x: f(params, x)[0]"
+        )
+    if not out.shape or out.shape[0] < 2:
+        raise ValueError(f"expected outputs of two or more samples, got shape {out.shape}")
+    axes_of_outputs(trace_axes, out.shape)
+    if y is not None and np.shape(y) != out.shape:
+        raise ValueError(f"expected y of the shape of f(params, x), {out.shape}, got {np.shape(y)}")
+    return out.shape[0]
+
+
+def _check_steps(steps: Any, count: int) -> np.ndarray:
+    """Returns the label of each point.
+
+    Raises:
+      ValueError: another number of them, or not ascending.
+    """
+    found = np.arange(count, dtype=float) if steps is None else np.asarray(steps, dtype=float)
+    if found.shape != (count,):
+        raise ValueError(f"expected {count} steps, one per point of path, got shape {found.shape}")
+    if not np.all(np.diff(found) > 0):
+        raise ValueError(f"expected steps in ascending order, got {found.tolist()}")
+    return found
+
+
+def _number(value: float) -> str:
+    """Returns three digits, a dash for what is not defined."""
+    return "-" if np.isnan(value) else f"{value:.3g}"

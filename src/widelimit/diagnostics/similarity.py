@@ -1,0 +1,214 @@
+"""How alike two kernels are, what a kernel has to do with targets, and how many directions it has.
+
+Kernels are arrays [n, n, h, h, ...] as `empirical_ntk_fn` and `kernel_fn` return them: samples in
+the first two axes, both copies of each further axis of the outputs side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from widelimit._pytree import is_concrete
+from widelimit.empirical.axes import Axes, contract, resolve_axes
+from widelimit.predict.matrices import to_matrix
+
+
+def kernel_drift(kernel: Any, kernel0: Any) -> jax.Array:
+    """Returns |K - K0| / |K0|, Frobenius norms: how far a kernel has moved, relative to its size.
+
+    It sees what `kernel_alignment` does not, a change of scale. May be called on traced kernels;
+    what cannot be computed is NaN there.
+
+    Args:
+      kernel: a kernel [n, n, ...], after training for example.
+      kernel0: one of the same shape to compare with, at the start or of infinite width.
+
+    Raises:
+      TypeError: kernels that are no arrays of numbers.
+      ValueError: other shapes, a `kernel0` of zeros, or entries that are not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(kernel_drift(1.5 * jnp.eye(3), jnp.eye(3)))
+      0.5
+    """
+    kernel, kernel0 = _kernel("kernel", kernel), _kernel("kernel0", kernel0)
+    _check_same_shape(kernel, kernel0)
+    return _checked(_norm(kernel - kernel0) / _norm(kernel0), "a kernel0 that is not zero")
+
+
+def kernel_alignment(kernel1: Any, kernel2: Any, *, centred: bool = True) -> jax.Array:
+    """Returns <K1, K2> / (|K1| |K2|), the cosine of two kernels: 1 for multiples of each other.
+
+    Products and norms are those of Frobenius. With `centred` the mean over samples is taken
+    out of features first, K -> H K H with H = I - 1 1^T / n: the centred kernel alignment (CKA) of
+    arXiv:1203.0550 and arXiv:1905.00414.
+
+    Args:
+      kernel1: a kernel [n, n, ...].
+      kernel2: another of the same shape.
+      centred: whether to centre both.
+
+    Raises:
+      TypeError: kernels that are no arrays of numbers.
+      ValueError: other shapes, entries that are not finite, or a kernel that is zero, such as, once
+        centred, that of one sample or of a network whose gradient is the same everywhere.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(kernel_alignment(2 * jnp.eye(3), jnp.eye(3)))
+      1.0
+    """
+    kernel1, kernel2 = _kernel("kernel1", kernel1), _kernel("kernel2", kernel2)
+    _check_same_shape(kernel1, kernel2)
+    if centred:
+        kernel1, kernel2 = _centre(kernel1), _centre(kernel2)
+    norms = jnp.stack([_norm(kernel1), _norm(kernel2)])
+    # By unit kernels, so that nothing overflows; rounding of a centred zero is no direction.
+    product = jnp.vdot(kernel1 / norms[0], kernel2 / norms[1]).real
+    what = "centred kernels that are not zero" if centred else "kernels that are not zero"
+    return _checked(jnp.where((norms > 0).all(), jnp.clip(product, -1, 1), jnp.nan), what)
+
+
+def target_alignment(
+    kernel: Any, y: Any, *, trace_axes: Any = (-1,), centred: bool = True
+) -> jax.Array:
+    """Returns the alignment of a kernel with y y^T, the kernel that knows the targets.
+
+    Kernel-target alignment (Cristianini et al. 2001; centred in arXiv:1203.0550) is large where
+    the leading eigenvectors of the kernel are the targets, which training then learns fast.
+
+    Args:
+      kernel: a kernel [n, n, ...] of outputs like y.
+      y: targets [n, ...].
+      trace_axes: the axes of y that the kernel lacks.
+      centred: whether to centre kernels, and so targets.
+
+    Raises:
+      TypeError: a kernel or targets that are no arrays of numbers.
+      ValueError: shapes that do not fit, and as `kernel_alignment`: centred targets of one value
+        have no direction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> y = jnp.array([[1.0], [-1.0]])
+      >>> round(float(target_alignment(y @ y.T, y)), 6)
+      1.0
+    """
+    kernel, y = _kernel("kernel", kernel), _numbers("y", y)
+    axes = axes_of_outputs(trace_axes, y.shape)
+    expected = axes.kernel_shape(y.shape, y.shape)
+    if kernel.shape != expected:
+        raise ValueError(
+            f"expected a kernel of shape {expected} for y of shape {y.shape} and trace_axes "
+            f"{trace_axes}, got {kernel.shape}"
+        )
+    return kernel_alignment(kernel, contract(y, y.conj(), axes, y.ndim), centred=centred)
+
+
+def effective_rank(kernel: Any) -> jax.Array:
+    """Returns exp(-sum p log p) of the eigenvalues' shares p: the number of directions that count.
+
+    It is 1 for a kernel of rank 1 and n for a multiple of the identity of size n (Roy and Vetterli
+    2007). Eigenvalues that rounding has made negative count as zero.
+
+    Args:
+      kernel: a kernel [n, n, ...].
+
+    Raises:
+      TypeError: a kernel that is no array of numbers.
+      ValueError: another shape, a kernel without positive eigenvalues, or entries that are not
+        finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> round(float(effective_rank(jnp.diag(jnp.array([1.0, 1.0, 0.0])))), 5)
+      2.0
+    """
+    matrix = to_matrix("kernel", _kernel("kernel", kernel))
+    values = jnp.maximum(jnp.linalg.eigvalsh(matrix), 0)
+    shares = values / values.sum()
+    entropy = -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)))
+    return _checked(jnp.exp(entropy), "a kernel with a positive eigenvalue")
+
+
+def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> Axes:
+    """Returns the trace axes of outputs of a shape.
+
+    Raises:
+      TypeError: axes that are no integers.
+      ValueError: axes that the outputs lack, or the axis of samples among them.
+    """
+    axes = resolve_axes(trace_axes, (), shape, shape)
+    if 0 in axes.trace:
+        raise ValueError(
+            f"expected trace_axes without the axis of samples, 0, for outputs of shape {shape}, "
+            f"got {trace_axes}"
+        )
+    return axes
+
+
+def _kernel(name: str, kernel: Any) -> jax.Array:
+    """Returns a kernel as an array.
+
+    Raises:
+      TypeError: it is no array of numbers.
+      ValueError: it is not of the shape [n, n, h, h, ...].
+    """
+    kernel = _numbers(name, kernel)
+    if not kernel.ndim or kernel.shape[::2] != kernel.shape[1::2]:
+        raise ValueError(
+            f"expected {name} between samples and themselves, of shape [n, n, ...] with equal "
+            f"pairs of axes, got {kernel.shape}: x2 has to be None, and trace_axes other than "
+            "those of samples"
+        )
+    return kernel
+
+
+def _numbers(name: str, values: Any) -> jax.Array:
+    """Returns an array of float32 at least.
+
+    Raises:
+      TypeError: it is no array of numbers.
+    """
+    try:
+        array = jnp.asarray(values)
+    except (TypeError, ValueError):
+        raise TypeError(f"expected {name} to be an array, got {type(values).__name__}") from None
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _check_same_shape(first: jax.Array, second: jax.Array) -> None:
+    if first.shape != second.shape:
+        raise ValueError(
+            f"expected two kernels of one shape, got shapes {first.shape} and {second.shape}"
+        )
+
+
+def _norm(array: jax.Array) -> jax.Array:
+    """Returns the Frobenius norm; large entries do not overflow."""
+    scale = jnp.max(jnp.abs(array), initial=0)
+    safe = jnp.where(scale > 0, scale, 1)
+    return safe * jnp.linalg.norm((array / safe).reshape(-1))
+
+
+def _centre(kernel: jax.Array) -> jax.Array:
+    """Returns H K H over samples; zero where only rounding is left."""
+    rows = kernel - kernel.mean(0, keepdims=True)
+    centred = rows - rows.mean(1, keepdims=True)
+    rounding = 4 * jnp.finfo(kernel.dtype).eps * jnp.max(jnp.abs(kernel), initial=0)
+    return jnp.where(jnp.max(jnp.abs(centred), initial=0) > rounding, centred, 0)
+
+
+def _checked(value: jax.Array, expected: str) -> jax.Array:
+    """Returns a number; NaN for a traced one that is not finite.
+
+    Raises:
+      ValueError: it is concrete and not finite.
+    """
+    if is_concrete(value) and not bool(jnp.isfinite(value)):
+        raise ValueError(f"expected finite entries and {expected}, got a result of {value}")
+    return jnp.where(jnp.isfinite(value), value, jnp.nan)
