@@ -18,7 +18,7 @@ def dense_parts(params):
 
     jacobian, hessian = np.asarray(jax.jacrev(f)(flat)), np.asarray(jax.hessian(f)(flat))
     # |D^2 f| is the largest norm of w . D^2 f over unit vectors w of outputs.
-    w = np.random.default_rng(0).standard_normal((50, len(hessian)))
+    w = np.random.default_rng(0).standard_normal((20, len(hessian)))
     best = 0.0
     for row in w:
         for _ in range(30):
