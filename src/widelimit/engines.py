@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from widelimit.fused.bridge import FlatKernel, fused_kernel, refusal
+from widelimit.inputs import working_dtype
 from widelimit.layers.base import Layer, located, tree_shapes
 from widelimit.layers.reshape import Identity
 from widelimit.plan import input_axes, input_signal, leading_flatten
@@ -27,6 +29,8 @@ class Choice(NamedTuple):
 
 ENGINES = ("auto", "fused", "reference")
 
+_RECENT = 64  # networks and shapes that are kept ready for another call
+
 
 def choose_engine(net: Layer, shape: Any) -> Choice:
     """Returns the engine that computes the kernel of `net` on concrete inputs of `shape`.
@@ -45,19 +49,24 @@ def choose_engine(net: Layer, shape: Any) -> Choice:
 def fused_refusal(net: Layer, shape: Any, axes: Any, *, tangent: bool) -> str | None:
     """Returns why the fused engine does not run a network on inputs of `shape`."""
     with located(net.label):
-        inner, signal = _reshaped(net, shape, shape, axes)
+        inner, signal = _reshaped(net, _hashable(shape), axes)
         return refusal(inner, signal, tangent)
 
 
-def _reshaped(net: Layer, shape1: Any, shape2: Any, axes: Any) -> tuple[Layer, Any]:
+@functools.lru_cache(maxsize=_RECENT)
+def _reshaped(net: Layer, shape: Any, axes: Any) -> tuple[Layer, Any]:
     """Returns the network behind a Flatten that it begins with, and the signal that it gets."""
     inner, flatten = leading_flatten(net)
     if flatten is not None:
-        flatten.check_input(shape1, axes[0])
-        shape1, shape2 = flatten.output_shape(shape1), flatten.output_shape(shape2)
+        flatten.check_input(shape, axes[0])
+        shape = flatten.output_shape(shape)
         batch = flatten.batch_axis_out % 2
         axes = batch, 1 - batch
-    return inner, input_signal(shape1, shape2, input_axes(inner, shape1, axes))
+    return inner, input_signal(shape, shape, input_axes(inner, shape, axes))
+
+
+def _hashable(shape: Any) -> Any:
+    return tuple(map(_hashable, shape)) if is_branches(shape) else shape
 
 
 def is_flat(net: Layer, shape: Any) -> bool:
@@ -72,6 +81,8 @@ def is_flat(net: Layer, shape: Any) -> bool:
 class FusedCall:
     """A network and the shape of its inputs, ready for the fused engine.
 
+    `of` returns those of recent calls again.
+
     Args:
       net: a network without a `fused_refusal`.
       shape: shape of the inputs.
@@ -79,9 +90,14 @@ class FusedCall:
       tangent: whether the NTK is wanted.
     """
 
+    @classmethod
+    def of(cls, net: Layer, shape: Any, axes: Any, *, tangent: bool) -> FusedCall:
+        """Returns what `FusedCall` makes of the arguments."""
+        return _recent(net, shape, axes, tangent, working_dtype())
+
     def __init__(self, net: Layer, shape: Any, axes: Any, *, tangent: bool) -> None:
         self._flatten = leading_flatten(net)[1]
-        inner, signal = _reshaped(net, shape, shape, axes)
+        inner, signal = _reshaped(net, shape, axes)
         self._kernel = fused_kernel(inner, signal, tangent=tangent)
 
     @property
@@ -89,11 +105,11 @@ class FusedCall:
         """Bytes that `prepare` keeps of one sample."""
         return self._kernel.sample_bytes
 
-    def prepare(self, x: Any) -> Any:
-        """Returns inputs with what concerns them alone."""
+    def prepare(self, *inputs: Any) -> tuple[Any, ...]:
+        """Returns each of some inputs with what concerns them alone."""
         if self._flatten is not None:
-            x = self._flatten.apply((), x)
-        return self._kernel.prepare(x)
+            inputs = tuple(self._flatten.apply((), x) for x in inputs)
+        return self._kernel.prepare(*inputs)
 
     def kernel(self, first: Any, second: Any, request: Request) -> Any:
         """Returns the kernel between prepared inputs, of `first` with itself if `second` is None.
@@ -111,9 +127,14 @@ class FusedCall:
         return leave(cov, site, site.masks_out, request)
 
 
+@functools.lru_cache(maxsize=_RECENT)
+def _recent(net: Layer, shape: Any, axes: Any, tangent: bool, _dtype: Any) -> FusedCall:
+    return FusedCall(net, shape, axes, tangent=tangent)
+
+
 def compute_fused(net: Layer, x1: Any, x2: Any, *, request: Request, **_: Any) -> Any:
     """Returns the same as `reference.compute`, for a network without a `fused_refusal`."""
     tangent = "ntk" in request.fields
-    call = FusedCall(net, tree_shapes(x1), request.axes, tangent=tangent)
-    first = call.prepare(x1)
-    return call.kernel(first, None if x2 is None else call.prepare(x2), request)
+    call = FusedCall.of(net, tree_shapes(x1), request.axes, tangent=tangent)
+    first, *others = call.prepare(*(x for x in (x1, x2) if x is not None))
+    return call.kernel(first, others[0] if others else None, request)

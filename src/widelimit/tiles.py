@@ -218,7 +218,9 @@ class FusedTiler(NetworkTiler):
     def _call(self) -> FusedCall:
         x1 = self._sides[0].x
         tangent = self._get is None or "ntk" in parse_get(self._get)
-        return FusedCall(self._kernel_fn.net, tree_shapes(x1), self._options.axes, tangent=tangent)
+        return FusedCall.of(
+            self._kernel_fn.net, tree_shapes(x1), self._options.axes, tangent=tangent
+        )
 
     @property
     def target_bytes(self) -> int:
@@ -243,7 +245,8 @@ class FusedTiler(NetworkTiler):
     def prepare(self, rows: Rows) -> Any:
         """Returns samples with their variances at all layers."""
         x, _ = as_inputs(rows.x, None, None)
-        return self._call.prepare(x)
+        (prepared,) = self._call.prepare(x)
+        return prepared
 
     def tile(self, first: Any, second: Any) -> Any:
         """Returns the kernels between two sets of samples, or of one with itself (None)."""

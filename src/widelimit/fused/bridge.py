@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import importlib.util
+import itertools
 import threading
 import weakref
 from typing import Any
@@ -118,9 +120,10 @@ class FlatKernel:
         self._program = program
         self._engine = FlatEngine(program, net, jax.dtypes.canonicalize_dtype(np.float64))
 
-    def prepare(self, x: Any) -> PreparedRows:
-        """Returns inputs with their variances at every layer."""
-        return self._engine.prepare(np.asarray(x).transpose(self._signal.to_canonical()))
+    def prepare(self, *inputs: Any) -> tuple[PreparedRows, ...]:
+        """Returns each of some inputs with their variances at every layer."""
+        order = self._signal.to_canonical()
+        return tuple(self._engine.prepare(np.asarray(x).transpose(order)) for x in inputs)
 
     @property
     def sample_bytes(self) -> int:
@@ -177,12 +180,22 @@ class FusedKernel:
         self._program = program
         self._tail = program.tail(net)
         self._engine = Engine(program, net, jax.dtypes.canonicalize_dtype(np.float64))
+        self._site = functools.lru_cache(maxsize=16)(self._make_site)
 
-    def prepare(self, x: Any) -> Prepared:
-        """Returns images with their variances at every layer."""
-        images = np.asarray(x).transpose(self._signal.to_canonical())
-        images = np.moveaxis(images, -1, 1)
-        return self._engine.prepare(images.reshape(len(images), *self._program.image))
+    def _make_site(self, n1: int, n2: int, own: bool) -> Site:
+        """Returns the site of the layers behind the spatial axes."""
+        signal = _with_samples(self._program.signal_out, n1, n2)
+        need = output_need(self._tail.output_signal(signal), diagonal_spatial=False, own=own)
+        return make_site(self._tail, signal, need, (None, None), (None, None))
+
+    def prepare(self, *inputs: Any) -> tuple[Prepared, ...]:
+        """Returns each of some batches of images with their variances at every layer."""
+        order = self._signal.to_canonical()
+        batches = [np.moveaxis(np.asarray(x).transpose(order), -1, 1) for x in inputs]
+        images = batches[0] if len(batches) == 1 else np.concatenate(batches)
+        prepared = self._engine.prepare(images.reshape(len(images), *self._program.image))
+        ends = itertools.accumulate(map(len, batches), initial=0)
+        return tuple(prepared.part(slice(*part)) for part in itertools.pairwise(ends))
 
     @property
     def sample_bytes(self) -> int:
@@ -200,10 +213,7 @@ class FusedKernel:
           own: whether self-covariances of the output are wanted.
         """
         other = first if second is None else second
-        n1, n2 = len(first.digests), len(other.digests)
-        signal = _with_samples(self._program.signal_out, n1, n2)
-        need = output_need(self._tail.output_signal(signal), diagonal_spatial=False, own=own)
-        site = make_site(self._tail, signal, need, (None, None), (None, None))
+        site = self._site(len(first.digests), len(other.digests), own)
         values = self._matrix(first, second)
         wanted = site.need_in.own.wanted
         if second is None and wanted:
@@ -218,13 +228,13 @@ class FusedKernel:
             gap=None,
             cov1=_shaped(cov1),
             cov2=None if cov2 is None else _shaped(cov2),
-            signal=signal,
+            signal=site.signal_in,
             need=site.need_in,
             tangent=self._tangent,
             gaussian=self._program.gaussian,
             origins=frozenset({_ORIGIN}),
         )
-        return step(self._tail, cov, site), site
+        return _tail_step(self._tail, cov, site), site
 
     def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
         """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
@@ -247,6 +257,10 @@ class FusedKernel:
             return images.variances.astype(self._engine.dtype)
         same = np.stack([np.arange(n), np.arange(n)], axis=1)
         return self._engine.kernels(images, images, same)[:, 0].astype(self._engine.dtype)
+
+
+# Without spatial axes there is nothing that has to be compiled layer by layer.
+_tail_step = jax.jit(step)
 
 
 def _shaped(values: np.ndarray) -> jax.Array:

@@ -38,6 +38,11 @@ class Prepared:
     digests: tuple[bytes, ...]
     variances: np.ndarray | None
 
+    def part(self, images: slice) -> Prepared:
+        """Returns some of the images."""
+        variances = None if self.variances is None else self.variances[images]
+        return Prepared(self.numbers[images], self.digests[images], variances)
+
 
 @dataclasses.dataclass(frozen=True)
 class _BoundStage:
@@ -266,6 +271,7 @@ def _call(
 
     geometry, sizes = stage.geometry, stage.sizes
     copies = 1 + int(geometry.tables[0][0, m.CIRCULAR])
+    widest = -(-int(geometry.tables[0][:, m.SIZE_X].max()) // m.VECTOR) * m.VECTOR
     slots = 2 * int(sizes[m.SLOTS]) + m.MASKS + len(geometry.tables[0])
     run(
         stage.code,
@@ -289,9 +295,7 @@ def _call(
         record,
         np.zeros(slots * geometry.length, stage.numbers.dtype),
         np.empty(copies * (prep1.shape[1] + prep2.shape[1]), stage.numbers.dtype),
-        np.zeros(
-            2 * int(stage.pool[-1][-1] * geometry.tables[0][:, m.SIZE_X].max()), stage.numbers.dtype
-        ),
+        np.zeros(2 * int(stage.pool[-1][-1]) * widest, stage.numbers.dtype),
     )
 
 

@@ -195,17 +195,15 @@ def _record(
     plane = levels[level, SIZE_Y] * pitch
     kind, p = code[i, KIND], values(numbers, i)
     k = slot(sizes, code[i, SOURCE], 0)
-    mean = buf.dtype.type(0)
+    mean_row = region(sizes, U_REGION)  # what combines two ends comes later
     if code[i, AVERAGE]:
-        mean = buf.dtype.type(total(buf, u(k), u(block_levels[b, level, COUNT])) / (width * height))
+        mean = total(buf, u(k), u(block_levels[b, level, COUNT])) / (width * height)
+        for x in range(u(width)):
+            buf[u(mean_row) + x] = mean
     for y in range(height):
-        for x in range(width):
-            q = mean if code[i, AVERAGE] else buf[u(k + (first_row + y) * row + x)]
-            first, second = nonlinear.record(kind, q, p, cst)
-            at = base + code[i, PLACE] + y * pitch + x
-            prep[u(at)] = first
-            if nonlinear.paired(kind):
-                prep[u(at + plane)] = second
+        source = mean_row if code[i, AVERAGE] else k + (first_row + y) * row
+        at = base + code[i, PLACE] + y * pitch
+        nonlinear.record_row(kind, buf, u(source), prep, u(at), u(plane), u(width), p, cst)
 
 
 @loop

@@ -70,6 +70,22 @@ def record(kind: Any, q: Any, p: Any, cst: Any) -> Any:
 
 
 @loop
+def record_row(
+    kind: Any, variances: Any, at: Any, prep: Any, to: Any, plane: Any, n: Any, p: Any, cst: Any
+) -> None:
+    """Writes the numbers of n positions beside each other; those of the second plane if used."""
+    if kind in (RELU, EXP_NORMALIZED):  # one formula, in vectors where the kind is constant
+        for i in range(n):
+            prep[to + i], prep[to + plane + i] = record(RELU, variances[at + i], p, cst)
+        return
+    for i in range(n):
+        first, second = record(kind, variances[at + i], p, cst)
+        prep[to + i] = first
+        if paired(kind):
+            prep[to + plane + i] = second
+
+
+@loop
 def apply(
     kind: Any, buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, p: Any, cst: Any
 ) -> None:

@@ -6,6 +6,7 @@ them safely.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import functools
 import os
@@ -27,17 +28,33 @@ def _pool(_process: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
 
 
 def parallel(function: Callable[[Any], Any], tasks: list[Any]) -> None:
-    """Runs the function of every task, on all threads. After an error or Ctrl-C none is begun."""
-    if len(tasks) <= 1:
-        for task in tasks:
-            function(task)
-        return
-    pool = _pool(os.getpid(), count_threads())
-    futures = [pool.submit(function, task) for task in tasks]
+    """Runs the function of every task, on all threads. After an error or Ctrl-C none is begun.
+
+    The calling thread works too: to wake another one takes as long as a small task. When this
+    returns or raises no thread is at a task any more.
+    """
+    left = collections.deque(tasks)
+
+    def work() -> None:
+        try:
+            while True:
+                try:
+                    task = left.popleft()
+                except IndexError:
+                    return
+                function(task)
+        except BaseException:
+            left.clear()
+            raise
+
+    others = min(count_threads(), len(tasks)) - 1
+    pool = _pool(os.getpid(), count_threads()) if others > 0 else None
+    futures = [pool.submit(work) for _ in range(others)] if pool is not None else []
     try:
-        for future in futures:
-            future.result()
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
+        work()
+    finally:
+        left.clear()
+        running = [future for future in futures if not future.cancel()]
+        concurrent.futures.wait(running)
+    for future in running:
+        future.result()

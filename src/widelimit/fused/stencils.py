@@ -78,6 +78,17 @@ def sum_taps(
 
 
 @loop
+def add_rows(middle: Any, to: Any, buf: Any, source: Any, row: Any, pair: Any, n: Any) -> None:
+    """Adds a row of a slice, or it and the row below, to a row of `middle`."""
+    if pair:
+        for i in range(n):
+            middle[to + i] += buf[source + i] + buf[source + row + i]
+    else:
+        for i in range(n):
+            middle[to + i] += buf[source + i]
+
+
+@loop
 def pool_row(middle: Any, source: Any, store: Any, to: Any, taps: Any, stride: Any, n: Any) -> None:
     """Adds sums of neighbouring entries to a row of the store."""
     two = np.uint64(2)
