@@ -7,10 +7,10 @@ BENCH_ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo study test test-all check format bench clean
+.PHONY: help env demo study test test-all check format bench bench-finite clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
 
 env: $(STAMP)  ## Make .venv: the package in editable mode, every extra, the development tools
 
@@ -42,6 +42,9 @@ format: env  ## Format the code and apply the safe fixes of the linter
 
 bench: env  ## Time the library beside another one; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+bench-finite: env  ## Time empirical kernels beside two other libraries; writes docs/finite_benchmarks.md
+	$(BIN)/python -m benchmarks.finite --output docs/finite_benchmarks.md $(BENCH_ARGS)
 
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo_output study_output \

@@ -1,7 +1,8 @@
 """Empirical kernels of the finite networks in PyTorch, by the recipe in its documentation.
 
-The tutorial "Neural Tangent Kernels" of torch.func: per-sample Jacobians by `vmap(jacrev)` and
-their product, or products of the kernel with unit vectors by `vjp` and `jvp`.
+The tutorial "Neural Tangent Kernels" of torch.func: per-sample Jacobians of x1 and of x2 by
+`vmap(jacrev)` and their product, or products of the kernel with unit vectors by `vjp` and `jvp`.
+ONE_JACOBIAN is not in the tutorial: it uses that x2 is x1.
 """
 
 from __future__ import annotations
@@ -73,10 +74,23 @@ FUNCTIONS = {"mlp": mlp, "resnet": resnet, "transformer": transformer}
 Single = Callable[[Parameters, torch.Tensor], torch.Tensor]
 
 
-def jacobian_contraction(f: Single, params: Parameters, x: torch.Tensor) -> torch.Tensor:
+def jacobian(f: Single, params: Parameters, x: torch.Tensor) -> list[torch.Tensor]:
     rows = vmap(jacrev(f), (None, 0))(params, x)
-    flat = [row.flatten(2) for row in rows.values()]
-    return sum(torch.einsum("Naf,Maf->NM", row, row) for row in flat)
+    return [row.flatten(2) for row in rows.values()]
+
+
+def product(rows1: list[torch.Tensor], rows2: list[torch.Tensor]) -> torch.Tensor:
+    pairs = zip(rows1, rows2, strict=True)
+    return sum(torch.einsum("Naf,Maf->NM", one, two) for one, two in pairs)
+
+
+def jacobian_contraction(f: Single, params: Parameters, x: torch.Tensor) -> torch.Tensor:
+    return product(jacobian(f, params, x), jacobian(f, params, x))
+
+
+def one_jacobian(f: Single, params: Parameters, x: torch.Tensor) -> torch.Tensor:
+    rows = jacobian(f, params, x)
+    return product(rows, rows)
 
 
 def vector_products(f: Single, params: Parameters, x: torch.Tensor) -> torch.Tensor:
@@ -90,7 +104,11 @@ def vector_products(f: Single, params: Parameters, x: torch.Tensor) -> torch.Ten
     return vmap(vmap(of_pair, (None, 0)), (0, None))(x, x)
 
 
-WAYS = {"JACOBIAN_CONTRACTION": jacobian_contraction, "NTK_VECTOR_PRODUCTS": vector_products}
+WAYS = {
+    "JACOBIAN_CONTRACTION": jacobian_contraction,
+    "NTK_VECTOR_PRODUCTS": vector_products,
+    "ONE_JACOBIAN": one_jacobian,
+}
 
 
 def kernel(network: str, get: str) -> Callable[[Any, Any], Any]:

@@ -34,7 +34,7 @@ def test_the_page_names_the_fastest_and_failures():
     page = finite.page({"mlp": found}, ["facts"])
     row = next(line for line in page.splitlines() if line.startswith("| 3-layer MLP"))
     assert "STRUCTURED_DERIVATIVES 100 ms | 1.10 | JACOBIAN_CONTRACTION 300 ms | 3.00" in row
-    assert row.endswith("| - | - |")
+    assert row.endswith("| - | - | - | - |")
     assert "failed: ended with 1: no" in page
 
 

@@ -1,20 +1,28 @@
-"""The code of the README runs as it stands, block after block."""
+"""The code of the README, and of a page of the documentation, runs as it stands."""
 
 import pathlib
 import re
 from typing import Any
 
+import jax
 import numpy as np
+import pytest
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_code_blocks_run_in_order() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 7
+def run_blocks(name: str, count: int) -> dict[str, Any]:
+    """Runs all blocks of Python in order and returns the names that they define."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    assert len(blocks) == count
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, name, "exec"), names)
+    return names
+
+
+def test_code_of_the_readme_runs() -> None:
+    names = run_blocks("README.md", 7)
     assert names["mean"].shape == (8, 1)
     assert names["covariance"].shape == (8, 8)
     assert names["loss"].mean.shape == ()
@@ -24,3 +32,19 @@ def test_code_blocks_run_in_order() -> None:
     assert names["finite"].shape == (8, 8)
     assert float(abs(names["last"]).max()) < float(abs(names["finite"]).max())
     assert names["operator"].shape == (8, 8)
+
+
+@pytest.mark.slow
+def test_code_about_finite_networks_runs() -> None:
+    with jax.numpy_rank_promotion("allow"):  # written as people write
+        names = run_blocks("docs/finite_networks.md", 7)
+    assert names["kernel"].shape == (8, 4)
+    assert names["per_output"].shape == (8, 8, 2, 2)
+    assert names["mean"].shape == (8, 8)
+    assert names["fx_test"].shape == (4, 2)
+    losses = [
+        float(names["cross_entropy"](s.fx_train, names["y"]))
+        for s in (names["start"], names["half"], names["state"])
+    ]
+    assert losses[0] > losses[1] > losses[2]
+    assert names["report"].kernel_drift[0] == 0.0
