@@ -96,6 +96,17 @@ def test_many_steps_and_infinitely_many():
     assert np.isnan(STEPPED_RESPONSE.value(l, wrong)[:, 1:]).all()
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_divided_differences_after_many_steps(momentum):
+    # All is learnt, p = 0 and the response is 1 / l, across eigenvalues of very different size.
+    l = np.array([1.5, 1e-4, 1e-3, 0.1])
+    p = progress([10**6, 2**50], momentum, 0.0)
+    left, response = (np.asarray(f.divided(jnp.asarray(l), p)) for f in (LEFT, STEPPED_RESPONSE))
+    inverse = -1 / np.outer(l, l)
+    np.testing.assert_allclose(response, np.stack([inverse, inverse]), rtol=1e-12)
+    np.testing.assert_allclose(left * np.maximum(*np.ix_(l, l)), 0.0, atol=1e-13)
+
+
 def test_stability_is_that_of_a_run():
     for momentum, nesterov in OPTIMISERS:
         below = Descent(momentum, nesterov).stable_below() / SIZE

@@ -59,7 +59,11 @@ class Progress(NamedTuple):
 
 
 class _Divided(NamedTuple):
-    """A function of x at two places and its divided difference between them; they multiply."""
+    """A function of x at two places and its divided difference between them; they multiply.
+
+    In x * b the first place should be the lower one. There b tends to 1 / x, and the second place's
+    x would multiply the rounding errors of the difference by the ratio of the two.
+    """
 
     first: jax.Array
     second: jax.Array
@@ -134,8 +138,8 @@ def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
     return jnp.where(is_number_of_steps, learnt, jnp.nan)
 
 
-def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[_Divided, _Divided]:
-    """(1 - p_n) / x after finite numbers of steps, at all pairs of eigenvalues, and x."""
+def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
+    """The divided differences of p_n and (1 - p_n) / x at all pairs, after finite numbers n."""
     rows, r = progress.steps.shape[0], l.shape[0]
     shapes = (rows, r, 1), (rows, 1, r), (rows, r, r)
     first, second, between = (jnp.zeros(shape, l.dtype) for shape in shapes)
@@ -147,7 +151,13 @@ def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[_Divided, _Divide
     one = jnp.ones((1, 1, 1), l.dtype)
     x = _Divided(scaled[None, :, None], scaled[None, None, :], one)
     count = _finite(progress)[:, None, None]
-    return _after(_one_step(progress.descent, constant), x, count).b, x
+    learnt = _after(_one_step(progress.descent, constant), x, count).b
+    ascending = (l[:, None] <= l[None, :])[None]
+    left, learnt = (
+        jnp.where(ascending, between, between.swapaxes(-1, -2))
+        for between in (-(x * learnt).between, learnt.between)
+    )
+    return left, learnt
 
 
 def _endless(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
@@ -173,15 +183,14 @@ def _response_value(l: jax.Array, progress: Progress) -> jax.Array:
 
 
 def _left_divided(l: jax.Array, progress: Progress) -> jax.Array:
-    learnt, x = _learnt_divided(l, progress)
-    left = -progress.size * (x * learnt).between
+    left, _ = _learnt_divided(l, progress)
     endless, converged = _endless(l, progress)
-    return jnp.where(endless[..., None], 0.0 * converged[..., None], left)
+    return jnp.where(endless[..., None], 0.0 * converged[..., None], progress.size * left)
 
 
 def _response_divided(l: jax.Array, progress: Progress) -> jax.Array:
-    learnt, _ = _learnt_divided(l, progress)
-    response = progress.size**2 * learnt.between
+    _, learnt = _learnt_divided(l, progress)
+    response = progress.size**2 * learnt
     # A frozen eigenvalue (l = 0) has response 0, as in `spectral`.
     value = _response_value(l, progress)
     low = jnp.minimum(l[:, None], l[None, :])[None]
