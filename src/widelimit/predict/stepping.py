@@ -27,6 +27,10 @@ from widelimit.predict.spectral import RESPONSE, SpectralFunction
 BITS = 53
 MOST_STEPS = 2.0**BITS
 
+# Eigenvalues whose ratio is below it are far apart. Products are stable down to a ratio of 1 / 2:
+# b tends to 1 / x, and rounding errors change by a factor of 1 - high / low at every squaring.
+_APART = 0.7
+
 
 class Descent(NamedTuple):
     """The optimiser beside its learning rate.
@@ -59,11 +63,7 @@ class Progress(NamedTuple):
 
 
 class _Divided(NamedTuple):
-    """A function of x at two places and its divided difference between them; they multiply.
-
-    In x * b the first place should be the lower one. There b tends to 1 / x, and the second place's
-    x would multiply the rounding errors of the difference by the ratio of the two.
-    """
+    """A function of x at two places and its divided difference between them; they multiply."""
 
     first: jax.Array
     second: jax.Array
@@ -128,6 +128,7 @@ def _finite(progress: Progress) -> jax.Array:
     return jax.lax.stop_gradient(jnp.where(jnp.isinf(progress.steps), 0.0, progress.steps))
 
 
+@jax.jit
 def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
     """(1 - p_n) / x [m, r] after finite numbers of steps, also at x = 0."""
     count = _finite(progress)[:, None]
@@ -138,6 +139,7 @@ def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
     return jnp.where(is_number_of_steps, learnt, jnp.nan)
 
 
+@jax.jit
 def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
     """The divided differences of p_n and (1 - p_n) / x at all pairs, after finite numbers n."""
     rows, r = progress.steps.shape[0], l.shape[0]
@@ -152,12 +154,18 @@ def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Ar
     x = _Divided(scaled[None, :, None], scaled[None, None, :], one)
     count = _finite(progress)[:, None, None]
     learnt = _after(_one_step(progress.descent, constant), x, count).b
-    ascending = (l[:, None] <= l[None, :])[None]
-    left, learnt = (
-        jnp.where(ascending, between, between.swapaxes(-1, -2))
-        for between in (-(x * learnt).between, learnt.between)
-    )
-    return left, learnt
+    # Far apart, after many steps, nothing cancels in the quotient itself, where products of powers
+    # of two very different matrices would multiply rounding errors at every squaring.
+    low, high = jnp.minimum(x.first, x.second), jnp.maximum(x.first, x.second)
+    patience = jnp.minimum(count, 1 / (1 - progress.descent.momentum))
+    apart = (low < _APART * high) & (count * patience * high > 1)
+    value, gap = _learnt(l, progress), jnp.where(apart, x.first - x.second, 1.0)
+
+    def divided(value: jax.Array, between: jax.Array) -> jax.Array:
+        return jnp.where(apart, (value[:, :, None] - value[:, None, :]) / gap, between)
+
+    left = divided(-scaled[None, :] * value, -(x * learnt).between)
+    return left, divided(value, learnt.between)
 
 
 def _endless(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
