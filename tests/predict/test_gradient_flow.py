@@ -191,3 +191,19 @@ def test_errors():
     indefinite = gradient_descent_mse(k - np.eye(5), y)
     with pytest.raises(ValueError, match=r"is indefinite: its smallest .* diag_reg="):
         indefinite(1.0, f0)
+
+
+def test_complex_numbers_are_refused():
+    # Their imaginary parts would be lost.
+    k, y = np.eye(3), np.ones((3, 1))
+    with pytest.raises(TypeError, match="expected real numbers in k_train_train"):
+        gradient_descent_mse(k + 0j, y)
+    with pytest.raises(TypeError, match="expected real numbers in y_train"):
+        gradient_descent_mse(k, 1j * y)
+    predict_fn = gradient_descent_mse(k, y)
+    with pytest.raises(TypeError, match="expected real numbers in fx_train_0"):
+        predict_fn(1.0, 1j * y)
+    with pytest.raises(TypeError, match="expected real numbers in k_test_train"):
+        predict_fn(1.0, 0.0, 0.0, 1j * k)
+    with pytest.raises(TypeError, match="expected a number for t"):
+        predict_fn(1 + 1j)

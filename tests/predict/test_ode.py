@@ -179,8 +179,9 @@ def test_failures_are_nan_when_traced_and_raise_otherwise():
         predict_fn(1e4)
     got = jax.jit(predict_fn)(jnp.array([1e4, jnp.inf]))
     assert np.isnan(got).all()
-    one = jax.jit(gradient_descent(cross_entropy, train @ train.T, y))(jnp.array([1.0, jnp.inf]))
-    np.testing.assert_array_equal(np.isnan(one).all(axis=(1, 2)), [False, True])
+    times = jnp.array([1.0, jnp.inf, -1.0])
+    one = jax.jit(gradient_descent(cross_entropy, train @ train.T, y))(times)
+    np.testing.assert_array_equal(np.isnan(one).all(axis=(1, 2)), [False, True, True])
     # All is concrete, but inside jit: float32.
     whole = jax.jit(lambda: gradient_descent(cross_entropy, train @ train.T, y)(1.0))()
     assert_close(whole, one[0])

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,11 @@ def progress(counts, momentum, nesterov, size=SIZE):
         jnp.asarray(v, jnp.float64) for v in (counts, size, momentum, nesterov)
     )
     return Progress(counts, size, Descent(momentum, nesterov))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def slope_in_l(function, l, p):
+    return jax.jvp(lambda l: function.value(l, p), (l,), (jnp.ones_like(l),))[1]
 
 
 def run(l, counts, momentum, nesterov):
@@ -67,7 +74,7 @@ def test_divided_differences_do_not_cancel(momentum, nesterov):
         assert np.all((np.abs(got - quotient) <= 1e-9 * np.abs(quotient) + noise) | near)
         # Where two eigenvalues meet it is the derivative.
         l = jnp.asarray(L[1:])
-        slope = jax.jvp(lambda l, g=function: g.value(l, p), (l,), (jnp.ones_like(l),))[1]
+        slope = slope_in_l(function, l, p)
         met = np.diagonal(got[:, 1:, 1:], axis1=1, axis2=2)
         np.testing.assert_allclose(met, slope, rtol=1e-8, atol=1e-12)
 
@@ -94,6 +101,17 @@ def test_many_steps_and_infinitely_many():
     wrong = progress([2.0**54, 1.5, -1.0], 0.9, 0.0)
     assert np.isnan(LEFT.value(l, wrong)[:, 1:]).all()
     assert np.isnan(STEPPED_RESPONSE.value(l, wrong)[:, 1:]).all()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.99])
+def test_divided_differences_after_many_steps(momentum):
+    # All is learnt, p = 0 and the response is 1 / l, across eigenvalues of very different size.
+    l = np.array([0.995 * Descent(momentum, 0.0).stable_below() / SIZE, 1e-4, 1e-3, 0.1])
+    p = progress([10**6, 2**50], momentum, 0.0)
+    left, response = (np.asarray(f.divided(jnp.asarray(l), p)) for f in (LEFT, STEPPED_RESPONSE))
+    inverse = -1 / np.outer(l, l)
+    np.testing.assert_allclose(response, np.stack([inverse, inverse]), rtol=1e-10)
+    np.testing.assert_allclose(left * np.maximum(*np.ix_(l, l)), 0.0, atol=1e-13)
 
 
 def test_stability_is_that_of_a_run():

@@ -39,10 +39,22 @@ def check_not_negative(name: str, value: Any) -> None:
     if not is_concrete(value):
         return
     values = np.asarray(value)
-    if not jnp.issubdtype(values.dtype, jnp.number):
+    is_real = jnp.issubdtype(values.dtype, jnp.integer) or jnp.issubdtype(
+        values.dtype, jnp.floating
+    )
+    if not is_real:
         raise TypeError(f"expected a number for {name}, got {value!r}")
     if not (values >= 0).all():
         raise ValueError(f"expected {name} of at least 0, got {value}")
+
+
+def check_real(name: str, x: Any) -> None:
+    """Raise TypeError if an array holds complex numbers, whose imaginary parts would be lost."""
+    if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(x)):
+        raise TypeError(
+            f"expected real numbers in {name}, got complex ones: write complex outputs as pairs of "
+            "real ones"
+        )
 
 
 def check_scalar(name: str, value: Any) -> None:
@@ -78,6 +90,7 @@ def as_targets(name: str, y: Any) -> Any:
     y = y if hasattr(y, "shape") else np.asarray(y)
     if not jnp.issubdtype(y.dtype, jnp.number) and y.dtype != bool:
         raise TypeError(f"expected numbers in {name}, got an array of dtype {y.dtype}")
+    check_real(name, y)
     if not y.size:
         raise ValueError(f"expected at least one training target, got {name} of shape {y.shape}")
     check_finite(name, y)

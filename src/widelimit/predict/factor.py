@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 
 from widelimit._pytree import is_concrete
 from widelimit.predict import in_place
-from widelimit.predict.checks import check_finite, check_scalar, own
+from widelimit.predict.checks import check_finite, check_real, check_scalar, own
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
 from widelimit.predict.spectral import Spectral
@@ -188,9 +188,11 @@ class TrainKernel:
           remedy: words of an error, from a relative and an absolute ridge that would do.
 
         Raises:
+          TypeError: if the kernel is complex.
           ValueError: if a concrete kernel is not finite or not symmetric.
         """
         kernel = own(kernel)
+        check_real(name, kernel)
         check_finite(name, kernel)
         self._name, self._remedy = name, remedy
         self._bare = System(kernel, ridge, resolution(kernel))

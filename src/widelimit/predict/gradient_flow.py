@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import as_targets, check_scalar
+from widelimit.predict.checks import as_targets, check_real, check_scalar
 from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
@@ -190,7 +190,8 @@ def gradient_descent_mse(
 
 
 def check_fits(name: str, initial: Any, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless these are a scalar or outputs, possibly with axes of size 1."""
+    """Raise unless these are real, and a scalar or outputs, possibly with axes of size 1."""
+    check_real(name, initial)
     have = tuple(jnp.shape(initial))
     same_rank = len(have) == len(shape)
     if have and not (same_rank and all(h in (1, w) for h, w in zip(have, shape, strict=True))):

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from widelimit.predict.checks import check_real
 
 Axes = int | Sequence[int]
 Shape = tuple[int, ...]
@@ -67,14 +70,14 @@ class Targets(NamedTuple):
           ValueError: if a trace axis is out of range.
         """
         shape = tuple(jnp.shape(y))
-        axes = (trace_axes,) if isinstance(trace_axes, int) else tuple(trace_axes)
+        axes = (trace_axes,) if isinstance(trace_axes, int | np.integer) else tuple(trace_axes)
         for axis in axes:
             if not -len(shape) <= axis < len(shape):
                 raise ValueError(
                     f"expected trace_axes between {-len(shape)} and {len(shape) - 1} for y_train "
                     f"of shape {shape}, got {trace_axes}"
                 )
-        return cls(shape, tuple(sorted({axis % len(shape) for axis in axes})))
+        return cls(shape, tuple(sorted({int(axis) % len(shape) for axis in axes})))
 
     @property
     def kept(self) -> Shape:
@@ -129,7 +132,7 @@ class Targets(NamedTuple):
         return ""
 
     def check_test_train(self, name: str, kernel: Any) -> None:
-        """Raise ValueError unless the kernel relates some outputs to the training targets."""
+        """Raise unless the kernel is real and relates some outputs to the training targets."""
         shape = tuple(jnp.shape(kernel))
         if len(shape) != 2 * len(self.kept) or column_shape(kernel) != self.kept_shape:
             expected = _zipped(("t",) * len(self.kept), self.kept_shape)
@@ -137,6 +140,7 @@ class Targets(NamedTuple):
                 f"expected {name} of shape {expected} for y_train of shape {self.shape} and trace "
                 f"axes {self.traced}, where t is any size, got shape {shape}"
             )
+        check_real(name, kernel)
 
 
 def check_test_test(name: str, k_test_test: Any, k_test_train: Any) -> None:

@@ -208,7 +208,7 @@ def gradient_descent(
     Times are finite: many losses, such as cross-entropy, have no finite limit, and how far one is
     from it cannot be told from velocities. Results have the dtype of `k_train_train`. The function
     returned can be jitted, vmapped and differentiated in reverse mode. On traced values nothing can
-    be checked: a solver that gives up, or times that are not finite, then give NaN.
+    be checked: a solver that gives up, or times that are negative or not finite, then give NaN.
 
     Args:
       loss: a function `loss(fx, y_train)` of outputs and targets, both in the shape of the targets,
@@ -376,7 +376,7 @@ def _integrate(
             'predict.gradient_descent needs diffrax; install it with: pip install "widelimit[ode]"',
             name=error.name,
         ) from error
-    finite = jnp.isfinite(tau)
+    finite = jnp.isfinite(tau) & (tau >= 0)
     order = jnp.argsort(jnp.where(finite, tau, 0.0))
     sorted_tau = jnp.where(finite, tau, 0.0)[order]
     adaptive = diffrax.PIDController(rtol=tolerance.rtol, atol=tolerance.atol)
@@ -416,9 +416,10 @@ def _finite_times(t: Any) -> Times:
     )
     if t is None:
         raise ValueError(f"expected finite times t, got None: {explanation}")
+    times = Times.of(t, 1.0)
     if is_concrete(t) and np.isposinf(np.asarray(t, np.float64)).any():
         raise ValueError(f"expected finite times t, got {t}: {explanation}")
-    return Times.of(t, 1.0)
+    return times
 
 
 def _check_inertia(momentum: Any, learning_rate: Any) -> None:

@@ -27,6 +27,10 @@ from widelimit.predict.spectral import RESPONSE, SpectralFunction
 BITS = 53
 MOST_STEPS = 2.0**BITS
 
+# Eigenvalues whose ratio is below it are far apart. Products are stable down to a ratio of 1 / 2:
+# b tends to 1 / x, and rounding errors change by a factor of 1 - high / low at every squaring.
+_APART = 0.7
+
 
 class Descent(NamedTuple):
     """The optimiser beside its learning rate.
@@ -124,6 +128,7 @@ def _finite(progress: Progress) -> jax.Array:
     return jax.lax.stop_gradient(jnp.where(jnp.isinf(progress.steps), 0.0, progress.steps))
 
 
+@jax.jit
 def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
     """(1 - p_n) / x [m, r] after finite numbers of steps, also at x = 0."""
     count = _finite(progress)[:, None]
@@ -134,8 +139,9 @@ def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
     return jnp.where(is_number_of_steps, learnt, jnp.nan)
 
 
-def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[_Divided, _Divided]:
-    """(1 - p_n) / x after finite numbers of steps, at all pairs of eigenvalues, and x."""
+@jax.jit
+def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
+    """The divided differences of p_n and (1 - p_n) / x at all pairs, after finite numbers n."""
     rows, r = progress.steps.shape[0], l.shape[0]
     shapes = (rows, r, 1), (rows, 1, r), (rows, r, r)
     first, second, between = (jnp.zeros(shape, l.dtype) for shape in shapes)
@@ -147,7 +153,19 @@ def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[_Divided, _Divide
     one = jnp.ones((1, 1, 1), l.dtype)
     x = _Divided(scaled[None, :, None], scaled[None, None, :], one)
     count = _finite(progress)[:, None, None]
-    return _after(_one_step(progress.descent, constant), x, count).b, x
+    learnt = _after(_one_step(progress.descent, constant), x, count).b
+    # Far apart, after many steps, nothing cancels in the quotient itself, where products of powers
+    # of two very different matrices would multiply rounding errors at every squaring.
+    low, high = jnp.minimum(x.first, x.second), jnp.maximum(x.first, x.second)
+    patience = jnp.minimum(count, 1 / (1 - progress.descent.momentum))
+    apart = (low < _APART * high) & (count * patience * high > 1)
+    value, gap = _learnt(l, progress), jnp.where(apart, x.first - x.second, 1.0)
+
+    def divided(value: jax.Array, between: jax.Array) -> jax.Array:
+        return jnp.where(apart, (value[:, :, None] - value[:, None, :]) / gap, between)
+
+    left = divided(-scaled[None, :] * value, -(x * learnt).between)
+    return left, divided(value, learnt.between)
 
 
 def _endless(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
@@ -173,15 +191,14 @@ def _response_value(l: jax.Array, progress: Progress) -> jax.Array:
 
 
 def _left_divided(l: jax.Array, progress: Progress) -> jax.Array:
-    learnt, x = _learnt_divided(l, progress)
-    left = -progress.size * (x * learnt).between
+    left, _ = _learnt_divided(l, progress)
     endless, converged = _endless(l, progress)
-    return jnp.where(endless[..., None], 0.0 * converged[..., None], left)
+    return jnp.where(endless[..., None], 0.0 * converged[..., None], progress.size * left)
 
 
 def _response_divided(l: jax.Array, progress: Progress) -> jax.Array:
-    learnt, _ = _learnt_divided(l, progress)
-    response = progress.size**2 * learnt.between
+    _, learnt = _learnt_divided(l, progress)
+    response = progress.size**2 * learnt
     # A frozen eigenvalue (l = 0) has response 0, as in `spectral`.
     value = _response_value(l, progress)
     low = jnp.minimum(l[:, None], l[None, :])[None]
