@@ -5,6 +5,7 @@ STAMP := $(VENV)/.stamp
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 WORKERS ?= 2
+QUICK ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo study test test-all check format bench bench-finite clean
@@ -25,10 +26,10 @@ demo: env  ## Run the demonstration; figures go to demo_output/
 study: env  ## Measure how lazily networks train, by width; figure in study_output/
 	$(BIN)/python -m examples.lazy_training
 
-test: env  ## Run the tests, less those marked slow
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+test: env  ## Run the tests, less those marked slow; most of them compiled fast
+	WIDELIMIT_QUICK_COMPILE=$(QUICK) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
-test-all: env  ## Run every test
+test-all: env  ## Run every test, compiled as for users
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: env  ## Check format, lint and types: changes nothing

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from tests import quick
+
 TYPECHECK = os.environ.get("WIDELIMIT_TYPECHECK", "1") != "0"
 
 if "JAX_PLATFORMS" not in os.environ:
@@ -19,6 +21,30 @@ if TYPECHECK:
     from jaxtyping import install_import_hook
 
     install_import_hook("widelimit", "beartype.beartype")
+
+# `make test` compiles fast, all but the tests marked `optimised`, which take the code that users
+# run. XLA reads its flags anew at every compilation; one that it does not know ends the process.
+QUICK = os.environ.get("WIDELIMIT_QUICK_COMPILE", "0") != "0"
+OPTIMISED_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_flags_reset=true".strip()
+QUICK_FLAGS = f"{OPTIMISED_FLAGS} {quick.flags()}"
+if QUICK:
+    os.environ["XLA_FLAGS"] = QUICK_FLAGS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Optimised tests come first in their file: compiled code is dropped at every change."""
+    if QUICK:
+        items.sort(key=lambda item: item.get_closest_marker("optimised") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """How XLA compiles is settled before any fixture compiles."""
+    if QUICK:
+        wanted = OPTIMISED_FLAGS if item.get_closest_marker("optimised") else QUICK_FLAGS
+        if os.environ["XLA_FLAGS"] != wanted:
+            os.environ["XLA_FLAGS"] = wanted
+            jax.clear_caches()
 
 
 # Tests of what both engines share, or of what stands on kernels: they take what a user gets.

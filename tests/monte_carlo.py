@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests import quick
+
 WIDTHS = (64, 128)
 DRAWS = 64  # per round, at least one round at each width
 MAX_ROUNDS = 400
@@ -65,7 +67,9 @@ def average(
     net: Any, x1: jax.Array, x2: jax.Array, scale: np.ndarray, target: float, mixes: bool
 ) -> tuple[Any, Any]:
     """Mean over draws of both kernels over `scale`, and its standard error, `target` if it can."""
-    batch = jax.jit(lambda keys: jax.lax.map(lambda k: sample_kernels(net, k, x1, x2, mixes), keys))
+    batch = quick.optimised_jit(
+        lambda keys: jax.lax.map(lambda k: sample_kernels(net, k, x1, x2, mixes), keys)
+    )
     rounds: list[np.ndarray] = []
     for i in range(MAX_ROUNDS):
         keys = jax.random.split(jax.random.PRNGKey(i), DRAWS)

@@ -182,6 +182,7 @@ def test_finite_derivatives_at_identical_and_zero_inputs(case):
         assert np.isfinite(leaf).all()
 
 
+@pytest.mark.optimised
 @parametrize(ALL)
 def test_symmetric_positive_semidefinite_and_float32(case):
     x = jax.random.normal(jax.random.PRNGKey(1), (12, 5))
@@ -211,6 +212,7 @@ def near_duplicates(distance):
     )
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("distance", [0.0, 1e-6, 1e-3, 0.1, 1.0])
 @pytest.mark.parametrize("slopes", [(0.0, 1.0), (-1.0, 1.0), (0.2, 1.0), (1.0, 1.0)])
 def test_abrelu_with_gap_is_accurate_in_float32(distance, slopes):
@@ -340,6 +342,7 @@ def test_gabor_and_sin_neither_overflow_nor_cancel():
     )
 
 
+@pytest.mark.optimised
 def test_exp_normalized_clips_rounding_only():
     c, one = scalars(1.5, 1.0)
     assert duals.exp_normalized(c, one, one, None, 1.0, -1.0, True).k == 1

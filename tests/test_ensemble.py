@@ -68,6 +68,7 @@ def test_jitter_is_relative_to_the_mean_diagonal():
     assert_close(ensemble.mean(x_test), np.asarray(model.kernel_fn(x_test, x, "nngp")) @ solved)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("inference", ["bayes", "gradient_descent"])
 def test_repeated_inputs_without_noise_in_float32(inference):
     model, x, y, x_test = problem()

@@ -46,6 +46,7 @@ def test_equal_inputs():
     assert tree_shapes([a, (a, a)]) == ((4, 5), ((4, 5), (4, 5)))
 
 
+@pytest.mark.optimised
 @pytest.mark.usefixtures("x64")
 def test_equal_samples_in_different_batches():
     # Not one batch twice, yet the angle between equal samples is 0.

@@ -103,6 +103,7 @@ def test_closed_forms(fn, closed, rtol, slope_rtol):
     assert abs((actual.kdot - expected.kdot) / top).max() < slope_rtol
 
 
+@pytest.mark.optimised
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("fn", [jax.nn.leaky_relu, jax.nn.selu, jnp.tanh, mish])
 def test_exact_at_full_correlation(fn):
@@ -191,6 +192,7 @@ def test_softplus_at_zero_variance():
     np.testing.assert_allclose(slope[2], log2 / 4, rtol=1e-8)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("fn", [jax.nn.selu, jnp.tanh, jax.nn.sigmoid])
 def test_symmetric_positive_semidefinite_float32(fn):
     x = jax.random.normal(jax.random.PRNGKey(1), (12, 5))

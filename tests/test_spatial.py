@@ -61,6 +61,7 @@ def test_blocks_of_two_batches_under_jit_equal_the_joint_kernel(case: Case) -> N
         assert_close(getattr(forward, get), joint[: len(x1), len(x1) :], rtol=1e-12)
 
 
+@pytest.mark.optimised
 @swept
 def test_float32_symmetry_and_positive_semidefiniteness(case: Case) -> None:
     for get in BOTH:

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 import widelimit as wl
+from tests import quick
 from tests.empirical.zoo import CASES
 from tests.tolerance import assert_close
 
@@ -11,8 +12,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 BASE = wl.NtkImplementation.JACOBIAN_CONTRACTION
 STRUCTURED = wl.NtkImplementation.STRUCTURED_DERIVATIVES
-# Compilation is most of the time: it does as little as it can.
-QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 def kernels(case, ways, both):
@@ -30,7 +29,7 @@ def kernels(case, ways, both):
             found[implementation.name, mapped] = [ntk_fn(x1, other, params) for other in others]
         return found
 
-    return jax.jit(compute, compiler_options=QUICK)(params, x1, x2)
+    return quick.jit(compute)(params, x1, x2)
 
 
 def compare(case, base, ways, both):

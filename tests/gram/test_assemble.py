@@ -51,6 +51,7 @@ def test_every_tile_size_gives_the_untiled_kernel(n2: int | None) -> None:
             np.testing.assert_array_equal(result.ntk, result.ntk.T)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("net", [FLAT, CNN], ids=["flat", "conv"])
 def test_blocks_are_to_the_bit_the_kernels_of_their_samples(net: Any) -> None:
     shape = (6,) if net is FLAT else (6, 2)

@@ -367,6 +367,7 @@ def test_masks_per_channel_hide_positions_that_are_masked_on_all():
     assert not np.any(kernel.nngp[0, :, 3])
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("options", [{**SUM, **DECAY}])
 @pytest.mark.usefixtures("x64")
 def test_equal_copies_blocks_and_tracing_give_the_same_kernel(options):

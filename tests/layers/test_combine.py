@@ -66,6 +66,7 @@ def assert_same(actual, desired):
         assert_close(a, b)
 
 
+@pytest.mark.optimised
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", BODIES)
 def test_kernel_of_repeat_is_that_of_serial(name):

@@ -143,6 +143,7 @@ def test_local_conv_of_standard_width_was_not_scaled() -> None:
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.optimised
 def test_repeat_of_a_conv_failed() -> None:
     x = images(3, 5, 2)
     block = serial(Conv(2, (3,), padding="SAME", W_std=1.3, b_std=0.2), stax.Relu())

@@ -178,6 +178,7 @@ def test_no_pattern_is_the_identity():
     assert_close(flat, x1[:, 0, 0] @ x1[:, 0, 0].T / 2)
 
 
+@pytest.mark.optimised
 @pytest.mark.usefixtures("x64")
 def test_equal_inputs_and_tracing_give_the_same_kernel():
     x, pattern = inputs(3, 4, 2), edges(3, 6, sizes=(4,))[:, :, 0]

@@ -129,6 +129,7 @@ def test_masks_and_axes_move_along():
     np.testing.assert_array_equal(kernel.mask1[1, :, 0], [True, False, False])
 
 
+@pytest.mark.optimised
 def test_near_duplicates_survive_in_float32():
     x = X1[:, 0].astype(np.float32)
     x = np.concatenate([x, x * np.float32(1 + 1e-3)])

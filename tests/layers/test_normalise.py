@@ -92,6 +92,7 @@ def test_finite_layer():
     assert not np.any(masked.masked_value[0, 2:])
 
 
+@pytest.mark.optimised
 def test_near_duplicates_in_float32():
     x = inputs(3, 20).astype(np.float32)
     x = np.concatenate([x, x, x * (1 + 1e-3 * inputs(3, 20, seed=1))]).astype(np.float32)
@@ -102,6 +103,7 @@ def test_near_duplicates_in_float32():
     assert np.abs(single / double - 1).max() < 5e-6
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e15])
 def test_extreme_variances_in_float32(scale):
     x = (scale * inputs(3, 20)).astype(np.float32)

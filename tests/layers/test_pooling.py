@@ -108,6 +108,7 @@ def test_masks_per_channel_are_refused() -> None:
             serial(layer, Dense(1)).kernel_fn(x, None, "nngp", mask_constant=9.0)
 
 
+@pytest.mark.optimised
 @pytest.mark.usefixtures("x64")
 def test_circular_conv_average_pool_and_flatten_need_more_than_a_band() -> None:
     """The pair of positions (0, 1) reads the pair (last, 0): a band alone loses it."""

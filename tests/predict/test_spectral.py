@@ -155,6 +155,7 @@ class TestFloat64:
         assert_close(jax.jit(jax.grad(jax.grad(f)))(1.0), expected)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_gradient_in_float32_with_x64_off(wrap):
     # Differentiating a jitted function runs the rule, and any transpose, outside the context.
