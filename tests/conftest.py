@@ -23,12 +23,14 @@ if TYPECHECK:
     install_import_hook("widelimit", "beartype.beartype")
 
 # `make test` compiles fast, all but the tests marked `optimised`, which take the code that users
-# run. XLA reads its flags anew at every compilation; one that it does not know ends the process.
+# run. XLA reads its flags anew at every compilation; one that it does not know would end the
+# process.
 QUICK = os.environ.get("WIDELIMIT_QUICK_COMPILE", "0") != "0"
 OPTIMISED_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_flags_reset=true".strip()
-QUICK_FLAGS = f"{OPTIMISED_FLAGS} {quick.flags()}"
+QUICK_FLAGS = OPTIMISED_FLAGS
 if QUICK:
-    os.environ["XLA_FLAGS"] = QUICK_FLAGS
+    os.environ["XLA_FLAGS"] = OPTIMISED_FLAGS
+    QUICK_FLAGS += f" {quick.flags()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
