@@ -113,15 +113,17 @@ def effective_rank(kernel: Any) -> jax.Array:
     """Returns exp(-sum p log p) of the eigenvalues' shares p: the number of directions that count.
 
     It is 1 for a kernel of rank 1 and n for a multiple of the identity of size n (Roy and Vetterli
-    2007). Eigenvalues that rounding has made negative count as zero.
+    2007). Eigenvalues that rounding has made negative count as zero. May be called on a traced
+    kernel; what cannot be computed is NaN there.
 
     Args:
       kernel: a kernel [n, n, ...].
 
     Raises:
       TypeError: a kernel that is no array of numbers.
-      ValueError: another shape, a kernel without positive eigenvalues, or entries that are not
-        finite.
+      ValueError: another shape, a kernel without positive eigenvalues, entries that are not finite,
+        or, beyond rounding, a kernel that is not its conjugate transpose or has a negative
+        eigenvalue.
 
     Example:
       >>> import jax.numpy as jnp
@@ -129,10 +131,26 @@ def effective_rank(kernel: Any) -> jax.Array:
       2.0
     """
     matrix = to_matrix("kernel", _kernel("kernel", kernel))
-    values = jnp.maximum(jnp.linalg.eigvalsh(matrix), 0)
-    shares = values / values.sum()
+    largest = jnp.max(jnp.abs(matrix), initial=0)
+    matrix = matrix / jnp.where(largest > 0, largest, 1)
+    values = jnp.linalg.eigvalsh(matrix)
+    positive = jnp.maximum(values, 0)
+    shares = positive / positive.sum()
     entropy = -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)))
-    return _checked(jnp.exp(entropy), "a kernel with a positive eigenvalue")
+    rank = _checked(jnp.exp(entropy), "a kernel with a positive eigenvalue")
+    defects = {
+        "equal to its conjugate transpose": jnp.max(jnp.abs(matrix - matrix.conj().T), initial=0),
+        "without negative eigenvalues": jnp.max(-values, initial=0) / jnp.max(values, initial=0),
+    }
+    tolerance = _rounding(kernel)
+    for expected, defect in defects.items():
+        if is_concrete(defect) and bool(defect > tolerance):
+            raise ValueError(
+                f"expected a kernel {expected} up to {tolerance:.0e} of the largest, got "
+                f"{float(defect):.1e}"
+            )
+        rank = jnp.where(defect <= tolerance, rank, jnp.nan)
+    return rank
 
 
 def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> Axes:
@@ -179,6 +197,13 @@ def _numbers(name: str, values: Any) -> jax.Array:
     except (TypeError, ValueError):
         raise TypeError(f"expected {name} to be an array, got {type(values).__name__}") from None
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _rounding(kernel: Any) -> float:
+    """Returns what counts as rounding of a kernel: 2e-5 in float32, 4e-11 in float64."""
+    dtype = jnp.asarray(kernel).dtype
+    known = dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
+    return float(jnp.finfo(known).eps) ** (2 / 3)
 
 
 def _check_same_shape(first: jax.Array, second: jax.Array) -> None:
