@@ -35,8 +35,7 @@ def kernel_drift(kernel: Any, kernel0: Any) -> jax.Array:
       >>> float(kernel_drift(1.5 * jnp.eye(3), jnp.eye(3)))
       0.5
     """
-    kernel, kernel0 = _kernel("kernel", kernel), _kernel("kernel0", kernel0)
-    _check_same_shape(kernel, kernel0)
+    kernel, kernel0 = _pair(kernel=kernel, kernel0=kernel0)
     return _checked(_norm(kernel - kernel0) / _norm(kernel0), "a kernel0 that is not zero")
 
 
@@ -62,8 +61,7 @@ def kernel_alignment(kernel1: Any, kernel2: Any, *, centred: bool = True) -> jax
       >>> float(kernel_alignment(2 * jnp.eye(3), jnp.eye(3)))
       1.0
     """
-    kernel1, kernel2 = _kernel("kernel1", kernel1), _kernel("kernel2", kernel2)
-    _check_same_shape(kernel1, kernel2)
+    kernel1, kernel2 = _pair(kernel1=kernel1, kernel2=kernel2)
     if centred:
         kernel1, kernel2 = _centre(kernel1), _centre(kernel2)
     norms = jnp.stack([_norm(kernel1), _norm(kernel2)])
@@ -206,11 +204,19 @@ def _rounding(kernel: Any) -> float:
     return float(jnp.finfo(known).eps) ** (2 / 3)
 
 
-def _check_same_shape(first: jax.Array, second: jax.Array) -> None:
+def _pair(**kernels: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns two kernels, given by name, as arrays.
+
+    Raises:
+      TypeError: one is no array of numbers.
+      ValueError: they are not of one shape [n, n, h, h, ...].
+    """
+    first, second = (_kernel(name, kernel) for name, kernel in kernels.items())
     if first.shape != second.shape:
         raise ValueError(
             f"expected two kernels of one shape, got shapes {first.shape} and {second.shape}"
         )
+    return first, second
 
 
 def _norm(array: jax.Array) -> jax.Array:
