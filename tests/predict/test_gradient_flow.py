@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,8 +180,6 @@ def test_errors():
         gradient_descent_mse(k, y[:4])
     with pytest.raises(ValueError, match="pairs of equal axes"):
         gradient_descent_mse(k[:, :4], y)
-    with pytest.raises(ValueError, match="k_train_train to be an array, .* pass its field ntk"):
-        gradient_descent_mse(SimpleNamespace(nngp=k, ntk=k), y)
     with pytest.raises(ValueError, match="expected learning_rate of at least 0"):
         gradient_descent_mse(k, y, learning_rate=-1.0)
     with pytest.raises(ValueError, match="expected diag_reg of at least 0"):

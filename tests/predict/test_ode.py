@@ -1,5 +1,4 @@
 import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -215,8 +214,6 @@ def test_errors(monkeypatch):
         predict_fn(1.0, np.full((5, 3), np.nan))
     with pytest.raises(ValueError, match=r"expected loss\(fx, y_train\) to be one real number"):
         gradient_descent(lambda fx, y: fx - y, k, y)(1.0)
-    with pytest.raises(ValueError, match="k_train_train to be an array, .* pass its field ntk"):
-        gradient_descent(cross_entropy, SimpleNamespace(nngp=k, ntk=k), y)
     with pytest.raises(TypeError, match="expected max_steps to be an int"):
         gradient_descent(cross_entropy, k, y, max_steps=1.5)
     for options, words in [
