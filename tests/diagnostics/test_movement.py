@@ -26,6 +26,19 @@ def test_movement():
     assert_close(parameter_movement({"a": 2 * small["a"]}, small), 1.0, np.float32)
 
 
+def test_large_and_small_parameters():
+    for size in (1e30, 1e-30):
+        params0 = {"a": jnp.full(3, size), "b": jnp.full(6, size)}
+        params = {"a": 2 * params0["a"], "b": params0["b"]}
+        assert_close(parameter_movement(params, params0), np.sqrt(3 / 9), np.float32)
+    half = jnp.full(3, 6e4, jnp.float16)
+    assert_close(parameter_movement(-half, half), 2.0, np.float32)
+    with pytest.raises(ValueError, match="finite parameters"):
+        parameter_movement(jnp.full(3, np.inf), jnp.ones(3))
+    gap = linearisation_gap(lambda p, x: p**2 * x, *map(jnp.array, (3.0, 1.0)), jnp.full(2, 1e30))
+    assert_close(np.array(gap) / [1e30, 1, 1e30], np.array([4, 0.5, 8]), np.float32)
+
+
 def test_gap():
     params, params0 = moved(network, 0.3)
     expected = network(params, X) - linearize(network, params0)(params, X)

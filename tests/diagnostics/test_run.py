@@ -79,6 +79,18 @@ def test_a_linear_model_keeps_its_kernel():
 
 
 @pytest.mark.parametrize(
+    ("steps", "where"), [(None, r"at path\[2\]$"), ([0, 5, 80], r"at path\[2\], step 80$")]
+)
+def test_the_point_that_is_not_finite_is_named(steps, where):
+    run = [*along(linear, [0, 1]), jax.tree.map(lambda p: p * np.nan, parameters(0, linear))]
+    with pytest.raises(ValueError, match=where):
+        report(linear, run, X, steps=steps)
+    run[2] = jax.tree.map(lambda p: p / 0, parameters(0, network))
+    with pytest.raises(ValueError, match="finite tangent kernel.*" + where):
+        report(network, [*along(network, [0, 1]), run[2]], X, steps=steps)
+
+
+@pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
         ((network, [parameters(0)], X), {}, ValueError, "at least two points"),

@@ -85,6 +85,24 @@ def test_traced_kernels():
     assert np.isnan(jax.jit(kernel_drift)(a, 0 * b))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_rank_of_what_is_no_kernel(dtype):
+    u = np.ones((6, 1))
+    eps = float(jnp.finfo(dtype).eps)
+    rounded = (u @ u.T + eps * RNG.standard_normal((6, 6))).astype(dtype)
+    assert float(effective_rank(rounded)) < 1.1
+    rank = jax.jit(effective_rank)
+    assert_close(rank(rounded), effective_rank(rounded))
+    negative = np.diag([1, 0.5, -0.05]).astype(dtype)
+    with pytest.raises(ValueError, match=r"without negative eigenvalues .* got 5.0e-02"):
+        effective_rank(negative)
+    assert np.isnan(rank(negative))
+    skew = np.array([[2, 0.9], [0.7, 2]], dtype)
+    with pytest.raises(ValueError, match=r"conjugate transpose .* got 1.0e-01"):
+        effective_rank(skew)
+    assert np.isnan(rank(skew))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -97,6 +115,7 @@ def test_traced_kernels():
         (lambda k: kernel_alignment(k, np.full((5, 5), 0.1)), ValueError, "centred kernels"),
         (lambda k: kernel_alignment(k[:1, :1], k[:1, :1]), ValueError, "centred kernels"),
         (lambda k: target_alignment(k, np.full((5, 1), 0.3)), ValueError, "centred kernels"),
+        (lambda k: effective_rank(k * np.inf), ValueError, "finite entries"),
         (lambda k: effective_rank(-np.eye(2)), ValueError, "positive eigenvalue"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from widelimit.diagnostics.chunked import in_chunks
-from widelimit.diagnostics.movement import squares
+from widelimit.diagnostics.movement import norm
 from widelimit.empirical.network import real_output
 from widelimit.empirical.operator import NTKOperator
 from widelimit.empirical.outputs import Call
@@ -133,7 +133,7 @@ def _distance(operator: NTKOperator, y: jax.Array) -> jax.Array:
     f, real = _function(operator)
     is_complex = jnp.issubdtype(operator.dtype, jnp.complexfloating)
     apart = f(real) - real_output(y + 0j if is_complex else y)
-    return jnp.sqrt(squares(apart))
+    return norm(apart)
 
 
 def _jacobian_norm(operator: NTKOperator, seed: int) -> float:
@@ -217,6 +217,6 @@ def _hessian_norm(
 
 def _unit(tree: Any) -> tuple[Any, jax.Array]:
     """Returns a tree of length 1, zeros for zeros, and its length."""
-    norm = jnp.sqrt(squares(tree))
-    safe = jnp.where(norm > 0, norm, 1)
-    return jax.tree.map(lambda a: (a / safe).astype(a.dtype), tree), norm
+    length = norm(tree)
+    safe = jnp.where(length > 0, length, 1)
+    return jax.tree.map(lambda a: (a / safe).astype(a.dtype), tree), length

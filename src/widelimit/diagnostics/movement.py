@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -48,7 +49,7 @@ def parameter_movement(params: Any, params0: Any) -> jax.Array:
       0.5
     """
     check_alike(params, params0)
-    moved = jnp.sqrt(squares(difference(params, params0)) / squares(params0))
+    moved = norm(difference(params, params0)) / norm(params0)
     if is_concrete(moved) and not bool(jnp.isfinite(moved)):
         raise ValueError(
             f"expected finite parameters, and params0 that are not all zero, got a movement of "
@@ -96,29 +97,35 @@ def gap_of(f: Any, params: Any, params0: Any, x: Any) -> Gap:
     """Returns the gap of f; nothing is checked."""
     now, start = f(params, x), f(params0, x)
     apart = difference(now, linearize(f, params0)(params, x))
-    moved = squares(difference(now, start))
-    entries = sum(leaf.size for leaf in jax.tree.leaves(now))
-    absolute = squares(apart)
+    moved, absolute = norm(difference(now, start)), norm(apart)
+    root = sum(leaf.size for leaf in jax.tree.leaves(now)) ** 0.5
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(now))
-    has_moved = moved > (_ROUNDING * eps) ** 2 * squares(start)
-    relative = jnp.where(has_moved, jnp.sqrt(absolute / jnp.where(has_moved, moved, 1)), jnp.nan)
-    return Gap(jnp.sqrt(absolute / entries), relative, jnp.sqrt(moved / entries))
+    has_moved = moved > _ROUNDING * eps * norm(start)
+    relative = jnp.where(has_moved, absolute / jnp.where(has_moved, moved, 1), jnp.nan)
+    return Gap(absolute / root, relative, moved / root)
 
 
 def difference(first: Any, second: Any) -> Any:
-    """Returns first - second, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.asarray(a) - jnp.asarray(b), first, second)
+    """Returns first - second, leaf by leaf, in float32 at least."""
+    return jax.tree.map(lambda a, b: _wide(a) - _wide(b), first, second)
 
 
-def squares(tree: Any) -> jax.Array:
-    """Returns the sum of squared magnitudes of all entries, in float32 at least."""
-    total = [_squares(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
-    return sum(total, start=jnp.zeros((), jnp.float32))
+def norm(tree: Any) -> jax.Array:
+    """Returns the Euclidean norm over all entries, in float32 at least.
+
+    Entries are divided by the largest one first: squares do not overflow or vanish.
+    """
+    leaves = [jnp.abs(_wide(leaf)) for leaf in jax.tree.leaves(tree)]
+    zero = jnp.zeros((), jnp.float32)
+    largest = functools.reduce(jnp.maximum, [jnp.max(leaf, initial=0) for leaf in leaves], zero)
+    unit = jnp.where(largest > 0, largest, 1)
+    return unit * jnp.sqrt(sum([jnp.sum((leaf / unit) ** 2) for leaf in leaves], start=zero))
 
 
-def _squares(leaf: jax.Array) -> jax.Array:
-    magnitudes = jnp.abs(leaf)
-    return jnp.sum(magnitudes.astype(jnp.promote_types(magnitudes.dtype, jnp.float32)) ** 2)
+def _wide(leaf: Any) -> jax.Array:
+    """Returns an array of float32 at least."""
+    array = jnp.asarray(leaf)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def check_alike(params: Any, params0: Any, name: str = "params") -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,9 @@ def report(
       TypeError: f is no function, or has other outputs than one array; parameters that are no
         floating-point numbers.
       ValueError: fewer than two points, points of another structure or shape than the first, steps
-        that do not fit, targets of another shape, fewer than two samples, or what
-        `empirical_ntk_fn` and the single diagnostics raise.
+        that do not fit, targets of another shape, fewer than two samples, a kernel or outputs that
+        are not finite, or what `empirical_ntk_fn` and the single diagnostics raise; the point of
+        the path is named.
 
     Example:
       >>> import jax.numpy as jnp
@@ -184,13 +186,19 @@ def report(
                 scale = relative_scale(f, params, x, y, subset=subset, batch_size=batch_size)
         check_alike(params, params0, f"path[{len(rows)}]")
         kernel = ntk_fn(x, None, params) if rows else kernel0
-        rows.append(_row(kernel, kernel0, y, trace_axes))
         found = gap(params, params0, x)
-        rows[-1] |= {
-            "parameter_movement": parameter_movement(params, params0),
-            "output_movement": found.moved,
-            "linearisation_gap": found.relative,
-        }
+        with _naming(len(rows), steps):
+            _check_finite(kernel, found.moved)
+            movement = parameter_movement(params, params0)
+            row = _row(kernel, kernel0, y, trace_axes)
+        rows.append(
+            row
+            | {
+                "parameter_movement": movement,
+                "output_movement": found.moved,
+                "linearisation_gap": found.relative,
+            }
+        )
     if len(rows) < 2:
         raise ValueError(f"expected at least two points of parameters in path, got {len(rows)}")
     columns: dict[str, Any] = {
@@ -204,6 +212,25 @@ def report(
         samples=samples,
         **columns,
     )
+
+
+@contextlib.contextmanager
+def _naming(index: int, steps: Any) -> Iterator[None]:
+    """Adds the point of the path, and its step if that is known, to what a ValueError says."""
+    try:
+        yield
+    except ValueError as error:
+        labels = () if steps is None else tuple(steps)
+        step = f", step {labels[index]}" if index < len(labels) else ""
+        raise ValueError(f"{error}, at path[{index}]{step}") from error
+
+
+def _check_finite(kernel: Any, moved: Any) -> None:
+    """Raises ValueError unless the kernel and the outputs of a point are finite."""
+    if not np.isfinite(kernel).all():
+        raise ValueError("expected a finite tangent kernel, got entries that are not")
+    if not np.isfinite(moved):
+        raise ValueError(f"expected finite outputs of f, got outputs that have moved by {moved}")
 
 
 def _row(kernel: Any, kernel0: Any, y: Any, trace_axes: Any) -> dict[str, Any]:

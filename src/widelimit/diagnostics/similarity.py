@@ -35,8 +35,7 @@ def kernel_drift(kernel: Any, kernel0: Any) -> jax.Array:
       >>> float(kernel_drift(1.5 * jnp.eye(3), jnp.eye(3)))
       0.5
     """
-    kernel, kernel0 = _kernel("kernel", kernel), _kernel("kernel0", kernel0)
-    _check_same_shape(kernel, kernel0)
+    kernel, kernel0 = _pair(kernel=kernel, kernel0=kernel0)
     return _checked(_norm(kernel - kernel0) / _norm(kernel0), "a kernel0 that is not zero")
 
 
@@ -62,8 +61,7 @@ def kernel_alignment(kernel1: Any, kernel2: Any, *, centred: bool = True) -> jax
       >>> float(kernel_alignment(2 * jnp.eye(3), jnp.eye(3)))
       1.0
     """
-    kernel1, kernel2 = _kernel("kernel1", kernel1), _kernel("kernel2", kernel2)
-    _check_same_shape(kernel1, kernel2)
+    kernel1, kernel2 = _pair(kernel1=kernel1, kernel2=kernel2)
     if centred:
         kernel1, kernel2 = _centre(kernel1), _centre(kernel2)
     norms = jnp.stack([_norm(kernel1), _norm(kernel2)])
@@ -113,15 +111,17 @@ def effective_rank(kernel: Any) -> jax.Array:
     """Returns exp(-sum p log p) of the eigenvalues' shares p: the number of directions that count.
 
     It is 1 for a kernel of rank 1 and n for a multiple of the identity of size n (Roy and Vetterli
-    2007). Eigenvalues that rounding has made negative count as zero.
+    2007). Eigenvalues that rounding has made negative count as zero. May be called on a traced
+    kernel; what cannot be computed is NaN there.
 
     Args:
       kernel: a kernel [n, n, ...].
 
     Raises:
       TypeError: a kernel that is no array of numbers.
-      ValueError: another shape, a kernel without positive eigenvalues, or entries that are not
-        finite.
+      ValueError: another shape, a kernel without positive eigenvalues, entries that are not finite,
+        or, beyond rounding, a kernel that is not its conjugate transpose or has a negative
+        eigenvalue.
 
     Example:
       >>> import jax.numpy as jnp
@@ -129,10 +129,26 @@ def effective_rank(kernel: Any) -> jax.Array:
       2.0
     """
     matrix = to_matrix("kernel", _kernel("kernel", kernel))
-    values = jnp.maximum(jnp.linalg.eigvalsh(matrix), 0)
-    shares = values / values.sum()
+    largest = jnp.max(jnp.abs(matrix), initial=0)
+    matrix = matrix / jnp.where(largest > 0, largest, 1)
+    values = jnp.linalg.eigvalsh(matrix)
+    positive = jnp.maximum(values, 0)
+    shares = positive / positive.sum()
     entropy = -jnp.sum(shares * jnp.log(jnp.where(shares > 0, shares, 1)))
-    return _checked(jnp.exp(entropy), "a kernel with a positive eigenvalue")
+    rank = _checked(jnp.exp(entropy), "a kernel with a positive eigenvalue")
+    defects = {
+        "equal to its conjugate transpose": jnp.max(jnp.abs(matrix - matrix.conj().T), initial=0),
+        "without negative eigenvalues": jnp.max(-values, initial=0) / jnp.max(values, initial=0),
+    }
+    tolerance = _rounding(kernel)
+    for expected, defect in defects.items():
+        if is_concrete(defect) and bool(defect > tolerance):
+            raise ValueError(
+                f"expected a kernel {expected} up to {tolerance:.0e} of the largest, got "
+                f"{float(defect):.1e}"
+            )
+        rank = jnp.where(defect <= tolerance, rank, jnp.nan)
+    return rank
 
 
 def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> Axes:
@@ -181,11 +197,26 @@ def _numbers(name: str, values: Any) -> jax.Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def _check_same_shape(first: jax.Array, second: jax.Array) -> None:
+def _rounding(kernel: Any) -> float:
+    """Returns what counts as rounding of a kernel: 2e-5 in float32, 4e-11 in float64."""
+    dtype = jnp.asarray(kernel).dtype
+    known = dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
+    return float(jnp.finfo(known).eps) ** (2 / 3)
+
+
+def _pair(**kernels: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns two kernels, given by name, as arrays.
+
+    Raises:
+      TypeError: one is no array of numbers.
+      ValueError: they are not of one shape [n, n, h, h, ...].
+    """
+    first, second = (_kernel(name, kernel) for name, kernel in kernels.items())
     if first.shape != second.shape:
         raise ValueError(
             f"expected two kernels of one shape, got shapes {first.shape} and {second.shape}"
         )
+    return first, second
 
 
 def _norm(array: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from widelimit.predict.ensemble import (
 )
 from widelimit.predict.gradient_flow import gradient_descent_mse as gradient_descent_mse
 from widelimit.predict.learning_rate import max_learning_rate as max_learning_rate
-from widelimit.predict.ode import ODEState as ODEState
 from widelimit.predict.ode import gradient_descent as gradient_descent
 from widelimit.predict.posterior import Gaussian as Gaussian
 from widelimit.predict.posterior import gp_inference as gp_inference
+from widelimit.predict.solver import ODEState as ODEState

@@ -11,7 +11,7 @@ from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
-from widelimit.predict.selection import is_array
+from widelimit.predict.selection import check_is_array
 from widelimit.predict.stepping import Descent
 
 
@@ -40,11 +40,7 @@ class TrainedOutputs:
         Raises:
           ValueError: a kernel that is no array, does not fit the targets, or is not finite.
         """
-        if not is_array(kernel):
-            raise ValueError(
-                "expected k_train_train to be an array, got an object that holds several kernels; "
-                "pass its field ntk"
-            )
+        check_is_array("k_train_train", kernel)
         self._targets = Targets.of(y_train, trace_axes)
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)

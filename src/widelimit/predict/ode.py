@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from widelimit._pytree import is_concrete, pytree
+from widelimit._pytree import is_concrete
 from widelimit.predict.checks import as_targets, check_finite, check_scalar
 from widelimit.predict.dynamics import Times
-from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
+from widelimit.predict.factor import Ridge, TrainKernel, advise_diag_reg
 from widelimit.predict.gradient_flow import check_fits
-from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
-from widelimit.predict.precision import in_float64, result_dtype
-from widelimit.predict.selection import is_array
-
-Loss = Callable[[jax.Array, jax.Array], Any]
-
-# Of steps in float32, whose results have an error of 6e-8 anyway.
-_TOLERANCE_32 = 1e-6
-# What reverse mode keeps of a path; the rest is computed again.
-_CHECKPOINTS = 64
-
-
-@pytree
-class ODEState:
-    """Outputs during training and their velocities, of one time or with an axis of times in front.
-
-    Attributes:
-      fx_train: outputs on the training set; None counts as 0.
-      fx_test: outputs on a test set; None if there is none.
-      qx_train: velocity of `fx_train` with respect to sqrt(learning_rate) t; None without
-        momentum, or 0.
-      qx_test: velocity of `fx_test`.
-    """
-
-    fx_train: Any = None
-    fx_test: Any = None
-    qx_train: Any = None
-    qx_test: Any = None
-
-
-class _Tolerance(NamedTuple):
-    """How accurately the equation is solved, and how many steps that may take."""
-
-    rtol: float
-    atol: float
-    max_steps: int
+from widelimit.predict.matrices import Axes, Targets, row_shape
+from widelimit.predict.precision import result_dtype
+from widelimit.predict.selection import check_is_array
+from widelimit.predict.solver import Loss, ODEState, Problem, Tolerance, Velocity, solve
 
 
 class TrainedByOde:
@@ -66,21 +31,17 @@ class TrainedByOde:
         learning_rate: Any,
         momentum: Any,
         trace_axes: Axes,
-        tolerance: _Tolerance,
+        tolerance: Tolerance,
     ) -> None:
         """Checks the kernel."""
-        if not is_array(kernel):
-            raise ValueError(
-                "expected k_train_train to be an array, got an object that holds several kernels; "
-                "pass its field ntk"
-            )
+        check_is_array("k_train_train", kernel)
         self._targets = Targets.of(y_train, trace_axes)
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)
         ridge = Ridge.of(0.0, False)
         self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg).plain()
         self._y, self._learning_rate, self._momentum = y_train, learning_rate, momentum
-        self._velocity, self._tolerance = _Velocity(loss, self._targets), tolerance
+        self._velocity, self._tolerance = Velocity(loss, self._targets), tolerance
 
     def __call__(
         self,
@@ -121,11 +82,11 @@ class TrainedByOde:
             self._targets.check_test_train("k_test_train", k_test_train)
         self._check_shapes(start, k_test_train)
         k_test_train = None if start.fx_test is None else k_test_train
-        problem = _Problem(
+        problem = Problem(
             *(self._kernel, times, self._y, start, k_test_train),
             *(self._learning_rate, self._momentum),
         )
-        state = _solve(problem, self._velocity, self._tolerance, self._dtype)
+        state = solve(problem, self._velocity, self._tolerance, self._dtype)
         if isinstance(given, ODEState):
             return state
         if fx_test_0 is None:
@@ -253,155 +214,10 @@ def gradient_descent(
         raise TypeError(f"expected max_steps to be an int, got {max_steps!r}")
     if operator.index(max_steps) < 1:
         raise ValueError(f"expected max_steps of at least 1, got {max_steps}")
-    tolerance = _Tolerance(float(rtol), float(atol), operator.index(max_steps))
+    tolerance = Tolerance(float(rtol), float(atol), operator.index(max_steps))
     return TrainedByOde(
         loss, k_train_train, y_train, learning_rate, momentum, trace_axes, tolerance
     )
-
-
-class _Velocity:
-    """The right hand side of the equation; one object, so that JAX compiles it once.
-
-    Attributes:
-      targets: layout of the training targets.
-    """
-
-    def __init__(self, loss: Loss, targets: Targets) -> None:
-        self._loss, self.targets = loss, targets
-
-    def __call__(self, tau: Any, state: ODEState, args: Any) -> ODEState:
-        """The velocity of a state, which depends on no time."""
-        del tau
-        k_dd, k_td, y, friction = args
-        gradient = self.targets.to_matrix(jax.grad(self._loss)(state.fx_train, y))
-        train = -self.targets.from_matrix(k_dd @ gradient, self.targets.kept_shape)
-        test = None
-        if state.fx_test is not None:
-            rows = tuple(state.fx_test.shape[axis] for axis in self.targets.kept)
-            test = -self.targets.from_matrix(to_matrix("k_test_train", k_td) @ gradient, rows)
-        if friction is None:
-            return ODEState(train, test)
-        return ODEState(
-            state.qx_train,
-            state.qx_test,
-            train - friction * state.qx_train,
-            None if test is None else test - friction * state.qx_test,
-        )
-
-    def check_loss(self, fx: jax.Array, y: jax.Array) -> None:
-        """Raise ValueError unless the loss is one real number."""
-        out = jax.eval_shape(self._loss, fx, y)
-        leaf = out if hasattr(out, "shape") else None
-        if leaf is None or leaf.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"expected loss(fx, y_train) to be one real number, got {out}")
-
-
-class _Problem(NamedTuple):
-    """The arrays that training depends on.
-
-    Attributes:
-      kernel: train-train kernel.
-      times: training times.
-      y: targets.
-      start: initial state.
-      k_test_train: test-train kernel, None without a test set.
-      learning_rate: the step.
-      momentum: None for gradient flow without inertia.
-    """
-
-    kernel: System
-    times: Times
-    y: Any
-    start: ODEState
-    k_test_train: Any
-    learning_rate: Any
-    momentum: Any
-
-
-def _solve(
-    problem: _Problem, velocity: _Velocity, tolerance: _Tolerance, dtype: jnp.dtype
-) -> ODEState:
-    """The states at all times, in the dtype of results."""
-    # Inside a user's jit whatever is computed is traced.
-    now = is_concrete(problem) and is_concrete(jnp.zeros(()))
-    if not now and jnp.result_type(float) != jnp.float64:
-        tolerance = tolerance._replace(
-            rtol=max(tolerance.rtol, _TOLERANCE_32), atol=max(tolerance.atol, _TOLERANCE_32)
-        )
-        problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), problem)
-        return _integrated(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
-    solve = in_float64(_integrated)
-    return solve(problem, velocity=velocity, tolerance=tolerance, dtype=dtype)
-
-
-def _integrated(
-    problem: _Problem, *, velocity: _Velocity, tolerance: _Tolerance, dtype: jnp.dtype
-) -> ODEState:
-    kernel, times, y, start, k_test_train, learning_rate, momentum = problem
-    targets = velocity.targets
-    test = () if k_test_train is None else targets.full_shape(row_shape(k_test_train))
-    shapes = ODEState(targets.shape, test, targets.shape, test)
-    names = [field.name for field in dataclasses.fields(start)]
-    parts = {name: getattr(start, name) for name in names}
-    first = ODEState(
-        **{
-            name: None if value is None else jnp.broadcast_to(value, getattr(shapes, name))
-            for name, value in parts.items()
-        }
-    )
-    velocity.check_loss(first.fx_train, y)
-    steps = times.steps.reshape(-1)
-    if not steps.size:
-        states = jax.tree.map(lambda value: jnp.zeros((0, *value.shape)), first)
-    else:
-        rate = learning_rate if momentum is None else jnp.sqrt(learning_rate)
-        friction = None if momentum is None else (1 - momentum) / rate
-        args = kernel.matrix(), k_test_train, y, friction
-        states = _integrate(velocity, rate * steps, first, args, tolerance)
-    return jax.tree.map(lambda value: times.unflatten(value).astype(dtype), states)
-
-
-def _integrate(
-    velocity: _Velocity, tau: jax.Array, first: ODEState, args: Any, tolerance: _Tolerance
-) -> ODEState:
-    """The states at times tau [m], in their order.
-
-    Raises:
-      ValueError: if concrete states are not reached.
-    """
-    try:
-        import diffrax  # here, since it is an extra
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'predict.gradient_descent needs diffrax; install it with: pip install "widelimit[ode]"',
-            name=error.name,
-        ) from error
-    finite = jnp.isfinite(tau) & (tau >= 0)
-    order = jnp.argsort(jnp.where(finite, tau, 0.0))
-    sorted_tau = jnp.where(finite, tau, 0.0)[order]
-    adaptive = diffrax.PIDController(rtol=tolerance.rtol, atol=tolerance.atol)
-    solution = diffrax.diffeqsolve(
-        *(diffrax.ODETerm(velocity), diffrax.Tsit5(), 0.0, sorted_tau[-1], None, first, args),
-        saveat=diffrax.SaveAt(ts=sorted_tau),
-        stepsize_controller=diffrax.ClipStepSizeController(adaptive, step_ts=sorted_tau),
-        adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=_CHECKPOINTS),
-        max_steps=tolerance.max_steps,
-        throw=False,
-    )
-    succeeded = solution.result == diffrax.RESULTS.successful
-    if is_concrete(succeeded) and not bool(succeeded):
-        raise ValueError(
-            f"expected to reach t in {tolerance.max_steps} steps of the solver, got no solution: "
-            "give a larger max_steps, larger rtol and atol, or check that the loss is smooth and "
-            "finite"
-        )
-    places = jnp.argsort(order)
-
-    def in_order(value: jax.Array) -> jax.Array:
-        reached = (finite & succeeded).reshape(-1, *(1,) * (value.ndim - 1))
-        return jnp.where(reached, value[places], jnp.nan)
-
-    return jax.tree.map(in_order, solution.ys)
 
 
 def _finite_times(t: Any) -> Times:

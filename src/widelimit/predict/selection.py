@@ -44,6 +44,15 @@ def is_array(kernels: Any) -> bool:
     return not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
 
 
+def check_is_array(name: str, kernels: Any) -> None:
+    """Raise ValueError unless this is one kernel."""
+    if not is_array(kernels):
+        raise ValueError(
+            f"expected {name} to be an array, got an object that holds several kernels; pass its "
+            "field ntk"
+        )
+
+
 def pick(kernels: Any, name: str, where: str, mode: str) -> KernelArray:
     """The kernel of that name; a single array stands for whichever is asked for.
 
