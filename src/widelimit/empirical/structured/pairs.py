@@ -57,6 +57,7 @@ def merged(derivatives: Sequence[Derivative]) -> list[Derivative]:
         key = (
             named.frame,
             tuple((type(part), _array(part).shape, _array(part).dtype) for part in named.parts),
+            tuple(part.size for part in named.parts if isinstance(part, OneHot)),
             tuple(_labels(part) for part in named.parts),
         )
         groups.setdefault(key, []).append(named)

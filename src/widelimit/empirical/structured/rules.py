@@ -9,6 +9,7 @@ A rule takes the scope, the step, the position of the operand and its link, and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +109,13 @@ def _new_frame(
     labels = tuple(range(len(over), len(over) + len(after)))
     shape = (*(link.shape[x] for x in over), *after)
     frame = (*link.frame, ((*over, *link.labels), before, *change))
-    return [Link(link.leaf, frame, shape, labels, loops, link.parts)]
+    # Those are scalars, one for each round of the first of these scans.
+    parts = tuple(
+        dataclasses.replace(part, loops=loops[: len(part.loops)])
+        for part in link.parts
+        if isinstance(part, Read)
+    )
+    return [Link(link.leaf, frame, shape, labels, loops, parts)]
 
 
 @rule("rev")
@@ -382,7 +389,7 @@ def _gather(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
     clip = step.params["mode"] == lax.GatherScatterMode.CLIP
 
     def index(values: Any) -> Any:
-        values = values[..., 0]
+        values = _signed(values[..., 0])
         return jnp.clip(values, 0, table[axis] - 1) if clip else values
 
     pick = Pick(scope.read(step.inputs[1], chosen, link, index), link.labels[axis], table[axis])
@@ -403,11 +410,16 @@ def _dynamic_slice(scope: Scope, step: Step, position: int, link: Link) -> Outco
     (chosen,) = scope.fresh()
 
     def index(value: Any) -> Any:
-        return jnp.clip(value, 0, table[axis] - 1)[None]
+        return jnp.clip(_signed(value), 0, table[axis] - 1)[None]
 
     number = step.inputs[1 + axis]
     pick = Pick(scope.read(number, (chosen,), link, index), link.labels[axis], table[axis])
     return scope.use(step, link, (*link.labels[:axis], chosen, *link.labels[axis + 1 :]), pick)
+
+
+def _signed(index: Any) -> Any:
+    """Returns integers in a type that holds the size of a table, and negative ones."""
+    return index.astype(jnp.promote_types(index.dtype, jnp.int32))
 
 
 def _all_fixed(scope: Scope, step: Step) -> bool:
