@@ -18,7 +18,7 @@ from widelimit.empirical.jacobian import unit_row
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters, real_output
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.products import complex_product
-from widelimit.empirical.vector_products import ntk_vector_product
+from widelimit.empirical.vector_products import ntk_vector_product, pushed
 
 
 @pytree
@@ -245,7 +245,7 @@ class NTKOperator:
             return jax.tree.map(jnp.add, total, found), None
 
         weights, _ = lax.scan(pull, jax.tree.map(jnp.zeros_like, real), (where, rows))
-        out = lax.map(lambda places: jax.jvp(function(places), (real,), (weights,))[1], where)
+        out = lax.map(lambda places: pushed(function(places), real)(weights), where)
         out = out.reshape(chunks * size, *out.shape[2:])[: v.shape[axis]]
         return jnp.moveaxis(out, 0, axis)
 

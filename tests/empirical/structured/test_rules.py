@@ -63,3 +63,15 @@ def test_parts_of_scaled_weights_in_a_scan_over_an_inner_axis():
         return lax.scan(step, x, p[0].transpose(1, 0, 2))[0]
 
     assert_agrees(f, draw((4, 4, 3)))
+
+
+def test_powers_of_a_matrix_have_too_many_terms():
+    (x,) = draw((2, 3))
+
+    def f(p):
+        power = p[0] / 3
+        for _ in range(6):
+            power = 1.5 * power - 0.5 * power @ power.T @ power
+        return x @ power @ p[1]
+
+    assert_agrees(f, draw((3, 3), (3, 2)), without=[0])
