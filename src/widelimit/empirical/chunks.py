@@ -364,7 +364,11 @@ def _called(count: int, body: Callable[..., Any], carry: Any) -> Any:
 
 def _traced(count: Any, body: Callable[..., Any], carry: Any) -> Any:
     """Returns the carry after a compiled loop."""
-    return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), body, carry)
+
+    def step(i: Any, carry: Any) -> Any:
+        return body(lax.convert_element_type(i, jnp.int32), carry)
+
+    return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), step, carry)
 
 
 def _pick(table: np.ndarray, index: tuple[Any, ...]) -> Any:

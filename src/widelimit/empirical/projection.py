@@ -168,4 +168,7 @@ def _features(
             [jax.random.normal(k, p.shape, p.dtype) for k, p in zip(each, real, strict=True)]
         )
 
+    like = jax.eval_shape(along, keys[0])
+    if not like.size:
+        return jnp.zeros((*like.shape, len(keys)), like.dtype)
     return jnp.moveaxis(lax.map(along, keys, batch_size=batch_size), 0, -1)

@@ -44,6 +44,17 @@ def test_rows_of_a_table_that_was_put_together():
     assert_agrees(f, draw((4, 3), (3,), (3,)))
 
 
+def test_rows_of_a_masked_table_among_other_uses():
+    mask, ids = draw((4, 2))[0], np.array([[0], [3]])
+
+    def f(p):  # so many uses that Jacobians are formed
+        table = p[0] * mask
+        rows = table[ids][:, 0]
+        return jnp.tanh(rows @ table.T @ table) + rows
+
+    assert_agrees(f, draw((4, 2)))
+
+
 def test_rows_by_small_unsigned_numbers():
     ids = np.arange(250, 256, dtype=np.uint8)
 
