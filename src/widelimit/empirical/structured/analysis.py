@@ -10,9 +10,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from widelimit.empirical.structured.links import Link, Scope, Use
+from widelimit.empirical.structured.links import Link, Scope, Use, disjoint
 from widelimit.empirical.structured.program import Path, Program, Step, split_scan
-from widelimit.empirical.structured.rules import RULES, disjoint
+from widelimit.empirical.structured.rules import RULES
 
 # Without derivative, whatever the type of the result.
 CONSTANT = {"stop_gradient"}

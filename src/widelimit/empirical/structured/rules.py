@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from widelimit.empirical.structured.links import Labels, Link, Pick, Read, Scope, Use, Window
+from widelimit.empirical.structured.patches import image_patches
 from widelimit.empirical.structured.program import Step
 
 Outcome = list[Link] | Use | None
@@ -147,18 +148,6 @@ def _split(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
         links += found
         start += size
     return links
-
-
-def disjoint(frame1: tuple[Any, ...], frame2: tuple[Any, ...]) -> bool:
-    """Returns whether two frames surely share no entry of the parameter."""
-    for change1, change2 in zip(frame1, frame2, strict=False):
-        if change1 == change2:
-            continue
-        if change1[2] != "slice" or change2[2] != "slice" or change1[:2] != change2[:2]:
-            return False
-        spans = zip(*change1[3:5], *change2[3:5], strict=True)
-        return any(stop1 <= start2 or stop2 <= start1 for start1, stop1, start2, stop2 in spans)
-    return False
 
 
 @rule("broadcast_in_dim")
@@ -337,34 +326,6 @@ def _convolution(scope: Scope, step: Step, position: int, link: Link) -> Outcome
 
     factor = scope.read(step.inputs[0], patches, link, extract)
     return scope.use(step, link, sum(places, ()), factor, change=change)
-
-
-def image_patches(x: Any, params: Any, window: tuple[int, ...], spatial: tuple[int, ...]) -> Any:
-    """Returns what each output position of a convolution reads.
-
-    Args:
-      x: images, as the convolution takes them.
-      params: of the primitive.
-      window: size of the kernel along each spatial axis.
-      spatial: size of the output along each.
-
-    The result is [sample, *positions, *taps, (group,) channel].
-    """
-    batch, channel, *space = params["dimension_numbers"].lhs_spec
-    x = x.transpose((batch, *space, channel))
-    dilation, strides = params["rhs_dilation"], params["window_strides"]
-    low_high = zip(params["padding"], params["lhs_dilation"], strict=True)
-    padding = [(0, 0, 0), *((lo, hi, inner - 1) for (lo, hi), inner in low_high), (0, 0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), padding)
-    for i, (taps, size) in enumerate(zip(window, spatial, strict=True)):
-        reach = (size - 1) * strides[i] + 1
-        starts = [tap * dilation[i] for tap in range(taps)]
-        cuts = [lax.slice_in_dim(x, s, s + reach, strides[i], axis=1 + i) for s in starts]
-        x = jnp.stack(cuts, axis=-2)
-    groups = params["feature_group_count"]
-    if groups > 1:
-        x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    return x
 
 
 # Rows of a table.
