@@ -158,3 +158,10 @@ def test_errors():
         f_lin({"w": 1j * jnp.ones(3), "b": [jnp.ones(2)]})
     with pytest.raises(TypeError, match="floating-point numbers at outputs of f, got int32"):
         linearize(lambda p: jnp.argmax(p["w"]), params)(params)
+
+
+def test_parameters_of_numpy_are_copied():
+    params0 = np.array([1.0, 2.0], np.float32)
+    f_lin = linearize(lambda p, x: (p * x) ** 2, params0)
+    params0[:] = 7
+    assert_close(f_lin(jnp.array([1.0, 2.0]), 1.0), jnp.array([1.0, 4.0]))

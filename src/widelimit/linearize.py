@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from widelimit.predict.checks import own
+
 
 def linearize(f: Any, params0: Any) -> Callable[..., Any]:
     """Returns `f_lin(params, *args, **kwargs)`, f to first order in its parameters.
@@ -72,9 +74,10 @@ def taylor_expand(f: Any, params0: Any, degree: Any) -> Callable[..., Any]:
     if order < 0:
         raise ValueError(f"expected degree of at least 0, got {order}")
     _check_floating("params0", params0)
+    params0 = own(params0)
 
     def expanded(params: Any, *args: Any, **kwargs: Any) -> Any:
-        direction = _difference(params, params0)
+        direction = _difference(own(params), params0)
 
         def value(p: Any) -> tuple[Any, ...]:
             out = f(p, *args, **kwargs)

@@ -56,7 +56,7 @@ def test_auto_is_silent_and_follows_the_shapes(monkeypatch, capsys):
         chosen.append(cheapest(ways, *args))
         return chosen[-1]
 
-    monkeypatch.setattr("widelimit.empirical.kernels.cheapest", spy)
+    monkeypatch.setattr("widelimit.empirical.compiled.cheapest", spy)
     ntk_fn = wl.empirical_ntk_fn(
         lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], vmap_axes=0, implementation="AUTO"
     )

@@ -85,3 +85,10 @@ def test_kernel_fn_within_memory():
     whole = wl.empirical_kernel_fn(mlp)(x, None, None, params)
     assert_close(found.ntk, whole.ntk)
     assert_close(found.nngp, whole.nngp)
+
+
+def test_chunks_under_vmap():
+    params, x = mlp_params(), inputs(7)
+    ntk_fn = wl.empirical_ntk_fn(mlp, vmap_axes=0, memory=7 * KB)
+    found = jax.vmap(ntk_fn, (None, None, 0))(x, None, jax.tree.map(lambda v: v[None], params))
+    assert_close(found[0], reduced(full_kernel(mlp, params, x), (2,)))

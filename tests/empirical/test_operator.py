@@ -110,3 +110,34 @@ def test_wrong_operators_and_vectors():
         wl.NTKOperator(lambda p, x: (mlp(p, x),) * 2, params, x)
     with pytest.raises(ValueError, match="depends on the chosen parameters"):
         wl.NTKOperator(lambda p, x: x, params, x)
+
+
+def test_diagonals_are_added_up_in_float32():
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp_params())
+    found = wl.NTKOperator(mlp, params, inputs(2).astype(jnp.bfloat16)).diagonal()
+    assert found.dtype == jnp.float32
+    x = 51 * jnp.ones((1, 1), jnp.bfloat16)
+    (entry,) = wl.NTKOperator(lambda p, x: x @ p, x, x).diagonal().ravel()
+    assert entry == 51**2  # which bfloat16 does not have
+
+
+@x64
+def test_the_dtype_of_diagonals_is_that_of_the_network():
+    params, x = jnp.ones((3, 1), jnp.float32), jnp.ones((2, 3), jnp.float32)
+    assert wl.NTKOperator(lambda p, x: x @ p, params, x).diagonal().dtype == jnp.float32
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_no_samples(batch_size):
+    operator = wl.NTKOperator(mlp, mlp_params(), jnp.zeros((0, 4)), batch_size=batch_size)
+    empty = jnp.zeros((0, 2, 3))
+    assert operator.matvec(empty).shape == operator.diagonal().shape == (0, 2, 3)
+    assert operator.matmat(jnp.zeros((0, 5))).shape == (0, 5)
+    assert operator.solve(empty, 1.0).shape == (0, 2, 3)
+
+
+def test_arrays_of_numpy_are_copied():
+    params, x = np.ones((3, 2), np.float32), np.ones((4, 3), np.float32)
+    operator = wl.NTKOperator(lambda p, x: x @ p, params, x)
+    x[:] = params[:] = 5
+    assert_close(operator.diagonal(), 3 * jnp.ones((4, 2)))

@@ -47,3 +47,11 @@ def test_wrong_numbers_of_directions():
     two, three = (wl.projected_gradients(mlp, params, x, key, k) for k in (2, 3))
     with pytest.raises(ValueError, match="same number of directions"):
         two.estimate(three)
+
+
+def test_no_samples():
+    gradients = wl.projected_gradients(
+        lambda p, x: x @ p, jnp.ones((3, 2)), jnp.ones((0, 3)), jax.random.key(0), 4
+    )
+    assert gradients.features.shape == (0, 2, 4)
+    assert gradients.estimate().kernel.shape == (0, 0)

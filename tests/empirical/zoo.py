@@ -535,6 +535,19 @@ def custom_forward_rule(p, x):
     return _straight_through(x @ p["w"]) @ _straight_through(p["v"])
 
 
+@jax.custom_vjp
+def _square(x):
+    return x**2
+
+
+_square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+
+
+@case({"w": (3, 4), "v": (4, 2)})
+def custom_reverse_rule(p, x):
+    return _square(x @ p["w"]) @ p["v"]
+
+
 @case({"w": (3, 4), "v": (4, 2)})
 def stopped_gradient(p, x):
     return jnp.tanh(x @ p["w"]) @ lax.stop_gradient(p["v"]) + x @ lax.stop_gradient(p["w"])[:, :2]

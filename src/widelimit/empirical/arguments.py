@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
+from widelimit.predict.checks import own
 
 
 class Side(NamedTuple):
@@ -159,9 +160,12 @@ _HOLE = _Hole()
 
 
 def split_arrays(tree: Any) -> tuple[list[Any], Constants]:
-    """Returns the arrays of a tree, and the rest of it: flags, text, numbers, functions."""
+    """Returns the arrays of a tree, and the rest of it: flags, text, numbers, functions.
+
+    Arrays of NumPy are copied.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if _is_traceable(leaf)]
+    arrays = own([leaf for leaf in leaves if _is_traceable(leaf)])
     rest = tuple(_HOLE if _is_traceable(leaf) else leaf for leaf in leaves)
     return arrays, Constants(structure, rest)
 

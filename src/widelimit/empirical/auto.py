@@ -20,11 +20,22 @@ GROUPED = 8.0
 def cheapest(ways: Mapping[_K, Callable[..., Any]], *args: Any) -> _K:
     """Returns the key of the function that takes the fewest operations, the first of equals.
 
+    Functions that cannot be traced, such as those that need a derivative that does not exist, are
+    left out. If none can be, the first says why.
+
     Args:
       ways: functions with the same result.
       args: of all of them, arrays or their shapes; only traced.
     """
-    counts = {key: operations(jax.make_jaxpr(way)(*args)) for key, way in ways.items()}
+    counts: dict[_K, float] = {}
+    failures: list[Exception] = []
+    for key, way in ways.items():
+        try:
+            counts[key] = operations(jax.make_jaxpr(way)(*args))
+        except (TypeError, ValueError) as error:
+            failures.append(error)
+    if not counts:
+        raise failures[0]
     return min(counts, key=lambda key: counts[key])
 
 

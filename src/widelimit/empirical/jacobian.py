@@ -48,7 +48,8 @@ def jacobian(f: Function, params: Any, forward: bool | None = None) -> Any:
     Args:
       f: a function of the parameters with one real array as its output.
       params: tree of real arrays.
-      forward: whether by forward mode; None for where that takes fewer passes.
+      forward: whether by forward mode; None for what takes fewer passes, or the other mode for
+        functions that have one alone: those with a rule for reverse mode, loops of unknown length.
     """
     out = jax.eval_shape(f, params)
     leaves = jax.tree.leaves(params)
@@ -56,8 +57,34 @@ def jacobian(f: Function, params: Any, forward: bool | None = None) -> Any:
     count = sum(leaf.size for leaf in leaves)
     if size == 0 or count == 0:
         return jax.tree.map(lambda leaf: jnp.zeros(out.shape + leaf.shape, leaf.dtype), params)
-    if count < size if forward is None else forward:
-        return _forward_jacobian(f, params)
+    if forward is not None:
+        return _forward_jacobian(f, params) if forward else _reverse_jacobian(f, params)
+    first, second = _reverse_jacobian, _forward_jacobian
+    return either(*((second, first) if count < size else (first, second)))(f, params)
+
+
+def either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that does the first, and where that has no derivative the second.
+
+    It raises what the first does if neither has one.
+    """
+
+    def do(*args: Any) -> Any:
+        try:
+            return first(*args)
+        except (TypeError, ValueError) as error:
+            try:
+                return second(*args)
+            except (TypeError, ValueError):
+                raise error from None
+
+    return do
+
+
+def _reverse_jacobian(f: Function, params: Any) -> Any:
+    """Returns the Jacobian by one pass per output."""
+    out = jax.eval_shape(f, params)
+    size = math.prod(out.shape)
     _, pull = jax.vjp(f, params)
     basis = jnp.eye(size, dtype=out.dtype).reshape(size, *out.shape)
     (rows,) = jax.vmap(pull)(basis)

@@ -14,11 +14,13 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.empirical.arguments import Side
+from widelimit.empirical.axes import kernel_dtype
 from widelimit.empirical.jacobian import unit_row
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters, real_output
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.products import complex_product
-from widelimit.empirical.vector_products import ntk_vector_product
+from widelimit.empirical.vector_products import ntk_vector_product, pushed
+from widelimit.predict.checks import own
 
 
 @pytree
@@ -131,7 +133,7 @@ class NTKOperator:
           ValueError: another shape.
         """
         vectors = self._checked(vectors, (jnp.shape(vectors)[-1:]))
-        columns = jnp.moveaxis(vectors, -1, 0).reshape(-1, *self.vector_shape)
+        columns = jnp.moveaxis(vectors, -1, 0).reshape(vectors.shape[-1], *self.vector_shape)
         return jnp.moveaxis(_matmat(self, columns), 0, -1).reshape(vectors.shape)
 
     def __matmul__(self, v: Any) -> Array:
@@ -165,7 +167,7 @@ class NTKOperator:
         b = self._checked(b, ())
         if is_concrete(ridge) and not float(ridge) >= 0:
             raise ValueError(f"expected a ridge of at least 0, got {ridge}")
-        tol = (1e-8 if np.finfo(self.dtype).eps < 1e-10 else 1e-4) if tol is None else tol
+        tol = float((1e-8 if jnp.finfo(self.dtype).eps < 1e-10 else 1e-4) if tol is None else tol)
         u, residual = _solve(self, b.reshape(self.vector_shape), jnp.asarray(ridge), tol, maxiter)
         if is_concrete(residual):
             if not float(residual) <= tol:
@@ -205,10 +207,12 @@ class NTKOperator:
         shapes = (*self.vector_shape, *more), (self.shape[0], *more)
         if jnp.shape(v) not in shapes:
             raise ValueError(f"expected shape {shapes[0]} or {shapes[1]}, got {jnp.shape(v)}")
-        return jnp.asarray(v)
+        return jnp.asarray(own(v))
 
     def _real_product(self, v: Array) -> Array:
         """Returns the product of the whole kernel, in real numbers, with a vector."""
+        if not v.size:
+            return v
         call = Call(self.network, self.params, self.arrays)
         real = self.network.parameters.real(self.params)
         if self.batch_size is None:
@@ -245,7 +249,7 @@ class NTKOperator:
             return jax.tree.map(jnp.add, total, found), None
 
         weights, _ = lax.scan(pull, jax.tree.map(jnp.zeros_like, real), (where, rows))
-        out = lax.map(lambda places: jax.jvp(function(places), (real,), (weights,))[1], where)
+        out = lax.map(lambda places: pushed(function(places), real)(weights), where)
         out = out.reshape(chunks * size, *out.shape[2:])[: v.shape[axis]]
         return jnp.moveaxis(out, 0, axis)
 
@@ -291,6 +295,9 @@ def _diagonal(operator: NTKOperator) -> Array:
     parts = (2,) if jnp.issubdtype(operator.dtype, jnp.complexfloating) else ()
     shape = (*output.shapes[0], *parts)
     real = network.parameters.real(operator.params)
+    dtype = kernel_dtype(jnp.finfo(operator.dtype).dtype, *(leaf.dtype for leaf in real))
+    if not math.prod(shape):
+        return jnp.zeros(operator.vector_shape, dtype)
     places = np.indices(shape, np.int32).reshape(len(shape), -1)
     single = list(shape)
     mapped: list[Array] = []
@@ -311,7 +318,8 @@ def _diagonal(operator: NTKOperator) -> Array:
             one = [a[where[0]] for a in mapped]
             return real_output(network.one(operator.params, one, shared, p)[output.index])
 
-        return sum(((row * row).sum() for row in unit_row(f, real, where[1])), start=jnp.zeros(()))
+        rows = [row.astype(dtype) for row in unit_row(f, real, where[1])]
+        return sum(((row * row).sum() for row in rows), start=jnp.zeros((), dtype))
 
     ids = jnp.asarray(samples), jnp.asarray(entries)
     norms = lax.map(squared_norm, ids, batch_size=operator.batch_size).reshape(shape)

@@ -19,6 +19,7 @@ from widelimit.empirical.network import (
 )
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
+from widelimit.predict.checks import own
 
 
 def empirical_ntk_vp_fn(
@@ -78,7 +79,7 @@ def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
     """
     if jax.tree.structure(v) != structure:
         raise ValueError(f"expected a vector like {structure}, got {jax.tree.structure(v)}")
-    leaves = output_leaves(v)
+    leaves = output_leaves(own(v))
     for leaf, want in zip(leaves, expected, strict=True):
         if leaf.shape != want.shape:
             raise ValueError(f"expected a vector of shape {want.shape}, got shape {leaf.shape}")

@@ -15,6 +15,7 @@ from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters
 from widelimit.empirical.outputs import Call, outputs_of
+from widelimit.empirical.vector_products import pushed
 
 
 class Estimate(NamedTuple):
@@ -159,7 +160,7 @@ def _features(
 ) -> Array:
     """Returns derivatives [*shape of the output, k]."""
     real = network.parameters.real(params)
-    _, push = jax.linearize(lambda p: network.whole(params, arrays, p)[0], real)
+    push = pushed(lambda p: network.whole(params, arrays, p)[0], real, keep=True)
 
     def along(key: Array) -> Array:
         each = jax.random.split(key, len(real))
@@ -167,4 +168,7 @@ def _features(
             [jax.random.normal(k, p.shape, p.dtype) for k, p in zip(each, real, strict=True)]
         )
 
+    like = jax.eval_shape(along, keys[0])
+    if not like.size:
+        return jnp.zeros((*like.shape, len(keys)), like.dtype)
     return jnp.moveaxis(lax.map(along, keys, batch_size=batch_size), 0, -1)

@@ -24,11 +24,35 @@ def ntk_vector_product(f1: Function, f2: Function | None, params: Any) -> Functi
       params: tree of real arrays.
     """
     _, pull = jax.vjp(f2 or f1, params)
+    push = pushed(f1, params)
+    return lambda v: push(pull(v)[0])
 
-    def product(v: Any) -> Any:
-        return jax.jvp(f1, (params,), pull(v))[1]
 
-    return product
+def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
+    """Returns the linear map u -> J u from directions of the parameters.
+
+    By forward mode; for a function that has a rule of its own for reverse mode alone, by the
+    transpose of that.
+
+    Args:
+      f: a function of the parameters.
+      params: tree of real arrays.
+      keep: whether to evaluate f once and keep what its derivative takes, for many directions.
+    """
+
+    def forward(u: Any) -> Any:
+        return jax.jvp(f, (params,), (u,))[1]
+
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), params)
+    try:
+        jax.eval_shape(jax.vmap(forward), one)  # forward mode that is missing shows under `vmap`
+    except TypeError:
+        out, (_, pull) = jax.eval_shape(f, params), jax.vjp(f, params)
+        transposed = jax.linear_transpose(pull, out)
+        return lambda u: transposed((u,))[0]
+    except (NotImplementedError, ValueError):
+        pass  # no `vmap`, which says nothing of forward mode
+    return jax.linearize(f, params)[1] if keep else forward
 
 
 def ntk_vector_products(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from widelimit.empirical.structured.links import Link, Scope, Use
+from widelimit.empirical.structured.links import Link, Scope, Use, disjoint
 from widelimit.empirical.structured.program import Path, Program, Step, split_scan
-from widelimit.empirical.structured.rules import RULES, disjoint
+from widelimit.empirical.structured.rules import RULES
 
 # Without derivative, whatever the type of the result.
 CONSTANT = {"stop_gradient"}
+# Ways in which one value may depend on a parameter: powers of a matrix have any number of them.
+MOST_LINKS = 16
 
 Links = dict[int, tuple[Link, ...]]
 
@@ -116,6 +119,10 @@ class _Walk:
                 else:
                     for each, one in zip(found, outcome, strict=True):
                         each.append(one)
+        for each in found:
+            for leaf, count in collections.Counter(link.leaf for link in each).items():
+                if count > MOST_LINKS:
+                    self.refuse(leaf, "one value depends on it in too many ways")
         links.update({n: tuple(each) for n, each in zip(step.outputs, found, strict=True) if each})
 
     def scan(self, step: Step, links: Links, scope: Scope, path: Path) -> None:

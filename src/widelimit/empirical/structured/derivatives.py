@@ -172,6 +172,8 @@ def _part(
 
 def _cut(part: Factor | OneHot, window: Window) -> Factor | OneHot:
     """Returns a factor along a window of one of its labels."""
+    if isinstance(part, OneHot) and part.picked == window.outer:
+        part = part._replace(where=part.where - window.start, picked=window.inner, size=window.size)
     if window.outer not in part.labels:
         return part
     axis = part.labels.index(window.outer)

@@ -194,8 +194,8 @@ def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
     return factor._replace(array=factor.array.sum(gone, dtype=dtype), labels=labels)
 
 
-def without_one_hots(parts: Sequence[Factor | OneHot]) -> list[Factor]:
-    """Returns factors with the same sum of products, for labels that `picked` are summed over."""
+def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> list[Factor]:
+    """Returns factors with the same sum of products over all labels but those that are kept."""
     left = list(parts)
     dtype = kernel_dtype(*(part.array.dtype for part in parts if isinstance(part, Factor)))
     while True:
@@ -204,7 +204,11 @@ def without_one_hots(parts: Sequence[Factor | OneHot]) -> list[Factor]:
             return [part for part in left if isinstance(part, Factor)]
         left = [part for part in left if part is not hot]
         touched = [i for i, part in enumerate(left) if _has(part, hot.picked)]
-        if len(touched) != 1 or set(_labels(left[touched[0]])) & set(hot.labels):
+        if (
+            hot.picked in kept
+            or len(touched) != 1
+            or set(_labels(left[touched[0]])) & set(hot.labels)
+        ):
             left.append(hot.dense(dtype))
             continue
         left[touched[0]] = _picked(left[touched[0]], hot, dtype)

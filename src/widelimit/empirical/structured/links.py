@@ -177,3 +177,15 @@ class Scope:
             step.name,
             change,
         )
+
+
+def disjoint(frame1: tuple[Any, ...], frame2: tuple[Any, ...]) -> bool:
+    """Returns whether two frames surely share no entry of the parameter."""
+    for change1, change2 in zip(frame1, frame2, strict=False):
+        if change1 == change2:
+            continue
+        if change1[2] != "slice" or change2[2] != "slice" or change1[:2] != change2[:2]:
+            return False
+        spans = zip(*change1[3:5], *change2[3:5], strict=True)
+        return any(stop1 <= start2 or stop2 <= start1 for start1, stop1, start2, stop2 in spans)
+    return False

@@ -57,6 +57,7 @@ def merged(derivatives: Sequence[Derivative]) -> list[Derivative]:
         key = (
             named.frame,
             tuple((type(part), _array(part).shape, _array(part).dtype) for part in named.parts),
+            tuple(part.size for part in named.parts if isinstance(part, OneHot)),
             tuple(_labels(part) for part in named.parts),
         )
         groups.setdefault(key, []).append(named)
@@ -184,7 +185,7 @@ class _Whole(NamedTuple):
         labels = (*out, *range(len(shape)))
         cost = 0.0
         for derivative in derivatives:
-            factors = without_one_hots(derivative.parts)
+            factors = without_one_hots(derivative.parts, labels)
             held = {x for factor in factors for x in factor.labels}
             cost += plan_factors(factors, tuple(x for x in labels if x in held)).cost
         return cls(derivatives, labels, (*(sizes[x] for x in out), *shape), cost)
@@ -193,7 +194,7 @@ class _Whole(NamedTuple):
         """Returns the sum of the derivatives; its axes in any order."""
         total: Factor | None = None
         for derivative in self.derivatives:
-            factors = without_one_hots(derivative.parts)
+            factors = without_one_hots(derivative.parts, self.labels)
             held = {x for factor in factors for x in factor.labels}
             found = unordered_product(factors, tuple(x for x in self.labels if x in held))
             order = (*found.labels, *(x for x in self.labels if x not in held))

@@ -9,6 +9,7 @@ A rule takes the scope, the step, the position of the operand and its link, and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from widelimit.empirical.structured.links import Labels, Link, Pick, Read, Scope, Use, Window
+from widelimit.empirical.structured.patches import image_patches
 from widelimit.empirical.structured.program import Step
 
 Outcome = list[Link] | Use | None
@@ -108,7 +110,13 @@ def _new_frame(
     labels = tuple(range(len(over), len(over) + len(after)))
     shape = (*(link.shape[x] for x in over), *after)
     frame = (*link.frame, ((*over, *link.labels), before, *change))
-    return [Link(link.leaf, frame, shape, labels, loops, link.parts)]
+    # Those are scalars, one for each round of the first of these scans.
+    parts = tuple(
+        dataclasses.replace(part, loops=loops[: len(part.loops)])
+        for part in link.parts
+        if isinstance(part, Read)
+    )
+    return [Link(link.leaf, frame, shape, labels, loops, parts)]
 
 
 @rule("rev")
@@ -140,18 +148,6 @@ def _split(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
         links += found
         start += size
     return links
-
-
-def disjoint(frame1: tuple[Any, ...], frame2: tuple[Any, ...]) -> bool:
-    """Returns whether two frames surely share no entry of the parameter."""
-    for change1, change2 in zip(frame1, frame2, strict=False):
-        if change1 == change2:
-            continue
-        if change1[2] != "slice" or change2[2] != "slice" or change1[:2] != change2[:2]:
-            return False
-        spans = zip(*change1[3:5], *change2[3:5], strict=True)
-        return any(stop1 <= start2 or stop2 <= start1 for start1, stop1, start2, stop2 in spans)
-    return False
 
 
 @rule("broadcast_in_dim")
@@ -332,34 +328,6 @@ def _convolution(scope: Scope, step: Step, position: int, link: Link) -> Outcome
     return scope.use(step, link, sum(places, ()), factor, change=change)
 
 
-def image_patches(x: Any, params: Any, window: tuple[int, ...], spatial: tuple[int, ...]) -> Any:
-    """Returns what each output position of a convolution reads.
-
-    Args:
-      x: images, as the convolution takes them.
-      params: of the primitive.
-      window: size of the kernel along each spatial axis.
-      spatial: size of the output along each.
-
-    The result is [sample, *positions, *taps, (group,) channel].
-    """
-    batch, channel, *space = params["dimension_numbers"].lhs_spec
-    x = x.transpose((batch, *space, channel))
-    dilation, strides = params["rhs_dilation"], params["window_strides"]
-    low_high = zip(params["padding"], params["lhs_dilation"], strict=True)
-    padding = [(0, 0, 0), *((lo, hi, inner - 1) for (lo, hi), inner in low_high), (0, 0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), padding)
-    for i, (taps, size) in enumerate(zip(window, spatial, strict=True)):
-        reach = (size - 1) * strides[i] + 1
-        starts = [tap * dilation[i] for tap in range(taps)]
-        cuts = [lax.slice_in_dim(x, s, s + reach, strides[i], axis=1 + i) for s in starts]
-        x = jnp.stack(cuts, axis=-2)
-    groups = params["feature_group_count"]
-    if groups > 1:
-        x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-    return x
-
-
 # Rows of a table.
 
 
@@ -382,7 +350,7 @@ def _gather(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
     clip = step.params["mode"] == lax.GatherScatterMode.CLIP
 
     def index(values: Any) -> Any:
-        values = values[..., 0]
+        values = _signed(values[..., 0])
         return jnp.clip(values, 0, table[axis] - 1) if clip else values
 
     pick = Pick(scope.read(step.inputs[1], chosen, link, index), link.labels[axis], table[axis])
@@ -403,11 +371,16 @@ def _dynamic_slice(scope: Scope, step: Step, position: int, link: Link) -> Outco
     (chosen,) = scope.fresh()
 
     def index(value: Any) -> Any:
-        return jnp.clip(value, 0, table[axis] - 1)[None]
+        return jnp.clip(_signed(value), 0, table[axis] - 1)[None]
 
     number = step.inputs[1 + axis]
     pick = Pick(scope.read(number, (chosen,), link, index), link.labels[axis], table[axis])
     return scope.use(step, link, (*link.labels[:axis], chosen, *link.labels[axis + 1 :]), pick)
+
+
+def _signed(index: Any) -> Any:
+    """Returns integers in a type that holds the size of a table, and negative ones."""
+    return index.astype(jnp.promote_types(index.dtype, jnp.int32))
 
 
 def _all_fixed(scope: Scope, step: Step) -> bool:

@@ -1,0 +1,36 @@
+"""What convolutions read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+
+def image_patches(x: Any, params: Any, window: tuple[int, ...], spatial: tuple[int, ...]) -> Any:
+    """Returns what each output position of a convolution reads.
+
+    Args:
+      x: images, as the convolution takes them.
+      params: of the primitive.
+      window: size of the kernel along each spatial axis.
+      spatial: size of the output along each.
+
+    The result is [sample, *positions, *taps, (group,) channel].
+    """
+    batch, channel, *space = params["dimension_numbers"].lhs_spec
+    x = x.transpose((batch, *space, channel))
+    dilation, strides = params["rhs_dilation"], params["window_strides"]
+    low_high = zip(params["padding"], params["lhs_dilation"], strict=True)
+    padding = [(0, 0, 0), *((lo, hi, inner - 1) for (lo, hi), inner in low_high), (0, 0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), padding)
+    for i, (taps, size) in enumerate(zip(window, spatial, strict=True)):
+        reach = (size - 1) * strides[i] + 1
+        starts = [tap * dilation[i] for tap in range(taps)]
+        cuts = [lax.slice_in_dim(x, s, s + reach, strides[i], axis=1 + i) for s in starts]
+        x = jnp.stack(cuts, axis=-2)
+    groups = params["feature_group_count"]
+    if groups > 1:
+        x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return x
