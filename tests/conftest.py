@@ -26,11 +26,11 @@ if TYPECHECK:
 # run. XLA reads its flags anew at every compilation; one that it does not know would end the
 # process.
 QUICK = os.environ.get("WIDELIMIT_QUICK_COMPILE", "0") != "0"
-OPTIMISED_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_flags_reset=true".strip()
-QUICK_FLAGS = OPTIMISED_FLAGS
+FLAGS: dict[bool, str] = {}  # by whether a test is `optimised`
 if QUICK:
-    os.environ["XLA_FLAGS"] = OPTIMISED_FLAGS
-    QUICK_FLAGS += f" {quick.flags()}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_flags_reset=true".strip()
+    FLAGS = {way: f"{os.environ['XLA_FLAGS']} {quick.flags(way)}" for way in (False, True)}
+    os.environ["XLA_FLAGS"] = FLAGS[False]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """How XLA compiles is settled before any fixture compiles."""
     if QUICK:
-        wanted = OPTIMISED_FLAGS if item.get_closest_marker("optimised") else QUICK_FLAGS
+        wanted = FLAGS[item.get_closest_marker("optimised") is not None]
         if os.environ["XLA_FLAGS"] != wanted:
             os.environ["XLA_FLAGS"] = wanted
             jax.clear_caches()

@@ -13,11 +13,12 @@ _QUICK: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-# Whatever the flags: for what runs longer than it compiles. LLVM vectorises the random draws.
+# The values that XLA has by itself: flags once read stay until others are read.
 _OPTIMISED: dict[str, Any] = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
     "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
 }
 
 
@@ -41,13 +42,16 @@ def jit(function: Any) -> Any:
 
 
 def optimised_jit(function: Any) -> Any:
-    """Returns a function that is compiled as users compile."""
+    """Returns a function that is compiled as users compile, whatever the flags.
+
+    For what runs longer than it compiles: LLVM vectorises random draws.
+    """
     return jax.jit(function, compiler_options=_of_this_version(_OPTIMISED))
 
 
-def flags() -> str:
+def flags(optimised: bool) -> str:
     """The options as flags of XLA, for everything that a process compiles."""
-    options = _of_this_version(_QUICK)
+    options = _of_this_version(_OPTIMISED if optimised else _QUICK)
     return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
 
 
