@@ -103,13 +103,13 @@ class MonteCarloKernelFn:
 
     def _averages(self, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
         init = self._initialiser(x1)
-        running = None
+        running, wanted = None, set(self._counts)
         for i in range(self._counts[-1]):
             init_key, rng = jax.random.split(jax.random.fold_in(self._key, i))
             extra = {"rng": rng} if self._takes_rng else {}
             kernels = self._draw(init(init_key), x1, x2, get, {**kwargs, **extra})
             running = _Running.start(kernels) if running is None else running.add(kernels)
-            if running.n in self._counts:
+            if running.n in wanted:
                 yield self._result(running)
 
     def _initialiser(self, x1: Any) -> Callable[[Any], Any]:
