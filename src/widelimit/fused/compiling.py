@@ -18,9 +18,12 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _
 
 
 def loop(function: Callable[..., Any]) -> Any:
-    """Returns a function compiled for use inside of entries."""
+    """Returns a function compiled into the entries that use it.
+
+    A call would copy every field of every array to the stack, which takes as long as a short loop.
+    """
     # Type checkers of tests wrap every function; numba compiles the function inside.
-    return njit(**_OPTIONS)(inspect.unwrap(function))
+    return njit(forceinline=True, **_OPTIONS)(inspect.unwrap(function))
 
 
 def entry(function: Callable[..., Any]) -> Any:

@@ -87,7 +87,7 @@ def _pack_plane(
 
 
 @loop
-def _stretch(geometry: Any, b: Any, r: Any, level: Any, place: Any, ends: Any) -> Any:
+def stretch(geometry: Any, b: Any, r: Any, level: Any, place: Any, ends: Any) -> Any:
     """Returns where a rectangle begins in a slot, its numbers at both ends, a plane, the size."""
     levels, _, block_levels, rect_levels = geometry
     row, y, copies = block_levels[b, level, ROW], rect_levels[r, level, P_Y], ends[4]
@@ -112,7 +112,7 @@ def combine_ends(
     blocks = geometry[1]
     end = 0
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        start, one, two, plane, n = _stretch(geometry, b, r, level, place, ends)
+        start, one, two, plane, n = stretch(geometry, b, r, level, place, ends)
         clear(buf, u(to + end), u(start - end))
         if paired:
             clear(buf, u(second + end), u(start - end))
@@ -144,7 +144,7 @@ def correlate_ends(geometry: Any, sizes: Any, b: Any, at: Any, ends: Any, buf: A
     blocks = geometry[1]
     end = 0
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        start, one, two, plane, n = _stretch(geometry, b, r, 0, 0, ends)
+        start, one, two, plane, n = stretch(geometry, b, r, 0, 0, ends)
         clear(buf, u(at + end), u(start - end))
         correlate(
             buf, u(at + start), ends[0], one, ends[2], two, plane, u(sizes[CHANNELS]), whole(n)

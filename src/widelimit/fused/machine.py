@@ -44,6 +44,7 @@ from widelimit.fused.instructions import (
     POOL,
     RECTS_FROM,
     RECTS_TO,
+    RELU,
     ROW,
     ROW_K,
     ROW_T,
@@ -66,6 +67,7 @@ from widelimit.fused.instructions import (
 )
 from widelimit.fused.places import region, slot, u, whole
 from widelimit.fused.pools import pool_columns, pool_rows
+from widelimit.fused.relu import relu_ends
 from widelimit.fused.stencils import (
     add,
     affine,
@@ -218,11 +220,14 @@ def _nonlinear(
     ends: Any,
     buf: Any,
 ) -> None:
-    level = code[i, LEVEL]
+    level, place = code[i, LEVEL], code[i, PLACE]
     k, t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
+    if code[i, KIND] == RELU:
+        relu_ends(geometry, sizes, b, level, k, t, place, ends, buf, values(numbers, i), cst)
+        return
     U, S = region(sizes, U_REGION), region(sizes, S_REGION)
     sums, paired = nonlinear.adds(code[i, KIND]), code[i, PLANES] == 2
-    combine_ends(geometry, b, level, U, S, code[i, PLACE], sums, paired, ends, buf)
+    combine_ends(geometry, b, level, U, S, place, sums, paired, ends, buf)
     n, mask = whole(geometry[2][b, level, COUNT]), u(region(sizes, MASKS + level))
     nonlinear.apply(code[i, KIND], buf, u(k), u(t), u(U), u(S), mask, n, values(numbers, i), cst)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.fused.compiling import loop
-from widelimit.fused.constants import HALF, INV_2PI, NEARLY_ONE, ONE, PI, ZERO
+from widelimit.fused.constants import HALF, INV_2PI, NEARLY_ONE, ONE, ZERO
 from widelimit.fused.formulas import angle_ratio, exponential
 from widelimit.fused.instructions import (
     ERF,
@@ -89,10 +89,8 @@ def record_row(
 def apply(
     kind: Any, buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, p: Any, cst: Any
 ) -> None:
-    """Writes K' and T' over K and T."""
-    if kind == RELU:
-        _relu(buf, k, t, U, S, n, p, cst)
-    elif kind == ERF:
+    """Writes K' and T' over K and T; of ReLU see `relu.py`."""
+    if kind == ERF:
         _erf(buf, k, t, U, mask, n, p, cst)
     elif kind == SIN:
         _sin(buf, k, t, U, mask, n, p, cst)
@@ -131,29 +129,6 @@ def apply_exact(kind: Any, buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, 
         _gaussian_exact(buf, k, t, mask, n, p, cst)
     elif kind == GELU:
         _gelu_exact(buf, k, t, n, cst)
-
-
-@loop
-def _relu(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) -> None:
-    """Dual of a min(x, 0) + b max(x, 0): p = (a^2 + b^2) / 2, (a - b)^2 / (2 pi).
-
-    No mask: K and S are zero outside, and T is zero there already. Two zero inputs have the angle
-    0, and so have correlations of one up to rounding: where K is q to the bit, K' is q' to the bit.
-    """
-    one, zero, pi, near = cst[ONE], cst[ZERO], cst[PI], cst[NEARLY_ONE]
-    slope, kink = p[0], p[1]
-    for i in range(n):
-        c, u, s = buf[k + i], buf[U + i], buf[S + i]
-        r = c * u
-        r = one if (u > zero) & (s <= zero) else r
-        a = abs(r)
-        a = a if a < near else one
-        sine = np.sqrt((one - a) * (one + a))
-        theta = sine * angle_ratio(a, cst)
-        theta = pi - theta if r < zero else theta
-        kdot = slope - kink * theta
-        buf[t + i] *= kdot
-        buf[k + i] = kink * (s * sine) + kdot * c
 
 
 @loop
@@ -291,7 +266,7 @@ def _gelu_exact(buf: Any, k: Any, t: Any, n: Any, cst: Any) -> None:
 def _exp_normalized(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cst: Any) -> None:
     """Dual sqrt(q1 q2) exp(gamma (rho + shift)): p = gamma, shift, bound of |rho|.
 
-    No mask: as ReLU.
+    No mask: K and S are zero outside, and T is zero there already. Two zero inputs correlate.
     """
     rate, shift, bound = p[0], p[1], p[2]
     one, zero = cst[ONE], cst[ZERO]
