@@ -140,8 +140,14 @@ class FlatEngine:
         """Returns inputs [n, features] with their variances at every layer."""
         from widelimit.fused.flat_machine import run_own
 
-        wide = np.ascontiguousarray(x, np.float64)
-        squares = np.einsum("nc,nc->n", wide, wide) / wide.shape[1]
+        wide, squares = np.empty(x.shape), np.empty(len(x))
+
+        def widen(rows: np.ndarray) -> None:
+            part = wide[slice(*rows)]
+            part[:] = x[slice(*rows)]
+            squares[slice(*rows)] = np.einsum("nc,nc->n", part, part) / x.shape[1]
+
+        parallel(widen, _parts(*x.shape))
         own = squares.astype(self.dtype)
         numbers = np.zeros((self.program.places, len(x)), self.dtype)
         variances = own.copy()
@@ -207,7 +213,7 @@ class FlatEngine:
 def _parts(rows: int, columns: int) -> list[np.ndarray]:
     """Returns ranges of rows: a few for every thread, and none with too many products."""
     entries = rows * columns
-    threads = min(4 * count_threads(), entries // _LEAST + 1)  # to start one takes time too
+    threads = min(8 * count_threads(), entries // _LEAST + 1)  # to start one takes time too
     count = min(rows, max(threads, 8 * entries // _TILE))
     bounds = np.linspace(0, rows, count + 1).astype(np.int64)
     return [np.array(pair) for pair in itertools.pairwise(bounds)]
