@@ -1,4 +1,4 @@
-"""Convolutions with strides, and the same without."""
+"""Convolutions, and the same in other forms."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from tests.tolerance import assert_close
+from widelimit.empirical.structured.convolutions import fast_to_derive
 from widelimit.empirical.structured.program import evaluate, trace
-from widelimit.empirical.structured.strides import without_strides
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -27,7 +27,10 @@ CASES = {
     "negative padding": ((1, 8, 9, 1), (2, 3, 1, 1), (2, 2), [(-1, 2), (1, -3)], NHWC, 1),
     "nothing fits": ((1, 2, 6, 1), (3, 3, 1, 1), (2, 2), "VALID", NHWC, 1),
     "groups": ((1, 5, 6, 6), (3, 3, 2, 9), (2, 2), "SAME", NHWC, 3),
-    "depthwise": ((1, 5, 6, 2), (3, 2, 1, 4), (2, 2), "SAME", NHWC, 2),
+    "some per channel": ((1, 5, 6, 2), (3, 2, 1, 4), (2, 2), "SAME", NHWC, 2),
+    "depthwise": ((2, 5, 6, 3), (3, 2, 1, 3), (2, 1), [(-1, 2), (1, 0)], NHWC, 3),
+    "depthwise in sequences": ((2, 3, 7), (1, 2, 3), (1,), "SAME", ("NCW", "IWO", "WNC"), 3),
+    "depthwise, nothing fits": ((1, 2, 2, 2), (3, 3, 1, 2), (1, 2), "VALID", NHWC, 2),
     "sequences": ((3, 2, 7), (3, 2, 4), (2,), "SAME", ("NCW", "WIO", "WNC"), 1),
     "volumes": (
         (2, 3, 5, 4, 1),
@@ -52,17 +55,10 @@ def strides_in(f, *args):
     return [s.params["window_strides"] for s in steps if s.name == "conv_general_dilated"]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_values_and_derivatives_are_the_same(name):
-    *shapes, strides, padding, numbers, groups = CASES[name]
+def assert_same(f, shapes):
+    """Value and derivatives are the same; returns the strides that are left."""
     args = draw(*shapes)
-
-    def f(x, w):
-        return lax.conv_general_dilated(
-            x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups
-        )
-
-    program = without_strides(trace(f, *args))
+    program = fast_to_derive(trace(f, *args))
 
     def g(x, w):
         return evaluate(program, [x, w], {}, ())[0][0]
@@ -77,7 +73,30 @@ def test_values_and_derivatives_are_the_same(name):
 
     expected, found = jax.tree.map(np.asarray, both.lower(*args).compile(QUICK)(*args))
     jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-10), found, expected)
-    assert set(strides_in(g, *args)) == {(1,) * len(strides)}
+    return strides_in(g, *args)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_derivatives_are_the_same(name):
+    *shapes, strides, padding, numbers, groups = CASES[name]
+
+    def f(x, w):
+        return lax.conv_general_dilated(
+            x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups
+        )
+
+    left = assert_same(f, shapes)
+    plain = name in ("depthwise", "depthwise in sequences")
+    assert left == ([] if plain else [(1,) * len(strides)])
+
+
+def test_depthwise_with_dilations():
+    def f(x, w):
+        dilations = {"lhs_dilation": (1, 2), "rhs_dilation": (2, 1)}
+        options = {"dimension_numbers": NHWC, "feature_group_count": 2, **dilations}
+        return lax.conv_general_dilated(x, w, (2, 3), [(1, 2), (0, 3)], **options)
+
+    assert assert_same(f, [(1, 5, 4, 2), (3, 2, 1, 2)]) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +114,17 @@ def test_others_stay_as_they_are(options):
         return lax.conv_general_dilated(x, w, **options, **numbers)
 
     program = trace(f, *draw((2, 6, 6, 1), (3, 3, 1, 2)))
-    assert without_strides(program).steps == program.steps
+    assert fast_to_derive(program).steps == program.steps
+
+
+@pytest.mark.parametrize(("taps", "dtype"), [(65, jnp.float32), (3, jnp.bfloat16)])
+def test_depthwise_with_many_taps_or_few_digits_stays(taps, dtype):
+    def f(x, w):
+        options = {"dimension_numbers": ("NWC", "WIO", "NWC"), "feature_group_count": 2}
+        return lax.conv_general_dilated(x, w, (1,), "SAME", **options)
+
+    program = trace(f, *(array.astype(dtype) for array in draw((1, 4, 2), (taps, 1, 2))))
+    assert fast_to_derive(program).steps == program.steps
 
 
 def test_strides_in_scans_and_on_other_devices(monkeypatch):
@@ -106,8 +135,8 @@ def test_strides_in_scans_and_on_other_devices(monkeypatch):
         return lax.scan(step, x, w)[1]
 
     program = trace(f, *draw((1, 4, 4, 1), (2, 3, 3, 1, 1)))
-    (step,), (changed,) = program.steps, without_strides(program).steps
+    (step,), (changed,) = program.steps, fast_to_derive(program).steps
     assert changed.body.outputs == step.body.outputs
     assert changed.body.steps != step.body.steps
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert without_strides(program) is program
+    assert fast_to_derive(program) is program
