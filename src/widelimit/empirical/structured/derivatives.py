@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array
 
 from widelimit.empirical.structured.analysis import Analysis
+from widelimit.empirical.structured.convolutions import fast_to_derive
 from widelimit.empirical.structured.factors import Factor, OneHot
 from widelimit.empirical.structured.links import Pick, Read, Use, Window
 from widelimit.empirical.structured.pairs import Derivative, merged
@@ -87,13 +88,14 @@ class _Values:
         """Returns cotangents [*output, *value], and values."""
         chosen = [self.leaves[leaf] for leaf in self.whole]
         zeros = [jnp.zeros(*_type_of(self.program, place)) for place in self.inside]
+        program = fast_to_derive(self.program)
 
         def run(shifts: list[Array], chosen: list[Array]) -> tuple[Array, list[Array]]:
             args = [*self.leaves, *arrays]
             for leaf, value in zip(self.whole, chosen, strict=True):
                 args[leaf] = value
             shifted = dict(zip(self.inside, shifts, strict=True))
-            (output,), found = evaluate(self.program, args, shifted, self.varying)
+            (output,), found = evaluate(program, args, shifted, self.varying)
             return output, [found[place] for place in self.varying]
 
         output, pull, values = jax.vjp(run, zeros, chosen, has_aux=True)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
 
-def image_patches(x: Any, params: Any, window: tuple[int, ...], spatial: tuple[int, ...]) -> Any:
+def padded_image(x: Any, params: Mapping[str, Any]) -> Any:
+    """Returns images as the windows of a convolution meet them: [sample, *space, channel].
+
+    Args:
+      x: images, as the convolution takes them.
+      params: of the primitive.
+    """
+    batch, channel, *space = params["dimension_numbers"].lhs_spec
+    x = x.transpose((batch, *space, channel))
+    low_high = zip(params["padding"], params["lhs_dilation"], strict=True)
+    padding = [(0, 0, 0), *((lo, hi, inner - 1) for (lo, hi), inner in low_high), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), padding)
+
+
+def image_patches(
+    x: Any, params: Mapping[str, Any], window: tuple[int, ...], spatial: tuple[int, ...]
+) -> Any:
     """Returns what each output position of a convolution reads.
 
     Args:
@@ -19,12 +36,8 @@ def image_patches(x: Any, params: Any, window: tuple[int, ...], spatial: tuple[i
 
     The result is [sample, *positions, *taps, (group,) channel].
     """
-    batch, channel, *space = params["dimension_numbers"].lhs_spec
-    x = x.transpose((batch, *space, channel))
+    x = padded_image(x, params)
     dilation, strides = params["rhs_dilation"], params["window_strides"]
-    low_high = zip(params["padding"], params["lhs_dilation"], strict=True)
-    padding = [(0, 0, 0), *((lo, hi, inner - 1) for (lo, hi), inner in low_high), (0, 0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), padding)
     for i, (taps, size) in enumerate(zip(window, spatial, strict=True)):
         reach = (size - 1) * strides[i] + 1
         starts = [tap * dilation[i] for tap in range(taps)]
