@@ -263,9 +263,12 @@ class FusedKernel:
 _tail_step = jax.jit(step)
 
 
-def _shaped(values: np.ndarray) -> jax.Array:
-    """Returns values with one offset and one position, unless they have these axes already."""
-    return jnp.array(values if values.ndim == 3 else values[..., None, None])
+def _shaped(values: np.ndarray) -> Any:
+    """Returns values with one offset and one position, unless they have these axes already.
+
+    What is compiled takes them as they are, sooner than JAX makes arrays of them.
+    """
+    return values if values.ndim == 3 else values[..., None, None]
 
 
 def _with_samples(signal: Signal, n1: int, n2: int) -> Signal:
