@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import widelimit as wl
 from tests.tolerance import assert_close
 from widelimit.inputs import as_inputs, same_inputs
 from widelimit.layers.base import tree_shapes
-from widelimit.stax import Cos, Dense, Erf, Rbf, Relu, Tanh, parallel, serial
+from widelimit.stax import Conv, Cos, Dense, Erf, Flatten, Rbf, Relu, Tanh, parallel, serial
 
 X = np.random.default_rng(0).standard_normal((4, 5))
 X2 = np.random.default_rng(1).standard_normal((3, 5))
@@ -82,6 +83,24 @@ def test_bad_inputs(x1, x2, error, message):
     with pytest.raises(error, match=message) as caught:
         NET.kernel_fn(x1, x2, "ntk")
     assert "at serial" in caught.value.__notes__
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_inputs_of_another_shape(engine):
+    images, others = np.zeros((3, 4, 4, 3)), np.zeros((2, 3, 4, 4))  # channels last, channels first
+    for net, x1, x2 in [
+        (serial(Flatten(), Dense(1)), images, others),  # as many entries
+        (serial(Conv(2, (3, 3), padding="SAME"), Relu(), Flatten(), Dense(1)), images, others),
+        (NET, X, X2[:, :3]),
+        (parallel(NET, serial(Flatten(), NET)), [X, images], [X2, others[:, :1]]),
+    ]:
+        with pytest.raises(
+            ValueError, match=r"agree in all axes .*got shapes \((3|4), .*\((2|3), "
+        ):
+            net.kernel_fn(x1, x2, "ntk", engine=engine)
+        if not isinstance(x1, list):
+            with pytest.raises(ValueError, match=rf"agree in .*\({len(x2)}, "):
+                wl.gram(net, x1, x2)
 
 
 def test_bad_trees():

@@ -208,6 +208,9 @@ def test_errors():
         kernel_fn(X1, rng=KEY)
     with pytest.raises(ValueError, match="expected get to be None or some of"):
         kernel_fn(X1, None, "cov1")
+    for wrong, got in (({"params": {}}, "dict"), ((1, 2, 3), "3 values")):
+        with pytest.raises(TypeError, match=rf"to return \(output_shape, params\), got {got}"):
+            monte_carlo_kernel_fn(lambda key, shape, made=wrong: made, APPLY, KEY, 1)(X1)
     for x in (np.zeros((0, 3)), np.float32(1.0), []):
         with pytest.raises(ValueError, match="expected x1 with samples"):
             kernel_fn(x)

@@ -60,7 +60,6 @@ class InfiniteEnsemble:
         that is factorised. None takes max(1e-10, 32 sqrt(n) eps) with the rounding error eps of
         the kernel's dtype (4e-5 in float32 for n = 100): just above the errors by which rounding
         makes a kernel singular, so that repeated inputs without noise do not fail.
-
       memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
         kernels themselves: larger ones are computed in tiles (`wl.gram`). What else an ensemble
         takes says `wl.plan(net, shape).ensemble_bytes`.

@@ -24,7 +24,7 @@ from widelimit.inputs import (
 )
 from widelimit.layers.base import NetFunction, located, tree_shapes
 from widelimit.nt_kernel import Kernel, kernel_signal
-from widelimit.plan import check_unmixed, make_site, mixing_layer, output_need
+from widelimit.plan import check_alike, check_unmixed, make_site, mixing_layer, output_need
 from widelimit.reference import compute, holds_kernels, map_kernels
 from widelimit.request import ARRAYS, Options, Request
 from widelimit.selection import parse_get, select
@@ -80,6 +80,8 @@ class KernelFn(NetFunction):
         axes = _keywords(kwargs)
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
+            if x2 is not None:
+                check_alike(self.net, tree_shapes(x1), tree_shapes(x2), axes)
         patterns = as_patterns(pattern)
         # Equal inputs on two graphs are two inputs.
         symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)

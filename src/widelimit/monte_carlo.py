@@ -86,7 +86,7 @@ class MonteCarloKernelFn:
           For several numbers of draws an iterator over these.
 
         Raises:
-          TypeError: a random key among the keywords.
+          TypeError: a random key among the keywords, or an `init_fn` that returns no pair.
           ValueError: an unknown `get`, inputs without samples, or as `empirical_kernel_fn` does.
         """
         if "rng" in apply_kwargs:
@@ -118,7 +118,7 @@ class MonteCarloKernelFn:
         shapes = structure, tuple(map(jnp.shape, leaves))
         if shapes not in self._initialisers:
             shape = jax.tree.unflatten(*shapes)
-            self._initialisers[shapes] = jax.jit(lambda key: self._init_fn(key, shape)[1])
+            self._initialisers[shapes] = jax.jit(lambda key: _drawn(self._init_fn(key, shape)))
         return self._initialisers[shapes]
 
     def _draw(self, params: Any, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Any:
@@ -135,6 +135,14 @@ class MonteCarloKernelFn:
         if not self._standard_error:
             return mean
         return Estimate(mean, _named(running.standard_error()))
+
+
+def _drawn(made: Any) -> Any:
+    """The parameters in what an init_fn returns."""
+    if not isinstance(made, tuple | list) or len(made) != 2:
+        got = f"{len(made)} values" if isinstance(made, tuple | list) else type(made).__name__
+        raise TypeError(f"expected init_fn(key, shape) to return (output_shape, params), got {got}")
+    return made[1]
 
 
 class _Running(NamedTuple):

@@ -27,7 +27,8 @@ def input_axes(net: Layer, shape: Any, given: tuple[int | None, int | None]) -> 
         axes = tuple(s if g is None else g for g, s in zip(given, stated, strict=True))
         if len(shape) >= 2 and not all(-len(shape) <= a < len(shape) for a in axes):
             raise ValueError(
-                f"expected batch and channel axes of an input of shape {shape}, got {axes}"
+                f"expected an input with the batch axis {axes[0]} and the channel axis {axes[1]} "
+                f"of its network, got one with {len(shape)} axes, of shape {shape}"
             )
         return tuple(a % max(len(shape), 1) for a in axes)
     match net:
@@ -60,15 +61,44 @@ def input_signal(shape1: Any, shape2: Any, axes: Any) -> Any:
     batch, channel = axes
     if batch == channel:
         raise ValueError(f"expected different batch and channel axes, got {batch} for both")
+    _check_alike(shape1, shape2, batch)
+    if shape1[channel] == 0:
+        raise ValueError(f"expected at least one channel, got shape {shape1}")
+    return Signal(shape1, shape2, batch, channel)
+
+
+def check_alike(net: Layer, shape1: Any, shape2: Any, given: tuple[int | None, int | None]) -> None:
+    """Raises unless two inputs of a network differ in nothing but their numbers of samples.
+
+    A network that begins with Flatten would take images of any shape for each other otherwise.
+
+    Args:
+      net: the network.
+      shape1: shape of x1, or a tree of shapes.
+      shape2: likewise, a tree of the same structure.
+      given: (batch, channel) axes from elsewhere, as for `input_axes`.
+
+    Raises:
+      ValueError: they do not agree.
+    """
+
+    def check(first: Any, second: Any, axes: Any) -> None:
+        if not _is_shape_tree(first):
+            return _check_alike(first, second, axes[0])
+        for parts in zip(first, second, axes, strict=True):
+            check(*parts)
+
+    if shape1 != shape2:
+        check(shape1, shape2, input_axes(net, shape1, given))
+
+
+def _check_alike(shape1: tuple[int, ...], shape2: tuple[int, ...], batch: int) -> None:
     rest1, rest2 = ((*s[:batch], *s[batch + 1 :]) for s in (shape1, shape2))
     if len(shape1) != len(shape2) or rest1 != rest2:
         raise ValueError(
             f"expected x1 and x2 that agree in all axes but the batch axis {batch}, got shapes "
             f"{shape1} and {shape2}"
         )
-    if shape1[channel] == 0:
-        raise ValueError(f"expected at least one channel, got shape {shape1}")
-    return Signal(shape1, shape2, batch, channel)
 
 
 def _is_shape_tree(shape: Any) -> bool:

@@ -22,7 +22,7 @@ from widelimit.inputs import (
     working_dtype,
 )
 from widelimit.layers.base import Layer, Site, tree_shapes
-from widelimit.plan import bare_site, check_unmixed, input_axes, mixing_layer
+from widelimit.plan import bare_site, check_alike, check_unmixed, input_axes, mixing_layer
 from widelimit.request import ARRAYS, Request
 from widelimit.samples import Rows, Samples, place, to_host
 from widelimit.selection import parse_get, select
@@ -77,6 +77,8 @@ class NetworkTiler:
         x1, x2 = inputs
         x2 = x2 if jax.tree.leaves(x2) else None
         check_inputs(x1, x2, options.mask_constant)
+        if x2 is not None:
+            check_alike(kernel_fn.net, tree_shapes(x1), tree_shapes(x2), options.axes)
         if not is_concrete(kernel_fn.net, patterns):
             raise TypeError(
                 "expected a concrete network and concrete patterns to compute kernels in tiles, "

@@ -47,6 +47,8 @@ def test_wrong_numbers_of_directions():
     two, three = (wl.projected_gradients(mlp, params, x, key, k) for k in (2, 3))
     with pytest.raises(ValueError, match="same number of directions"):
         two.estimate(three)
+    with pytest.raises(TypeError, match="expected other to be ProjectedGradients"):
+        two.estimate(x)
 
 
 def test_no_samples():

@@ -81,6 +81,10 @@ def test_shapes_that_do_not_fit():
             targets.check_train_train("k", np.ones(shape))
     with pytest.raises(ValueError, match=r"expected k of shape \(4, 4\) for y_train of shape"):
         targets.check_train_train("k", np.ones((5, 5)))
+    with pytest.raises(ValueError, match=r"got shape \(4, 4, 2, 2\); .* needs trace_axes=\(\)"):
+        targets.check_train_train("k", np.ones((4, 4, 2, 2)))
+    with pytest.raises(ValueError, match=r"got shape \(4, 5\): swap both sides"):
+        targets.check_test_train("k", np.ones((4, 5)))
     for shape in [(4, 5), (4,), (7, 4, 2, 2)]:
         with pytest.raises(ValueError, match=r"expected k of shape \('t', 4\)"):
             targets.check_test_train("k", np.ones(shape))

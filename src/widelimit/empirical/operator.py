@@ -76,7 +76,10 @@ class NTKOperator:
           ValueError: f that does not depend on the parameters, wrong axes, or a wrong batch size.
         """
         if batch_size is None and vmap_axes is not None:
-            raise ValueError("expected batch_size with vmap_axes, got None")
+            raise ValueError(
+                "expected batch_size with vmap_axes, which say where samples are, got "
+                "batch_size=None: give it, or leave vmap_axes out"
+            )
         if batch_size is not None:
             is_count = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
             if not is_count or batch_size < 1:

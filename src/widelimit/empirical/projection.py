@@ -65,9 +65,16 @@ class ProjectedGradients:
           diagonal_axes: axes of which only equal indices are kept.
 
         Raises:
+          TypeError: another `other`.
           ValueError: wrong axes, numbers of directions that differ, or fewer than two.
         """
-        first, second = self.features, (other or self).features
+        other = self if other is None else other
+        if not isinstance(other, ProjectedGradients):
+            raise TypeError(
+                "expected other to be ProjectedGradients of other samples along the same "
+                f"directions, or None, got {type(other).__name__}"
+            )
+        first, second = self.features, other.features
         if first.shape[-1] != second.shape[-1] or first.shape[-1] < 2:
             raise ValueError(
                 "expected the same number of directions, at least 2, on both sides, got "

@@ -127,6 +127,8 @@ class Targets(NamedTuple):
         """What is probably missing where a kernel does not fit."""
         if len(self.shape) == 1:
             return "; write targets of one output as y_train[:, None]"
+        if kernel_shape == _zipped(self.shape, self.shape):
+            return "; a kernel with axes of outputs needs trace_axes=(), or the mean over them"
         if len(kernel_shape) > 2 * len(self.kept):
             return "; a network that keeps spatial axes needs stax.Flatten() before its last layer"
         return ""
@@ -136,9 +138,11 @@ class Targets(NamedTuple):
         shape = tuple(jnp.shape(kernel))
         if len(shape) != 2 * len(self.kept) or column_shape(kernel) != self.kept_shape:
             expected = _zipped(("t",) * len(self.kept), self.kept_shape)
+            swapped = len(shape) == 2 * len(self.kept) and row_shape(kernel) == self.kept_shape
+            advice = ": swap both sides of this one" if swapped else ""
             raise ValueError(
                 f"expected {name} of shape {expected} for y_train of shape {self.shape} and trace "
-                f"axes {self.traced}, where t is any size, got shape {shape}"
+                f"axes {self.traced}, where t is any size, got shape {shape}{advice}"
             )
         check_real(name, kernel)
 

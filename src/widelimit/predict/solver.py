@@ -83,7 +83,8 @@ class Velocity:
         out = jax.eval_shape(self._loss, fx, y)
         leaf = out if hasattr(out, "shape") else None
         if leaf is None or leaf.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"expected loss(fx, y_train) to be one real number, got {out}")
+            got = type(out).__name__ if leaf is None else f"{leaf.dtype} of shape {leaf.shape}"
+            raise ValueError(f"expected loss(fx, y_train) to be one real number, got {got}")
 
 
 class Problem(NamedTuple):
