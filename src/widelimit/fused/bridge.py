@@ -9,7 +9,7 @@ import importlib.util
 import itertools
 import threading
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -221,20 +221,10 @@ class FusedKernel:
         else:
             cov1 = self._variances(first, wanted)
             cov2 = None if second is None else self._variances(second, wanted)
-        ntk = _shaped(values[1]) if self._program.tangent else None
-        cov = Covariances(
-            nngp=_shaped(values[0]),
-            ntk=ntk,
-            gap=None,
-            cov1=_shaped(cov1),
-            cov2=None if cov2 is None else _shaped(cov2),
-            signal=site.signal_in,
-            need=site.need_in,
-            tangent=self._tangent,
-            gaussian=self._program.gaussian,
-            origins=frozenset({_ORIGIN}),
-        )
-        return _tail_step(self._tail, cov, site), site
+        ntk = values[1] if self._program.tangent else None
+        start = _Start(values[0], ntk, cov1, cov2)
+        flags = self._tangent, self._program.gaussian
+        return _tail_step(self._tail, start, site, *flags), site
 
     def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
         """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
@@ -259,15 +249,51 @@ class FusedKernel:
         return self._engine.kernels(images, images, same)[:, 0].astype(self._engine.dtype)
 
 
-# Without spatial axes there is nothing that has to be compiled layer by layer.
-_tail_step = jax.jit(step)
+class _Start(NamedTuple):
+    """Covariances where the spatial axes end.
 
+    Arrays of NumPy: what is compiled takes them sooner than JAX makes arrays of them.
 
-def _shaped(values: np.ndarray) -> Any:
-    """Returns values with one offset and one position, unless they have these axes already.
-
-    What is compiled takes them as they are, sooner than JAX makes arrays of them.
+    Attributes:
+      nngp: [n1, n2].
+      ntk: likewise, None without a tangent.
+      cov1: of the images of x1 [n1], or nothing [n1, 0, 1].
+      cov2: likewise; None if x2 is x1.
     """
+
+    nngp: np.ndarray
+    ntk: np.ndarray | None
+    cov1: np.ndarray
+    cov2: np.ndarray | None
+
+
+# Without spatial axes there is nothing that has to be compiled layer by layer.
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _tail_step(
+    tail: Layer, start: _Start, site: Site, tangent: bool, gaussian: bool
+) -> Covariances:
+    """Returns the covariances behind the tail."""
+    nngp, ntk, cov1, cov2 = (None if x is None else _shaped(x) for x in start)
+    assert nngp is not None
+    assert cov1 is not None
+    cov = Covariances(
+        nngp=nngp,
+        ntk=ntk,
+        gap=None,
+        cov1=cov1,
+        cov2=cov2,
+        signal=site.signal_in,
+        need=site.need_in,
+        tangent=tangent,
+        gaussian=gaussian,
+        origins=frozenset({_ORIGIN}),
+    )
+    return step(tail, cov, site)
+
+
+def _shaped(values: Any) -> jax.Array:
+    """Returns values with one offset and one position, unless they have these axes already."""
+    values = jnp.asarray(values)
     return values if values.ndim == 3 else values[..., None, None]
 
 
