@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are JAX pytrees: traced data fields, static structure fields."""
+"""Frozen dataclasses that are JAX pytrees (traced data fields, static structure fields); leaves."""
 
 from __future__ import annotations
 
@@ -74,3 +74,13 @@ def is_concrete(*trees: Any) -> bool:
     except jax.errors.ConcretizationTypeError:
         return False
     return True
+
+
+def own(tree: Any) -> Any:
+    """Returns the tree with copies of its NumPy arrays, which callers may change later."""
+
+    def copy(value: Any) -> Any:
+        frozen = isinstance(value, np.ndarray) and value.base is None and not value.flags.writeable
+        return value.copy() if isinstance(value, np.ndarray) and not frozen else value
+
+    return jax.tree.map(copy, tree)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from widelimit._pytree import own
 from widelimit.gram.compute import kernel_fn_of
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict import moments
-from widelimit.predict.checks import as_targets, check_finite, check_scalar, own
+from widelimit.predict.checks import as_targets, check_finite, check_scalar
 from widelimit.predict.dynamics import Times
 from widelimit.predict.ensemble import call_kernel
 from widelimit.predict.factor import Ridge, TrainKernel

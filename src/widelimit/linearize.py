@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from widelimit.predict.checks import own
+from widelimit._pytree import own
 
 
 def linearize(f: Any, params0: Any) -> Callable[..., Any]:

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit._pytree import own
 from widelimit.batching import batch
 from widelimit.empirical import NtkImplementation, empirical_kernel_fn
 from widelimit.gram.devices import resolve_devices
-from widelimit.predict.checks import own
 
 _NAMES = ("nngp", "ntk")
 
@@ -138,7 +138,11 @@ class MonteCarloKernelFn:
 
 
 def _drawn(made: Any) -> Any:
-    """The parameters in what an init_fn returns."""
+    """Returns the parameters in what an init_fn returned.
+
+    Raises:
+      TypeError: that is no pair.
+    """
     if not isinstance(made, tuple | list) or len(made) != 2:
         got = f"{len(made)} values" if isinstance(made, tuple | list) else type(made).__name__
         raise TypeError(f"expected init_fn(key, shape) to return (output_shape, params), got {got}")

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._pytree import is_concrete
-from widelimit.predict.checks import own
+from widelimit._pytree import is_concrete, own
 
 
 class Side(NamedTuple):

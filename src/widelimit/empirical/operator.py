@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from widelimit._pytree import is_concrete, pytree, static
+from widelimit._pytree import is_concrete, own, pytree, static
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import kernel_dtype
 from widelimit.empirical.jacobian import unit_row
@@ -20,7 +20,6 @@ from widelimit.empirical.network import Callee, Inputs, Network, Parameters, rea
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product, pushed
-from widelimit.predict.checks import own
 
 
 @pytree

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from widelimit._pytree import own
 from widelimit.empirical.arguments import two_sides
 from widelimit.empirical.network import (
     Callee,
@@ -19,7 +20,6 @@ from widelimit.empirical.network import (
 )
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
-from widelimit.predict.checks import own
 
 
 def empirical_ntk_vp_fn(

@@ -223,8 +223,8 @@ class FusedKernel:
             cov2 = None if second is None else self._variances(second, wanted)
         ntk = values[1] if self._program.tangent else None
         start = _Start(values[0], ntk, cov1, cov2)
-        flags = self._tangent, self._program.gaussian
-        return _tail_step(self._tail, start, site, *flags), site
+        gaussian = self._program.gaussian
+        return _tail_step(self._tail, start, site, self._tangent, gaussian), site
 
     def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
         """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
@@ -273,15 +273,12 @@ def _tail_step(
     tail: Layer, start: _Start, site: Site, tangent: bool, gaussian: bool
 ) -> Covariances:
     """Returns the covariances behind the tail."""
-    nngp, ntk, cov1, cov2 = (None if x is None else _shaped(x) for x in start)
-    assert nngp is not None
-    assert cov1 is not None
     cov = Covariances(
-        nngp=nngp,
-        ntk=ntk,
+        nngp=_shaped(start.nngp),
+        ntk=None if start.ntk is None else _shaped(start.ntk),
         gap=None,
-        cov1=cov1,
-        cov2=cov2,
+        cov1=_shaped(start.cov1),
+        cov2=None if start.cov2 is None else _shaped(start.cov2),
         signal=site.signal_in,
         need=site.need_in,
         tangent=tangent,

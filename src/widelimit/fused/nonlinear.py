@@ -3,7 +3,8 @@
 Each has three parts. `record` turns the variance q of one position of one image into one or two
 numbers, kept per image. `U` and `S` hold, per pair of positions, the product (or the sum) of the
 first and of the second of these. The loop turns K and T into K' and T'. The formulas are those of
-`widelimit.duals`, arranged so that what depends on one end alone is done once.
+`widelimit.duals`, arranged so that what depends on one end alone is done once. ReLU, the most
+frequent one, takes the numbers of both ends itself, without products in between: see `relu.py`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import is_concrete, own
 
 # Large arrays are checked so many rows at a time.
 _ROWS = 512
@@ -68,16 +68,6 @@ def check_scalar(name: str, value: Any) -> None:
     if jnp.ndim(value):
         raise ValueError(f"expected one number for {name}, got an array of {jnp.shape(value)}")
     check_finite(name, value)
-
-
-def own(tree: Any) -> Any:
-    """The tree with copies of its NumPy arrays, which a caller may change after the call."""
-
-    def copy(value: Any) -> Any:
-        frozen = isinstance(value, np.ndarray) and value.base is None and not value.flags.writeable
-        return value.copy() if isinstance(value, np.ndarray) and not frozen else value
-
-    return jax.tree.map(copy, tree)
 
 
 def as_targets(name: str, y: Any) -> Any:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import is_concrete, own
 from widelimit.gram.compute import kernels_between
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
-from widelimit.predict.checks import as_targets, check_finite, check_scalar, own
+from widelimit.predict.checks import as_targets, check_finite, check_scalar
 from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (

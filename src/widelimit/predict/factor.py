@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import is_concrete, own
 from widelimit.predict import in_place
-from widelimit.predict.checks import check_finite, check_real, check_scalar, own
+from widelimit.predict.checks import check_finite, check_real, check_scalar
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
 from widelimit.predict.spectral import Spectral

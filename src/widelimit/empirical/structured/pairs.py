@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from widelimit.empirical.structured.factors import (
     unordered_product,
     without_one_hots,
 )
+from widelimit.empirical.structured.halves import mirrored, upper_half
 
 Labels = tuple[Hashable, ...]
 
@@ -107,10 +109,14 @@ def kernel_of_parameter(
     kept = kept_labels(axes, rank)
     one = [_side(derivative, 1, axes) for derivative in first]
     two = [_side(derivative, 2, axes) for derivative in second or first]
-    couples = [_Couple(a, b, kept) for a in one for b in two if a.frame == b.frame]
+    couples = [
+        _Couple(a, b, kept, None if second is not None else i == j)
+        for (i, a), (j, b) in itertools.product(enumerate(one), enumerate(two))
+        if a.frame == b.frame and (second is not None or i <= j)
+    ]
     if not couples:
         return None, Chosen(False, 0.0)
-    apart = sum(couple.plan.cost for couple in couples)
+    apart = sum(couple.cost for couple in couples)
     wholes = [_Whole.of(side) for side in (one, two)]
     if len({d.frame for d in (*one, *two)}) == 1:
         formed = wholes[: 1 if second is None else 2]
@@ -150,9 +156,22 @@ def _side(derivative: Derivative, side: int, axes: Axes) -> Derivative:
 
 
 class _Couple:
-    """Two derivatives, and the order in which to multiply their factors."""
+    """Two derivatives, and the order in which to multiply their factors.
 
-    def __init__(self, one: Derivative, two: Derivative, kept: Labels) -> None:
+    Attributes:
+      cost: what it takes, in multiply-adds.
+    """
+
+    def __init__(self, one: Derivative, two: Derivative, kept: Labels, same: bool | None) -> None:
+        """Plan the product.
+
+        Args:
+          one: of the first output.
+          two: of the second.
+          kept: labels of the kernel.
+          same: if both outputs are the same, whether both derivatives are; else None. Then the
+            product of two that differ stands for the one the other way round as well.
+        """
         parts = [*one.parts, *two.parts]
         shape = one.shape
         present = {label for part in parts for label in _labels(part)}
@@ -160,12 +179,19 @@ class _Couple:
         lost = math.prod(n for label, n in enumerate(shape) if label not in present)
         if lost != 1:
             parts.append(Factor(jnp.full((), lost, jnp.float32), ()))
-        self.factors = without_one_hots(parts)
-        self.kept = kept
-        self.plan = plan_factors(self.factors, kept)
+        self._factors = without_one_hots(parts)
+        self._kept = kept
+        self._both_ways = same is False
+        self._plan = plan_factors(self._factors, kept)
+        self._upper = upper_half(self._factors, kept, self._plan.cost) if same else None
+        self.cost = self._plan.cost if self._upper is None else self._upper.cost
 
     def product(self) -> Array:
-        return product(self.factors, self.kept, self.plan)
+        """Returns the part of the kernel."""
+        if self._upper is not None:
+            return self._upper.product(self._kept)
+        found = product(self._factors, self._kept, self._plan)
+        return found + mirrored(found, self._kept) if self._both_ways else found
 
 
 class _Whole(NamedTuple):
