@@ -24,7 +24,7 @@ from widelimit.empirical.structured.factors import (
 )
 
 # Multiply-adds that must be saved for two products instead of one to be worth it.
-_LEAST_GAIN = 4e6
+_LEAST_GAIN = 1e7
 
 
 class Upper(NamedTuple):
