@@ -36,6 +36,7 @@ FOUNDATION = {
     "signal",
     "stencil",
     "tables",
+    "verbs",
 }
 # Each may import the foundation and what stands before it.
 TOWER = [

@@ -12,8 +12,8 @@ from tests.cases import CASES, SPATIAL, Case, sweep
 from tests.monte_carlo import Samples, agrees, compare, sample
 from widelimit import duals, stax
 from widelimit._pytree import pytree
-from widelimit.covariance import Affine, affine
 from widelimit.stax import Conv, Dense, serial
+from widelimit.verbs import Affine, affine
 
 FINITE = [
     case

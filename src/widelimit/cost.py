@@ -9,10 +9,11 @@ from typing import Any
 from widelimit.layers.affine import AffineLayer
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Parallel, Repeat, Serial
-from widelimit.layers.convolution import Conv, ConvLocal, ConvTranspose
+from widelimit.layers.convolution import Conv, ConvLocal
 from widelimit.layers.elementwise import ElementwiseLayer
 from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.pooling import AvgPool, SumPool
+from widelimit.layers.transposed_convolution import ConvTranspose
 from widelimit.signal import Signal
 
 

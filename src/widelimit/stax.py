@@ -15,7 +15,6 @@ from widelimit.layers.combine import repeat as repeat
 from widelimit.layers.combine import serial as serial
 from widelimit.layers.convolution import Conv as Conv
 from widelimit.layers.convolution import ConvLocal as ConvLocal
-from widelimit.layers.convolution import ConvTranspose as ConvTranspose
 from widelimit.layers.developer import Bool as Bool
 from widelimit.layers.developer import Diagonal as Diagonal
 from widelimit.layers.developer import requires as requires
@@ -64,6 +63,7 @@ from widelimit.layers.pooling import SumPool as SumPool
 from widelimit.layers.reshape import Flatten as Flatten
 from widelimit.layers.reshape import Identity as Identity
 from widelimit.layers.resize import ImageResize as ImageResize
+from widelimit.layers.transposed_convolution import ConvTranspose as ConvTranspose
 from widelimit.layers.windows import Padding as Padding
 from widelimit.masking import MaskedArray as MaskedArray
 from widelimit.masking import unmask_fn as unmask_fn

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Affine, Covariances, affine
+from widelimit.covariance import Covariances
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.masking import collapse
+from widelimit.verbs import Affine, affine
 
 
 class AffineLayer(Layer):

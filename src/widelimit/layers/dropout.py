@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from widelimit._pytree import is_concrete, pytree, static
-from widelimit.covariance import INPUT, Covariances, scale_same
+from widelimit.covariance import INPUT, Covariances
 from widelimit.layers.base import Layer, Site
+from widelimit.verbs import scale_same
 
 
 @pytree

@@ -16,9 +16,10 @@ from jaxtyping import Array
 
 from widelimit import duals
 from widelimit._pytree import as_leaf, pytree, static
-from widelimit.covariance import Covariances, ElementwiseRule, elementwise
+from widelimit.covariance import Covariances
 from widelimit.duals import Dual
 from widelimit.layers.base import Layer, Site
+from widelimit.verbs import ElementwiseRule, elementwise
 
 
 class ElementwiseLayer(Layer):

@@ -8,10 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances, position_mean
+from widelimit.covariance import Covariances
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.offsets import Need, Offsets
 from widelimit.signal import Signal
+from widelimit.verbs import position_mean
 
 
 @pytree
