@@ -132,9 +132,9 @@ def _window(geometry: Any, sizes: Any, b: Any, code: Any, i: Any, buf: Any, numb
         sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, u(n + reach))
         from_k, from_t = sum_k, sum_t
     n = whole(n)
-    if flat and both and code[i, TAPS_X] == 3:
+    if flat and code[i, TAPS_X] == 3:
         step = u(code[i, STEP_X])
-        affine_sum3(buf, u(to_k), u(to_t), from_k, from_t, step, u(mask), n, p)
+        affine_sum3(buf, u(to_k), u(to_t), from_k, from_t, both, step, u(mask), n, p)
     else:
         if code[i, TAPS_X] > 1:
             sum_k, sum_t = u(region(sizes, SUM_K)), u(region(sizes, SUM_T))

@@ -129,17 +129,25 @@ def affine(
 
 @loop
 def affine_sum3(
-    buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, step: Any, mask: Any, n: Any, numbers: Any
-) -> None:
+    buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, both: Any, step: Any, mask: Any, n: Any,
+    numbers: Any,
+) -> None:  # fmt: skip
     """Writes `affine` of sums of three taps."""
     w, b, u, v = numbers[0], numbers[1], numbers[2], numbers[3]
     k1, k2, t1, t2 = k + step, k + step + step, t + step, t + step + step
-    for i in range(n):
-        value = (buf[k + i] + buf[k1 + i]) + buf[k2 + i]
-        slope = (buf[t + i] + buf[t1 + i]) + buf[t2 + i]
-        keep = buf[mask + i]
-        buf[to_t + i] = (w * slope + u * value + v) * keep
-        buf[to_k + i] = (w * value + b) * keep
+    if both:
+        for i in range(n):
+            value = (buf[k + i] + buf[k1 + i]) + buf[k2 + i]
+            slope = (buf[t + i] + buf[t1 + i]) + buf[t2 + i]
+            keep = buf[mask + i]
+            buf[to_t + i] = (w * slope + u * value + v) * keep
+            buf[to_k + i] = (w * value + b) * keep
+    else:
+        for i in range(n):
+            value = (buf[k + i] + buf[k1 + i]) + buf[k2 + i]
+            keep = buf[mask + i]
+            buf[to_t + i] = (u * value + v) * keep
+            buf[to_k + i] = (w * value + b) * keep
 
 
 @loop
