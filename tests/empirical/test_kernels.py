@@ -184,6 +184,25 @@ def test_low_precision_adds_up_in_float32():
 
 
 @x64
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+@pytest.mark.parametrize("narrow", ["params", "inputs"])
+def test_all_ways_have_the_digits_of_outputs_and_parameters(narrow, vmap_axes):
+    params, x = mlp_params(), inputs(3)
+    if narrow == "params":
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    else:
+        x = x.astype(jnp.float32)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x))
+    expected = reduced(full_kernel(mlp, *wide))
+    ways = [{"implementation": way} for way in wl.NtkImplementation]
+    for options in [*ways, {"memory": 1e5}]:
+        found = wl.empirical_ntk_fn(mlp, (), vmap_axes=vmap_axes, **options)(x, None, params)
+        assert found.dtype == jnp.float64, options
+        # Gradients by float32 parameters have no more digits than these.
+        assert_close(found, expected, rtol=1e-6 if narrow == "params" else 1e-12)
+
+
+@x64
 def test_subsets_add_up():
     params, x = mlp_params(), inputs(3)
     first = wl.empirical_ntk_fn(mlp, subset="*w1")(x, None, params)

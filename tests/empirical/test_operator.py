@@ -52,8 +52,9 @@ def test_solutions():
     assert np.isnan(solve(operator, b, maxiter=1)).all()
     with pytest.raises(ValueError, match="expected conjugate gradients to reach"):
         operator.solve(b, 0.1, maxiter=1)
-    with pytest.raises(ValueError, match="ridge of at least 0"):
-        operator.solve(b, -1.0)
+    for ridge in (-1.0, np.ones(30), 1j):
+        with pytest.raises(ValueError, match="ridge of at least 0"):
+            operator.solve(b, ridge)
     assert not np.any(operator.solve(0 * b, 0.1))
 
 

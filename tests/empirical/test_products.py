@@ -34,6 +34,20 @@ def test_products_of_several_outputs_meet():
     assert_close(own(1j * v), 1j * np.tensordot(full, v, 3))
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_inputs_of_two_dtypes(dtypes):
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), mlp_params())
+    x1, x2 = (inputs(n).astype(dtype) for n, dtype in zip((4, 3), dtypes, strict=True))
+    v = mlp(params, x2)
+    expected = np.tensordot(full_kernel(mlp, params, x1, x2), v, 3)
+    assert_close(wl.empirical_ntk_vp_fn(mlp, x1, x2, params)(v), expected, rtol=1e-5)
+    for way in wl.NtkImplementation:
+        ntk = wl.empirical_ntk_fn(mlp, (), implementation=way)(x1, x2, params)
+        assert ntk.dtype == jnp.float64
+        assert_close(jnp.einsum("abcdef,bdf->ace", ntk, v), expected, rtol=1e-5)
+
+
 def test_wrong_vectors():
     product = wl.empirical_ntk_vp_fn(mlp, inputs(2), inputs(3), mlp_params())
     with pytest.raises(ValueError, match=r"vector of shape \(3, 2, 3\)"):

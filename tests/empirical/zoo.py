@@ -585,6 +585,13 @@ def complex_weights(p, x):
     return (jnp.tanh(h) @ p["v"].astype(jnp.complex128)).real
 
 
+@case({"w": (3, 4), "u": (4, 5), "v": (5, 2)})
+def real_weights_on_complex_numbers(p, x):
+    u = p["u"] @ jnp.array([[1j, 2], [1, 0], [0, 3j], [1j, 1], [1, 1 - 1j]])
+    waves = jnp.exp(1j * (x @ p["w"]))
+    return jnp.abs(waves @ u) ** 2 + jnp.abs(waves @ p["u"] @ p["v"]) ** 2
+
+
 @case({"w": (3, 4)})
 def integers_from_weights(p, x):
     order = jnp.argsort(p["w"], axis=1)

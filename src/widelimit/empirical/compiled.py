@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from widelimit.empirical.arguments import Side, two_sides
 from widelimit.empirical.auto import cheapest
-from widelimit.empirical.axes import contract, mean_over_trace
+from widelimit.empirical.axes import contract, kernel_dtype, mean_over_trace
 from widelimit.empirical.chunks import Work, chunked_ntk
 from widelimit.empirical.implementations import TABLE, Implementation, NtkImplementation
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters, complex_kernel
@@ -137,9 +137,10 @@ class Kernels:
         structure, outputs = self.outputs(first, second)
         first.check_differentiable(outputs)
         assert self.options.memory is not None
+        real = first.network.parameters.real(first.params)
         kernels = [chunked_ntk(first, second, o, self.options.memory) for o in outputs]
         return jax.tree.unflatten(
-            structure, [_finished(k, o) for k, o in zip(kernels, outputs, strict=True)]
+            structure, [_finished(k, o, real) for k, o in zip(kernels, outputs, strict=True)]
         )
 
 
@@ -162,7 +163,7 @@ def _ntk(
     }
     if implementation is NtkImplementation.AUTO:
         implementation = cheapest(ways, real)
-    return _finished(ways[implementation](real), output)
+    return _finished(ways[implementation](real), output, real)
 
 
 def _summed_ntk(
@@ -178,8 +179,13 @@ def _summed_ntk(
     return kernel_of_samples(compute, one, other, real, output.axes)
 
 
-def _finished(kernel: Array, output: Output) -> Array:
-    """Returns the kernel from its sum over trace axes, in real numbers."""
+def _finished(kernel: Array, output: Output, real: list[Array]) -> Array:
+    """Returns the kernel from its sum over trace axes, in real numbers.
+
+    Whatever computed it, it has the digits of the output, of the parameters, and of float32.
+    """
+    dtype = kernel_dtype(jnp.finfo(output.dtype).dtype, *(leaf.dtype for leaf in real))
+    kernel = kernel.astype(jnp.promote_types(kernel.dtype, dtype))
     if jnp.issubdtype(output.dtype, jnp.complexfloating):
         kernel = complex_kernel(kernel)
     return mean_over_trace(kernel, output.axes, output.shapes[0])

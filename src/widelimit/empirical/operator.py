@@ -163,12 +163,13 @@ class NTKOperator:
           maxiter: largest number of products; None for ten times the size.
 
         Raises:
-          ValueError: another shape, a negative ridge, or no convergence. Where arguments are
+          ValueError: another shape, a wrong ridge, or no convergence. Where arguments are
             traced, the result is NaN then.
         """
         b = self._checked(b, ())
-        if is_concrete(ridge) and not float(ridge) >= 0:
-            raise ValueError(f"expected a ridge of at least 0, got {ridge}")
+        is_number = np.ndim(ridge) == 0 and not jnp.iscomplexobj(ridge)
+        if not is_number or (is_concrete(ridge) and not float(ridge) >= 0):
+            raise ValueError(f"expected a ridge of at least 0, one real number, got {ridge}")
         tol = float((1e-8 if jnp.finfo(self.dtype).eps < 1e-10 else 1e-4) if tol is None else tol)
         u, residual = _solve(self, b.reshape(self.vector_shape), jnp.asarray(ridge), tol, maxiter)
         if is_concrete(residual):

@@ -25,7 +25,7 @@ class Output:
       axis: its axis of samples; None where they are not mapped.
       axes: trace and diagonal axes.
       shapes: its shapes for x1 and for x2, with all samples.
-      dtype: its dtype.
+      dtype: its dtype, that of both if they differ.
     """
 
     index: int
@@ -133,11 +133,13 @@ def outputs_of(
         )
     axes = first.network.output_axes(tree1)
     found = []
-    for index, (leaf, axis, shape1, shape2) in enumerate(
-        zip(jax.tree.leaves(tree1), axes, shapes1, shapes2, strict=True)
+    leaves = zip(jax.tree.leaves(tree1), jax.tree.leaves(tree2), strict=True)
+    for index, (pair, axis, shape1, shape2) in enumerate(
+        zip(leaves, axes, shapes1, shapes2, strict=True)
     ):
         resolved = resolve_axes(trace_axes, diagonal_axes, shape1, shape2)
-        found.append(Output(index, axis, resolved, (shape1, shape2), leaf.dtype))
+        dtype = jnp.promote_types(*(leaf.dtype for leaf in pair))
+        found.append(Output(index, axis, resolved, (shape1, shape2), dtype))
     return structure, found
 
 

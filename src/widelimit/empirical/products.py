@@ -53,7 +53,8 @@ def empirical_ntk_vp_fn(
     first, second = call(one), None if other is None else call(other)
     structure, outputs = outputs_of(first, second, (), ())
     first.check_differentiable(outputs)
-    expected = [jax.ShapeDtypeStruct(o.shapes[1], o.dtype) for o in outputs]
+    last = second or first
+    expected = jax.tree.leaves(last.network.structure(last.params, last.arrays))
 
     def real_function(call: Call) -> Callable[[Any], Any]:
         return lambda real: [*map(real_output, call.network.whole(call.params, call.arrays, real))]

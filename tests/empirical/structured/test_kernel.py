@@ -70,6 +70,7 @@ def test_explain_computes_nothing():
             "carried by a scan",
         ),
         (lambda w, x: w, "part of the result"),
+        (lambda w, x: jnp.abs((x + 2j) @ w) ** 2, "enters dot_general"),
         (lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x), "enters cond"),
     ],
 )

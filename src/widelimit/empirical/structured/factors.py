@@ -195,13 +195,16 @@ def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
 
 
 def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> list[Factor]:
-    """Returns factors with the same sum of products over all labels but those that are kept."""
+    """Returns factors with the same sum of products over all labels but those that are kept.
+
+    Those of fewer digits than the sum has are converted: products among them would round.
+    """
     left = list(parts)
     dtype = kernel_dtype(*(part.array.dtype for part in parts if isinstance(part, Factor)))
     while True:
         hot = next((part for part in left if isinstance(part, OneHot)), None)
         if hot is None:
-            return [part for part in left if isinstance(part, Factor)]
+            return [_widened(part, dtype) for part in left if isinstance(part, Factor)]
         left = [part for part in left if part is not hot]
         touched = [i for i, part in enumerate(left) if _has(part, hot.picked)]
         if (
@@ -212,6 +215,13 @@ def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> lis
             left.append(hot.dense(dtype))
             continue
         left[touched[0]] = _picked(left[touched[0]], hot, dtype)
+
+
+def _widened(factor: Factor, dtype: Any) -> Factor:
+    """Returns a factor whose products with its like are added up in a dtype."""
+    if kernel_dtype(factor.array.dtype) == dtype:
+        return factor
+    return factor._replace(array=factor.array.astype(dtype))
 
 
 def _labels(part: Factor | OneHot) -> Labels:

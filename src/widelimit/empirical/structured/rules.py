@@ -52,9 +52,7 @@ def _same(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
 
 @rule("convert_element_type")
 def _convert(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
-    before, after = scope.types[step.inputs[0]].dtype, scope.types[step.outputs[0]].dtype
-    both = [jnp.issubdtype(dtype, jnp.complexfloating) for dtype in (before, after)]
-    return [link] if both[0] == both[1] else None
+    return None if _becomes_complex(scope, step, position) else [link]
 
 
 @rule("neg")
@@ -256,6 +254,8 @@ def _select(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
 
 @rule("dot_general")
 def _dot_general(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
+    if _becomes_complex(scope, step, position):
+        return None
     contracted, batched = step.params["dimension_numbers"]
     other = step.inputs[1 - position]
     sides: list[list[Any]] = [[None] * len(scope.types[n].shape) for n in step.inputs]
@@ -385,6 +385,12 @@ def _signed(index: Any) -> Any:
 
 def _all_fixed(scope: Scope, step: Step) -> bool:
     return scope.fixed.issuperset(step.inputs)
+
+
+def _becomes_complex(scope: Scope, step: Step, position: int) -> bool:
+    """Returns whether numbers become complex or real: of products only real parts would count."""
+    dtypes = [scope.types[n].dtype for n in (step.inputs[position], step.outputs[0])]
+    return len({bool(jnp.issubdtype(d, jnp.complexfloating)) for d in dtypes}) > 1
 
 
 def _shapes(scope: Scope, step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
