@@ -16,7 +16,7 @@ from widelimit._pytree import is_concrete, own, pytree, static
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import kernel_dtype
 from widelimit.empirical.jacobian import unit_row
-from widelimit.empirical.network import Callee, Inputs, Network, Parameters, real_output
+from widelimit.empirical.network import Network, Parameters, real_output
 from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product, pushed
@@ -84,14 +84,12 @@ class NTKOperator:
             if not is_count or batch_size < 1:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
-        parameters, arrays = Parameters.of(params, subset)
-        inputs, inputs_arrays = Inputs.of(Side(x, kwargs), vmap_axes)
-        call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
+        call = Call.of(f, Parameters.of(params, subset), Side(x, kwargs), vmap_axes, batch_size)
         _, outputs = outputs_of(call, None, trace_axes, ())
         if len(outputs) != 1:
             raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
         call.check_differentiable(outputs)
-        values = (arrays, inputs_arrays, call.network, outputs[0], batch_size)
+        values = (call.params, call.arrays, call.network, outputs[0], batch_size)
         for name, value in zip(
             ("params", "arrays", "network", "output", "batch_size"), values, strict=True
         ):

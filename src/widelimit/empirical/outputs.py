@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import Axes, Shape, resolve_axes
 from widelimit.empirical.dependence import check_dependence
-from widelimit.empirical.network import Network, real_output
+from widelimit.empirical.network import Inputs, Network, Parameters, real_output
 from widelimit.empirical.samples import Samples
 
 
@@ -48,6 +49,40 @@ class Call:
     network: Network
     params: list[Any]
     arrays: Any
+
+    @classmethod
+    def of(
+        cls,
+        f: Callable[..., Any],
+        params: tuple[Parameters, list[Any]],
+        side: Side,
+        vmap_axes: Any,
+        batch_size: int | None = None,
+        like: Call | None = None,
+    ) -> Call:
+        """Returns f with its arguments, traced for the batches that it will be given.
+
+        Args:
+          f: f(params, x, **kwargs).
+          params: what `Parameters.of` returns.
+          side: inputs and keywords.
+          vmap_axes: where samples are, None if they are not mapped.
+          batch_size: number of samples of other batches that it will be given, if there are as
+            many; None for none.
+          like: the same with other inputs, whose trace serves if batches have the same shapes.
+
+        Raises:
+          TypeError: outputs that are no arrays, or axes that are no integers.
+          ValueError: axes that do not fit the inputs.
+        """
+        inputs, arrays = Inputs.of(side, vmap_axes)
+        counts: tuple[int | None, ...] = (None,) if vmap_axes is None else (1,)
+        if batch_size is not None:
+            counts = tuple(sorted({1, max(1, min(batch_size, inputs.count(arrays)))}))
+        if like is not None and like.network.fits(inputs, like.arrays, arrays):
+            return cls(like.network, like.params, arrays)
+        network, values = Network.of(f, params[0], inputs, params[1], arrays, counts)
+        return cls(network, values, arrays)
 
     def function(self, index: int) -> Callable[[list[Array]], Array]:
         """Returns an output of all samples, in real numbers, as a function of real parameters."""
@@ -131,7 +166,7 @@ def outputs_of(
             "expected f(x1) and f(x2) with the same tree of outputs, got "
             f"{structure} and {jax.tree.structure(tree2)}"
         )
-    axes = first.network.output_axes(tree1)
+    axes = first.network.output_axes()
     found = []
     leaves = zip(jax.tree.leaves(tree1), jax.tree.leaves(tree2), strict=True)
     for index, (pair, axis, shape1, shape2) in enumerate(
@@ -145,12 +180,10 @@ def outputs_of(
 
 def _shapes(call: Call) -> tuple[Any, list[Shape]]:
     """Returns the tree of outputs, and their shapes for all samples."""
-    tree = call.network.structure(call.params, call.arrays)
-    leaves, axes = jax.tree.leaves(tree), call.network.output_axes(tree)
+    tree = call.network.outputs
+    leaves, axes = jax.tree.leaves(tree), call.network.output_axes()
     mapped = [a for a in call.network.inputs.mapped if a is not None]
-    count = 0
-    for array, axis in zip(call.arrays, call.network.inputs.mapped, strict=True):
-        count = array.shape[axis] if axis is not None else count
+    count = call.network.inputs.count(call.arrays)
     shapes = []
     for leaf, axis in zip(leaves, axes, strict=True):
         shape = list(leaf.shape)

@@ -10,14 +10,7 @@ import jax.numpy as jnp
 
 from widelimit._pytree import own
 from widelimit.empirical.arguments import two_sides
-from widelimit.empirical.network import (
-    Callee,
-    Inputs,
-    Network,
-    Parameters,
-    output_leaves,
-    real_output,
-)
+from widelimit.empirical.network import Parameters, output_leaves, real_output
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
 
@@ -44,22 +37,18 @@ def empirical_ntk_vp_fn(
         that is not like f(params, x2).
     """
     one, other = two_sides(x1, x2, kwargs)
-    parameters, arrays = Parameters.of(params, subset)
-
-    def call(side: Any) -> Call:
-        inputs, inputs_arrays = Inputs.of(side, None)
-        return Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
-
-    first, second = call(one), None if other is None else call(other)
+    parameters = Parameters.of(params, subset)
+    first = Call.of(f, parameters, one, None)
+    second = other and Call.of(f, parameters, other, None, like=first)
     structure, outputs = outputs_of(first, second, (), ())
     first.check_differentiable(outputs)
     last = second or first
-    expected = jax.tree.leaves(last.network.structure(last.params, last.arrays))
+    expected = jax.tree.leaves(last.network.outputs)
 
     def real_function(call: Call) -> Callable[[Any], Any]:
         return lambda real: [*map(real_output, call.network.whole(call.params, call.arrays, real))]
 
-    real = parameters.real(arrays)
+    real = first.network.parameters.real(first.params)
     f1, f2 = real_function(first), None if second is None else real_function(second)
 
     def product(v: Any) -> Any:

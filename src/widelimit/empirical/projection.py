@@ -13,7 +13,7 @@ from jaxtyping import Array
 from widelimit._pytree import pytree
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
-from widelimit.empirical.network import Callee, Inputs, Network, Parameters
+from widelimit.empirical.network import Network, Parameters
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import pushed
 
@@ -148,16 +148,14 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    parameters, arrays = Parameters.of(params, subset)
-    inputs, inputs_arrays = Inputs.of(Side(x, kwargs), None)
-    call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
+    call = Call.of(f, Parameters.of(params, subset), Side(x, kwargs), None)
     _, outputs = outputs_of(call, None, (), ())
     if len(outputs) != 1:
         raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
     call.check_differentiable(outputs)
     directions = jax.random.split(key, int(dimension))
     return ProjectedGradients(
-        _features(call.network, int(batch_size), arrays, inputs_arrays, directions)
+        _features(call.network, int(batch_size), call.params, call.arrays, directions)
     )
 
 

@@ -1,0 +1,298 @@
+"""A user's function as it is now: what it reads besides its arguments is read at every call.
+
+JAX compiles a function once and takes it for the same as long as it is one object: closures,
+globals and attributes that change later are not seen. Here a function is traced at every call, and
+what is compiled belongs to the equations that came out. Arrays that it reads are arguments of what
+is compiled; numbers are part of it, so that each new one compiles anew.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+from widelimit._pytree import is_concrete
+
+_LIBRARY = os.path.dirname(jax.__file__)
+
+
+class Program:
+    """The equations of a traced function, a static argument of compiled functions.
+
+    Two are equal if they do the same with their arguments and constants.
+
+    Attributes:
+      outputs: tree of the shapes and dtypes of the results.
+    """
+
+    def __init__(self, jaxpr: Jaxpr, outputs: Any, key: Any) -> None:
+        """Keeps the equations and what tells them from others."""
+        self._jaxpr, self.outputs, self._key = jaxpr, outputs, key
+        self._hash = hash(key)
+
+    def __call__(self, constants: list[Any], *args: Any) -> Any:
+        """Returns the results, given the arrays that the function read and its arguments."""
+        run = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants))
+        results = run(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(self.outputs), results)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and (self is other or self._key == other._key)
+
+
+class Untraced(Program):
+    """A function that is called wherever it stands; equal to itself alone."""
+
+    def __init__(self, function: Callable[..., Any], outputs: Any) -> None:
+        """Keeps the function."""
+        self._function, self.outputs = function, outputs
+        self._key: Any = _Same(self)
+        self._hash = id(self)
+
+    def __call__(self, constants: list[Any], *args: Any) -> Any:  # noqa: ARG002
+        """Returns the results; there are no constants."""
+        return self._function(*args)
+
+
+def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]:
+    """Returns the equations of a function, and the arrays that it read besides its arguments.
+
+    Inside `jax.shard_map` values have a type beside their shape that says how they vary over the
+    devices, and that derivatives change: there the function is called as it is.
+
+    Args:
+      function: function of trees of arrays; it is called once.
+      args: its arguments, or their shapes and dtypes.
+    """
+
+    def anew(*args: Any) -> Any:  # JAX would know the function itself again
+        return function(*args)
+
+    if any(map(_varying, jax.tree.leaves(args))):
+        return Untraced(function, jax.eval_shape(anew, *args)), []
+    closed, outputs = jax.make_jaxpr(anew, return_shape=True)(*args)
+    reader = _Reader()
+    key = reader.jaxpr(closed.jaxpr)
+    if reader.rules:
+        key = key, _derivative_key(closed)
+    constants = [c if isinstance(c, jax.Array) else np.array(c) for c in closed.consts]
+    return Program(closed.jaxpr, outputs, _Key(key)), constants
+
+
+def run(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns function(*args), compiled once for equal equations."""
+    program, constants = trace(function, *args)
+    return _run(program, constants, args)
+
+
+@jax.jit(static_argnums=0)
+def _run(program: Program, constants: list[Any], args: tuple[Any, ...]) -> Any:
+    return program(constants, *args)
+
+
+class Snapshot:
+    """A function as a static argument, equal to another one that computes the same now.
+
+    Unlike a `Program` it takes arguments of any shape, and arrays that it reads count by their
+    entries: for small functions of few constants, such as nonlinearities and losses.
+    """
+
+    def __init__(self, function: Callable[..., Any], *examples: Any) -> None:
+        """Traces the function.
+
+        Args:
+          function: the function.
+          examples: shapes and dtypes of arguments that it takes.
+        """
+        self._function = function
+        try:
+            program, constants = trace(function, *examples)
+            key: Any = program._key, tuple(map(_array_key, constants))
+        except Exception:  # it raises again where it is called
+            key = _Same(self)
+        self._key = _Key(key)
+
+    def __call__(self, *args: Any) -> Any:
+        """Returns what the function does."""
+        return self._function(*args)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Snapshot) and self._key == other._key
+
+
+class _Key:
+    """A nested tuple with its hash."""
+
+    def __init__(self, value: Any) -> None:
+        self._value, self._hash = value, hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._hash == other._hash and self._value == other._value
+
+
+class _Same:
+    """Stands for one object, and is equal for no other."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._value is other._value
+
+
+class _Reader:
+    """Turns equations into nested tuples.
+
+    Attributes:
+      rules: whether there are derivative rules of functions that are not JAX's own. These are
+        functions themselves, made anew by every trace.
+    """
+
+    def __init__(self) -> None:
+        self.rules = False
+
+    def jaxpr(self, jaxpr: Jaxpr) -> Any:
+        """Returns a tuple that says what a jaxpr does."""
+        numbers: dict[Any, int] = {}
+
+        def number(variable: Any) -> int:
+            return numbers.setdefault(variable, len(numbers))
+
+        def atom(value: Any) -> Any:
+            if isinstance(value, Literal):
+                return value.aval, _array_key(value.val)
+            return number(value)
+
+        given = [*jaxpr.constvars, *jaxpr.invars]
+        head = len(jaxpr.constvars), tuple(variable.aval for variable in given)
+        for variable in given:
+            number(variable)
+        body = []
+        for equation in jaxpr.eqns:
+            taken = tuple(map(atom, equation.invars))
+            made = tuple(map(number, equation.outvars))
+            body.append((equation.primitive, taken, made, self._params(equation)))
+        return head, tuple(body), tuple(map(atom, jaxpr.outvars))
+
+    def _params(self, equation: Any) -> Any:
+        params = equation.params
+        if equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call")):
+            self.rules = self.rules or not _is_of_library(params)
+            params = {k: v for k, v in params.items() if _is_jaxpr(v) or isinstance(v, int)}
+        return tuple((name, self._param(value)) for name, value in params.items())
+
+    def _param(self, value: Any) -> Any:
+        if isinstance(value, ClosedJaxpr):
+            return self._closed(value)
+        if isinstance(value, Jaxpr):
+            return self.jaxpr(value)
+        if isinstance(value, tuple | list):
+            return type(value).__name__, *map(self._param, value)
+        if isinstance(value, Mapping):
+            return tuple((name, self._param(part)) for name, part in value.items())
+        if isinstance(value, np.ndarray | np.generic | jax.Array):
+            return _array_key(value)
+        try:
+            hash(value)
+        except TypeError:
+            return _Same(value)
+        return type(value), value
+
+    def _closed(self, closed: ClosedJaxpr) -> Any:
+        """Returns the key of a jaxpr inside, which JAX keeps for calls of the same function."""
+        if closed not in _inner:
+            reader = _Reader()
+            constants = tuple(map(_array_key, closed.consts))
+            _inner[closed] = _Key((reader.jaxpr(closed.jaxpr), constants)), reader.rules
+        key, rules = _inner[closed]
+        self.rules = self.rules or rules
+        return key
+
+
+_inner: weakref.WeakKeyDictionary[Any, tuple[_Key, bool]] = weakref.WeakKeyDictionary()
+
+
+def _derivative_key(closed: ClosedJaxpr) -> Any:
+    """Returns what tells functions with derivative rules of their own apart: the rules, applied."""
+
+    def derivative(args: list[Any]) -> Any:
+        chosen = [i for i, a in enumerate(args) if jax.numpy.issubdtype(a.dtype, np.inexact)]
+
+        def f(values: list[Any]) -> Any:
+            filled = list(args)
+            for i, value in zip(chosen, values, strict=True):
+                filled[i] = value
+            return jaxpr_as_fun(closed)(*filled)
+
+        out, pull = jax.vjp(f, [args[i] for i in chosen])
+        return pull(out)
+
+    try:
+        traced = jax.make_jaxpr(derivative)([v.aval for v in closed.jaxpr.invars])
+    except (TypeError, ValueError, NotImplementedError):
+        return _Same(closed)
+    reader = _Reader()
+    key = reader.jaxpr(traced.jaxpr), tuple(map(_array_key, traced.consts))
+    return _Same(closed) if reader.rules else key
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, ClosedJaxpr | Jaxpr)
+
+
+def _is_of_library(params: Mapping[str, Any]) -> bool:
+    """Returns whether a function with a rule of its own is one of JAX, whose rules do not change."""
+    body = next((value for value in params.values() if _is_jaxpr(value)), None)
+    info = getattr(getattr(body, "jaxpr", body), "debug_info", None)
+    where = str(getattr(info, "func_src_info", "")).rpartition(" at ")[2]
+    return where.startswith(_LIBRARY + os.sep)
+
+
+def _array_key(value: Any) -> Any:
+    """Returns what tells an array or a number from others: its entries, where they are known."""
+    dtype = getattr(value, "dtype", None)
+    if not is_concrete(value) or (
+        dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+    ):
+        return _Same(value)
+    entries = np.asarray(value)
+    return entries.dtype, entries.shape, entries.tobytes()
+
+
+def shape_like(array: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Returns a shape with the dtype of an array, and with all else that JAX knows of its type."""
+    varying = _varying(array)
+    more = {"vma": varying} if varying else {}
+    weak = getattr(array, "weak_type", False)
+    return jax.ShapeDtypeStruct(shape, array.dtype, weak_type=weak, **more)
+
+
+def type_of(array: Any) -> Any:
+    """Returns all that JAX knows of the type of an array; what is equal has equal traces."""
+    weak = getattr(array, "weak_type", False)
+    return array.shape, array.dtype, weak, _varying(array)
+
+
+def _varying(leaf: Any) -> Any:
+    """Returns the axes of a `jax.shard_map` over which a value varies."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        leaf = None if is_concrete(leaf) else jax.typeof(leaf)
+    return getattr(leaf, "vma", None)
