@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
@@ -88,10 +89,15 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]
     return Program(closed.jaxpr, outputs, _Key(key)), constants
 
 
-def run(function: Callable[..., Any], *args: Any) -> Any:
-    """Returns function(*args), compiled once for equal equations."""
-    program, constants = trace(function, *args)
-    return _run(program, constants, args)
+def compiled(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]:
+    """Returns a function as it is now, compiled once for equal equations.
+
+    Args:
+      function: function of trees of arrays.
+      examples: arguments of the shapes that it will be given.
+    """
+    program, constants = trace(function, *examples)
+    return lambda *args: _run(program, constants, args)
 
 
 @jax.jit(static_argnums=0)
@@ -106,17 +112,22 @@ class Snapshot:
     entries: for small functions of few constants, such as nonlinearities and losses.
     """
 
-    def __init__(self, function: Callable[..., Any], *examples: Any) -> None:
-        """Traces the function.
+    def __init__(self, function: Callable[..., Any], *shapes: tuple[int, ...]) -> None:
+        """Traces the function, in float64: whatever it reads then keeps its digits.
 
         Args:
           function: the function.
-          examples: shapes and dtypes of arguments that it takes.
+          shapes: shapes of arguments that it takes.
         """
+        if isinstance(function, Snapshot):
+            self._function, self._key = function._function, function._key
+            return
         self._function = function
         try:
-            program, constants = trace(function, *examples)
-            key: Any = program._key, tuple(map(_array_key, constants))
+            with jax.enable_x64(True):
+                examples = [jax.ShapeDtypeStruct(shape, np.float64) for shape in shapes]
+                program, constants = trace(function, *examples)
+                key: Any = program._key, tuple(map(_array_key, constants))
         except Exception:  # it raises again where it is called
             key = _Same(self)
         self._key = _Key(key)
@@ -234,7 +245,7 @@ def _derivative_key(closed: ClosedJaxpr) -> Any:
     """Returns what tells functions with derivative rules of their own apart: the rules, applied."""
 
     def derivative(args: list[Any]) -> Any:
-        chosen = [i for i, a in enumerate(args) if jax.numpy.issubdtype(a.dtype, np.inexact)]
+        chosen = [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, np.inexact)]
 
         def f(values: list[Any]) -> Any:
             filled = list(args)
@@ -259,7 +270,7 @@ def _is_jaxpr(value: Any) -> bool:
 
 
 def _is_of_library(params: Mapping[str, Any]) -> bool:
-    """Returns whether a function with a rule of its own is one of JAX, whose rules do not change."""
+    """Returns whether a function with a rule of its own is one of JAX: such rules do not change."""
     body = next((value for value in params.values() if _is_jaxpr(value)), None)
     info = getattr(getattr(body, "jaxpr", body), "debug_info", None)
     where = str(getattr(info, "func_src_info", "")).rpartition(" at ")[2]
@@ -268,10 +279,8 @@ def _is_of_library(params: Mapping[str, Any]) -> bool:
 
 def _array_key(value: Any) -> Any:
     """Returns what tells an array or a number from others: its entries, where they are known."""
-    dtype = getattr(value, "dtype", None)
-    if not is_concrete(value) or (
-        dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
-    ):
+    is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    if is_key or not is_concrete(value):
         return _Same(value)
     entries = np.asarray(value)
     return entries.dtype, entries.shape, entries.tobytes()

@@ -87,10 +87,16 @@ class Layer:
     alias: ClassVar[str] = ""
     # Only hands covariances on, to layers inside or as they are: nothing is compiled.
     structural: ClassVar[bool] = False
+    # Calls functions whose effect nothing tells beforehand: nothing is compiled.
+    called_anew: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in data_fields(self):
             object.__setattr__(self, name, as_leaf(getattr(self, name)))
+
+    def as_now(self) -> Layer:
+        """Returns the layer with functions that it holds as snapshots (see `traced.py`)."""
+        return self
 
     # The finite layer.
 

@@ -30,6 +30,8 @@ class Foreign(Layer):
     with equal ones only where it states that they suffice and no others are needed.
     """
 
+    called_anew = True
+
     init_function: Callable[..., Any] = static()
     apply_function: Callable[..., Any] = static()
     kernel_function: Callable[..., Any] = static()
