@@ -3,20 +3,21 @@
 JAX compiles a function once and takes it for the same as long as it is one object: closures,
 globals and attributes that change later are not seen. Here a function is traced at every call, and
 what is compiled belongs to the equations that came out. Arrays that it reads are arguments of what
-is compiled; numbers are part of it, so that each new one compiles anew.
+is compiled, and so are numbers that have been seen to change.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
 from widelimit._pytree import is_concrete
 
@@ -81,12 +82,67 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]
     if any(map(_varying, jax.tree.leaves(args))):
         return Untraced(function, jax.eval_shape(anew, *args)), []
     closed, outputs = jax.make_jaxpr(anew, return_shape=True)(*args)
+    closed = _with_changing_numbers(closed)
     reader = _Reader()
     key = reader.jaxpr(closed.jaxpr)
     if reader.rules:
         key = key, _derivative_key(closed)
     constants = [c if isinstance(c, jax.Array) else np.array(c) for c in closed.consts]
     return Program(closed.jaxpr, outputs, _Key(key)), constants
+
+
+def _with_changing_numbers(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Returns the equations with numbers as constants that differ from those of an earlier trace.
+
+    Only those that change: compilers make use of numbers that they know.
+    """
+    found = [
+        (i, j, atom)
+        for i, equation in enumerate(closed.jaxpr.eqns)
+        for j, atom in enumerate(equation.invars)
+        if isinstance(atom, Literal) and jnp.issubdtype(jnp.result_type(atom.val), np.inexact)
+    ]
+    if not found:
+        return closed
+    key = _Key(_Reader(hidden={id(atom) for *_, atom in found}).jaxpr(closed.jaxpr))
+    changing = _changing(key, [_array_key(atom.val) for *_, atom in found])
+    return _hoisted(closed, [found[n] for n in changing])
+
+
+def _changing(key: _Key, values: list[Any]) -> list[int]:
+    """Returns which numbers have been seen to change in equations that are the same but for them."""
+    with _lock:
+        first, changing = _numbers.pop(key, (values, set()))
+        changing |= {n for n, value in enumerate(values) if value != first[n]}
+        _numbers[key] = first, changing
+        if len(_numbers) > _MOST_NUMBERS:
+            del _numbers[next(iter(_numbers))]
+        return sorted(changing)
+
+
+# Numbers of the first trace of such equations, and which have changed.
+_numbers: dict[_Key, tuple[list[Any], set[int]]] = {}
+_MOST_NUMBERS = 1024
+_lock = threading.Lock()
+
+
+def _hoisted(closed: ClosedJaxpr, found: list[tuple[int, int, Any]]) -> ClosedJaxpr:
+    """Returns the equations with some numbers as constants.
+
+    Args:
+      closed: the equations.
+      found: equation, place among what it takes, and number.
+    """
+    equations = list(closed.jaxpr.eqns)
+    variables = [Var(atom.aval) for _, _, atom in found]
+    for (i, j, _), variable in zip(found, variables, strict=True):
+        taken = list(equations[i].invars)
+        taken[j] = variable
+        equations[i] = equations[i].replace(invars=taken)
+    constants = [np.asarray(atom.val, atom.aval.dtype) for _, _, atom in found]
+    jaxpr = closed.jaxpr
+    jaxpr = jaxpr.replace(constvars=[*variables, *jaxpr.constvars], eqns=equations)
+    return ClosedJaxpr(jaxpr, [*constants, *closed.consts])
 
 
 def compiled(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]:
@@ -119,18 +175,20 @@ class Snapshot:
           function: the function.
           shapes: shapes of arguments that it takes.
         """
+        self._function: Callable[..., Any] = function
+        self._key = _Key(self._read(shapes))
+
+    def _read(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        function = self._function
         if isinstance(function, Snapshot):
-            self._function, self._key = function._function, function._key
-            return
-        self._function = function
+            return function._key
         try:
             with jax.enable_x64(True):
                 examples = [jax.ShapeDtypeStruct(shape, np.float64) for shape in shapes]
                 program, constants = trace(function, *examples)
-                key: Any = program._key, tuple(map(_array_key, constants))
+                return program._key, tuple(map(_array_key, constants))
         except Exception:  # it raises again where it is called
-            key = _Same(self)
-        self._key = _Key(key)
+            return _Same(self)
 
     def __call__(self, *args: Any) -> Any:
         """Returns what the function does."""
@@ -177,8 +235,9 @@ class _Reader:
         functions themselves, made anew by every trace.
     """
 
-    def __init__(self) -> None:
-        self.rules = False
+    def __init__(self, hidden: Collection[int] = ()) -> None:
+        """Keeps the ids of numbers whose value is left out."""
+        self.rules, self._hidden = False, hidden
 
     def jaxpr(self, jaxpr: Jaxpr) -> Any:
         """Returns a tuple that says what a jaxpr does."""
@@ -189,7 +248,7 @@ class _Reader:
 
         def atom(value: Any) -> Any:
             if isinstance(value, Literal):
-                return value.aval, _array_key(value.val)
+                return value.aval, None if id(value) in self._hidden else _array_key(value.val)
             return number(value)
 
         given = [*jaxpr.constvars, *jaxpr.invars]
