@@ -110,7 +110,7 @@ def _with_changing_numbers(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def _changing(key: _Key, values: list[Any]) -> list[int]:
-    """Returns which numbers have been seen to change in equations that are the same but for them."""
+    """Returns which numbers have changed since the first trace of the same other equations."""
     with _lock:
         first, changing = _numbers.pop(key, (values, set()))
         changing |= {n for n, value in enumerate(values) if value != first[n]}
