@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -94,8 +94,12 @@ class Layer:
         for name in data_fields(self):
             object.__setattr__(self, name, as_leaf(getattr(self, name)))
 
-    def as_now(self) -> Layer:
-        """Returns the layer with functions that it holds as snapshots (see `traced.py`)."""
+    def as_now(self, snapshot: Callable[..., Any]) -> Layer:
+        """Returns the layer with the functions that it holds as snapshots (see `traced.py`).
+
+        Args:
+          snapshot: from an elementwise function, and its number of arguments unless that is 1.
+        """
         return self
 
     # The finite layer.

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from widelimit.layers.base import Layer
+from widelimit.traced import Snapshot
 
 
 def as_now(net: Layer) -> Layer:
@@ -16,16 +17,22 @@ def as_now(net: Layer) -> Layer:
 
     What is compiled for a network and kept with it then holds for what its functions read, too.
     """
-    latest = _latest.get(net)
-    if latest is None:
-        now = _map_layers(net)
-    elif latest[0] is None:
+    before = _latest.get(net)
+    if before == (None,):
         return net
-    else:
-        now = _map_layers(net)
-        structures: tuple[Any, Any] = jax.tree.structure(now), jax.tree.structure(latest[0])
+    snapshots: dict[Any, Snapshot] = {}
+
+    def snapshot(function: Any, arguments: int = 1) -> Snapshot:
+        key = id(function), arguments
+        if key not in snapshots:
+            snapshots[key] = Snapshot(function, *[()] * arguments)
+        return snapshots[key]
+
+    now = _map_layers(net, snapshot)
+    if before is not None and before[0] is not None:
+        structures: tuple[Any, Any] = jax.tree.structure(now), jax.tree.structure(before[0])
         if structures[0] == structures[1]:
-            return latest[0]
+            return before[0]
     _latest[net] = (None if now is net else now,)
     _latest[now] = (None,)
     return now
@@ -47,18 +54,18 @@ def _inside(net: Layer) -> list[Layer]:
     return [part for some in parts for part in some if isinstance(part, Layer)]
 
 
-def _map_layers(net: Layer) -> Layer:
+def _map_layers(net: Layer, snapshot: Any) -> Layer:
     """Returns the network with every layer as it is now, itself if none changes."""
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(net):
         value = getattr(net, field.name)
         if isinstance(value, Layer):
-            new: Any = _map_layers(value)
+            new: Any = _map_layers(value, snapshot)
         elif isinstance(value, tuple) and any(isinstance(part, Layer) for part in value):
-            new = tuple(_map_layers(p) if isinstance(p, Layer) else p for p in value)
+            new = tuple(_map_layers(p, snapshot) if isinstance(p, Layer) else p for p in value)
             new = value if all(a is b for a, b in zip(new, value, strict=True)) else new
         else:
             continue
         if new is not value:
             changed[field.name] = new
-    return (dataclasses.replace(net, **changed) if changed else net).as_now()
+    return (dataclasses.replace(net, **changed) if changed else net).as_now(snapshot)

@@ -14,7 +14,6 @@ from widelimit import series
 from widelimit._pytree import pytree, static
 from widelimit.duals import Dual
 from widelimit.layers.elementwise import ElementwiseLayer
-from widelimit.traced import Snapshot
 
 
 class SeriesLayer(ElementwiseLayer):
@@ -127,9 +126,9 @@ class ElementwiseNumerical(SeriesLayer):
         if self.deg < 1:
             raise ValueError(f"expected deg of at least 1, got {self.deg}")
 
-    def as_now(self) -> ElementwiseNumerical:
-        df = None if self.df is None else _snapshot(self.df)
-        return dataclasses.replace(self, fn=_snapshot(self.fn), df=df)
+    def as_now(self, snapshot: Callable[..., Any]) -> ElementwiseNumerical:
+        df = None if self.df is None else snapshot(self.df)
+        return dataclasses.replace(self, fn=snapshot(self.fn), df=df)
 
     def activation(self, x: Array) -> Array:
         return self.fn(x)
@@ -168,11 +167,11 @@ class Elementwise(SeriesLayer):
             if getattr(self, name) is not None:
                 _check_callable(name, getattr(self, name))
 
-    def as_now(self) -> Elementwise:
+    def as_now(self, snapshot: Callable[..., Any]) -> Elementwise:
         if self.nngp_fn is None:
-            return dataclasses.replace(self, fn=_snapshot(self.fn))
-        slope = None if self.d_nngp_fn is None else _snapshot(self.d_nngp_fn, 3)
-        return dataclasses.replace(self, nngp_fn=_snapshot(self.nngp_fn, 3), d_nngp_fn=slope)
+            return dataclasses.replace(self, fn=snapshot(self.fn))
+        slope = None if self.d_nngp_fn is None else snapshot(self.d_nngp_fn, 3)
+        return dataclasses.replace(self, nngp_fn=snapshot(self.nngp_fn, 3), d_nngp_fn=slope)
 
     def activation(self, x: Array) -> Array:
         if self.fn is None:
@@ -193,11 +192,6 @@ class Elementwise(SeriesLayer):
         if self.nngp_fn is None:
             return super().variance(features)
         return jnp.vectorize(self.nngp_fn)(features, features, features)
-
-
-def _snapshot(function: Any, arguments: int = 1) -> Snapshot:
-    """Returns an elementwise function as it is now."""
-    return Snapshot(function, *[()] * arguments)
 
 
 def _check_callable(name: str, value: Any) -> None:
