@@ -21,6 +21,7 @@ FOUNDATION = {
     "conversion",
     "covariance",
     "duals",
+    "jaxprs",
     "kernel_axes",
     "layout",
     "linear_maps",
@@ -36,6 +37,7 @@ FOUNDATION = {
     "signal",
     "stencil",
     "tables",
+    "traced",
     "verbs",
 }
 # Each may import the foundation and what stands before it.

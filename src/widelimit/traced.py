@@ -8,6 +8,7 @@ is compiled, and so are numbers that have been seen to change.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import weakref
@@ -17,11 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
 from widelimit._pytree import is_concrete
+from widelimit.jaxprs import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
-_LIBRARY = os.path.dirname(jax.__file__)
+_LIBRARY = os.path.dirname(inspect.getfile(jax))
 
 
 class Program:
