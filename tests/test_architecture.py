@@ -26,6 +26,7 @@ FOUNDATION = {
     "layout",
     "linear_maps",
     "masking",
+    "messages",
     "nt_kernel",
     "offsets",
     "pair_matrices",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete, own
+from widelimit.samples import same_values
 
 
 class Side(NamedTuple):
@@ -85,8 +86,8 @@ def _equal_inputs(x1: Any, x2: Any) -> Any:
     if any(a is not b and jnp.shape(a) != jnp.shape(b) for a, b in pairs):
         return False
     if is_concrete(x1, x2):
-        return all(a is b or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
-    return jnp.array([(jnp.asarray(a) == jnp.asarray(b)).all() for a, b in pairs]).all()
+        return all(a is b or same_values(a, b) for a, b in pairs)
+    return jnp.array([jnp.array_equal(a, b, equal_nan=True) for a, b in pairs]).all()
 
 
 def _same(first: Any, second: Any) -> bool:
