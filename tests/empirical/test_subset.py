@@ -134,7 +134,7 @@ def test_callable_trees_inside_others():
         *(True, True, False),
         *(False,) * 3,
     )
-    with pytest.raises(TypeError, match="expected booleans in subset, got .*tanh.* for 'v'"):
+    with pytest.raises(TypeError, match=r"expected booleans in subset, got .*tanh.* for 'v'"):
         choose_leaves(params, Callable(True, jnp.tanh))
 
 
