@@ -17,7 +17,7 @@ from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import kernel_dtype
 from widelimit.empirical.jacobian import unit_row
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters, real_output
-from widelimit.empirical.outputs import Call, Output, outputs_of
+from widelimit.empirical.outputs import Call, Output, only_output
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product, pushed
 
@@ -87,11 +87,9 @@ class NTKOperator:
         parameters, arrays = Parameters.of(params, subset)
         inputs, inputs_arrays = Inputs.of(Side(x, kwargs), vmap_axes)
         call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
-        _, outputs = outputs_of(call, None, trace_axes, ())
-        if len(outputs) != 1:
-            raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
-        call.check_differentiable(outputs)
-        values = (arrays, inputs_arrays, call.network, outputs[0], batch_size)
+        output = only_output(call, trace_axes)
+        call.check_differentiable([output])
+        values = (arrays, inputs_arrays, call.network, output, batch_size)
         for name, value in zip(
             ("params", "arrays", "network", "output", "batch_size"), values, strict=True
         ):

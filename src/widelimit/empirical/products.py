@@ -16,6 +16,7 @@ from widelimit.empirical.network import (
     Network,
     Parameters,
     output_leaves,
+    output_names,
     real_output,
 )
 from widelimit.empirical.outputs import Call, outputs_of
@@ -81,9 +82,11 @@ def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
     if jax.tree.structure(v) != structure:
         raise ValueError(f"expected a vector like {structure}, got {jax.tree.structure(v)}")
     leaves = output_leaves(own(v))
-    for leaf, want in zip(leaves, expected, strict=True):
+    for leaf, want, name in zip(leaves, expected, output_names(v), strict=True):
         if leaf.shape != want.shape:
-            raise ValueError(f"expected a vector of shape {want.shape}, got shape {leaf.shape}")
+            raise ValueError(
+                f"expected a vector of shape {want.shape}, as {name} has, got shape {leaf.shape}"
+            )
     return leaves
 
 

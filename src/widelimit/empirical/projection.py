@@ -14,7 +14,7 @@ from widelimit._pytree import pytree
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters
-from widelimit.empirical.outputs import Call, outputs_of
+from widelimit.empirical.outputs import Call, only_output
 from widelimit.empirical.vector_products import pushed
 
 
@@ -151,10 +151,7 @@ def projected_gradients(
     parameters, arrays = Parameters.of(params, subset)
     inputs, inputs_arrays = Inputs.of(Side(x, kwargs), None)
     call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
-    _, outputs = outputs_of(call, None, (), ())
-    if len(outputs) != 1:
-        raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
-    call.check_differentiable(outputs)
+    call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))
     return ProjectedGradients(
         _features(call.network, int(batch_size), arrays, inputs_arrays, directions)
