@@ -18,6 +18,7 @@ from widelimit.empirical.arguments import (
     is_array,
     join_arrays,
     mapped_axes,
+    place,
     split_arrays,
 )
 from widelimit.empirical.subset import choose_leaves
@@ -286,6 +287,12 @@ class Traced(NamedTuple):
         return self.program(params[self.start : self.start + self.size], filled, arrays)
 
 
+def output_names(out: Any) -> list[str]:
+    """Returns what errors call every output."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(out))
+    return [f"an output{place(path)}" for path in paths]
+
+
 def output_leaves(out: Any) -> list[Array]:
     """Returns the arrays of an output.
 
@@ -297,10 +304,8 @@ def output_leaves(out: Any) -> list[Array]:
         raise TypeError(f"expected arrays as outputs of f, got {out!r}")
     for path, leaf in leaves:
         if not is_array(leaf):
-            where = jax.tree_util.keystr(path)
             raise TypeError(
-                f"expected arrays as outputs of f, got {type(leaf).__name__}"
-                + (f" at {where}" if where else "")
+                f"expected arrays as outputs of f, got {type(leaf).__name__}{place(path)}"
             )
     return [jnp.asarray(leaf) for _, leaf in leaves]
 

@@ -17,7 +17,7 @@ from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import kernel_dtype
 from widelimit.empirical.jacobian import unit_row
 from widelimit.empirical.network import Network, Parameters, real_output
-from widelimit.empirical.outputs import Call, Output, outputs_of
+from widelimit.empirical.outputs import Call, Output, only_output
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product, pushed
 
@@ -85,11 +85,9 @@ class NTKOperator:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
         call = Call.of(f, Parameters.of(params, subset), Side(x, kwargs), vmap_axes, batch_size)
-        _, outputs = outputs_of(call, None, trace_axes, ())
-        if len(outputs) != 1:
-            raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
-        call.check_differentiable(outputs)
-        values = (call.params, call.arrays, call.network, outputs[0], batch_size)
+        output = only_output(call, trace_axes)
+        call.check_differentiable([output])
+        values = (call.params, call.arrays, call.network, output, batch_size)
         for name, value in zip(
             ("params", "arrays", "network", "output", "batch_size"), values, strict=True
         ):

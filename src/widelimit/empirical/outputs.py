@@ -13,7 +13,7 @@ from jaxtyping import Array
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import Axes, Shape, resolve_axes
 from widelimit.empirical.dependence import check_dependence
-from widelimit.empirical.network import Inputs, Network, Parameters, real_output
+from widelimit.empirical.network import Inputs, Network, Parameters, output_names, real_output
 from widelimit.empirical.samples import Samples
 
 
@@ -23,6 +23,7 @@ class Output:
 
     Attributes:
       index: which leaf of f(params, x).
+      name: what errors call it.
       axis: its axis of samples; None where they are not mapped.
       axes: trace and diagonal axes.
       shapes: its shapes for x1 and for x2, with all samples.
@@ -30,6 +31,7 @@ class Output:
     """
 
     index: int
+    name: str
     axis: int | None
     axes: Axes
     shapes: tuple[Shape, Shape]
@@ -110,7 +112,7 @@ class Call:
             if not jnp.issubdtype(output.dtype, jnp.inexact):
                 raise TypeError(
                     "expected floating-point or complex numbers as outputs of f, got "
-                    f"{output.dtype} numbers of shape {output.shapes[0]}"
+                    f"{output.dtype} numbers in {output.name} of shape {output.shapes[0]}"
                 )
         real = jax.eval_shape(self.network.parameters.real, self.params)
         if self.network.inputs.outputs is None:
@@ -166,16 +168,30 @@ def outputs_of(
             "expected f(x1) and f(x2) with the same tree of outputs, got "
             f"{structure} and {jax.tree.structure(tree2)}"
         )
-    axes = first.network.output_axes()
+    axes, names = first.network.output_axes(), output_names(tree1)
     found = []
     leaves = zip(jax.tree.leaves(tree1), jax.tree.leaves(tree2), strict=True)
-    for index, (pair, axis, shape1, shape2) in enumerate(
-        zip(leaves, axes, shapes1, shapes2, strict=True)
+    for index, (pair, name, axis, *shapes) in enumerate(
+        zip(leaves, names, axes, shapes1, shapes2, strict=True)
     ):
-        resolved = resolve_axes(trace_axes, diagonal_axes, shape1, shape2)
+        resolved = resolve_axes(trace_axes, diagonal_axes, shapes[0], shapes[1], name)
         dtype = jnp.promote_types(*(leaf.dtype for leaf in pair))
-        found.append(Output(index, axis, resolved, (shape1, shape2), dtype))
+        found.append(Output(index, name, axis, resolved, (shapes[0], shapes[1]), dtype))
     return structure, found
+
+
+def only_output(call: Call, trace_axes: Any) -> Output:
+    """Returns what is to be known of the one output of a network.
+
+    Raises:
+      TypeError: several outputs, or one that is no array.
+      ValueError: wrong axes.
+    """
+    _, outputs = outputs_of(call, None, trace_axes, ())
+    if len(outputs) != 1:
+        names = ", ".join(output.name for output in outputs)
+        raise TypeError(f"expected f with one array as its output, got {len(outputs)}: {names}")
+    return outputs[0]
 
 
 def _shapes(call: Call) -> tuple[Any, list[Shape]]:
@@ -185,16 +201,19 @@ def _shapes(call: Call) -> tuple[Any, list[Shape]]:
     mapped = [a for a in call.network.inputs.mapped if a is not None]
     count = call.network.inputs.count(call.arrays)
     shapes = []
-    for leaf, axis in zip(leaves, axes, strict=True):
+    for leaf, axis, name in zip(leaves, axes, output_names(tree), strict=True):
         shape = list(leaf.shape)
         if axis is not None and mapped:
             if shape[axis] != 1:
                 raise ValueError(
                     "expected outputs of one sample with size 1 along the axis of samples "
-                    f"{axis}, as vmap_axes say, got shape {leaf.shape}"
+                    f"{axis}, as vmap_axes say, got {name} of shape {leaf.shape}"
                 )
             shape[axis] = count
         elif axis is None and mapped:
-            raise ValueError("expected an axis of samples for every output in vmap_axes, got None")
+            raise ValueError(
+                "expected an axis of samples for every output in vmap_axes, got None for "
+                f"{name} of shape {leaf.shape}"
+            )
         shapes.append(tuple(shape))
     return tree, shapes

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from widelimit._pytree import own
 from widelimit.empirical.arguments import two_sides
-from widelimit.empirical.network import Parameters, output_leaves, real_output
+from widelimit.empirical.network import Parameters, output_leaves, output_names, real_output
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
 
@@ -70,9 +70,11 @@ def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
     if jax.tree.structure(v) != structure:
         raise ValueError(f"expected a vector like {structure}, got {jax.tree.structure(v)}")
     leaves = output_leaves(own(v))
-    for leaf, want in zip(leaves, expected, strict=True):
+    for leaf, want, name in zip(leaves, expected, output_names(v), strict=True):
         if leaf.shape != want.shape:
-            raise ValueError(f"expected a vector of shape {want.shape}, got shape {leaf.shape}")
+            raise ValueError(
+                f"expected a vector of shape {want.shape}, as {name} has, got shape {leaf.shape}"
+            )
     return leaves
 
 

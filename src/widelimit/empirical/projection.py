@@ -14,7 +14,7 @@ from widelimit._pytree import pytree
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
 from widelimit.empirical.network import Network, Parameters
-from widelimit.empirical.outputs import Call, outputs_of
+from widelimit.empirical.outputs import Call, only_output
 from widelimit.empirical.vector_products import pushed
 
 
@@ -149,10 +149,7 @@ def projected_gradients(
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
     call = Call.of(f, Parameters.of(params, subset), Side(x, kwargs), None)
-    _, outputs = outputs_of(call, None, (), ())
-    if len(outputs) != 1:
-        raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
-    call.check_differentiable(outputs)
+    call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))
     return ProjectedGradients(
         _features(call.network, int(batch_size), call.params, call.arrays, directions)
