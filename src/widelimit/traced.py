@@ -67,7 +67,7 @@ class Untraced(Program):
 
 
 def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]:
-    """Returns the equations of a function, and the arrays that it read besides its arguments.
+    """Returns the equations of a function, and copies of the arrays that it read besides arguments.
 
     Inside `jax.shard_map` values have a type beside their shape that says how they vary over the
     devices, and that derivatives change: there the function is called as it is.

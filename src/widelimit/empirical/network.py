@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit._pytree import own
 from widelimit.empirical.arguments import (
     Constants,
     Side,
@@ -216,7 +215,7 @@ class Network:
         for count in counts:
             program, constants = trace(call, params, inputs.resized(arrays, count))
             programs.append((count, Traced(program, len(values), len(constants))))
-            values += own(constants)
+            values += constants
         return cls(parameters, inputs, tuple(programs)), values
 
     def fits(self, inputs: Inputs, traced: list[Any], arrays: list[Any]) -> bool:
