@@ -39,6 +39,7 @@ FOUNDATION = {
     "stencil",
     "tables",
     "traced",
+    "varying",
     "verbs",
 }
 # Each may import the foundation and what stands before it.

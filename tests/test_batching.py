@@ -92,16 +92,17 @@ def test_without_a_size_memory_decides() -> None:
 
 def test_other_functions_get_their_arguments() -> None:
     def kernel_fn(x1: Any, x2: Any, params: Any, *, scale: float, rng: Any) -> Any:
-        draw = jax.random.normal(rng, ())
-        return scale * params["a"] * (x1 @ (x1 if x2 is None else x2).T), draw
+        kernel = params["a"] * (x1 @ (x1 if x2 is None else x2).T)
+        return scale * kernel, kernel * 0 + jax.random.normal(rng, ()), scale
 
     x1, key = inputs(5, 6), jax.random.key(0)
-    kernel, draw = nt.batch(kernel_fn, 2)(x1, x1, {"a": 2.0}, scale=3.0, rng=key)
+    kernel, draws, scale = nt.batch(kernel_fn, 2)(x1, x1, {"a": 2.0}, scale=3.0, rng=key)
     np.testing.assert_allclose(kernel, 6 * x1 @ x1.T, rtol=1e-5)
-    assert draw.shape == ()
+    assert len(set(np.asarray(draws).ravel().tolist())) == 9
+    assert scale == 3.0
 
 
-def test_inside_jit_it_is_the_function_itself() -> None:
+def test_inside_jit() -> None:
     x = inputs(5, 6)
     batched = nt.batch(FLAT.kernel_fn, 2)
     assert_same(jax.jit(lambda x: batched(x, None, "ntk"))(x), FLAT.kernel_fn(x, None, "ntk"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable
@@ -12,12 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
-from widelimit.gram.compute import compute, make_tiler, unwrapped
+from widelimit.gram.compute import (
+    TracedTileError,
+    compute,
+    make_tiler,
+    make_traced_tiler,
+    unwrapped,
+)
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.fields import is_kernel
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, fixed_grid, parse_memory
 from widelimit.gram.storage import Memory
 from widelimit.gram.tiler import Tiler
+from widelimit.gram.traced import compute_traced
 
 _TILED = {"nngp", "ntk"}
 
@@ -75,8 +83,6 @@ def batch(
     # Attributes of the original, such as its name, are kept.
     @functools.wraps(kernel_fn)
     def batched(x1: Any, x2: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if not is_concrete(x1, x2, args, kwargs):
-            return kernel_fn(x1, x2, *args, **kwargs)  # tiles of traced inputs would save nothing
         devices = resolve_devices(None if device_count == -1 else max(device_count, 1))
         function, keywords = unwrapped(kernel_fn, kwargs)
         job = _Job(function, devices, int(batch_size), store_on_device)
@@ -117,6 +123,15 @@ class _Job(NamedTuple):
         return self.kernel_fn.select(kernels, get)
 
     def _compute(self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns all of what a network says in its kernels, or any other function."""
+        if is_concrete(x1, x2, args, kwargs, getattr(self.kernel_fn, "net", None)):
+            with contextlib.suppress(TracedTileError):  # the function knows something traced
+                return self._compute_concrete(x1, x2, args, kwargs)
+        return self._compute_traced(x1, x2, args, kwargs)
+
+    def _compute_concrete(
+        self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         tiler = make_tiler(self.kernel_fn, x1, x2, args, self.devices, kwargs)
         count = len(self.devices)
         if self.batch_size:
@@ -129,6 +144,18 @@ class _Job(NamedTuple):
         result = compute(tiler, grid, get, Memory(), progress=False)
         whole = jax.tree.map(self._stored, result)
         return jax.tree.map(lambda k: _second_side(k, tiler), whole, is_leaf=is_kernel)
+
+    def _compute_traced(
+        self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.batch_size:
+            tiler = make_traced_tiler(self.kernel_fn, x1, x2, args, kwargs)
+            if max(tiler.counts) > self.batch_size:
+                tiler.check()
+                grid = fixed_grid(tiler, tiler.traced_size(self.batch_size), 1)
+                result = compute_traced(tiler, grid, args[0] if args else None)
+                return jax.tree.map(lambda k: _second_side(k, tiler), result, is_leaf=is_kernel)
+        return self.kernel_fn(x1, x2, *args, **kwargs)
 
     def _stored(self, value: Any) -> Any:
         is_array = isinstance(value, np.ndarray | jax.Array)

@@ -25,11 +25,18 @@ from widelimit.inputs import (
 from widelimit.layers.base import NetFunction, located, tree_shapes
 from widelimit.layers.functions import as_now
 from widelimit.nt_kernel import Kernel, kernel_signal
-from widelimit.plan import check_alike, check_unmixed, make_site, mixing_layer, output_need
+from widelimit.plan import (
+    bare_site,
+    check_alike,
+    check_unmixed,
+    make_site,
+    mixing_layer,
+    output_need,
+)
 from widelimit.reference import compute, holds_kernels, map_kernels
 from widelimit.request import ARRAYS, Options, Request
 from widelimit.selection import parse_get, select
-from widelimit.tiles import NetworkTiler, tiler_class
+from widelimit.tiles import NetworkTiler, batch_axes, tiler_class, traced_size
 
 __all__ = ["Choice", "KernelFn", "choose_engine"]
 
@@ -175,15 +182,38 @@ class KernelFn(NetFunction):
             kind = tiler_class(now, x1, patterns, get, options)
             return kind(now, (x1, x2), get, patterns, options, devices)
 
-    def check_tiles(self, kernels: Any) -> None:
-        """Raises if kernels of x1 and x2, as inputs, cannot be cut into tiles of samples.
+    def batch_axes(self, x: Any, **axes: int | None) -> tuple[int, ...]:
+        """Returns the batch axis of every array of the inputs; keywords as for a call."""
+        return batch_axes(self.net, x, _keywords(axes))
+
+    def traced_size(self, x: Any, get: Any, most: int, **axes: int | None) -> int:
+        """Returns how many samples a side of a tile of traced arrays should have.
+
+        Args:
+          x: the inputs.
+          get: as for a call.
+          most: the largest number.
+          **axes: `batch_axis` and `channel_axis`, as for a call.
+        """
+        return traced_size(self.net, x, get, _keywords(axes), most)
+
+    def check_tiles(self, x: Any, **axes: int | None) -> None:
+        """Raises if inputs, arrays or kernels of x1 and x2, cannot be cut into tiles of samples.
+
+        Args:
+          x: the inputs; they may be traced.
+          **axes: `batch_axis` and `channel_axis`, as for a call.
 
         Raises:
           ValueError: a layer combines samples; the message names it.
         """
-        signal = map_kernels(kernel_signal, kernels)
-        need = output_need(self.net.output_signal(signal), diagonal_spatial=False, own=False)
-        site = make_site(self.net, signal, need, (None, None), (None, None))
+        if not holds_kernels(x):
+            shapes = tree_shapes(x)
+            _, site = bare_site(self.net, (shapes, shapes), _keywords(axes))
+        else:
+            signal = map_kernels(kernel_signal, x)
+            need = output_need(self.net.output_signal(signal), diagonal_spatial=False, own=False)
+            site = make_site(self.net, signal, need, (None, None), (None, None))
         check_unmixed(mixing_layer(site))
 
     def _now(self) -> KernelFn:

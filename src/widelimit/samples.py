@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from widelimit._pytree import is_concrete
@@ -35,10 +36,10 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-    """A batch of samples on the host.
+    """A batch of samples on the host, or traced ones.
 
     Attributes:
-      x: array of NumPy, or a tree of such.
+      x: array of NumPy or traced array, or a tree of such.
       axes: batch axis of every leaf of x, in order.
       extras: trees of arrays with samples along their first axis, by name.
       count: number of samples.
@@ -92,10 +93,45 @@ class Samples:
         x = map_inputs(lambda v, axis: _cut(v, axis, start, stop, size), self.x, self.axes)
         return Rows(x, extras)
 
+    def filled(self, size: int) -> Samples:
+        """Returns so many samples, or all: the last is repeated. Arrays may be traced."""
+
+        def fill(value: Any, axis: int) -> Any:
+            missing = size - value.shape[axis]
+            widths = [(0, missing if a == axis else 0) for a in range(value.ndim)]
+            return jnp.pad(value, widths, mode="edge") if missing > 0 else value
+
+        extras = jax.tree.map(lambda v: fill(v, 0), self.extras)
+        x = map_inputs(fill, self.x, self.axes)
+        return dataclasses.replace(self, x=x, extras=extras, count=max(size, self.count))
+
+    def cut_at(self, start: Any, size: int) -> Rows:
+        """Returns so many samples from a traced place on."""
+
+        def cut(value: Any, axis: int) -> Any:
+            return lax.dynamic_slice_in_dim(value, start, size, axis)
+
+        extras = jax.tree.map(lambda v: cut(v, 0), self.extras)
+        return Rows(map_inputs(cut, self.x, self.axes), extras)
+
+    def outline(self, count: int) -> Rows:
+        """Returns the shapes and dtypes of so many samples."""
+
+        def shape(value: Any, axis: int) -> jax.ShapeDtypeStruct:
+            sizes = (*value.shape[:axis], count, *value.shape[axis + 1 :])
+            return jax.ShapeDtypeStruct(sizes, value.dtype)
+
+        extras = jax.tree.map(lambda v: shape(v, 0), self.extras)
+        return Rows(map_inputs(shape, self.x, self.axes), extras)
+
     def sample_bytes(self, itemsize: int | None = None) -> int:
         """Returns the bytes of one sample, with inputs of another size of numbers if given."""
-        inputs = sum(leaf.size * (itemsize or leaf.itemsize) for leaf in jax.tree.leaves(self.x))
-        extras = sum(leaf.nbytes for leaf in jax.tree.leaves(self.extras))
+
+        def size(leaf: Any, itemsize: int | None = None) -> int:
+            return leaf.size * (itemsize or leaf.dtype.itemsize)
+
+        inputs = sum(size(leaf, itemsize) for leaf in jax.tree.leaves(self.x))
+        extras = sum(map(size, jax.tree.leaves(self.extras)))
         return (inputs + extras) // max(self.count, 1)
 
 
@@ -103,6 +139,20 @@ def map_inputs(function: Callable[[Any, int], Any], x: Any, axes: tuple[int, ...
     """Returns the function of every array of a tree and of its batch axis."""
     leaves, structure = jax.tree.flatten(x)
     return jax.tree.unflatten(structure, map(function, leaves, axes))
+
+
+def count_rows(rows: Rows, axes: tuple[int, ...]) -> int:
+    """Returns the number of samples; `axes` are the batch axes of the inputs."""
+    return int(np.shape(jax.tree.leaves(rows.x)[0])[axes[0]])
+
+
+def join(first: Rows, second: Rows, axes: tuple[int, ...]) -> Rows:
+    """Returns samples and behind them others, on the host; `axes` are batch axes of the inputs."""
+    first, second = to_host((first, second))
+    others = iter(jax.tree.leaves(second.x))
+    x = map_inputs(lambda v, axis: np.concatenate([v, next(others)], axis), first.x, axes)
+    extras = jax.tree.map(lambda a, b: np.concatenate([a, b]), first.extras, second.extras)
+    return Rows(x, extras)
 
 
 def check_finite(
@@ -183,8 +233,13 @@ def place(rows: Rows, axes: tuple[int, ...], devices: list[Any], split: bool) ->
 
 
 def to_host(tree: Any) -> Any:
-    """Returns a tree with its JAX arrays as arrays of NumPy; on the CPU they share memory."""
-    return jax.tree.map(lambda v: np.asarray(v) if isinstance(v, jax.Array) else v, tree)
+    """Returns a tree with its JAX arrays as arrays of NumPy; on the CPU they share memory.
+
+    Traced arrays stay what they are.
+    """
+    return jax.tree.map(
+        lambda v: np.asarray(v) if isinstance(v, jax.Array) and is_concrete(v) else v, tree
+    )
 
 
 def _cut(x: np.ndarray, axis: int, start: int, stop: int, size: int) -> np.ndarray:

@@ -49,7 +49,10 @@ class NetworkTiler:
       same: whether x2 is x1, on the same graphs.
       given_x2: whether an x2 was given.
       target_bytes: a tile that takes more is no faster.
+      layout: None, since the names of kernels tell where samples are in them.
     """
+
+    layout: None = None
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class NetworkTiler:
         self.same = _same(x1, x2) and same_patterns(patterns, shared=x2 is None)
         self._kernel_fn, self._get, self._options = kernel_fn, get, options
         self._devices = devices
-        axes = _batch_axes(kernel_fn.net, x1, options.axes)
+        axes = batch_axes(kernel_fn.net, x1, options.axes)
         second = patterns[0] if patterns[1] is None and x2 is None else patterns[1]
         self._sides = (
             Samples.of(x1, axes, {"pattern": patterns[0]}, "x1"),
@@ -166,6 +169,30 @@ class NetworkTiler:
         return self._options.diagonal_spatial
 
 
+def traced_size(
+    net: Layer, x: Any, get: Any, axes: tuple[int | None, int | None], most: int
+) -> int:
+    """Returns how many samples a side of a tile should have inside a trace, `most` or fewer.
+
+    There the reference engine computes a tile at once, and larger ones are no faster.
+
+    Args:
+      net: the network.
+      x: inputs, which may be traced.
+      get: what to return of each tile.
+      axes: (batch, channel) axes from elsewhere.
+      most: the largest number.
+    """
+    shapes = tree_shapes(x)
+    inner, site = bare_site(net, (shapes, shapes), axes)
+    arrays = kept_arrays(get, site.signal_in)
+    enough = _FLAT_TILE if jax.local_devices()[0].platform == "cpu" else _ACCELERATOR_TILE
+    itemsize, size = working_dtype().itemsize, most
+    while size > 1 and peak_bytes(inner, site, Workload(size, arrays, itemsize, size)) > enough:
+        size = -(-size // 2)
+    return size
+
+
 def _same(x1: Any, x2: Any) -> bool:
     """Returns whether `same_inputs` holds for the inputs in the working dtype."""
     if x2 is None or x2 is x1:
@@ -177,8 +204,14 @@ def _same(x1: Any, x2: Any) -> bool:
     return same_inputs(first, second)
 
 
-def _batch_axes(net: Layer, x: Any, given: tuple[int | None, int | None]) -> tuple[int, ...]:
-    """Returns the batch axis of every array of the inputs."""
+def batch_axes(net: Layer, x: Any, given: tuple[int | None, int | None]) -> tuple[int, ...]:
+    """Returns the batch axis of every array of the inputs of a network.
+
+    Args:
+      net: the network.
+      x: inputs.
+      given: (batch, channel) axes from elsewhere.
+    """
 
     def batch(part: Any, axes: Any) -> tuple[int, ...]:
         if is_branches(part):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.gram.fields import block
-from widelimit.gram.liveness import peak_bytes
-from widelimit.samples import Rows, Samples, check_finite, place, same_values, to_host
+from widelimit._pytree import is_concrete
+from widelimit.gram.fields import Layout, block, relates_equal
+from widelimit.gram.layout import find_layout
+from widelimit.gram.liveness import tile_costs
+from widelimit.gram.sizes import Grid
+from widelimit.samples import Rows, Samples, check_finite, count_rows, join, place, same_values
 
 _TARGET_BYTES = 2**26
 # What a function that JAX cannot trace is taken to need, in units of its results and inputs.
@@ -51,7 +56,7 @@ class CallableTiler:
 
         Args:
           kernel_fn: the function.
-          inputs: concrete x1 and x2, or None for x1.
+          inputs: x1 and x2, or None for x1.
           args: what follows the inputs, `get` as a rule.
           devices: where to compute.
           kwargs: keywords of `kernel_fn`. Pairs of arrays are cut with x1 and x2, `rng` is folded
@@ -67,18 +72,19 @@ class CallableTiler:
         self.diagonal_spatial = kwargs.get("diagonal_spatial")
         self.given_x2 = bool(jax.tree.leaves(inputs[1]))
         self._on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(inputs))
-        self._sides = self._both_sides(inputs, pairs, kwargs.get("batch_axis") or 0)
+        self._sides = self._both_sides(inputs, pairs, _batch_axes(kernel_fn, inputs[0], kwargs))
         for name, side in zip(("x1", "x2"), self._sides[: 1 + self.given_x2], strict=False):
             for leaf in jax.tree.leaves(side.x):
-                if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                if is_concrete(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
                     check_finite(leaf, name, kwargs.get("mask_constant"))
         first, second = self._sides
         self._equal = _equal(first.x, second.x)
-        self.same = not self.given_x2 and _equal(first.extras, second.extras)
+        self._equal_extras = _equal(first.extras, second.extras)
+        self.same = not self.given_x2 and self._equal_extras
         self._costs: tuple[float, float] | None = None
 
     def _both_sides(
-        self, inputs: tuple[Any, Any], pairs: dict[str, Any], axes: int
+        self, inputs: tuple[Any, Any], pairs: dict[str, Any], axes: tuple[int, ...] | int
     ) -> tuple[Samples, Samples]:
         x1, x2 = inputs
         extras = {k: v[0] for k, v in pairs.items()}
@@ -102,7 +108,14 @@ class CallableTiler:
         return self._sides[0].sample_bytes() * (1 + len(self._devices))
 
     def check(self) -> None:
-        """Returns: nothing is known of how the function treats samples."""
+        """Raises if a network combines samples; of other functions nothing is known.
+
+        Raises:
+          ValueError: it does; the message names the layer.
+        """
+        check = getattr(self._kernel_fn, "check_tiles", None)
+        if check is not None:
+            check(self._sides[0].x, **_named_axes(self._constants))
 
     def tile_bytes(self, n1: int, n2: int) -> int:
         """Returns what a tile takes by a trace of the function, see `liveness`."""
@@ -112,27 +125,40 @@ class CallableTiler:
         return int(per_pair * n1 * n2 + per_sample * (n1 + n2))
 
     def _estimated(self) -> tuple[float, float]:
-        """Returns bytes per pair and per sample, from tiles of 2 and of 4 samples per side."""
+        """Returns bytes per pair and per sample, by a trace of the function if it can be traced."""
         try:
-            two, four = (
-                peak_bytes(jax.make_jaxpr(self._call)(self._abstract(0, n), self._abstract(1, n)))
-                for n in (2, 4)
+            return tile_costs(
+                lambda n: jax.make_jaxpr(self._call)(*(side.outline(n) for side in self._sides))
             )
         except Exception:  # whatever a function does that is not made to be traced
             inputs = sum(side.sample_bytes() for side in self._sides)
             return float(_UNKNOWN * _bytes(self.outline())), float(_UNKNOWN * inputs)
-        per_pair = max((four - 2 * two) / 8, two / 16)
-        return per_pair, max((two - 4 * per_pair) / 4, 0.0)
 
-    def _abstract(self, side: int, count: int) -> Rows:
-        """Returns samples of which only shapes and dtypes are known."""
-        rows = jax.tree.map(np.asarray, self.rows(side, 0, 1, count).rows)
-        return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), rows)
+    @functools.cached_property
+    def layout(self) -> Layout | None:
+        """Where the samples are in results of other functions than that of a network.
+
+        Raises:
+          ValueError: results that cannot be put together from tiles.
+        """
+        if hasattr(self._kernel_fn, "tiler"):
+            return None
+        return find_layout(self._example, self._get, self.given_x2)
+
+    def _example(self, n1: int, n2: int | None, values: bool) -> Any:
+        """Returns the kernels of so many samples, or their shapes unless values are asked for."""
+        if not values:
+            shapes = self._sides[0].outline(n1), None if n2 is None else self._sides[1].outline(n2)
+            with contextlib.suppress(Exception):  # it may not be made to be traced
+                return jax.eval_shape(self._call, *shapes)
+        return self._call(self._few(0, n1), None if n2 is None else self._few(1, n2))
+
+    def _few(self, side: int, count: int) -> Rows:
+        return self.rows(side, 0, min(count, self.counts[side]), count).rows
 
     def outline(self) -> Any:
         """Returns the kernels of one sample of x1 with one of x2."""
-        rows = (self.rows(side, 0, 1, 1).rows for side in (0, 1))
-        return self._call(*rows)
+        return self._call(*(self._few(side, 1) for side in (0, 1)))
 
     def rows(self, side: int, start: int, stop: int, size: int) -> Piece:
         """Returns samples start to stop of x1 (0) or x2 (1), the last repeated up to `size`."""
@@ -156,18 +182,60 @@ class CallableTiler:
         """Returns the kernels between different samples that happen to be equal.
 
         A kernel function may take equal inputs for the same ones, whose dropout or noise is shared.
-        Side by side in one set they are told apart.
+        Side by side in one set they are told apart; equal samples of x1 and x2 by one more sample.
         """
-        axes = self._sides[0].axes
-        parts = to_host((first.rows, second.rows))
-        leaves, structure = zip(*(jax.tree.flatten(part.x) for part in parts), strict=True)
-        joined = [np.concatenate(pair, axis) for *pair, axis in zip(*leaves, axes, strict=True)]
-        x = jax.tree.unflatten(structure[0], joined)
-        extras = jax.tree.map(lambda a, b: np.concatenate([a, b]), *(p.extras for p in parts))
-        rows = self._placed(Rows(x, extras), split=False)
-        both = self._call(rows, None, self._key(first, second))
-        half = joined[0].shape[axes[0]] // 2
-        return block(both, self._get, (slice(half), slice(half, None)))
+        axes, key = self._sides[0].axes, self._key(first, second)
+        size = count_rows(first.rows, axes)
+        columns = slice(size, None)
+        if first.start == second.start and relates_equal(self.layout):
+            ends = (side.cut(self._different, self._different + 1, 1) for side in self._sides)
+            pieces = zip((first.rows, second.rows), ends, strict=True)
+            sides = (self._placed(join(*pair, axes), split=False) for pair in pieces)
+            both, columns = self._call(next(sides), next(sides), key), slice(size)
+        else:
+            rows = self._placed(join(first.rows, second.rows, axes), split=False)
+            both = self._call(rows, None, key)
+        return block(both, self._get, (slice(size), columns), self.layout)
+
+    @functools.cached_property
+    def _different(self) -> int:
+        """The first sample that differs between x1 and x2, which are of one number."""
+        first, second = (side.cut for side in self._sides)
+        counts = range(self.counts[0])
+        return next(k for k in counts if not _equal(first(k, k + 1, 1).x, second(k, k + 1, 1).x))
+
+    @property
+    def aligned(self) -> bool:
+        """Whether samples of x1 and x2 in equal places are the same."""
+        return self.same or (self.given_x2 and self._equal)
+
+    def traced_size(self, most: int) -> int:
+        """Returns how many samples a side of a traced tile should have, `most` or fewer."""
+        of_network = getattr(self._kernel_fn, "traced_size", None)
+        if of_network is None:
+            return most
+        return int(of_network(self._sides[0].x, self._get, most, **_named_axes(self._constants)))
+
+    def traced_tiles(self, grid: Grid) -> Callable[[Any, Any, bool], Any]:
+        """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
+        sides = [side.filled(n) for side, n in zip(self._sides, grid.filled, strict=True)]
+
+        def tile(i: Any, j: Any, own: bool) -> Any:
+            starts = i * grid.sizes[0], j * grid.sizes[1]
+            first, other = map(Samples.cut_at, sides, starts, grid.sizes)
+            if own:
+                # The same object is the same set of samples, for functions that look.
+                other = Rows(first.x, first.extras if self._equal_extras else other.extras)
+            second = None if own and not self.given_x2 else other
+            return self._call(first, second, self._key_at(*starts))
+
+        return tile
+
+    def _key_at(self, start1: Any, start2: Any) -> Any:
+        if self._rng is None:
+            return None
+        other = jax.random.fold_in(jax.random.fold_in(self._rng, start1), start2)
+        return jnp.where((start1 == 0) & (start2 == 0), self._rng, other)
 
     @property
     def _get(self) -> Any:
@@ -175,9 +243,9 @@ class CallableTiler:
 
     def _key(self, first: Piece, second: Piece) -> Any:
         """Returns a random key of the tile; the given one for the first."""
-        if self._rng is None or first.start == second.start == 0:
+        if first.start == second.start == 0:
             return self._rng
-        return jax.random.fold_in(jax.random.fold_in(self._rng, first.start), second.start)
+        return self._key_at(first.start, second.start)
 
     def _call(self, first: Rows, second: Rows | None, rng: Any = None) -> Any:
         other = first if second is None else second
@@ -207,6 +275,18 @@ def is_pair(value: Any) -> bool:
     )
 
 
+def _batch_axes(
+    kernel_fn: Callable[..., Any], x: Any, kwargs: dict[str, Any]
+) -> tuple[int, ...] | int:
+    """Returns the batch axis of every array of the inputs, or one for all."""
+    own = getattr(kernel_fn, "batch_axes", None)
+    return kwargs.get("batch_axis") or 0 if own is None else own(x, **_named_axes(kwargs))
+
+
+def _named_axes(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in kwargs.items() if k in ("batch_axis", "channel_axis")}
+
+
 def _equal(first: Any, second: Any) -> bool:
     """Returns whether trees have equal arrays."""
     if first is second:
@@ -214,6 +294,8 @@ def _equal(first: Any, second: Any) -> bool:
     leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
     if len(leaves1) != len(leaves2):
         return False
+    if not is_concrete(leaves1, leaves2):
+        return all(a is b for a, b in zip(leaves1, leaves2, strict=True))
     return all(map(same_values, leaves1, leaves2))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from widelimit._pytree import is_concrete
 from widelimit.gram.callables import CallableTiler, is_pair
 from widelimit.gram.devices import resolve_devices
-from widelimit.gram.fields import Part, is_kernel, parts, rebuild
+from widelimit.gram.fields import Part, at, is_kernel, parts, rebuild, whole_parts
 from widelimit.gram.kernels import KernelTiler
+from widelimit.gram.layout import same_constant, totals_refused
 from widelimit.gram.progress import progress_bar
 from widelimit.gram.sizes import Grid, choose_grid
 from widelimit.gram.storage import Memory, Storage
@@ -22,6 +24,10 @@ from widelimit.gram.tiler import Tiler
 
 # More than one entry of any network in the literature takes on images of 32 x 32.
 _LARGE_ENTRY = 2**26
+
+
+class TracedTileError(TypeError):
+    """A kernel function of concrete inputs has a traced result."""
 
 
 def kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
@@ -75,16 +81,42 @@ def make_tiler(
             "expected concrete inputs to compute kernels in tiles, got traced ones: call kernel_fn "
             "inside jit, vmap or grad"
         )
-    if any(map(is_kernel, jax.tree.leaves(x1, is_leaf=is_kernel))):
-        if jax.tree.leaves(x2):
-            raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
-        pairs = {name: value for name, value in kwargs.items() if is_pair(value)}
-        constants = {name: value for name, value in kwargs.items() if name not in pairs}
-        return KernelTiler(kernel_fn, x1, args, pairs, constants)
     own = getattr(kernel_fn, "tiler", None)
-    if own is not None:
+    if own is not None and not _holds_kernels(x1):
         return own(x1, x2, *args, devices=devices, **kwargs)
-    return CallableTiler(kernel_fn, (x1, x2), args, devices, kwargs)
+    return _any_tiler(kernel_fn, x1, x2, args, devices, kwargs)
+
+
+def make_traced_tiler(
+    kernel_fn: Callable[..., Any], x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> CallableTiler | KernelTiler:
+    """Returns what computes the tiles of any kernel function of traced arguments; see `make_tiler`.
+
+    Raises:
+      ValueError: inputs that have no samples, or of different numbers.
+    """
+    return _any_tiler(kernel_fn, x1, x2, args, jax.local_devices()[:1], kwargs)
+
+
+def _any_tiler(
+    kernel_fn: Callable[..., Any],
+    x1: Any,
+    x2: Any,
+    args: tuple[Any, ...],
+    devices: list[Any],
+    kwargs: dict[str, Any],
+) -> CallableTiler | KernelTiler:
+    if not _holds_kernels(x1):
+        return CallableTiler(kernel_fn, (x1, x2), args, devices, kwargs)
+    if jax.tree.leaves(x2):
+        raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
+    pairs = {name: value for name, value in kwargs.items() if is_pair(value)}
+    constants = {name: value for name, value in kwargs.items() if name not in pairs}
+    return KernelTiler(kernel_fn, x1, args, pairs, constants)
+
+
+def _holds_kernels(x: Any) -> bool:
+    return any(map(is_kernel, jax.tree.leaves(x, is_leaf=is_kernel)))
 
 
 def compute(tiler: Tiler, grid: Grid, get: Any, storage: Storage, progress: bool) -> Any:
@@ -99,6 +131,7 @@ def compute(tiler: Tiler, grid: Grid, get: Any, storage: Storage, progress: bool
 
     Raises:
       KeyboardInterrupt: with how far it came, and what is left where.
+      ValueError: results that cannot be put together from tiles.
     """
     assembly = _Assembly(tiler, grid, get, storage)
     total = grid.counts[0] * grid.counts[1]
@@ -183,8 +216,11 @@ class _Assembly:
     def __init__(self, tiler: Tiler, grid: Grid, get: Any, storage: Storage) -> None:
         self._tiler, self._grid, self._get, self._storage = tiler, grid, get, storage
         self._pieces = _Pieces(tiler, grid)
-        self._arrays: dict[str, np.ndarray] | None = None
+        self._arrays: dict[str, np.ndarray] = {}
         self._first: Any = None
+        self._found: list[Part] = []
+        self._mirrors = False
+        self._whole = grid.whole and not storage.reserves
         self.done = 0
 
     def allocate(self, result: Any) -> None:
@@ -197,53 +233,91 @@ class _Assembly:
         }
 
     def run(self) -> Iterator[int]:
-        """Computes all tiles; yields how many pairs of samples each has added."""
+        """Computes the tiles that tell something; yields of how many pairs more all is known."""
         rows, columns = self._grid.spans(0), self._grid.spans(1)
-        mirrors = False
-        for i in range(len(rows)):
-            for j in range(i if mirrors else 0, len(columns)):
-                first = self._pieces.get(0, i)
-                diagonal = self._tiler.same and i == j
-                tile = self._tiler.tile(first, None if diagonal else self._pieces.get(1, j))
+        for i, j in itertools.product(range(len(rows)), range(len(columns))):
+            if self._first is None or any(self._tells(part, (i, j)) for part in self._found):
+                tile = self._tile(i, j)
                 if self._first is None:
-                    self._first = tile
-                    mirrors = self._tiler.same and all(p.mirrors for p in self._parts(tile))
-                    if self._arrays is None:
-                        self.allocate(tile)
-                added = self._put(tile, (i, j), mirrors)
-                self.done += added
-                yield added
+                    self._begin(tile)
+                self._put(tile, (i, j))
+            pairs = (rows[i][1] - rows[i][0]) * (columns[j][1] - columns[j][0])
+            self.done += pairs
+            yield pairs
+
+    def _begin(self, tile: Any) -> None:
+        self._first, self._found = tile, self._parts(tile)
+        pairs = [part for part in self._found if part.is_pairs]
+        self._mirrors = self._tiler.same and all(part.mirrors for part in pairs)
+        if not self._arrays:
+            self.allocate(tile)
+        self._storage.check([part.key for part in self._found])
 
     def finish(self) -> Any:
         """Returns the whole result."""
-        self._arrays = None
+        self._arrays = {}
         return rebuild(self._first, self._storage.finish(), self._grid.counts)
 
-    def _parts(self, result: Any) -> list[Part]:
-        return parts(result, self._get, self._tiler.diagonal_spatial)
+    def _tile(self, i: int, j: int) -> Any:
+        first = self._pieces.get(0, i)
+        own = self._tiler.same and i == j
+        tile = self._tiler.tile(first, None if own else self._pieces.get(1, j))
+        if not is_concrete(tile):
+            raise TracedTileError(
+                "expected kernels with values to put them together from tiles, got traced ones: "
+                "call kernel_fn inside jit, vmap or grad"
+            )
+        return tile
 
-    def _put(self, tile: Any, place: tuple[int, int], mirrors: bool) -> int:
-        """Puts a tile into the result; returns the number of pairs of samples it has."""
+    def _parts(self, result: Any) -> list[Part]:
+        if self._whole:
+            return whole_parts(result)
+        return parts(result, self._get, self._tiler.diagonal_spatial, self._tiler.layout)
+
+    def _put(self, tile: Any, place: tuple[int, int]) -> None:
+        """Puts a tile into the result."""
         ends = [self._grid.spans(side)[k] for side, k in enumerate(place)]
         spans = slice(*ends[0]), slice(*ends[1])
-        sizes = ends[0][1] - ends[0][0], ends[1][1] - ends[1][0]
-        mirrored = mirrors and place[0] != place[1]
-        for part in self._parts(tile):
-            target = None if self._arrays is None else self._arrays.get(part.key)
-            if target is None:
+        given = {part.key: part for part in self._parts(tile)}
+        for part in self._found:
+            if part.place.sides and not self._tells(part, place):
                 continue
-            value = np.asarray(part.value)[part.index((slice(sizes[0]), slice(sizes[1])))]
-            if part.is_pairs or self._tells(part, place):
-                target[part.index(spans)] = value
-            if part.is_pairs and mirrored:
+            target = self._arrays[part.key]
+            index = part.index(spans)
+            value = self._entries(part, given.get(part.key), target[index].shape, ends)
+            if not part.place.sides and place != (0, 0) and not same_constant(target, value):
+                raise totals_refused(part.key, value)
+            target[index] = value
+            if part.is_pairs and self._mirrors and place[0] != place[1]:
                 target[part.index(spans[::-1])] = part.mirrored(value)
-        return sizes[0] * sizes[1] * (1 + mirrored)
+
+    def _entries(self, part: Part, given: Part | None, shape: Any, ends: Any) -> Any:
+        """Returns what a tile, whose last samples may be repetitions, says of the given samples.
+
+        Raises:
+          ValueError: an array of another shape, or none.
+        """
+        counts = tuple(stop - start for start, stop in ends)
+        value = None if given is None else np.asarray(given.value)
+        if given is not None and value is not None and value.ndim == np.ndim(part.value):
+            found = value[part.index((slice(counts[0]), slice(counts[1])))]
+            fits = value.shape in (given.shape(counts), given.shape(self._grid.sizes))
+            if fits and found.shape == shape:
+                return found
+        raise ValueError(
+            f"expected the same axes for every tile{at(part.key)}, {shape} for one of "
+            f"{counts[0]} x {counts[1]} samples, got {None if value is None else value.shape}: "
+            "only results in which every sample has its own entries can be put together from tiles"
+        )
 
     def _tells(self, part: Part, place: tuple[int, int]) -> bool:
-        """Returns whether this tile gives what concerns the samples of one side."""
-        if self._tiler.same:
-            return place[0] == place[1]
-        return place[1 - part.sides[0]] == 0
+        """Returns whether a tile gives entries of this array that no other one gives."""
+        i, j = place
+        if part.is_pairs:
+            return i <= j or not self._mirrors
+        if part.place.diagonal or (self._tiler.same and part.place.sides):
+            return i == j
+        return bool(part.place.sides) and place[1 - part.place.sides[0]] == 0
 
 
 class _Pieces:

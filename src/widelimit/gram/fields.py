@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from widelimit.nt_kernel import Kernel
 
 PAIRS = (0, 1)
-_ROWS, _COLUMNS = (0,), (1,)
-_SIDES = {"cov1": _ROWS, "mask1": _ROWS, "cov2": _COLUMNS, "mask2": _COLUMNS}
+ROWS, COLUMNS = (0,), (1,)
+SIDES = {"cov1": ROWS, "mask1": ROWS, "cov2": COLUMNS, "mask2": COLUMNS}
+
+
+class Place(NamedTuple):
+    """Where the samples are in one array.
+
+    Attributes:
+      sides: whose samples its axes are: x1 (0), x2 (1), or both; none where it has no samples.
+      axes: which of its axes these are.
+      diagonal: whether it relates equal samples of x1 and x2 only, along one axis.
+    """
+
+    sides: tuple[int, ...]
+    axes: tuple[int, ...]
+    diagonal: bool = False
+
+
+Layout = dict[str, Place]
+"""Places by where in a result the arrays stand, as text."""
+
+
+def relates_equal(layout: Layout | None) -> bool:
+    """Returns whether there are arrays that relate equal samples of x1 and x2 only."""
+    return any(place.diagonal for place in (layout or {}).values())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,36 +47,39 @@ class Part:
     Attributes:
       key: where in the result it stands, as text.
       value: the array.
-      sides: whose samples its axes are: x1 (0), x2 (1), or both.
-      axis: the first of these axes.
+      place: where the samples are in it.
       paired: whether all axes come in pairs (n1, n2, H, H, ...); None if that is not known.
     """
 
     key: str
     value: Any
-    sides: tuple[int, ...]
-    axis: int
+    place: Place
     paired: bool | None
 
     @property
     def is_pairs(self) -> bool:
         """Whether it relates x1 and x2."""
-        return self.sides == PAIRS
+        return self.place.sides == PAIRS
 
     @property
     def mirrors(self) -> bool:
         """Whether the kernel of x2 with x1 follows from that of x1 with x2."""
-        return self.paired is not None or np.ndim(self.value) == 2
+        if jnp.issubdtype(self.value.dtype, jnp.complexfloating):
+            return False  # it may be the conjugate, or not
+        return np.ndim(self.value) == 2 or (self.paired is not None and self.place.axes == PAIRS)
 
     def index(self, spans: tuple[slice, slice]) -> tuple[slice, ...]:
         """Returns the index of the samples in a span on each side."""
-        return (slice(None),) * self.axis + tuple(spans[side] for side in self.sides)
+        index = [slice(None)] * np.ndim(self.value)
+        for side, axis in zip(self.place.sides, self.place.axes, strict=True):
+            index[axis] = spans[side]
+        return tuple(index)
 
     def shape(self, counts: tuple[int, int]) -> tuple[int, ...]:
         """Returns the shape with other numbers of samples."""
         shape = list(np.shape(self.value))
-        for i, side in enumerate(self.sides):
-            shape[self.axis + i] = counts[side]
+        for side, axis in zip(self.place.sides, self.place.axes, strict=True):
+            shape[axis] = counts[side]
         return tuple(shape)
 
     def mirrored(self, value: Any) -> Any:
@@ -62,7 +90,9 @@ class Part:
         return value.transpose(order)
 
 
-def parts(result: Any, get: Any, diagonal_spatial: bool | None) -> list[Part]:
+def parts(
+    result: Any, get: Any, diagonal_spatial: bool | None, layout: Layout | None = None
+) -> list[Part]:
     """Returns the arrays of a result that belong to samples.
 
     Args:
@@ -70,23 +100,45 @@ def parts(result: Any, get: Any, diagonal_spatial: bool | None) -> list[Part]:
         tuples of them.
       get: what it was asked for; a name says what a single array is.
       diagonal_spatial: whether equal positions only are kept, None if that is not known.
+      layout: where samples are in what is no field of a `Kernel`; None if names tell.
 
     Raises:
       NotImplementedError: covariances between all samples of a batch.
+      ValueError: an array of which the layout does not know.
     """
     found = []
+    paired = None if diagonal_spatial is None else not diagonal_spatial
     for path, leaf in jax.tree_util.tree_leaves_with_path(result, is_leaf=is_kernel):
         start = jax.tree_util.keystr(path)
         if is_kernel(leaf):
             found += _kernel_parts(leaf, start)
-            continue
-        name = getattr(path[-1], "name", None) if path else None
-        name = name or (get.lower() if isinstance(get, str) else "")
-        sides = _SIDES.get(name, PAIRS)
-        if np.ndim(leaf) >= len(sides):
-            paired = None if diagonal_spatial is None else not diagonal_spatial
-            found.append(Part(start, leaf, sides, 0, paired))
+        elif layout is None:
+            sides = SIDES.get(name_of(path, get), PAIRS)
+            if np.ndim(leaf) >= len(sides):
+                found.append(Part(start, leaf, Place(sides, tuple(range(len(sides)))), paired))
+        elif start not in layout:
+            raise ValueError(
+                "expected results of the same structure for x2=None and for an x2, got another "
+                f"array{at(start)}"
+            )
+        elif hasattr(leaf, "dtype"):
+            found.append(Part(start, leaf, layout[start], paired))
     return found
+
+
+def name_of(path: Any, get: Any) -> str:
+    """Returns the name of an array at the end of a path; `get` names a single one."""
+    name = getattr(path[-1], "name", None) if path else None
+    return name or (get.lower() if isinstance(get, str) else "")
+
+
+def whole_parts(result: Any) -> list[Part]:
+    """Returns the arrays of a result that holds all samples, whatever their axes are."""
+    return [
+        Part(jax.tree_util.keystr(path), leaf, Place((), ()), None)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(result)
+        if hasattr(leaf, "dtype")
+    ]
 
 
 def _kernel_parts(kernel: Kernel, start: str) -> list[Part]:
@@ -101,8 +153,9 @@ def _kernel_parts(kernel: Kernel, start: str) -> list[Part]:
         axis = kernel.batch_axis if name.startswith("mask") else 0
         if np.ndim(leaf):
             key = start + jax.tree_util.keystr(path)
-            sides = _SIDES.get(name, PAIRS)
-            found.append(Part(key, leaf, sides, axis, not kernel.diagonal_spatial))
+            sides = SIDES.get(name, PAIRS)
+            place = Place(sides, tuple(range(axis, axis + len(sides))))
+            found.append(Part(key, leaf, place, not kernel.diagonal_spatial))
     return found
 
 
@@ -124,13 +177,13 @@ def rebuild(result: Any, arrays: dict[str, Any], counts: tuple[int, int]) -> Any
     )
 
 
-def block(result: Any, get: Any, spans: tuple[slice, slice]) -> Any:
+def block(result: Any, get: Any, spans: tuple[slice, slice], layout: Layout | None) -> Any:
     """Returns a block of the kernels of x with itself, as kernels between two sets of samples."""
 
     def cut(path: Any, leaf: Any) -> Any:
         if is_kernel(leaf):
             return leaf.slice(*spans)
-        for part in parts(result, get, None):
+        for part in parts(result, get, None, layout):
             if part.key == jax.tree_util.keystr(path):
                 return leaf[part.index(spans)]
         return leaf
@@ -138,6 +191,49 @@ def block(result: Any, get: Any, spans: tuple[slice, slice]) -> Any:
     return jax.tree_util.tree_map_with_path(cut, result, is_leaf=is_kernel)
 
 
+def resized(kernels: Any, counts: tuple[int, int]) -> Any:
+    """Returns kernels between other numbers of samples: the first ones, repeated where missing."""
+    arrays = {}
+    for part in parts(kernels, None, None):
+        sizes = tuple(counts[side] for side in part.place.sides)
+        arrays[part.key] = resize(part.value, part.place.axes, sizes)
+    return rebuild(kernels, arrays, counts)
+
+
+def block_at(kernels: Any, starts: tuple[Any, Any], sizes: tuple[int, int]) -> Any:
+    """Returns so many samples of kernels from traced places on."""
+    arrays = {}
+    for part in parts(kernels, None, None):
+        value = part.value
+        for side, axis in zip(part.place.sides, part.place.axes, strict=True):
+            value = lax.dynamic_slice_in_dim(value, starts[side], sizes[side], axis)
+        arrays[part.key] = value
+    return rebuild(kernels, arrays, sizes)
+
+
+def between_others(kernels: Any) -> Any:
+    """Returns kernels as those of x1 with an x2 that is another one."""
+
+    def change(kernel: Kernel) -> Kernel:
+        whole = slice(None)  # adds what belongs to x2
+        return kernel.slice(whole, whole).replace(x1_is_x2=jnp.asarray(False))
+
+    return jax.tree.map(change, kernels, is_leaf=is_kernel)
+
+
+def resize(value: Any, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
+    """Returns an array of other sizes along some axes, repeated where it is too short."""
+    for axis, size in zip(axes, sizes, strict=True):
+        if value.shape[axis] != size:
+            value = jnp.take(value, np.arange(size) % max(value.shape[axis], 1), axis)
+    return value
+
+
 def is_kernel(value: Any) -> bool:
     """Returns whether this is a `Kernel` (usable as `is_leaf`)."""
     return isinstance(value, Kernel)
+
+
+def at(key: str) -> str:
+    """Returns where in a result an array stands, in words."""
+    return f" at result{key}" if key else ""

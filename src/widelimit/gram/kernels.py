@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 
-from widelimit.gram.fields import is_kernel
+from widelimit._pytree import is_concrete
+from widelimit.gram.fields import (
+    Layout,
+    between_others,
+    block_at,
+    is_kernel,
+    resize,
+    resized,
+)
+from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import peak_bytes
+from widelimit.gram.sizes import Grid
 from widelimit.nt_kernel import Kernel
 
 _TARGET_BYTES = 2**26
@@ -87,6 +99,33 @@ class KernelTiler:
         """Nothing is prepared."""
         return 0
 
+    @functools.cached_property
+    def layout(self) -> Layout | None:
+        """Where the samples are in results of other functions than that of a network.
+
+        Raises:
+          ValueError: results that cannot be put together from tiles.
+        """
+        if hasattr(self._kernel_fn, "check_tiles"):
+            return None
+        return find_layout(self._example, self._args[0] if self._args else None, self.given_x2)
+
+    def _example(self, n1: int, n2: int | None, values: bool) -> Any:
+        """Returns the function of so many samples, or its shapes unless values are asked for."""
+        count = n1 if n2 is None else n2
+        kernels = self._kernels if n2 is None else between_others(self._kernels)
+        kernels = resized(kernels, (n1, count))
+        sides = (_sized(self._extras[0], n1), _sized(self._extras[1], count))
+        kwargs = self._keywords(*sides)
+
+        def evaluate(kernels: Any) -> Any:
+            return self._kernel_fn(kernels, None, *self._args, **kwargs)
+
+        if not values:
+            with contextlib.suppress(Exception):  # it may not be made to be traced
+                return jax.eval_shape(evaluate, kernels)
+        return evaluate(kernels)
+
     def check(self) -> None:
         """Raises if a network combines samples; of other functions nothing is known.
 
@@ -131,9 +170,47 @@ class KernelTiler:
         kernels, kwargs = self._inputs(first, second or first)
         return self._kernel_fn(kernels, None, *self._args, **kwargs)
 
+    @property
+    def aligned(self) -> bool:
+        """Whether samples of x1 and x2 in equal places are the same."""
+        leaves = jax.tree.leaves(self._kernels, is_leaf=is_kernel)
+        same = (is_concrete(k.x1_is_x2) and bool(k.x1_is_x2) for k in leaves)
+        return self.same or (not self._extras[0] and all(same))
+
+    def traced_size(self, most: int) -> int:
+        """Returns how many samples a side of a traced tile should have: as many as may be."""
+        return most
+
+    def traced_tiles(self, grid: Grid) -> Callable[[Any, Any, bool], Any]:
+        """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
+        totals = grid.filled
+        own = resized(self._kernels, totals)
+        between = resized(between_others(self._kernels), totals)
+        extras = [_sized(v, n) for v, n in zip(self._extras, totals, strict=True)]
+
+        def tile(i: Any, j: Any, is_own: bool) -> Any:
+            starts = i * grid.sizes[0], j * grid.sizes[1]
+            kernels = block_at(own if is_own else between, starts, grid.sizes)
+            sides = map(_cut, extras, starts, grid.sizes)
+            return self._kernel_fn(kernels, None, *self._args, **self._keywords(*sides))
+
+        return tile
+
     def _inputs(self, first: Piece, second: Piece) -> tuple[Any, dict[str, Any]]:
         kernels = jax.tree.map(
             lambda k: k.slice(first.span, second.span), self._kernels, is_leaf=is_kernel
         )
-        pairs = {name: (value, second.extras[name]) for name, value in first.extras.items()}
-        return kernels, pairs | self._constants
+        return kernels, self._keywords(first.extras, second.extras)
+
+    def _keywords(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+        return {name: (value, second[name]) for name, value in first.items()} | self._constants
+
+
+def _sized(extras: dict[str, Any], count: int) -> dict[str, Any]:
+    """Returns what goes with so many samples, with repetitions."""
+    return jax.tree.map(lambda v: resize(v, (0,), (count,)), extras)
+
+
+def _cut(extras: dict[str, Any], start: Any, size: int) -> dict[str, Any]:
+    """Returns what goes with samples from a traced place on."""
+    return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, size), extras)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -30,6 +30,17 @@ def peak_bytes(jaxpr: Any) -> int:
         done = {v for v in eqn.invars if _is_variable(v) and last[v] == i and v not in kept}
         live += out - unused - sum(map(_size, done))
     return peak
+
+
+def tile_costs(trace: Callable[[int], Any]) -> tuple[float, float]:
+    """Returns bytes per pair and per sample of a tile, from tiles of 2 and of 4 samples per side.
+
+    Args:
+      trace: number of samples per side -> jaxpr of the tile.
+    """
+    two, four = (peak_bytes(trace(n)) for n in (2, 4))
+    per_pair = max((four - 2 * two) / 8, two / 16)
+    return per_pair, max((two - 4 * per_pair) / 4, 0.0)
 
 
 def _is_variable(value: Any) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from widelimit.gram.fields import relates_equal
 from widelimit.gram.tiler import Tiler
 from widelimit.messages import shown
 
@@ -74,6 +75,18 @@ class Grid(NamedTuple):
         """Whether there is one tile only."""
         return len(self.spans(0)) == len(self.spans(1)) == 1
 
+    @property
+    def filled(self) -> tuple[int, int]:
+        """Numbers of samples with those that fill up the last pieces."""
+        (rows, columns), (n1, n2) = self.sizes, (len(self.spans(0)), len(self.spans(1)))
+        return rows * n1, columns * n2
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is one tile only, and it is not filled up."""
+        sides = zip(self.counts, self.sizes, strict=True)
+        return self.single and all(size == count or not count for count, size in sides)
+
 
 def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
     """Returns tiles that fit into a budget of memory.
@@ -87,7 +100,8 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
       devices: number of devices; rows of a tile are split over them.
 
     Raises:
-      ValueError: not even one entry fits; the message says what would do.
+      ValueError: not even one entry fits; the message says what would do. Or the results of a
+        function cannot be put together from tiles.
     """
     each, counts = tiler.prepared_bytes, tiler.counts
 
@@ -105,7 +119,7 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
     n1 = _up(max(counts[0], 1), devices)
     n2 = n1 if tiler.same else max(counts[1], 1)
     if cost(n1, n2) <= enough:
-        return Grid(counts, (n1, n2), 0)
+        return _fitting(tiler, Grid(counts, (n1, n2), 0))
     sizes = _largest(cost, enough, counts, devices, tiler.same)
     if tiler.same and sizes[0] < counts[0]:
         # Only one half of a tile on the diagonal is needed: rather more tiles, but not small ones.
@@ -113,14 +127,36 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
         side = min(sizes[0], max(small, -(-counts[0] // _TILES_PER_SIDE)))
         sizes = side, side
     spare = (memory - cost(*sizes)) // max(each, 1)
-    return _balanced(counts, sizes, devices, spare, tiler.same)
+    return _fitting(tiler, _balanced(counts, sizes, devices, spare, tiler.same))
 
 
 def fixed_grid(tiler: Tiler, size: int, devices: int) -> Grid:
-    """Returns tiles of a given number of columns, and of rows per device."""
+    """Returns tiles of a given number of columns, and of rows per device.
+
+    Raises:
+      ValueError: the results of a function cannot be put together from tiles.
+    """
     counts = tiler.counts
     sizes = min(size * devices, max(counts[0], 1)), min(size, max(counts[1], 1))
-    return _balanced(counts, sizes, devices, sum(counts), tiler.same)
+    return _fitting(tiler, _balanced(counts, sizes, devices, sum(counts), tiler.same))
+
+
+def _fitting(tiler: Tiler, grid: Grid) -> Grid:
+    """Returns the grid, or one of square tiles if there are results of equal samples only.
+
+    Raises:
+      ValueError: the results of a function cannot be put together from tiles, or equal samples of
+        different numbers.
+    """
+    layout = None if grid.whole else tiler.layout
+    if not relates_equal(layout):
+        return grid
+    if grid.counts[0] != grid.counts[1]:
+        raise ValueError(
+            "expected as many samples in x1 as in x2, for kernels of equal samples only, got "
+            f"{grid.counts[0]} and {grid.counts[1]}"
+        )
+    return grid._replace(sizes=(grid.sizes[0], grid.sizes[0]))
 
 
 def _largest(

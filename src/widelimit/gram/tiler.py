@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+from widelimit.gram.fields import Layout
+
 
 @runtime_checkable
 class Tiler(Protocol):
@@ -35,6 +37,14 @@ class Tiler(Protocol):
     @property
     def diagonal_spatial(self) -> bool | None:
         """Whether results keep equal positions only (n1, n2, H, ...); None if that is not known."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where samples are in results, by calls with few of them; None if their names tell.
+
+        Raises:
+          ValueError: results that cannot be put together from tiles.
+        """
 
     def check(self) -> None:
         """Raises ValueError if the kernels of some samples depend on others."""

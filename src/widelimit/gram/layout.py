@@ -1,0 +1,173 @@
+"""Where samples are in the results of any kernel function: by calls with few samples.
+
+Shapes of one tile do not tell: that of a kernel of 3 classes looks like that of 3 samples. Axes
+that grow with the numbers of samples do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from widelimit.gram.fields import COLUMNS, PAIRS, ROWS, SIDES, Layout, Place, at, is_kernel, name_of
+
+Example = Callable[[int, int | None, bool], Any]
+"""(n1, n2, values) -> the result for so many samples, or its shapes and dtypes only, unless values
+are asked for."""
+
+Counts = tuple[int, int | None]
+"""Numbers of samples of x1 and of x2, None for x1 alone."""
+
+# None of the latter is the same simple function of the former as another.
+_UNEQUAL: tuple[Counts, Counts] = (2, 3), (5, 7)
+_SWAPPED = 7, 5
+_EQUAL = 2, 5
+
+
+def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
+    """Returns where the samples are in every array of a result that is no field of a `Kernel`.
+
+    A function that takes equal numbers of samples only, and gives one axis for both, relates equal
+    samples; so does one whose axis is the shorter of both.
+
+    Args:
+      example: calls the function.
+      get: what it is asked for; a name says what a single array is.
+      given_x2: whether there is an x2.
+
+    Raises:
+      ValueError: an array with samples along one axis that is no field such as cov1, along more
+        than two, or along none while its values depend on them; a structure that does.
+      Exception: what the function raises when it is called with few samples.
+    """
+    counts, few, more = _examples(example, given_x2)
+    if few.keys() != more.keys():
+        raise ValueError(
+            "expected a kernel function whose result has the same structure for any number of "
+            f"samples, to put it together from tiles, got {sorted(few)} and {sorted(more)}"
+        )
+    layout: Layout = {}
+    for key, (path, leaf) in few.items():
+        place = _place(key, counts, (np.shape(leaf), np.shape(more[key][1])))
+        named = SIDES.get(name_of(path, get))
+        if len(place.sides) == 1 and place.diagonal and named:
+            place = Place(named, place.axes)
+        elif len(place.sides) == 1 and not place.diagonal and place.sides != named:
+            swapped = _leaves(example(*_SWAPPED, False))
+            place = _shorter(key, place, np.shape(swapped[key][1]))
+        layout[key] = place
+    constants = [key for key, place in layout.items() if not place.sides]
+    if constants:
+        _check_constants(constants, *(_leaves(example(n1, n2, True)) for n1, n2 in counts))
+    return layout
+
+
+def _examples(
+    example: Example, given_x2: bool
+) -> tuple[tuple[Counts, Counts], dict[str, Any], dict[str, Any]]:
+    """Returns two pairs of numbers of samples, and the arrays of the results for them."""
+    try:
+        few, more = (_leaves(example(n1, n2, False)) for n1, n2 in _UNEQUAL)
+        return _UNEQUAL, few, more
+    except Exception:  # whatever a function raises for unequal numbers of samples
+        first, second = ((n, n if given_x2 else None) for n in _EQUAL)
+    try:
+        few, more = (_leaves(example(n1, n2, False)) for n1, n2 in (first, second))
+    except Exception as error:
+        error.add_note(
+            "To put its result together from tiles, the function was called with few samples, to "
+            "see which axes belong to x1 and to x2"
+        )
+        raise
+    return (first, second), few, more
+
+
+def _leaves(result: Any) -> dict[str, Any]:
+    """Returns path and value of everything but kernels, by the path as text."""
+    return {
+        jax.tree_util.keystr(path): (path, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(result, is_leaf=is_kernel)
+        if not is_kernel(leaf)
+    }
+
+
+def _place(key: str, counts: tuple[Counts, Counts], shapes: tuple[Any, Any]) -> Place:
+    """Returns the place of the samples, by the shapes for two pairs of numbers of samples.
+
+    Raises:
+      ValueError: axes that fit neither, or too many.
+    """
+    few, more = shapes
+    (n1, n2), (m1, m2) = counts
+    grown = [i for i, sizes in enumerate(zip(few, more, strict=False)) if len(set(sizes)) > 1]
+    rows = tuple(i for i in grown if (few[i], more[i]) == (n1, m1))
+    equal = n2 in (None, n1)
+    columns = rows[1:] if equal else tuple(i for i in grown if (few[i], more[i]) == (n2, m2))
+    rows = rows[:1] if equal else rows
+    known = sorted({*rows, *columns}) == grown and len(few) == len(more)
+    if not known or len(rows) > 1 or len(columns) > 1:
+        raise ValueError(
+            "expected a kernel function whose result has one axis of samples of x1 and one of x2, "
+            f"to put it together from tiles, got{at(key)} shape {few} for {_words(counts[0])} and "
+            f"{more} for {_words(counts[1])}: pass all samples to the function at once"
+        )
+    sides = PAIRS if rows and columns else ROWS if rows else COLUMNS if columns else ()
+    return Place(sides, rows + columns, diagonal=equal and sides == ROWS)
+
+
+def _shorter(key: str, place: Place, shape: tuple[int, ...]) -> Place:
+    """Returns the place of equal samples if an axis is the shorter of those of x1 and x2.
+
+    Raises:
+      ValueError: it belongs to one of them.
+    """
+    if place.sides == ROWS and shape[place.axes[0]] == min(_SWAPPED):
+        return place._replace(diagonal=True)
+    side = place.sides[0]
+    raise ValueError(
+        "expected a kernel function whose result has axes of samples of both x1 and x2, or of "
+        f"equal samples, to put it together from tiles, got{at(key)} an array with samples of "
+        f"x{side + 1} only, which may have summed over x{2 - side}: pass all samples to the "
+        f"function at once, or return what belongs to single samples as the field cov{side + 1} of "
+        "a named tuple"
+    )
+
+
+def _check_constants(keys: list[str], few: dict[str, Any], more: dict[str, Any]) -> None:
+    """Raises unless arrays without samples have the same values for any samples.
+
+    Raises:
+      ValueError: they differ, or are not known.
+    """
+    for key in keys:
+        if not same_constant(few[key][1], more[key][1]):
+            raise totals_refused(key, few[key][1])
+
+
+def same_constant(first: Any, second: Any) -> bool:
+    """Returns whether two values, neither of them traced, are equal."""
+    if isinstance(first, jax.ShapeDtypeStruct) or isinstance(second, jax.ShapeDtypeStruct):
+        return False
+    if not hasattr(first, "dtype"):
+        return bool(type(first) is type(second) and first == second)
+    inexact = np.issubdtype(np.asarray(first).dtype, np.inexact)
+    return np.array_equal(np.asarray(first), np.asarray(second), equal_nan=bool(inexact))
+
+
+def totals_refused(key: str, value: Any) -> ValueError:
+    """Returns the error for an array that has no axis of samples but depends on them."""
+    return ValueError(
+        "expected a kernel function whose result has axes of samples of x1 and x2, to put it "
+        f"together from tiles, got{at(key)} shape {np.shape(value)} whatever their numbers: a sum "
+        "or mean over samples, such as a trace over axis 0 of an empirical kernel, is another one "
+        "in every tile. Pass all samples to the function at once (memory=... of empirical_ntk_fn "
+        "bounds what it takes), or reduce the kernel of all samples afterwards"
+    )
+
+
+def _words(counts: Counts) -> str:
+    n1, n2 = counts
+    return f"{n1} samples" if n2 is None else f"{n1} and {n2} samples"

@@ -1,0 +1,142 @@
+"""The loop over tiles inside a trace: one compiled tile, however many there are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from widelimit.gram.callables import CallableTiler
+from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
+from widelimit.gram.kernels import KernelTiler
+from widelimit.gram.sizes import Grid
+from widelimit.varying import varying_like
+
+Arrays = dict[str, Any]
+
+
+def compute_traced(tiler: CallableTiler | KernelTiler, grid: Grid, get: Any) -> Any:
+    """Returns the kernels between all samples, put together from tiles by a loop of JAX.
+
+    Whatever a tile needs is needed once. Derivatives compute each tile again, so that they need
+    one, too. Of x1 with itself each pair of tiles is computed once.
+
+    Args:
+      tiler: computes the tiles.
+      grid: which; several.
+      get: what the tiler was asked for.
+
+    Raises:
+      ValueError: results that cannot be put together from tiles.
+    """
+    loop = _Loop(tiler, grid, get)
+    arrays = loop.arrays()
+    for tiles in loop.passes():
+        arrays = loop.run(tiles, arrays)
+    return loop.result(arrays)
+
+
+class _Pass(NamedTuple):
+    """Some tiles, computed alike.
+
+    Attributes:
+      places: array [tiles, 2], which.
+      own: whether they are those of samples with themselves.
+      keys: arrays that they are written to.
+      mirrored: whether what they say holds for x2 and x1 as well.
+    """
+
+    places: np.ndarray
+    own: bool
+    keys: list[str]
+    mirrored: bool
+
+
+class _Loop:
+    def __init__(self, tiler: CallableTiler | KernelTiler, grid: Grid, get: Any) -> None:
+        self._tiler, self._grid, self._get = tiler, grid, get
+        tile = tiler.traced_tiles(grid)
+
+        def evaluate(place: Any, own: bool) -> Any:
+            return tile(place[0], place[1], own)
+
+        self._tile: Callable[..., Any] = jax.checkpoint(
+            evaluate, prevent_cse=False, static_argnums=1
+        )
+        first = jax.ShapeDtypeStruct((2,), np.int32)
+        self._example = jax.eval_shape(lambda p: evaluate(p, tiler.aligned), first)
+        self._parts = self._parts_of(self._example)
+        for part in self._parts.values():
+            if part.shape(grid.sizes) != np.shape(part.value):
+                raise ValueError(
+                    "expected a kernel function whose result has the same axes for every number of "
+                    f"samples, got{at(part.key)} shape {np.shape(part.value)} for "
+                    f"{grid.sizes[0]} x {grid.sizes[1]} samples"
+                )
+
+    def arrays(self) -> Arrays:
+        """Returns the arrays to be filled, with the samples that fill up the last pieces."""
+        return {
+            key: varying_like(
+                jnp.zeros(part.shape(self._grid.filled), part.value.dtype), part.value
+            )
+            for key, part in self._parts.items()
+        }
+
+    def passes(self) -> list[_Pass]:
+        """Returns the tiles in groups."""
+        rows, columns = (np.arange(len(self._grid.spans(side))) for side in (0, 1))
+        every = np.array(list(itertools.product(rows, columns)), np.int32)
+        own, keys = self._tiler.aligned, list(self._parts)
+        places = [part.place for part in self._parts.values()]
+        if not own and not any(place.diagonal for place in places):
+            return [_Pass(every, False, keys, False)]
+        equal, others = (every[(every[:, 0] == every[:, 1]) == wanted] for wanted in (True, False))
+        pairs = [key for key, part in self._parts.items() if part.is_pairs]
+        mirrored = self._tiler.same and all(self._parts[key].mirrors for key in pairs)
+        others = others[others[:, 0] < others[:, 1]] if mirrored else others
+        found = [_Pass(equal, own, keys, False)]
+        return [*found, _Pass(others, False, pairs, mirrored)] if pairs else found
+
+    def run(self, tiles: _Pass, arrays: Arrays) -> Arrays:
+        """Returns the arrays with these tiles."""
+
+        def body(arrays: Arrays, place: Any) -> tuple[Arrays, None]:
+            given = self._parts_of(self._tile(place, tiles.own))
+            out = dict(arrays)
+            for key in tiles.keys:
+                part = self._parts[key]
+                out[key] = self._written(out[key], given[key].value, part, place)
+                if tiles.mirrored:
+                    value = part.mirrored(given[key].value)
+                    out[key] = self._written(out[key], value, part, place[::-1])
+            return out, None
+
+        return lax.scan(body, arrays, tiles.places)[0]
+
+    def result(self, arrays: Arrays) -> Any:
+        """Returns the result for all samples."""
+        cut = {}
+        for key, part in self._parts.items():
+            spans = slice(self._grid.counts[0]), slice(self._grid.counts[1])
+            cut[key] = arrays[key][part.index(spans)]
+        tile = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: cut.get(jax.tree_util.keystr(path), leaf), self._example
+        )
+        return rebuild(tile, {}, self._grid.counts)
+
+    def _parts_of(self, tile: Any) -> dict[str, Part]:
+        """Returns the arrays of a tile: those of samples, and the flags of kernels."""
+        found = parts(tile, self._get, self._tiler.diagonal_spatial, self._tiler.layout)
+        return {part.key: part for part in (*whole_parts(tile), *found)}
+
+    def _written(self, array: Any, value: Any, part: Part, place: Any) -> Any:
+        starts: list[Any] = [0] * array.ndim
+        for side, axis in zip(part.place.sides, part.place.axes, strict=True):
+            starts[axis] = place[side] * self._grid.sizes[side]
+        return lax.dynamic_update_slice(array, value, starts)
