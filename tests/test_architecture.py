@@ -36,6 +36,7 @@ FOUNDATION = {
     "signal",
     "stencil",
     "tables",
+    "varying",
     "verbs",
 }
 # Each may import the foundation and what stands before it.

@@ -17,7 +17,7 @@ from widelimit.empirical.axes import contract, kernel_dtype, mean_over_trace
 from widelimit.empirical.chunks import Work, chunked_ntk
 from widelimit.empirical.implementations import TABLE, Implementation, NtkImplementation
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters, complex_kernel
-from widelimit.empirical.outputs import Call, Output, outputs_of
+from widelimit.empirical.outputs import Call, Output, alike, outputs_of
 from widelimit.empirical.samples import kernel_of_samples
 from widelimit.empirical.structured import Explanation
 from widelimit.empirical.structured import explain as explain_structured
@@ -75,7 +75,7 @@ class Kernels:
             inputs, inputs_arrays = Inputs.of(side, self.options.vmap_axes)
             return Call(Network(self.f, parameters, inputs), arrays, inputs_arrays)
 
-        return call(one), None if other is None else call(other)
+        return alike(call(one), None if other is None else call(other))
 
     def outputs(self, first: Call, second: Call | None) -> tuple[Any, list[Output]]:
         """Returns the tree of outputs, and what is to be known of each."""

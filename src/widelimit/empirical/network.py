@@ -20,6 +20,7 @@ from widelimit.empirical.arguments import (
     split_arrays,
 )
 from widelimit.empirical.subset import choose_leaves
+from widelimit.varying import varying_like
 
 Function = Callable[[list[Array]], Array]
 
@@ -228,7 +229,7 @@ class Network:
             return call(params, *join_arrays(arrays, self.inputs.constants))
 
         def on_some(params: list[Any], mapped: list[Array], shared: list[Array]) -> Any:
-            return call(params, *self.inputs.some(mapped, shared))
+            return call(params, *self.inputs.some(varying_like(mapped, arrays), shared))
 
         if self.inputs.outputs is None:
             return jax.eval_shape(on_all, params, arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,12 @@ from jaxtyping import Array
 from widelimit._pytree import is_concrete, own, pytree, static
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import kernel_dtype
-from widelimit.empirical.jacobian import unit_row
+from widelimit.empirical.jacobian import pulled, unit_row
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters, real_output
-from widelimit.empirical.outputs import Call, Output, outputs_of
+from widelimit.empirical.outputs import Call, Output, alike, outputs_of
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product, pushed
+from widelimit.varying import varying_like
 
 
 @pytree
@@ -86,12 +88,12 @@ class NTKOperator:
             vmap_axes = 0 if vmap_axes is None else vmap_axes
         parameters, arrays = Parameters.of(params, subset)
         inputs, inputs_arrays = Inputs.of(Side(x, kwargs), vmap_axes)
-        call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
+        call, _ = alike(Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays))
         _, outputs = outputs_of(call, None, trace_axes, ())
         if len(outputs) != 1:
             raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
         call.check_differentiable(outputs)
-        values = (arrays, inputs_arrays, call.network, outputs[0], batch_size)
+        values = (call.params, call.arrays, call.network, outputs[0], batch_size)
         for name, value in zip(
             ("params", "arrays", "network", "output", "batch_size"), values, strict=True
         ):
@@ -248,10 +250,11 @@ class NTKOperator:
             return f
 
         def pull(total: list[Array], chunk: tuple[Array, Array]) -> tuple[list[Array], None]:
-            found = jax.vjp(function(chunk[0]), real)[1](chunk[1])[0]
+            found = pulled(function(chunk[0]), real)[1](chunk[1])
             return jax.tree.map(jnp.add, total, found), None
 
-        weights, _ = lax.scan(pull, jax.tree.map(jnp.zeros_like, real), (where, rows))
+        start = varying_like(jax.tree.map(jnp.zeros_like, real), self.params, self.arrays, v)
+        weights, _ = lax.scan(pull, start, (where, rows))
         out = lax.map(lambda places: pushed(function(places), real)(weights), where)
         out = out.reshape(chunks * size, *out.shape[2:])[: v.shape[axis]]
         return jnp.moveaxis(out, 0, axis)
@@ -281,6 +284,7 @@ def _matvec(operator: NTKOperator, v: Array) -> Array:
         return total + whole(full)[tuple(where)], None
 
     zero = jnp.zeros(v.shape, jnp.result_type(v.dtype, dtype))
+    zero = varying_like(zero, operator.params, operator.arrays, v)
     total, _ = lax.scan(slot, zero, jnp.arange(math.prod(sizes)))
     return total / math.prod(sizes)
 
@@ -330,12 +334,14 @@ def _diagonal(operator: NTKOperator) -> Array:
     return norms.mean(output.axes.trace) if output.axes.trace else norms
 
 
-@jax.jit(static_argnames=("tol", "maxiter"))
+@functools.partial(jax.jit, static_argnames=("tol", "maxiter"))
 def _solve(
     operator: NTKOperator, b: Array, ridge: Array, tol: float, maxiter: int | None
 ) -> tuple[Array, Array]:
     """Returns the solution and the norm of its residual relative to that of b."""
     b = b.astype(jnp.result_type(b.dtype, operator.dtype))
+    # `cg` wants all that it reads to vary along the same axes of a mesh.
+    operator, b, ridge = varying_like((operator, b, ridge), operator, b, ridge)
 
     def product(v: Array) -> Array:
         return _matvec(operator, v) + ridge.astype(b.real.dtype) * v

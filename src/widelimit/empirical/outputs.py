@@ -14,6 +14,7 @@ from widelimit.empirical.axes import Axes, Shape, resolve_axes
 from widelimit.empirical.dependence import check_dependence
 from widelimit.empirical.network import Network, real_output
 from widelimit.empirical.samples import Samples
+from widelimit.varying import varying_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,23 @@ class Call:
             ].squeeze(output.axis),
             out_axes=output.axis,
         )(mapped)
+
+
+def alike(first: Call, second: Call | None = None) -> tuple[Call, Call | None]:
+    """Returns both calls, with arrays that all vary along the same axes of a mesh.
+
+    Inside `jax.shard_map` a network may carry inputs through a loop with parameters.
+    """
+    given = [(c.params, c.arrays) for c in (first, second) if c is not None]
+    one, other = (
+        c
+        and dataclasses.replace(
+            c, params=varying_like(c.params, given), arrays=varying_like(c.arrays, given)
+        )
+        for c in (first, second)
+    )
+    assert one is not None
+    return one, other
 
 
 def outputs_of(

@@ -18,7 +18,7 @@ from widelimit.empirical.network import (
     output_leaves,
     real_output,
 )
-from widelimit.empirical.outputs import Call, outputs_of
+from widelimit.empirical.outputs import Call, alike, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
 
 
@@ -50,7 +50,7 @@ def empirical_ntk_vp_fn(
         inputs, inputs_arrays = Inputs.of(side, None)
         return Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
 
-    first, second = call(one), None if other is None else call(other)
+    first, second = alike(call(one), None if other is None else call(other))
     structure, outputs = outputs_of(first, second, (), ())
     first.check_differentiable(outputs)
     last = second or first
@@ -59,7 +59,7 @@ def empirical_ntk_vp_fn(
     def real_function(call: Call) -> Callable[[Any], Any]:
         return lambda real: [*map(real_output, call.network.whole(call.params, call.arrays, real))]
 
-    real = parameters.real(arrays)
+    real = parameters.real(first.params)
     f1, f2 = real_function(first), None if second is None else real_function(second)
 
     def product(v: Any) -> Any:

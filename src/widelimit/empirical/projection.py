@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ from widelimit._pytree import pytree
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
 from widelimit.empirical.network import Callee, Inputs, Network, Parameters
-from widelimit.empirical.outputs import Call, outputs_of
+from widelimit.empirical.outputs import Call, alike, outputs_of
 from widelimit.empirical.vector_products import pushed
+from widelimit.varying import varying_like
 
 
 class Estimate(NamedTuple):
@@ -92,14 +94,14 @@ class ProjectedGradients:
         like = jax.eval_shape(one, *jax.tree.map(lambda v: v[0], pairs))
         kernel, _ = lax.scan(
             lambda total, pair: (total + one(*pair) / count, None),
-            jnp.zeros(like.shape, like.dtype),
+            varying_like(jnp.zeros(like.shape, like.dtype), pairs),
             pairs,
         )
 
         def add_square(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
             return total + jnp.abs(one(*pair) - kernel) ** 2, None
 
-        squares, _ = lax.scan(add_square, jnp.zeros(like.shape, kernel.real.dtype), pairs)
+        squares, _ = lax.scan(add_square, jnp.zeros_like(kernel.real), pairs)
         return Estimate(kernel, jnp.sqrt(squares / (count - 1) / count))
 
 
@@ -150,23 +152,23 @@ def projected_gradients(
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
     parameters, arrays = Parameters.of(params, subset)
     inputs, inputs_arrays = Inputs.of(Side(x, kwargs), None)
-    call = Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
+    call, _ = alike(Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays))
     _, outputs = outputs_of(call, None, (), ())
     if len(outputs) != 1:
         raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
     call.check_differentiable(outputs)
     directions = jax.random.split(key, int(dimension))
     return ProjectedGradients(
-        _features(call.network, int(batch_size), arrays, inputs_arrays, directions)
+        _features(call.network, int(batch_size), call.params, call.arrays, directions)
     )
 
 
-@jax.jit(static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _features(
     network: Network, batch_size: int, params: list[Any], arrays: list[Any], keys: Array
 ) -> Array:
     """Returns derivatives [*shape of the output, k]."""
-    real = network.parameters.real(params)
+    real = varying_like(network.parameters.real(params), keys)
     push = pushed(lambda p: network.whole(params, arrays, p)[0], real, keep=True)
 
     def along(key: Array) -> Array:
