@@ -250,6 +250,9 @@ def test_errors():
         InfiniteEnsemble((1, 2), x, y)
     with pytest.raises(ValueError, match="expected inference 'gradient_descent' or 'bayes', got"):
         make(inference="Bayes")
+    with pytest.raises(ValueError, match=r"expected inference .*\.\.\.$") as caught:
+        make(inference="bayes" * 100)
+    assert len(str(caught.value)) < 150
     with pytest.raises(ValueError, match="expected x to be finite, got 1 of 18"):
         make(x=np.where(x == x[1, 1], np.nan, x))
     with pytest.raises(ValueError, match="expected y to be finite, got 1 of 12"):
@@ -267,8 +270,14 @@ def test_errors():
     for name in ["noise", "jitter", "learning_rate"]:
         with pytest.raises(ValueError, match=f"expected {name} of at least 0, got -0.1"):
             make(**{name: -0.1})
-    with pytest.raises(ValueError, match=r"singular.*noise=.*jitter="):
-        make(x=np.tile(x[:3], (2, 1)), inference="bayes", jitter=0.0)
+    with pytest.warns(RuntimeWarning, match=r"kernel of x, .*singular.*noise=.*jitter=.* 3 of 6"):
+        singular = make(x=np.tile(x[:3], (2, 1)), inference="bayes", jitter=0.0)
+    with pytest.raises(ValueError, match=r"is singular or indefinite.*noise=.*jitter="):
+        singular.log_marginal_likelihood()
+    with pytest.raises(
+        ValueError, match=r"for y of shape \(6, 2, 1\) and independent outputs, got"
+    ):
+        make(y=y[:, :, None])
     with pytest.raises(ValueError, match="has no time"):
         make(inference="bayes").at(1.0)
     with pytest.raises(ValueError, match="expected inference='bayes' for a marginal likelihood"):

@@ -1,10 +1,12 @@
 """Batches whose samples are cut out, filled up and checked."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from widelimit import samples
-from widelimit.samples import Samples, check_finite
+from widelimit.samples import Samples, check_finite, finite_or_masked, same_values
 
 
 def test_rows_are_cut_along_their_own_axes() -> None:
@@ -41,3 +43,24 @@ def test_what_is_not_finite_is_found_piece_by_piece(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=r"\(in float32\), got 1 .* \(17, 2\)"):
         check_finite(x, "x", None, np.dtype(np.float32))
     check_finite(np.zeros((0, 3)), "x")
+
+
+def test_equal_values_where_nan_is_nan() -> None:
+    x = np.array([[1.0, np.nan], [np.inf, 2.0]])
+    assert same_values(x, x.copy())
+    assert same_values(x.astype(np.float32), jnp.asarray(x))
+    assert same_values(jnp.asarray(x, jnp.bfloat16), jnp.asarray(x, jnp.bfloat16))
+    assert same_values(np.arange(3), np.arange(3.0))
+    assert same_values(np.array(["a"]), np.array(["a"]))
+    assert not same_values(x, np.where(np.isnan(x), 0.0, x))
+    assert not same_values(x, x[:1])
+    assert not same_values(np.arange(3), np.array([0.0, 1.0, np.nan]))
+
+
+def test_masked_entries_may_be_anything() -> None:
+    x = np.array([1.0, np.nan, np.inf, -1e30])
+    finite = [True, False, False, True]
+    for constant, masked in [(None, []), (7.0, []), (np.nan, [1]), (np.inf, [2])]:
+        expected = [ok or i in masked for i, ok in enumerate(finite)]
+        assert finite_or_masked(x, constant).tolist() == expected
+    jax.jit(lambda constant: (finite_or_masked(x, constant).all() or 1 / 0, constant)[1])(1.0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
-from widelimit.gram.compute import compute, make_tiler
+from widelimit.gram.compute import compute, make_tiler, unwrapped
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.fields import is_kernel
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, fixed_grid, parse_memory
@@ -78,8 +78,9 @@ def batch(
         if not is_concrete(x1, x2, args, kwargs):
             return kernel_fn(x1, x2, *args, **kwargs)  # tiles of traced inputs would save nothing
         devices = resolve_devices(None if device_count == -1 else max(device_count, 1))
-        job = _Job(kernel_fn, devices, int(batch_size), store_on_device)
-        return job.run(x1, x2, args, kwargs)
+        function, keywords = unwrapped(kernel_fn, kwargs)
+        job = _Job(function, devices, int(batch_size), store_on_device)
+        return job.run(x1, x2, args, keywords)
 
     batched.works_in_tiles = True  # type: ignore[attr-defined]
     return batched

@@ -87,14 +87,22 @@ def _mirror_public(value: Array, spatial: tuple[int, ...], diagonal: bool) -> Ar
     return jnp.where(jnp.broadcast_to(same, value.shape), (value + swapped) / 2, blocks)
 
 
-def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Covariances:
+def covariances_from_kernel(
+    kernel: Kernel, need: Need, symmetric: bool, source: str = "shape1 and shape2 say"
+) -> Covariances:
     """Returns a public kernel by offset, as the input of further layers.
 
     Args:
       kernel: kernel with every offset of `need`.
       need: offsets to keep.
       symmetric: whether x2 is x1.
+      source: what its shapes are from, for messages.
+
+    Raises:
+      ValueError: an array is missing or is not of the shape that the Kernel has, or unequal
+        positions are needed that it does not hold.
     """
+    _check_arrays(kernel, symmetric, source)
     if kernel.is_reversed:
         kernel = kernel.reverse()
     signal = kernel_signal(kernel)
@@ -132,3 +140,30 @@ def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Cova
         origins=frozenset({KERNEL}),
     )
     return exact_diagonal(cov)
+
+
+def _check_arrays(kernel: Kernel, symmetric: bool, source: str) -> None:
+    """Raises unless the arrays of a Kernel fit its shapes."""
+    signal = kernel_signal(kernel)
+    sizes = signal.spatial[::-1] if kernel.is_reversed else signal.spatial
+    copies, own = 1 if kernel.diagonal_spatial else 2, 1 if kernel.diagonal_batch else 2
+    space = tuple(size for size in sizes for _ in range(copies))
+    cross = (signal.n1, signal.n2, *space)
+    shapes = {
+        "nngp": cross,
+        "ntk": cross,
+        "cov1": (signal.n1,) * own + space,
+        "cov2": (signal.n2,) * own + space,
+    }
+    for name, shape in shapes.items():
+        value = getattr(kernel, name)
+        if value is None:
+            if name != "ntk" and not (name == "cov2" and symmetric):
+                raise ValueError(f"expected a Kernel with {name}, got None")
+        elif jnp.shape(value) != shape and (name != "ntk" or jnp.ndim(value)):
+            raise ValueError(
+                f"expected a Kernel with {name} of shape {shape}, for activations of shapes "
+                f"{signal.shape1} and {signal.shape2} (x1 and x2) as {source}, got {name} of shape "
+                f"{jnp.shape(value)} (diagonal_batch={kernel.diagonal_batch}, "
+                f"diagonal_spatial={kernel.diagonal_spatial}, is_reversed={kernel.is_reversed})"
+            )

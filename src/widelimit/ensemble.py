@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from widelimit._pytree import own
-from widelimit.gram.compute import kernel_fn_of
+from widelimit.gram.compute import kernel_fn_of, unwrapped
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
+from widelimit.messages import shown
 from widelimit.predict import moments
-from widelimit.predict.checks import as_targets, check_finite, check_scalar
+from widelimit.predict.checks import as_targets, check_inputs, check_scalar
 from widelimit.predict.dynamics import Times
 from widelimit.predict.ensemble import call_kernel
 from widelimit.predict.factor import Ridge, TrainKernel
@@ -46,7 +47,8 @@ class InfiniteEnsemble:
 
     Everything may be traced by JAX: the gradient of `log_marginal_likelihood` with respect to a
     network or to `noise` is that of a function which makes the ensemble inside. Where x64 is off,
-    only reverse mode and first derivatives are there (`jax.grad`, not `jax.jvp`); with x64 on, all
+    only reverse mode and first derivatives are there (`jax.grad`, `jax.jacrev`, not `jax.jvp`,
+    `jax.jacfwd`); with x64 on, all
     are. Traced numbers cannot be checked; a failed factorisation there is NaN.
 
     Args:
@@ -60,7 +62,9 @@ class InfiniteEnsemble:
       jitter: ridge for the sake of the solver alone, in units of the mean diagonal of the kernel
         that is factorised. None takes max(1e-10, 32 sqrt(n) eps) with the rounding error eps of
         the kernel's dtype (4e-5 in float32 for n = 100): just above the errors by which rounding
-        makes a kernel singular, so that repeated inputs without noise do not fail.
+        makes a kernel singular, so that repeated inputs without noise do not fail. With 0 and
+        noise=0 a kernel that is singular by rounding gives the limit of a vanishing ridge, with a
+        RuntimeWarning; see `predict.gp_inference`.
       memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
         kernels themselves: larger ones are computed in tiles (`wl.gram`). What else an ensemble
         takes says `wl.plan(net, shape).ensemble_bytes`.
@@ -68,8 +72,9 @@ class InfiniteEnsemble:
     Raises:
       TypeError: if the first argument is neither a network nor a function.
       ValueError: if x, y or the kernel is not finite, shapes do not fit, `inference` is unknown,
-        `noise`, `jitter` or `learning_rate` is negative, or the regularised kernel is singular
-        (with "gradient_descent" when it is first used).
+        `noise`, `jitter` or `learning_rate` is negative, or the regularised kernel is indefinite
+        (with "gradient_descent" when it is first used). NaN in inputs is padding if `kernel_fn` is
+        `functools.partial(kernel_fn, mask_constant=nan)`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,8 +102,10 @@ class InfiniteEnsemble:
     ) -> None:
         """Computes the kernels of the training set."""
         self._kernel_fn, self._memory = kernel_fn_of(net_or_kernel_fn), parse_memory(memory)
-        if inference not in ("gradient_descent", "bayes"):
-            raise ValueError(f"expected inference 'gradient_descent' or 'bayes', got {inference!r}")
+        if not (isinstance(inference, str) and inference in ("gradient_descent", "bayes")):
+            raise ValueError(
+                f"expected inference 'gradient_descent' or 'bayes', got {shown(inference)}"
+            )
         y = as_targets("y", y)
         check_scalar("learning_rate", learning_rate)
         check_scalar("noise", noise)
@@ -107,14 +114,13 @@ class InfiniteEnsemble:
             raise ValueError(
                 f"expected y of shape [n, outputs], got {jnp.shape(y)}; for one output y[:, None]"
             )
-        for leaf in jax.tree.leaves(x):
-            check_finite("x", leaf)
+        check_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
         self._kernel_names = ["nngp"] if inference == "bayes" else ["nngp", "ntk"]
         self._x, self._y, self._noise = own(x), y, noise
         self._learning_rate, self._times = learning_rate, Times()
 
         kernels = self._call(x, None, self._kernel_names)
-        targets = Targets.of(y, (-1,))
+        targets = Targets.of(y, (-1,))._replace(name="y")
         seen, told = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
         if seen != told:
             raise ValueError(f"expected as many samples in x as in y, got {seen} in x, {told} in y")
@@ -128,7 +134,7 @@ class InfiniteEnsemble:
         ridge = Ridge(relative=jitter, absolute=noise * noise)
         self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise)
         if self._layout.bayes:
-            self._train_kernel.cholesky()
+            self._train_kernel.inverse()
 
     def at(self, t: Any) -> "InfiniteEnsemble":
         """The ensemble after t steps of gradient descent, which shares kernels and factors.
@@ -153,7 +159,7 @@ class InfiniteEnsemble:
         """The average network's outputs at x, [t, outputs].
 
         Raises:
-          ValueError: if the concrete training kernel is singular or indefinite.
+          ValueError: if the concrete training kernel is indefinite.
         """
         return moments.ensemble_mean(self._evidence(x, covariance=False), layout=self._layout)
 
@@ -232,7 +238,8 @@ class InfiniteEnsemble:
         -y^T Kr^-1 y / 2 - log det Kr / 2 - n log(2 pi) / 2, summed over outputs (arXiv:1711.00165).
 
         Raises:
-          ValueError: if inference is not "bayes".
+          ValueError: if inference is not "bayes", or the regularised kernel is singular: such a
+            prior has no density, and a vanishing ridge no limit.
         """
         if not self._layout.bayes:
             raise ValueError(
@@ -242,15 +249,14 @@ class InfiniteEnsemble:
         system = self._train_kernel.cholesky()
         return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
 
-    def _call(self, x1: Any, x2: Any, names: list[str]) -> dict[str, Any]:
-        return call_kernel(self._kernel_fn, x1, x2, names, self._memory)
+    def _call(self, x1: Any, x2: Any, names: list[str], apart: bool = False) -> dict[str, Any]:
+        return call_kernel(self._kernel_fn, x1, x2, names, self._memory, {}, apart)
 
     def _evidence(self, x: Any, covariance: bool = True) -> moments.Evidence:
         """All that predictions at x are computed from."""
-        for leaf in jax.tree.leaves(x):
-            check_finite("x", leaf)
+        check_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
         names = self._kernel_names if covariance else self._kernel_names[-1:]
-        k_td, nngp_tt = self._call(x, self._x, names), None
+        k_td, nngp_tt = self._call(x, self._x, names, apart=covariance), None
         for kernel in k_td.values():
             name = "the kernel of x and the training inputs"
             self._layout.targets.check_test_train(name, kernel)

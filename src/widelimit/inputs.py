@@ -11,7 +11,7 @@ import numpy as np
 from widelimit._pytree import as_leaf, is_concrete
 from widelimit.masking import MaskedArray
 from widelimit.nt_kernel import Kernel
-from widelimit.samples import check_finite
+from widelimit.samples import check_finite, same_values
 from widelimit.signal import is_branches
 
 
@@ -158,7 +158,7 @@ def same_inputs(x1: Any, x2: Any) -> bool:
     if x1.shape != x2.shape or not is_concrete(x1, x2):
         return False
     # NaN is legal where it stands for a masked entry.
-    return bool(np.array_equal(np.asarray(x1), np.asarray(x2), equal_nan=True))
+    return same_values(x1, x2)
 
 
 def as_patterns(pattern: Any) -> tuple[Any, Any]:
@@ -185,7 +185,7 @@ def same_patterns(patterns: tuple[Any, Any], shared: bool) -> bool:
     leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
     if len(leaves1) != len(leaves2) or not is_concrete(first, second):
         return False
-    return all(np.array_equal(a, b) for a, b in zip(leaves1, leaves2, strict=True))
+    return all(map(same_values, leaves1, leaves2))
 
 
 def shares_x1(x1: Any, x2: Any) -> bool:

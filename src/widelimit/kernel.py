@@ -23,6 +23,7 @@ from widelimit.inputs import (
     stored_diagonal,
 )
 from widelimit.layers.base import NetFunction, located, tree_shapes
+from widelimit.layers.functions import as_now
 from widelimit.nt_kernel import Kernel, kernel_signal
 from widelimit.plan import check_alike, check_unmixed, make_site, mixing_layer, output_need
 from widelimit.reference import compute, holds_kernels, map_kernels
@@ -88,7 +89,7 @@ class KernelFn(NetFunction):
         if diagonal_spatial is None:
             diagonal_spatial = stored_diagonal(x1)
         options = Options(mask_constant, diagonal_batch, bool(diagonal_spatial), axes, engine)
-        return self.evaluate(x1, x2, get, patterns, symmetric, options)
+        return self._now().evaluate(x1, x2, get, patterns, symmetric, options)
 
     def evaluate(
         self, x1: Any, x2: Any, get: Any, patterns: Any, symmetric: bool, options: Options
@@ -170,8 +171,9 @@ class KernelFn(NetFunction):
         options = Options(mask_constant, None, bool(diagonal_spatial), axes, engine)
         with located(self.net.label):
             patterns = as_patterns(pattern)
-            kind = tiler_class(self, x1, patterns, get, options)
-            return kind(self, (x1, x2), get, patterns, options, devices)
+            now = self._now()
+            kind = tiler_class(now, x1, patterns, get, options)
+            return kind(now, (x1, x2), get, patterns, options, devices)
 
     def check_tiles(self, kernels: Any) -> None:
         """Raises if kernels of x1 and x2, as inputs, cannot be cut into tiles of samples.
@@ -183,6 +185,11 @@ class KernelFn(NetFunction):
         need = output_need(self.net.output_signal(signal), diagonal_spatial=False, own=False)
         site = make_site(self.net, signal, need, (None, None), (None, None))
         check_unmixed(mixing_layer(site))
+
+    def _now(self) -> KernelFn:
+        """Returns the kernels of the network with the functions that it holds as they are now."""
+        net = as_now(self.net)
+        return self if net is self.net else KernelFn(net)
 
     def _way(self, x1: Any, x2: Any, patterns: Any, request: Request, options: Options) -> Any:
         """Returns the function that computes kernels.

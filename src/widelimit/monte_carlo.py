@@ -17,6 +17,7 @@ from widelimit._pytree import own
 from widelimit.batching import batch
 from widelimit.empirical import NtkImplementation, empirical_kernel_fn
 from widelimit.gram.devices import resolve_devices
+from widelimit.traced import compiled
 
 _NAMES = ("nngp", "ntk")
 
@@ -69,7 +70,6 @@ class MonteCarloKernelFn:
         self._init_fn, self._kernel_fn, self._key = init_fn, kernel_fn, key
         self._counts, self._is_generator, self._tiled = counts, is_generator, tiled
         self._takes_rng, self._standard_error = takes_rng, standard_error
-        self._initialisers: dict[Any, Callable[[Any], Any]] = {}
 
     def __call__(self, x1: Any, x2: Any = None, get: Any = None, **apply_kwargs: Any) -> Any:
         """The average kernels between x1 and x2, or an iterator of running averages.
@@ -102,7 +102,8 @@ class MonteCarloKernelFn:
         return averages if self._is_generator else next(averages)
 
     def _averages(self, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
-        init = self._initialiser(x1)
+        shape = jax.tree.map(jnp.shape, x1)
+        init = compiled(lambda key: _drawn(self._init_fn(key, shape)), self._key)
         running, wanted = None, set(self._counts)
         for i in range(self._counts[-1]):
             init_key, rng = jax.random.split(jax.random.fold_in(self._key, i))
@@ -111,15 +112,6 @@ class MonteCarloKernelFn:
             running = _Running.start(kernels) if running is None else running.add(kernels)
             if running.n in wanted:
                 yield self._result(running)
-
-    def _initialiser(self, x1: Any) -> Callable[[Any], Any]:
-        """The compiled function that draws parameters for inputs of these shapes."""
-        leaves, structure = jax.tree.flatten(x1)
-        shapes = structure, tuple(map(jnp.shape, leaves))
-        if shapes not in self._initialisers:
-            shape = jax.tree.unflatten(*shapes)
-            self._initialisers[shapes] = jax.jit(lambda key: _drawn(self._init_fn(key, shape)))
-        return self._initialisers[shapes]
 
     def _draw(self, params: Any, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Any:
         """The kernels of one network."""

@@ -11,6 +11,7 @@ import jax
 from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import KERNEL, Covariances
 from widelimit.layers.base import Layer, Site, located, tree_shapes
+from widelimit.layers.functions import evaluates_functions
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
@@ -27,7 +28,7 @@ def compute(whole: bool, net: Layer, x1: Any, x2: Any, *, request: Request, **in
     The conversion is compiled apart: XLA would compute an entry once for either triangle of a
     symmetric kernel, rounded in two ways.
     """
-    run = _propagate_whole if whole else _propagate
+    run = _propagate_whole if whole and not evaluates_functions(net) else _propagate
     out, site = run(net, x1, x2, request=request, **inputs)
     return leave(out, site, site.masks_out, request)
 

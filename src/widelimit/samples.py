@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -124,10 +125,7 @@ def check_finite(
     for start in range(0, len(x), step):
         with np.errstate(over="ignore"):
             rows = np.asarray(x[start : start + step]).astype(dtype, copy=False)
-        finite = np.isfinite(rows)
-        if not finite.all() and mask_constant is not None and is_concrete(mask_constant):
-            constant = float(mask_constant)
-            finite |= np.isnan(rows) if np.isnan(constant) else rows == constant
+        finite = finite_or_masked(rows, mask_constant)
         if not finite.all():
             count += int((~finite).sum())
             row, *rest = (int(i) for i in np.argwhere(~finite)[0])
@@ -137,6 +135,30 @@ def check_finite(
             f"expected finite inputs (in {dtype}), got {count} NaN or infinite values in {name}, "
             f"the first at index {first}"
         )
+
+
+def finite_or_masked(x: Any, mask_constant: Any) -> Any:
+    """Returns where an array is finite, or masked as far as that is known.
+
+    Args:
+      x: real numbers.
+      mask_constant: entries equal to it are masked, NaN masks NaN, None nothing; it may be traced,
+        then any entry may be masked.
+    """
+    finite = np.asarray(np.isfinite(x))
+    if mask_constant is None or finite.all():
+        return finite
+    if not is_concrete(mask_constant):
+        return np.ones_like(finite)
+    constant = float(mask_constant)
+    return finite | (np.isnan(x) if np.isnan(constant) else x == constant)
+
+
+def same_values(first: Any, second: Any) -> bool:
+    """Returns whether two concrete arrays have the same shape and entries; NaN is NaN."""
+    a, b = np.asarray(first), np.asarray(second)
+    has_nan = all(jnp.issubdtype(v.dtype, np.inexact) for v in (a, b))
+    return bool(np.array_equal(a, b, equal_nan=has_nan))
 
 
 def place(rows: Rows, axes: tuple[int, ...], devices: list[Any], split: bool) -> Rows:

@@ -38,3 +38,13 @@ def test_one_side_where_nothing_differs():
     assert second.x is x
     assert second.kwargs["pattern"][0, 0] == 2
     assert two_sides(x, x, {})[1].x is x
+
+
+def test_equal_inputs_with_padding_share_their_noise():
+    x = np.array([[1.0, np.nan], [np.nan, 2.0]], np.float32)
+    key = jax.random.key(0)
+    for a, equal in [(x, True), (np.nan_to_num(x), False), (np.arange(4).reshape(2, 2), False)]:
+        first, second = two_sides(x, a.copy(), {"rng": key})
+        assert (first.kwargs["rng"] == second.kwargs["rng"]) == equal
+        traced = jax.jit(lambda b: two_sides(x, b, {"rng": key})[1].kwargs["rng"])(a)
+        assert (traced == key) == equal

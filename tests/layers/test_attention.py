@@ -313,6 +313,13 @@ def test_finite_layer(options):
 
 
 @pytest.mark.usefixtures("x64")
+def test_weights_of_another_number_of_outputs():
+    x = inputs(2, 3, 4, 5)
+    narrow, wide = layer(), GlobalSelfAttention(6, 4, 2, 2, **STDS)
+    params = draw(wide, x.shape)
+    assert_close(narrow.apply_fn(params, x), wide.apply_fn(params, x))
+
+
 def test_other_axes():
     x = inputs(2, 2, 3, 4)
     swapped = np.moveaxis(x, (0, 3), (2, 1))

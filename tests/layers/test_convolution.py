@@ -142,6 +142,42 @@ def test_local_conv_of_standard_width_was_not_scaled() -> None:
     assert parameters(ConvLocal(4, (2,), **options), x)[0].shape == (3, 4, 12)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"b_std": 0.4}, {"b_std": 0.4, "parameterization": "standard", "s": (2, 3)}]
+)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
+@pytest.mark.parametrize("kind", [Conv, ConvTranspose, ConvLocal])
+def test_weights_of_another_number_of_outputs(kind: Any, padding: str, options: Any) -> None:
+    """The finite layer has as many outputs as its weights."""
+    x = images(2, 3, 4, 5)  # N, C, W, H
+    numbers = ("NCWH", "HOWI", "NHWC")
+    layer, wide = (
+        kind(width, (3, 2), (2, 1), padding, 1.3, dimension_numbers=numbers, **options)
+        for width in (4, 7)
+    )
+    params = parameters(wide, x)
+    assert_close(layer.apply_fn(params, x), wide.apply_fn(params, x))
+    other = parameters(layer, images(2, 2, 4, 5))  # another number of inputs
+    with pytest.raises(ValueError, match="expected weights of shape"):
+        layer.apply_fn(other, x)
+    with pytest.raises(ValueError, match="expected weights of shape"):
+        layer.apply_fn((params[0][0], params[1]), x)
+
+
+def test_hidden_layers_of_another_width() -> None:
+    x = images(2, 6, 6, 3)
+
+    def net(n: int, out: int) -> Any:
+        hidden = Conv(n, (3, 3), b_std=0.1), stax.Relu(), ConvTranspose(n, (2, 2)), stax.Gelu()
+        return serial(*hidden, ConvLocal(n, (2, 2)), stax.Flatten(), Dense(out, 1.2, 0.3))
+
+    narrow, wide = net(4, 1), net(9, 5)
+    params = wide.init_fn(KEY, x.shape)[1]
+    assert_close(narrow.apply_fn(params, x), wide.apply_fn(params, x))
+    outputs = narrow.apply_fn(params, np.where(x > 1, 9.0, x), mask_constant=9.0)
+    assert outputs.masked_value.shape == (2, 5)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.optimised
 def test_repeat_of_a_conv_failed() -> None:

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,7 +201,7 @@ def test_float32_jit_and_gradients():
 
 
 def test_errors():
-    train, _, y, _ = problem()
+    train, test, y, _ = problem()
     k = train @ train.T
     with pytest.raises(ValueError, match="expected momentum below 1, got 1"):
         discrete_gradient_descent_mse(k, y, momentum=1)
@@ -216,5 +218,10 @@ def test_errors():
         predict_fn(1e17)
     with pytest.raises(ValueError, match="expected t of at least 0"):
         predict_fn(-1)
-    with pytest.raises(ValueError, match="is indefinite"):
+    with pytest.raises(ValueError, match="is indefinite") as caught:
         discrete_gradient_descent_mse(k - np.eye(5), y)(3)
+    assert "diag_reg" not in str(caught.value)
+    decay = float(re.search(r"weight_decay=(\S+) would do", str(caught.value))[1])
+    assert np.isfinite(discrete_gradient_descent_mse(k - np.eye(5), y, weight_decay=decay)(3)).all()
+    with pytest.raises(ValueError, match=r"one number for learning_rate.*\(3, 5\); .*k_test_train"):
+        discrete_gradient_descent_mse(k, y, test @ train.T)

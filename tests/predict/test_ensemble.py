@@ -145,6 +145,29 @@ def test_modes():
     np.testing.assert_array_equal(predict_fn(1.0, x_test, "NTK"), both.ntk)
 
 
+def test_a_kernel_function_of_one_array():
+    model, x, y, x_test = linear_model.make(width=40, started=20)
+    asked = []
+
+    def kernel_fn(x1, x2, get):
+        asked.append(get)
+        return model.kernel_fn(x1, x2, "ntk")
+
+    flow = gradient_descent_mse_ensemble(kernel_fn, x, y)
+    on_train = flow(get="ntk", compute_cov=True)
+    assert asked == ["ntk"]
+    assert_close(on_train.mean, y.astype(np.float32))
+    np.testing.assert_array_equal(on_train.covariance, np.zeros((6, 6)))
+    # Means take each kernel by itself; the covariance of trained networks takes both.
+    both = flow(x_test=x_test)
+    np.testing.assert_array_equal(both.nngp, both.ntk)
+    for other in [x_test, None]:
+        fresh = gradient_descent_mse_ensemble(kernel_fn, x, y)
+        with pytest.raises(ValueError, match=r"for get=\('nngp', 'ntk'\) to hold both kernels"):
+            fresh(2.0, other, "ntk", compute_cov=True)
+    assert np.isfinite(flow(2.0, x_test, "ntkgp", compute_cov=True).covariance).all()
+
+
 def test_errors():
     model, x, y, x_test = linear_model.make(width=40, started=20)
     predict_fn = gradient_descent_mse_ensemble(model.kernel_fn, x, y)
@@ -164,15 +187,17 @@ def test_errors():
     with pytest.raises(ValueError, match=r"kernel_fn\(x_train, None\) of shape \(5, 5\)"):
         gradient_descent_mse_ensemble(model.kernel_fn, x, y[:5])(1.0)
     doubled = gradient_descent_mse_ensemble(model.kernel_fn, np.tile(x, (2, 1)), np.tile(y, (2, 1)))
-    with pytest.raises(ValueError, match=r"ntk of x_train, got one that is singular.*diag_reg="):
-        doubled(None, x_test, "ntk")
-    assert np.isfinite(doubled(np.inf, x_test, "ntk")).all()
+    with pytest.warns(RuntimeWarning, match=r"ntk of x_train, .* is singular.*diag_reg=.*6 of 12"):
+        limit = doubled(None, x_test, "ntk")
+    assert_close(limit, doubled(np.inf, x_test, "ntk"))
     only = namedtuple("Only", ["nngp"])
     lacking = gradient_descent_mse_ensemble(
         lambda x1, x2, get: only(model.kernel_fn(x1, x2, "nngp")), x, y
     )
     with pytest.raises(ValueError, match="result of kernel_fn to hold 'ntk'"):
         lacking(1.0, None, "ntk")
+    with pytest.raises(ValueError, match=r"one number for learning_rate.*\(6, 2\); .* x_test\)"):
+        gradient_descent_mse_ensemble(model.kernel_fn, x, y, y)
 
 
 class TestKernelKeywords:

@@ -93,8 +93,9 @@ def test_singular_kernels_reach_the_limit_of_the_flow():
     for t in [1e20, np.inf]:
         for got, want in zip(predict_fn(t, f0, g0, k_td), expected, strict=True):
             assert_close(got, want)
-    with pytest.raises(ValueError, match="singular"):
-        predict_fn(None, f0, g0, k_td)
+    with pytest.warns(RuntimeWarning, match="singular"):
+        _, test = predict_fn(None, f0, g0, k_td)
+    assert_close(test, expected[1])
     # On the training set the answer at t=None is y by definition.
     np.testing.assert_array_equal(predict_fn(None, f0), y)
 
@@ -184,6 +185,11 @@ def test_errors():
         gradient_descent_mse(k, y, learning_rate=-1.0)
     with pytest.raises(ValueError, match="expected diag_reg of at least 0"):
         gradient_descent_mse(k, y, diag_reg=-1.0)
+    for arguments in [(k_td,), (1.0, k_td)]:
+        with pytest.raises(ValueError, match=r"expected one number for .*, got an array") as caught:
+            gradient_descent_mse(k, y, *arguments)
+        assert "k_test_train=..." in str(caught.value)
+        assert len(str(caught.value)) < 300
     with pytest.raises(ValueError, match="y_train to be finite"):
         gradient_descent_mse(k, y * np.nan)
     with pytest.raises(ValueError, match="k_train_train to be finite"):

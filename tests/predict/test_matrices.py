@@ -74,6 +74,14 @@ def test_trace_axes_out_of_range(axis):
         Targets.of(np.ones((4, 2, 3)), (axis,))
 
 
+def test_trace_axes_that_are_none():
+    for axes in [np.ones((50, 200)), (0, np.ones((50, 200))), 1.0, "0"]:
+        with pytest.raises(TypeError, match="trace_axes to be an axis of y_train or several, got"):
+            Targets.of(np.ones((4, 2, 3)), axes)
+    assert Targets.of(np.ones((4, 2, 3)), np.int64(-1)).traced == (2,)
+    assert Targets.of(np.ones((4, 2, 3)), np.array([0, -1])).traced == (0, 2)
+
+
 def test_shapes_that_do_not_fit():
     targets = Targets.of(np.ones((4, 2)), (-1,))
     for shape in [(4, 3), (4, 4, 2), (4,)]:
@@ -88,7 +96,9 @@ def test_shapes_that_do_not_fit():
     for shape in [(4, 5), (4,), (7, 4, 2, 2)]:
         with pytest.raises(ValueError, match=r"expected k of shape \('t', 4\)"):
             targets.check_test_train("k", np.ones(shape))
-    with pytest.raises(ValueError, match=r"expected k of shape \(7, 7\) beside k_test_train"):
+    with pytest.raises(
+        ValueError, match=r"expected k of shape \(7, 7\) beside a test-train kernel"
+    ):
         check_test_test("k", np.ones((4, 4)), np.ones((7, 4)))
     with pytest.raises(ValueError, match="expected k to have pairs of axes"):
         to_matrix("k", np.ones((4, 4, 2)))

@@ -7,6 +7,7 @@ import pytest
 
 from tests.predict import linear_model
 from tests.tolerance import assert_close
+from widelimit import stax
 from widelimit.predict import Gaussian, gp_inference
 
 Kernels = namedtuple("Kernels", ["nngp", "ntk"])
@@ -72,6 +73,37 @@ def test_modes_and_containers():
     # The prior alone may be an array.
     mixed = predict_fn("ntk", td, tt.nngp)
     np.testing.assert_array_equal(mixed.covariance, both.ntk.covariance)
+
+
+def test_a_single_array_is_every_kernel():
+    dd, td, tt, y = problem()
+    for kernel, other in [(dd.ntk, td.ntk), (dd.nngp, td.nngp)]:
+        both = gp_inference(kernel, y, diag_reg=1e-3)(k_test_train=other)
+        assert both._fields == ("nngp", "ntk")
+        ridge = 1e-3 * np.trace(kernel) / len(kernel)
+        expected = other @ np.linalg.solve(kernel + ridge * np.eye(len(kernel)), y)
+        assert_close(both.nngp, expected, np.float32)
+        np.testing.assert_array_equal(both.ntk, both.nngp)
+    both = gp_inference(dd.ntk, y)(("ntk", "nngp", "ntkgp"), td.ntk)
+    assert both._fields == ("ntk", "nngp", "ntkgp")
+    # Only the covariance of trained networks is made of two kernels.
+    with pytest.raises(ValueError, match=r"to hold both 'nngp' and 'ntk', .* get='ntk'"):
+        gp_inference(dd.ntk, y)(None, td.ntk, tt.ntk)
+    covariance = gp_inference(dd.ntk, y)(("nngp", "ntkgp"), td.ntk, tt.ntk).nngp.covariance
+    assert_close(covariance, direct(dd, td, tt, y, "ntkgp")[1], np.float32)
+
+
+def test_the_training_set_needs_no_other_kernel():
+    dd, _, tt, y = problem()
+    only = namedtuple("Only", ["ntk"])
+    for kernels in [dd.ntk, only(dd.ntk), Kernels(None, dd.ntk)]:
+        for k_test_test in [tt, tt.ntk, True]:
+            found = gp_inference(kernels, y)("ntk", None, k_test_test)
+            assert_close(found.mean, y.astype(np.float32))
+            np.testing.assert_array_equal(found.covariance, np.zeros((6, 6)))
+    both = gp_inference(dd.ntk, y)(k_test_test=tt)
+    assert both._fields == ("nngp", "ntk")
+    assert_close(both.nngp.mean, y.astype(np.float32))
 
 
 def test_on_the_training_set():
@@ -216,8 +248,9 @@ def test_errors():
     for get in ["foo", (), ("nngp", "nngp"), ("nngp", "bar")]:
         with pytest.raises(ValueError, match="expected get to be None, one of"):
             predict_fn(get, td)
-    with pytest.raises(ValueError, match="single array; name the one mode"):
-        gp_inference(dd.ntk, y)(None, td)
+    for train, test in [(dd.ntk, td), (dd, td.ntk)]:
+        with pytest.raises(ValueError, match="one of either kind: name the one mode"):
+            gp_inference(train, y)(None, test)
     with pytest.raises(ValueError, match=r"k_train_train to hold both .* single array"):
         gp_inference(dd.ntk, y)("ntk", td, tt)
     with pytest.raises(ValueError, match=r"k_test_train to hold both .* single array"):
@@ -239,5 +272,12 @@ def test_errors():
         gp_inference(dd.nngp * np.nan, y)("nngp", td)
     with pytest.raises(ValueError, match="expected diag_reg of at least 0"):
         gp_inference(dd, y, diag_reg=-1e-3)
-    with pytest.raises(ValueError, match=r"smallest eigenvalue is .* diag_reg="):
-        gp_inference(np.ones((6, 6)), y)("nngp", td)
+    with pytest.raises(ValueError, match=r"is indefinite: its smallest eigenvalue is .* diag_reg="):
+        gp_inference(np.ones((6, 6)) - 0.1 * np.eye(6), y)("nngp", td)
+    with pytest.raises(
+        ValueError, match=r"one number for diag_reg, got .*\(4, 6\); .*k_test_train="
+    ):
+        gp_inference(dd, y, td.nngp)
+    for kernel_fn in [direct, stax.serial(stax.Dense(1)), stax.serial(stax.Dense(1)).kernel_fn]:
+        with pytest.raises(TypeError, match=r"k_train_train to be a kernel, got a (func|netw)"):
+            gp_inference(kernel_fn, y, y)

@@ -49,6 +49,18 @@ def test_cotangents_keep_float64(transformed):
     assert_close(got, expected, rtol=1e-6)
 
 
+def test_forward_mode_says_what_to_do():
+    def f(k):
+        return solve({"k": k}, B, scale=2.0)
+
+    matrix = jnp.asarray(MATRIX)
+    for derivative in [jax.jacfwd(f), jax.jit(jax.jacfwd(f)), lambda k: jax.jvp(f, (k,), (k,))]:
+        with pytest.raises(TypeError, match=r"reverse mode .*jax_enable_x64") as caught:
+            derivative(matrix)
+        assert "custom_vjp" not in str(caught.value)
+    assert_close(jax.jacrev(f)(matrix), gradient(matrix))
+
+
 @pytest.mark.usefixtures("x64")
 def test_all_derivatives_where_float64_is_on():
     def f(k):
@@ -99,6 +111,9 @@ def test_concreteness():
         (np.ones(1, np.int64), jnp.float32, 2.0**-52),
         (jnp.ones(1, jnp.bfloat16), jnp.bfloat16, 2.0**-7),
         (jnp.ones(1, jnp.float16), jnp.float16, 2.0**-10),
+        (MATRIX.astype(np.float64), jnp.float32, 2.0**-23),
+        (MATRIX.astype(np.float64) + 1e-9, jnp.float32, 2.0**-52),
+        (np.arange(60_000.0), jnp.float32, 2.0**-52),
     ],
     ids=str,
 )

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from widelimit.predict.selection import check_is_array
+from widelimit import stax
+from widelimit.predict.selection import check_is_array, check_is_kernel, parse_get
 
 
 def test_one_kernel_is_told_from_several():
@@ -11,3 +12,22 @@ def test_one_kernel_is_told_from_several():
     check_is_array("k_train_train", kernel)
     with pytest.raises(ValueError, match=r"k_train_train to be an array, .* pass its field ntk"):
         check_is_array("k_train_train", SimpleNamespace(nngp=kernel, ntk=kernel))
+
+
+def test_what_makes_kernels_is_no_kernel():
+    net = stax.serial(stax.Dense(1))
+    triple = tuple(net)
+    for other, kind in [(net, "network"), (triple, "network"), (net.kernel_fn, "function|network")]:
+        with pytest.raises(TypeError, match=f"k to be a kernel, got a ({kind}): call its"):
+            check_is_kernel("k", other)
+    for kernel in [np.eye(2), SimpleNamespace(ntk=np.eye(2)), [[1.0]]]:
+        check_is_kernel("k", kernel)
+
+
+def test_what_is_asked_for():
+    assert parse_get(None) == ("nngp", "ntk")
+    assert parse_get(["NTK", "ntkgp"]) == ("ntk", "ntkgp")
+    for get in [np.ones((50, 200)), ("ntk", np.ones((50, 200))), 1, {"ntk": 1}, "all", ()]:
+        with pytest.raises(ValueError, match="expected get to be None, one of") as caught:
+            parse_get(get)
+        assert len(str(caught.value)) < 200

@@ -26,6 +26,7 @@ from widelimit.diagnostics.similarity import (
 )
 from widelimit.empirical import NtkImplementation, empirical_ntk_fn
 from widelimit.tables import text_table
+from widelimit.traced import compiled
 
 # Heading and attribute of each column of the table after that of steps.
 _COLUMNS = {
@@ -174,7 +175,6 @@ def report(
     )
     if curvature and y is None:
         raise ValueError("expected targets y for the relative scale, got None")
-    gap = jax.jit(functools.partial(gap_of, chunked))
     scale = None
     rows: list[dict[str, Any]] = []
     for params in path:
@@ -186,7 +186,8 @@ def report(
                 scale = relative_scale(f, params, x, y, subset=subset, batch_size=batch_size)
         check_alike(params, params0, f"path[{len(rows)}]")
         kernel = ntk_fn(x, None, params) if rows else kernel0
-        found = gap(params, params0, x)
+        points = params, params0, x
+        found = compiled(functools.partial(gap_of, chunked), *points)(*points)
         with _naming(len(rows), steps):
             _check_finite(kernel, found.moved)
             movement = parameter_movement(params, params0)
@@ -252,7 +253,7 @@ def _check_outputs(f: Any, params: Any, x: Any, y: Any, trace_axes: Any) -> int:
       TypeError: f has other outputs than one array.
       ValueError: fewer than two samples, wrong trace axes, or targets of another shape.
     """
-    out = jax.eval_shape(f, params, x)
+    out = jax.eval_shape(lambda params, x: f(params, x), params, x)
     if not hasattr(out, "shape"):
         raise TypeError(
             f"expected f with one array as its output, got {type(out).__name__}: choose one, as by "

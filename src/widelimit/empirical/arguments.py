@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete, own
+from widelimit.samples import same_values
 
 
 class Side(NamedTuple):
@@ -85,8 +86,8 @@ def _equal_inputs(x1: Any, x2: Any) -> Any:
     if any(a is not b and jnp.shape(a) != jnp.shape(b) for a, b in pairs):
         return False
     if is_concrete(x1, x2):
-        return all(a is b or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
-    return jnp.array([(jnp.asarray(a) == jnp.asarray(b)).all() for a, b in pairs]).all()
+        return all(a is b or same_values(a, b) for a, b in pairs)
+    return jnp.array([jnp.array_equal(a, b, equal_nan=True) for a, b in pairs]).all()
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -181,6 +182,11 @@ def _is_traceable(leaf: Any) -> bool:
     return is_array(leaf) and not (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype == "O")
 
 
+def place(path: Any) -> str:
+    """Returns where a leaf stands, for messages: nothing if it is the whole tree."""
+    return f" at {jax.tree_util.keystr(path)}" if path else ""
+
+
 def mapped_axes(axes: Any, tree: Any, name: str) -> list[int | None]:
     """Returns the mapped axis of every leaf, None for leaves that are not mapped.
 
@@ -201,19 +207,22 @@ def mapped_axes(axes: Any, tree: Any, name: str) -> list[int | None]:
             f"expected vmap_axes for {name} like {jax.tree.structure(tree)}, got {axes}"
         ) from error
     found: list[int | None] = []
-    either = (jax.tree.leaves(t, is_leaf=lambda v: v is None) for t in (spread, tree))
-    for axis, leaf in zip(*either, strict=True):
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: v is None)
+    each = jax.tree.leaves(spread, is_leaf=lambda v: v is None)
+    for axis, (path, leaf) in zip(each, leaves, strict=True):
         if leaf is None:
             continue
         if axis is None or not hasattr(leaf, "ndim"):
             found.append(None)
             continue
         if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
-            raise TypeError(f"expected integers or None in vmap_axes for {name}, got {axis!r}")
+            raise TypeError(
+                f"expected integers or None in vmap_axes for {name}{place(path)}, got {axis!r}"
+            )
         if not -leaf.ndim <= axis < leaf.ndim:
             raise ValueError(
-                f"expected an array with axis {axis} in {name}, as vmap_axes say, got shape "
-                f"{leaf.shape}"
+                f"expected an array with axis {axis} in {name}{place(path)}, as vmap_axes say, got "
+                f"shape {leaf.shape}"
             )
         found.append(int(axis) % leaf.ndim)
     return found

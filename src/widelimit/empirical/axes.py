@@ -60,7 +60,9 @@ class Axes(NamedTuple):
         return tuple(order)
 
 
-def resolve_axes(trace_axes: Any, diagonal_axes: Any, shape1: Shape, shape2: Shape) -> Axes:
+def resolve_axes(
+    trace_axes: Any, diagonal_axes: Any, shape1: Shape, shape2: Shape, name: str = "an output"
+) -> Axes:
     """Returns the axes of one output.
 
     Args:
@@ -68,6 +70,7 @@ def resolve_axes(trace_axes: Any, diagonal_axes: Any, shape1: Shape, shape2: Sha
       diagonal_axes: axes to keep once, likewise.
       shape1: shape of f(x1).
       shape2: shape of f(x2).
+      name: what errors call the output.
 
     Raises:
       TypeError: axes that are no integers.
@@ -76,23 +79,23 @@ def resolve_axes(trace_axes: Any, diagonal_axes: Any, shape1: Shape, shape2: Sha
     """
     if len(shape1) != len(shape2):
         raise ValueError(
-            "expected f(x1) and f(x2) with the same number of axes, got shapes "
+            f"expected f(x1) and f(x2) with the same number of axes, got {name} of shapes "
             f"{shape1} and {shape2}"
         )
-    trace = _resolve(trace_axes, shape1, "trace_axes")
-    diagonal = _resolve(diagonal_axes, shape1, "diagonal_axes")
+    trace = _resolve(trace_axes, shape1, "trace_axes", name)
+    diagonal = _resolve(diagonal_axes, shape1, "diagonal_axes", name)
     both = sorted(set(trace) & set(diagonal))
     if both:
         raise ValueError(
             f"expected different trace_axes and diagonal_axes, got {trace_axes} and "
-            f"{diagonal_axes}, which share axis {both[0]} of an output of shape {shape1}"
+            f"{diagonal_axes}, which share axis {both[0]} of {name} of shape {shape1}"
         )
-    for name, axes in (("trace", trace), ("diagonal", diagonal)):
+    for kind, axes in (("trace", trace), ("diagonal", diagonal)):
         for axis in axes:
             if shape1[axis] != shape2[axis]:
                 raise ValueError(
-                    f"expected f(x1) and f(x2) of the same size along {name} axis {axis}, got "
-                    f"shapes {shape1} and {shape2}"
+                    f"expected f(x1) and f(x2) of the same size along {kind} axis {axis}, got "
+                    f"{name} of shapes {shape1} and {shape2}"
                 )
     return Axes(trace, diagonal)
 
@@ -135,15 +138,15 @@ def mean_over_trace(kernel: Array, axes: Axes, shape: Shape) -> Array:
     return kernel / axes.trace_size(shape) if axes.trace else kernel
 
 
-def _resolve(axes: Any, shape: Shape, name: str) -> Shape:
+def _resolve(axes: Any, shape: Shape, kind: str, name: str) -> Shape:
     """Returns axes in ascending order, none negative, none twice."""
     found = set()
     for axis in (axes,) if np.ndim(axes) == 0 else axes:
         if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
-            raise TypeError(f"expected integers in {name}, got {axis!r}")
+            raise TypeError(f"expected integers in {kind}, got {axis!r}")
         if not -len(shape) <= axis < len(shape):
             raise ValueError(
-                f"expected {name} of an output of shape {shape}, which has {len(shape)} axes, "
+                f"expected {kind} of {name} of shape {shape}, which has {len(shape)} axes, "
                 f"got {axes}"
             )
         found.add(int(axis) % len(shape))

@@ -11,17 +11,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.empirical.arguments import Side, two_sides
+from widelimit.empirical.arguments import two_sides
 from widelimit.empirical.auto import cheapest
 from widelimit.empirical.axes import contract, kernel_dtype, mean_over_trace
 from widelimit.empirical.chunks import Work, chunked_ntk
 from widelimit.empirical.implementations import TABLE, Implementation, NtkImplementation
-from widelimit.empirical.network import Callee, Inputs, Network, Parameters, complex_kernel
-from widelimit.empirical.outputs import Call, Output, alike, outputs_of
+from widelimit.empirical.network import Network, Parameters, complex_kernel
+from widelimit.empirical.outputs import Call, Output, outputs_of
 from widelimit.empirical.samples import kernel_of_samples
 from widelimit.empirical.structured import Explanation
 from widelimit.empirical.structured import explain as explain_structured
 from widelimit.empirical.subset import real_names
+from widelimit.varying import alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Kernels:
         """
         if not callable(f):
             raise TypeError(f"expected a function f(params, x), got {type(f).__name__}")
-        self.f, self.options = Callee(f), options
+        self.f, self.options = f, options
         self._compiled = jax.jit(self._compute, static_argnums=(0, 1, 2))
 
     def __call__(
@@ -67,15 +68,13 @@ class Kernels:
         """Returns the network on both sets of inputs, None for the second where it is the first."""
         one, other = two_sides(x1, x2, kwargs)
         if differentiated:
-            parameters, arrays = Parameters.of(params, self.options.subset)
+            parameters = Parameters.of(params, self.options.subset)
         else:
-            parameters, arrays = Parameters.fixed(params)
-
-        def call(side: Side) -> Call:
-            inputs, inputs_arrays = Inputs.of(side, self.options.vmap_axes)
-            return Call(Network(self.f, parameters, inputs), arrays, inputs_arrays)
-
-        return alike(call(one), None if other is None else call(other))
+            parameters = Parameters.fixed(params)
+        parameters, one, other = alike(parameters, one, other)
+        axes = self.options.vmap_axes
+        first = Call.of(self.f, parameters, one, axes)
+        return first, other and Call.of(self.f, parameters, other, axes, like=first)
 
     def outputs(self, first: Call, second: Call | None) -> tuple[Any, list[Output]]:
         """Returns the tree of outputs, and what is to be known of each."""
@@ -83,7 +82,7 @@ class Kernels:
 
     def _run(self, names: tuple[str, ...], first: Call, second: Call | None) -> dict[str, Any]:
         networks = first.network, None if second is None else second.network
-        arrays = first.params, first.arrays, None if second is None else second.arrays
+        arrays = (first.params, first.arrays), second and (second.params, second.arrays)
         return self._compiled(names, *networks, *arrays)
 
     def _compute(
@@ -91,12 +90,11 @@ class Kernels:
         names: tuple[str, ...],
         network1: Network,
         network2: Network | None,
-        params: list[Any],
-        arrays1: list[Any],
-        arrays2: list[Any] | None,
+        arrays1: tuple[list[Any], list[Any]],
+        arrays2: tuple[list[Any], list[Any]] | None,
     ) -> dict[str, Any]:
-        first = Call(network1, params, arrays1)
-        second = None if network2 is None else Call(network2, params, arrays2 or [])
+        first = Call(network1, *arrays1)
+        second = None if network2 is None or arrays2 is None else Call(network2, *arrays2)
         structure, outputs = self.outputs(first, second)
         if "ntk" in names:
             first.check_differentiable(outputs)

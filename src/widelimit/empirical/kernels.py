@@ -95,7 +95,7 @@ def empirical_ntk_fn(
         None computes all at once.
       subset: parameters to differentiate by: None for all; a pattern such as "*/lora_*" of
         paths like "layers/0/kernel", or a list of patterns; a function of path and leaf; or a tree
-        of booleans.
+        of booleans like params, or like its upper part (a module of booleans is one).
       explain: whether the function returned tells, instead of the kernel, which rules structured
         derivatives have for each parameter, and why none: see `EmpiricalNtk.explain`.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from widelimit._pytree import own
 from widelimit.empirical.arguments import (
     Constants,
     Side,
@@ -17,10 +18,11 @@ from widelimit.empirical.arguments import (
     is_array,
     join_arrays,
     mapped_axes,
+    place,
     split_arrays,
 )
 from widelimit.empirical.subset import choose_leaves
-from widelimit.varying import varying_like
+from widelimit.traced import Program, shape_like, trace, type_of
 
 Function = Callable[[list[Array]], Array]
 
@@ -67,23 +69,27 @@ class Parameters:
     def real(self, arrays: list[Any]) -> list[Array]:
         """Returns the chosen parameters as real arrays."""
         found = []
-        for array, flag in zip(arrays, self.chosen, strict=True):
+        for array, flag in self._flagged(arrays):
             if flag and jnp.iscomplexobj(array):
                 found += [jnp.real(array), jnp.imag(array)]
             elif flag:
                 found.append(jnp.asarray(array))
         return found
 
-    def tree(self, arrays: list[Any], real: list[Array]) -> Any:
-        """Returns the tree of all parameters, the chosen ones from real arrays."""
+    def filled(self, arrays: list[Any], real: list[Array]) -> list[Any]:
+        """Returns the arrays of all parameters, the chosen ones from real arrays."""
         given = iter(real)
         filled = []
-        for array, flag in zip(arrays, self.chosen, strict=True):
+        for array, flag in self._flagged(arrays):
             if flag and jnp.iscomplexobj(array):
                 filled.append(jax.lax.complex(next(given), next(given)))
             else:
                 filled.append(next(given) if flag else array)
-        return join_arrays(filled, self.constants)
+        return filled
+
+    def _flagged(self, arrays: list[Any]) -> Iterator[tuple[Any, bool]]:
+        """Returns the arrays of parameters, which may be followed by others, with their flags."""
+        return zip(arrays[: len(self.chosen)], self.chosen, strict=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,76 +132,117 @@ class Inputs:
             )
         return cls(constants, tuple(kept), Constants.of(axes.outputs)), arrays
 
+    def count(self, arrays: list[Any]) -> int:
+        """Returns the number of samples, 0 where they are not mapped."""
+        pairs = zip(arrays, self.mapped, strict=True)
+        return next((a.shape[axis] for a, axis in pairs if axis is not None), 0)
+
     def split(self, arrays: list[Any]) -> tuple[list[Array], list[Array]]:
         """Returns the mapped arrays with samples first, and the shared ones."""
         pairs = list(zip(arrays, self.mapped, strict=True))
         mapped = [jnp.moveaxis(a, axis, 0) for a, axis in pairs if axis is not None]
         return mapped, [a for a, axis in pairs if axis is None]
 
-    def some(self, mapped: list[Array], shared: list[Array]) -> tuple[Any, dict[str, Any]]:
-        """Returns inputs and keywords of a batch of some samples, given samples first."""
-        own, common = iter(mapped), iter(shared)
-        arrays = [
-            next(common) if axis is None else jnp.moveaxis(next(own), 0, axis)
+    def some(self, mapped: list[Array], shared: list[Array]) -> list[Array]:
+        """Returns the arrays of a batch of some samples, given samples first."""
+        batch, common = iter(mapped), iter(shared)
+        return [
+            next(common) if axis is None else jnp.moveaxis(next(batch), 0, axis)
             for axis in self.mapped
         ]
-        return join_arrays(arrays, self.constants)
 
+    def resized(self, arrays: list[Any], count: int | None) -> list[Any]:
+        """Returns the arrays with mapped ones as shapes of so many samples; None keeps all."""
+        if count is None:
+            return arrays
 
-class Callee:
-    """A function as a static argument of compiled functions, also one that cannot be hashed.
+        def struct(array: Any, axis: int | None) -> Any:
+            if axis is None:
+                return array
+            shape = (*array.shape[:axis], count, *array.shape[axis + 1 :])
+            return shape_like(array, shape)
 
-    Modules that hold arrays are the same if they are one object.
-    """
-
-    def __init__(self, f: Callable[..., Any]) -> None:
-        """Keeps the function."""
-        self._f = f
-        try:
-            self._hash, self._is_hashable = hash(f), True
-        except TypeError:
-            self._hash, self._is_hashable = id(f), False
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the function does."""
-        return self._f(*args, **kwargs)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Callee):
-            return False
-        if self._f is other._f:
-            return True
-        return self._is_hashable and other._is_hashable and bool(self._f == other._f)
+        return list(map(struct, arrays, self.mapped))
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A function f with its inputs.
+    """A function f with its inputs, as it was traced; see `Call.of`.
+
+    Arrays of parameters are followed by those that f read besides its arguments.
 
     Attributes:
-      f: the function, f(params, x, **kwargs).
       parameters: what is static about its parameters.
       inputs: what is static about its inputs.
+      programs: what f does with batches, by their number of samples; None stands for all.
     """
 
-    f: Callee
     parameters: Parameters
     inputs: Inputs
+    programs: tuple[tuple[int | None, Traced], ...]
+
+    @classmethod
+    def of(
+        cls,
+        f: Callable[..., Any],
+        parameters: Parameters,
+        inputs: Inputs,
+        params: list[Any],
+        arrays: list[Any],
+        counts: tuple[int | None, ...],
+    ) -> tuple[Network, list[Any]]:
+        """Returns the network, and the arrays of its parameters and those that f read.
+
+        Args:
+          f: f(params, x, **kwargs).
+          parameters: what is static about its parameters.
+          inputs: what is static about its inputs.
+          params: arrays of its parameters.
+          arrays: arrays of its inputs and keywords.
+          counts: numbers of samples to trace f for.
+
+        Raises:
+          TypeError: outputs that are no arrays.
+        """
+
+        def call(params: list[Any], arrays: list[Any]) -> Any:
+            x, kwargs = join_arrays(arrays, inputs.constants)
+            out = f(join_arrays(params, parameters.constants), x, **kwargs)
+            output_leaves(out)
+            return out
+
+        programs: list[tuple[int | None, Traced]] = []
+        values = list(params)
+        for count in counts:
+            program, constants = trace(call, params, inputs.resized(arrays, count))
+            programs.append((count, Traced(program, len(values), len(constants))))
+            values += own(constants)
+        return cls(parameters, inputs, tuple(programs)), values
+
+    def fits(self, inputs: Inputs, traced: list[Any], arrays: list[Any]) -> bool:
+        """Returns whether f was traced for batches of these inputs too.
+
+        Args:
+          inputs: what is static about the inputs.
+          traced: arrays of the inputs that it was traced for.
+          arrays: arrays of these inputs.
+        """
+        return inputs == self.inputs and all(
+            list(map(type_of, inputs.resized(traced, count)))
+            == list(map(type_of, inputs.resized(arrays, count)))
+            for count, _ in self.programs
+        )
 
     def whole(self, params: list[Any], arrays: list[Any], real: list[Array]) -> list[Array]:
         """Returns the outputs of all samples, with these real parameters."""
-        x, kwargs = join_arrays(arrays, self.inputs.constants)
-        return output_leaves(self.f(self.parameters.tree(params, real), x, **kwargs))
+        return self._outputs(None, params, arrays, real)
 
     def some(
         self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
     ) -> list[Array]:
         """Returns the outputs of a batch of some samples, given samples first."""
-        x, kwargs = self.inputs.some(mapped, shared)
-        return output_leaves(self.f(self.parameters.tree(params, real), x, **kwargs))
+        arrays = self.inputs.some(mapped, shared)
+        return self._outputs(mapped[0].shape[0], params, arrays, real)
 
     def one(
         self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
@@ -203,39 +250,47 @@ class Network:
         """Returns the outputs of a batch of one sample, given without its axis."""
         return self.some(params, [a[None] for a in mapped], shared, real)
 
-    def output_axes(self, tree: Any) -> list[int | None]:
-        """Returns the axis of samples of every output, None for those that are not mapped.
+    def _outputs(
+        self, count: int | None, params: list[Any], arrays: list[Any], real: list[Array]
+    ) -> list[Array]:
+        traced = dict(self.programs)[count]
+        out = traced(params, self.parameters.filled(params, real), arrays)
+        return output_leaves(out)
 
-        Args:
-          tree: what `structure` returns.
-        """
+    def output_axes(self) -> list[int | None]:
+        """Returns the axis of samples of every output, None for those that are not mapped."""
         if self.inputs.outputs is None:
-            return [None] * len(jax.tree.leaves(tree))
-        return mapped_axes(self.inputs.outputs.tree, tree, "outputs of f")
+            return [None] * len(jax.tree.leaves(self.outputs))
+        return mapped_axes(self.inputs.outputs.tree, self.outputs, "outputs of f")
 
-    def structure(self, params: list[Any], arrays: list[Any]) -> Any:
-        """Returns the tree of the outputs, with shapes for a batch of one if samples are mapped.
+    @property
+    def outputs(self) -> Any:
+        """Tree of the outputs, with shapes for a batch of one if samples are mapped."""
+        return self.programs[0][1].program.outputs
 
-        Raises:
-          TypeError: outputs that are no arrays.
-        """
 
-        def call(params: list[Any], x: Any, kwargs: dict[str, Any]) -> Any:
-            out = self.f(self.parameters.tree(params, self.parameters.real(params)), x, **kwargs)
-            output_leaves(out)
-            return out
+class Traced(NamedTuple):
+    """What a network does with a batch.
 
-        def on_all(params: list[Any], arrays: list[Any]) -> Any:
-            return call(params, *join_arrays(arrays, self.inputs.constants))
+    Attributes:
+      program: the equations.
+      start: the first array that it read, among the arrays of parameters and those that follow.
+      size: number of these.
+    """
 
-        def on_some(params: list[Any], mapped: list[Array], shared: list[Array]) -> Any:
-            return call(params, *self.inputs.some(varying_like(mapped, arrays), shared))
+    program: Program
+    start: int
+    size: int
 
-        if self.inputs.outputs is None:
-            return jax.eval_shape(on_all, params, arrays)
-        mapped, shared = jax.eval_shape(self.inputs.split, arrays)
-        one = [jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in mapped]
-        return jax.eval_shape(on_some, params, one, shared)
+    def __call__(self, params: list[Any], filled: list[Any], arrays: list[Any]) -> Any:
+        """Returns the tree of outputs; `filled` are the arrays of parameters to take."""
+        return self.program(params[self.start : self.start + self.size], filled, arrays)
+
+
+def output_names(out: Any) -> list[str]:
+    """Returns what errors call every output."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(out))
+    return [f"an output{place(path)}" for path in paths]
 
 
 def output_leaves(out: Any) -> list[Array]:
@@ -249,10 +304,8 @@ def output_leaves(out: Any) -> list[Array]:
         raise TypeError(f"expected arrays as outputs of f, got {out!r}")
     for path, leaf in leaves:
         if not is_array(leaf):
-            where = jax.tree_util.keystr(path)
             raise TypeError(
-                f"expected arrays as outputs of f, got {type(leaf).__name__}"
-                + (f" at {where}" if where else "")
+                f"expected arrays as outputs of f, got {type(leaf).__name__}{place(path)}"
             )
     return [jnp.asarray(leaf) for _, leaf in leaves]
 

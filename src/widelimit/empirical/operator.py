@@ -17,11 +17,11 @@ from widelimit._pytree import is_concrete, own, pytree, static
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import kernel_dtype
 from widelimit.empirical.jacobian import pulled, unit_row
-from widelimit.empirical.network import Callee, Inputs, Network, Parameters, real_output
-from widelimit.empirical.outputs import Call, Output, alike, outputs_of
+from widelimit.empirical.network import Network, Parameters, real_output
+from widelimit.empirical.outputs import Call, Output, only_output
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product, pushed
-from widelimit.varying import varying_like
+from widelimit.varying import alike, varying_like
 
 
 @pytree
@@ -86,14 +86,11 @@ class NTKOperator:
             if not is_count or batch_size < 1:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
-        parameters, arrays = Parameters.of(params, subset)
-        inputs, inputs_arrays = Inputs.of(Side(x, kwargs), vmap_axes)
-        call, _ = alike(Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays))
-        _, outputs = outputs_of(call, None, trace_axes, ())
-        if len(outputs) != 1:
-            raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
-        call.check_differentiable(outputs)
-        values = (call.params, call.arrays, call.network, outputs[0], batch_size)
+        parameters, side = alike(Parameters.of(params, subset), Side(x, kwargs))
+        call = Call.of(f, parameters, side, vmap_axes, batch_size)
+        output = only_output(call, trace_axes)
+        call.check_differentiable([output])
+        values = (call.params, call.arrays, call.network, output, batch_size)
         for name, value in zip(
             ("params", "arrays", "network", "output", "batch_size"), values, strict=True
         ):
@@ -341,7 +338,7 @@ def _solve(
     """Returns the solution and the norm of its residual relative to that of b."""
     b = b.astype(jnp.result_type(b.dtype, operator.dtype))
     # `cg` wants all that it reads to vary along the same axes of a mesh.
-    operator, b, ridge = varying_like((operator, b, ridge), operator, b, ridge)
+    operator, b, ridge = alike(operator, b, ridge)
 
     def product(v: Array) -> Array:
         return _matvec(operator, v) + ridge.astype(b.real.dtype) * v

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import Axes, Shape, resolve_axes
 from widelimit.empirical.dependence import check_dependence
-from widelimit.empirical.network import Network, real_output
+from widelimit.empirical.network import Inputs, Network, Parameters, output_names, real_output
 from widelimit.empirical.samples import Samples
-from widelimit.varying import varying_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Output:
 
     Attributes:
       index: which leaf of f(params, x).
+      name: what errors call it.
       axis: its axis of samples; None where they are not mapped.
       axes: trace and diagonal axes.
       shapes: its shapes for x1 and for x2, with all samples.
@@ -30,6 +31,7 @@ class Output:
     """
 
     index: int
+    name: str
     axis: int | None
     axes: Axes
     shapes: tuple[Shape, Shape]
@@ -49,6 +51,40 @@ class Call:
     network: Network
     params: list[Any]
     arrays: Any
+
+    @classmethod
+    def of(
+        cls,
+        f: Callable[..., Any],
+        params: tuple[Parameters, list[Any]],
+        side: Side,
+        vmap_axes: Any,
+        batch_size: int | None = None,
+        like: Call | None = None,
+    ) -> Call:
+        """Returns f with its arguments, traced for the batches that it will be given.
+
+        Args:
+          f: f(params, x, **kwargs).
+          params: what `Parameters.of` returns.
+          side: inputs and keywords.
+          vmap_axes: where samples are, None if they are not mapped.
+          batch_size: number of samples of other batches that it will be given, if there are as
+            many; None for none.
+          like: the same with other inputs, whose trace serves if batches have the same shapes.
+
+        Raises:
+          TypeError: outputs that are no arrays, or axes that are no integers.
+          ValueError: axes that do not fit the inputs.
+        """
+        inputs, arrays = Inputs.of(side, vmap_axes)
+        counts: tuple[int | None, ...] = (None,) if vmap_axes is None else (1,)
+        if batch_size is not None:
+            counts = tuple(sorted({1, max(1, min(batch_size, inputs.count(arrays)))}))
+        if like is not None and like.network.fits(inputs, like.arrays, arrays):
+            return cls(like.network, like.params, arrays)
+        network, values = Network.of(f, params[0], inputs, params[1], arrays, counts)
+        return cls(network, values, arrays)
 
     def function(self, index: int) -> Callable[[list[Array]], Array]:
         """Returns an output of all samples, in real numbers, as a function of real parameters."""
@@ -76,7 +112,7 @@ class Call:
             if not jnp.issubdtype(output.dtype, jnp.inexact):
                 raise TypeError(
                     "expected floating-point or complex numbers as outputs of f, got "
-                    f"{output.dtype} numbers of shape {output.shapes[0]}"
+                    f"{output.dtype} numbers in {output.name} of shape {output.shapes[0]}"
                 )
         real = jax.eval_shape(self.network.parameters.real, self.params)
         if self.network.inputs.outputs is None:
@@ -108,23 +144,6 @@ class Call:
         )(mapped)
 
 
-def alike(first: Call, second: Call | None = None) -> tuple[Call, Call | None]:
-    """Returns both calls, with arrays that all vary along the same axes of a mesh.
-
-    Inside `jax.shard_map` a network may carry inputs through a loop with parameters.
-    """
-    given = [(c.params, c.arrays) for c in (first, second) if c is not None]
-    one, other = (
-        c
-        and dataclasses.replace(
-            c, params=varying_like(c.params, given), arrays=varying_like(c.arrays, given)
-        )
-        for c in (first, second)
-    )
-    assert one is not None
-    return one, other
-
-
 def outputs_of(
     first: Call, second: Call | None, trace_axes: Any, diagonal_axes: Any
 ) -> tuple[Any, list[Output]]:
@@ -149,37 +168,52 @@ def outputs_of(
             "expected f(x1) and f(x2) with the same tree of outputs, got "
             f"{structure} and {jax.tree.structure(tree2)}"
         )
-    axes = first.network.output_axes(tree1)
+    axes, names = first.network.output_axes(), output_names(tree1)
     found = []
     leaves = zip(jax.tree.leaves(tree1), jax.tree.leaves(tree2), strict=True)
-    for index, (pair, axis, shape1, shape2) in enumerate(
-        zip(leaves, axes, shapes1, shapes2, strict=True)
+    for index, (pair, name, axis, *shapes) in enumerate(
+        zip(leaves, names, axes, shapes1, shapes2, strict=True)
     ):
-        resolved = resolve_axes(trace_axes, diagonal_axes, shape1, shape2)
+        resolved = resolve_axes(trace_axes, diagonal_axes, shapes[0], shapes[1], name)
         dtype = jnp.promote_types(*(leaf.dtype for leaf in pair))
-        found.append(Output(index, axis, resolved, (shape1, shape2), dtype))
+        found.append(Output(index, name, axis, resolved, (shapes[0], shapes[1]), dtype))
     return structure, found
+
+
+def only_output(call: Call, trace_axes: Any) -> Output:
+    """Returns what is to be known of the one output of a network.
+
+    Raises:
+      TypeError: several outputs, or one that is no array.
+      ValueError: wrong axes.
+    """
+    _, outputs = outputs_of(call, None, trace_axes, ())
+    if len(outputs) != 1:
+        names = ", ".join(output.name for output in outputs)
+        raise TypeError(f"expected f with one array as its output, got {len(outputs)}: {names}")
+    return outputs[0]
 
 
 def _shapes(call: Call) -> tuple[Any, list[Shape]]:
     """Returns the tree of outputs, and their shapes for all samples."""
-    tree = call.network.structure(call.params, call.arrays)
-    leaves, axes = jax.tree.leaves(tree), call.network.output_axes(tree)
+    tree = call.network.outputs
+    leaves, axes = jax.tree.leaves(tree), call.network.output_axes()
     mapped = [a for a in call.network.inputs.mapped if a is not None]
-    count = 0
-    for array, axis in zip(call.arrays, call.network.inputs.mapped, strict=True):
-        count = array.shape[axis] if axis is not None else count
+    count = call.network.inputs.count(call.arrays)
     shapes = []
-    for leaf, axis in zip(leaves, axes, strict=True):
+    for leaf, axis, name in zip(leaves, axes, output_names(tree), strict=True):
         shape = list(leaf.shape)
         if axis is not None and mapped:
             if shape[axis] != 1:
                 raise ValueError(
                     "expected outputs of one sample with size 1 along the axis of samples "
-                    f"{axis}, as vmap_axes say, got shape {leaf.shape}"
+                    f"{axis}, as vmap_axes say, got {name} of shape {leaf.shape}"
                 )
             shape[axis] = count
         elif axis is None and mapped:
-            raise ValueError("expected an axis of samples for every output in vmap_axes, got None")
+            raise ValueError(
+                "expected an axis of samples for every output in vmap_axes, got None for "
+                f"{name} of shape {leaf.shape}"
+            )
         shapes.append(tuple(shape))
     return tree, shapes

@@ -10,16 +10,10 @@ import jax.numpy as jnp
 
 from widelimit._pytree import own
 from widelimit.empirical.arguments import two_sides
-from widelimit.empirical.network import (
-    Callee,
-    Inputs,
-    Network,
-    Parameters,
-    output_leaves,
-    real_output,
-)
-from widelimit.empirical.outputs import Call, alike, outputs_of
+from widelimit.empirical.network import Parameters, output_leaves, output_names, real_output
+from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
+from widelimit.varying import alike
 
 
 def empirical_ntk_vp_fn(
@@ -44,22 +38,18 @@ def empirical_ntk_vp_fn(
         that is not like f(params, x2).
     """
     one, other = two_sides(x1, x2, kwargs)
-    parameters, arrays = Parameters.of(params, subset)
-
-    def call(side: Any) -> Call:
-        inputs, inputs_arrays = Inputs.of(side, None)
-        return Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays)
-
-    first, second = alike(call(one), None if other is None else call(other))
+    parameters, one, other = alike(Parameters.of(params, subset), one, other)
+    first = Call.of(f, parameters, one, None)
+    second = other and Call.of(f, parameters, other, None, like=first)
     structure, outputs = outputs_of(first, second, (), ())
     first.check_differentiable(outputs)
     last = second or first
-    expected = jax.tree.leaves(last.network.structure(last.params, last.arrays))
+    expected = jax.tree.leaves(last.network.outputs)
 
     def real_function(call: Call) -> Callable[[Any], Any]:
         return lambda real: [*map(real_output, call.network.whole(call.params, call.arrays, real))]
 
-    real = parameters.real(first.params)
+    real = first.network.parameters.real(first.params)
     f1, f2 = real_function(first), None if second is None else real_function(second)
 
     def product(v: Any) -> Any:
@@ -81,9 +71,11 @@ def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
     if jax.tree.structure(v) != structure:
         raise ValueError(f"expected a vector like {structure}, got {jax.tree.structure(v)}")
     leaves = output_leaves(own(v))
-    for leaf, want in zip(leaves, expected, strict=True):
+    for leaf, want, name in zip(leaves, expected, output_names(v), strict=True):
         if leaf.shape != want.shape:
-            raise ValueError(f"expected a vector of shape {want.shape}, got shape {leaf.shape}")
+            raise ValueError(
+                f"expected a vector of shape {want.shape}, as {name} has, got shape {leaf.shape}"
+            )
     return leaves
 
 

@@ -14,10 +14,10 @@ from jaxtyping import Array
 from widelimit._pytree import pytree
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
-from widelimit.empirical.network import Callee, Inputs, Network, Parameters
-from widelimit.empirical.outputs import Call, alike, outputs_of
+from widelimit.empirical.network import Network, Parameters
+from widelimit.empirical.outputs import Call, only_output
 from widelimit.empirical.vector_products import pushed
-from widelimit.varying import varying_like
+from widelimit.varying import alike, varying_like
 
 
 class Estimate(NamedTuple):
@@ -150,13 +150,9 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    parameters, arrays = Parameters.of(params, subset)
-    inputs, inputs_arrays = Inputs.of(Side(x, kwargs), None)
-    call, _ = alike(Call(Network(Callee(f), parameters, inputs), arrays, inputs_arrays))
-    _, outputs = outputs_of(call, None, (), ())
-    if len(outputs) != 1:
-        raise TypeError(f"expected f with one array as its output, got {len(outputs)}")
-    call.check_differentiable(outputs)
+    parameters, side = alike(Parameters.of(params, subset), Side(x, kwargs))
+    call = Call.of(f, parameters, side, None)
+    call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))
     return ProjectedGradients(
         _features(call.network, int(batch_size), call.params, call.arrays, directions)

@@ -18,8 +18,8 @@ def choose_leaves(params: Any, subset: Any) -> tuple[bool, ...]:
     Args:
       params: tree of parameters.
       subset: None for all leaves; a pattern such as "*/lora_*" of paths like "layers/0/kernel", or
-        a list of patterns; a function of a path and a leaf; or a tree of booleans like the
-        parameters, or like the upper part of their tree.
+        a list of patterns; a tree of booleans like the parameters, or like the upper part of their
+        tree, whether it can be called (a module) or not; or a function of a path and a leaf.
 
     Raises:
       TypeError: a chosen leaf that is no array of floating-point or complex numbers.
@@ -66,18 +66,43 @@ def _chosen(params: Any, paths: list[str], leaves: list[Any], subset: Any) -> tu
                     f"expected a pattern of some path among {_few(paths)}, got {pattern!r}"
                 )
         return tuple(any(fnmatch.fnmatchcase(p, pattern) for pattern in subset) for p in paths)
-    if callable(subset):
+    flags = _broadcast(subset, params)
+    if callable(subset) and not _is_tree(subset, flags is not None):
         return tuple(bool(subset(p, leaf)) for p, leaf in zip(paths, leaves, strict=True))
-    try:
-        flags = jax.tree.leaves(jax.tree.broadcast(subset, params))
-    except ValueError as error:
+    if flags is None:
         raise ValueError(
             "expected subset to be a pattern, a list of patterns, a function of path and leaf, or "
-            f"booleans in a tree like {jax.tree.structure(params)}, got {subset!r}"
-        ) from error
-    if not all(isinstance(flag, bool | np.bool_) for flag in flags):
-        raise TypeError(f"expected booleans in subset, got {subset!r}")
+            f"booleans in a tree like {jax.tree.structure(params)}, got {subset!r}, a tree like "
+            f"{jax.tree.structure(subset)}"
+        )
+    for path, flag in zip(paths, flags, strict=True):
+        if not _is_flag(flag):
+            raise TypeError(f"expected booleans in subset, got {flag!r} for {path!r}")
     return tuple(map(bool, flags))
+
+
+def _broadcast(subset: Any, params: Any) -> list[Any] | None:
+    """Returns what a tree like the parameters, or like its upper part, says of every leaf."""
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(subset, params))
+    except ValueError:
+        return None
+
+
+def _is_tree(subset: Any, fits: bool) -> bool:
+    """Returns whether what can be called is meant as a tree of booleans, as modules can be.
+
+    Booleans in a tree that does not fit the parameters were made for other ones, unless they are
+    arguments filled in.
+    """
+    leaves = jax.tree.leaves(subset)
+    if not leaves or leaves[0] is subset:
+        return False
+    return fits or (all(map(_is_flag, leaves)) and not isinstance(subset, jax.tree_util.Partial))
+
+
+def _is_flag(leaf: Any) -> bool:
+    return isinstance(leaf, bool | np.bool_)
 
 
 def _is_inexact(leaf: Any) -> bool:

@@ -21,6 +21,7 @@ from widelimit.fused.flat import FlatEngine, FlatProgram, PreparedRows, lower_fl
 from widelimit.fused.lowering import Program, lower
 from widelimit.fused.rules import RefusedError
 from widelimit.layers.base import Layer, Site
+from widelimit.layers.functions import evaluates_functions
 from widelimit.layers.step import step
 from widelimit.nt_kernel import Kernel
 from widelimit.plan import make_site, output_need
@@ -179,6 +180,8 @@ class FusedKernel:
         self._tangent = tangent
         self._program = program
         self._tail = program.tail(net)
+        anew = evaluates_functions(self._tail)
+        self._tail_step = _tail_step if anew else _compiled_tail_step
         self._engine = Engine(program, net, jax.dtypes.canonicalize_dtype(np.float64))
         self._site = functools.lru_cache(maxsize=16)(self._make_site)
 
@@ -224,7 +227,7 @@ class FusedKernel:
         ntk = values[1] if self._program.tangent else None
         start = _Start(values[0], ntk, cov1, cov2)
         gaussian = self._program.gaussian
-        return _tail_step(self._tail, start, site, self._tangent, gaussian), site
+        return self._tail_step(self._tail, start, site, self._tangent, gaussian), site
 
     def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
         """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
@@ -267,8 +270,6 @@ class _Start(NamedTuple):
     cov2: np.ndarray | None
 
 
-# Without spatial axes there is nothing that has to be compiled layer by layer.
-@functools.partial(jax.jit, static_argnums=(3, 4))
 def _tail_step(
     tail: Layer, start: _Start, site: Site, tangent: bool, gaussian: bool
 ) -> Covariances:
@@ -286,6 +287,10 @@ def _tail_step(
         origins=frozenset({_ORIGIN}),
     )
     return step(tail, cov, site)
+
+
+# Without spatial axes there is nothing that has to be compiled layer by layer.
+_compiled_tail_step = jax.jit(_tail_step, static_argnums=(3, 4))
 
 
 def _shaped(values: Any) -> jax.Array:

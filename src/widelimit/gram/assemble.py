@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from widelimit.gram.compute import compute, kernel_fn_of, make_tiler
+from widelimit.gram.compute import compute, kernel_fn_of, make_tiler, unwrapped
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, parse_memory
 from widelimit.gram.storage import Disk, Memory, Storage, check_path
@@ -70,7 +70,7 @@ def gram(
     names = _check_get(get)
     budget, where = parse_memory(memory), resolve_devices(devices)
     files = None if out is None else _paths(out, get, names)
-    kernel_fn = kernel_fn_of(net_or_kernel_fn)
+    kernel_fn, kernel_kwargs = unwrapped(kernel_fn_of(net_or_kernel_fn), kernel_kwargs)
     tiler = make_tiler(kernel_fn, x1, x2, (get,), where, kernel_kwargs)
     tiler.check()
     grid = choose_grid(tiler, budget, len(where))

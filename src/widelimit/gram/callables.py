@@ -11,7 +11,7 @@ import numpy as np
 
 from widelimit.gram.fields import block
 from widelimit.gram.liveness import peak_bytes
-from widelimit.samples import Rows, Samples, check_finite, place, to_host
+from widelimit.samples import Rows, Samples, check_finite, place, same_values, to_host
 
 _TARGET_BYTES = 2**26
 # What a function that JAX cannot trace is taken to need, in units of its results and inputs.
@@ -214,7 +214,7 @@ def _equal(first: Any, second: Any) -> bool:
     leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
     if len(leaves1) != len(leaves2):
         return False
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(leaves1, leaves2, strict=True))
+    return all(map(same_values, leaves1, leaves2))
 
 
 def _bytes(result: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,13 @@ def kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
             f"{type(net_or_kernel_fn).__name__}"
         )
     return kernel_fn
+
+
+def unwrapped(kernel_fn: Any, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Returns the function of a `functools.partial` and all its keywords; others as they are."""
+    while isinstance(kernel_fn, functools.partial) and not kernel_fn.args:
+        kernel_fn, kwargs = kernel_fn.func, {**kernel_fn.keywords, **kwargs}
+    return kernel_fn, kwargs
 
 
 def make_tiler(
@@ -130,6 +138,7 @@ def kernels_between(
     Raises:
       ValueError: a budget too small for one entry, or as `kernel_fn`.
     """
+    kernel_fn, kwargs = unwrapped(kernel_fn, kwargs)
     in_tiles = _tiles_within(kernel_fn, x1, x2, get, memory, kwargs)
     if in_tiles is None:
         return kernel_fn(x1, x2, get, **kwargs)

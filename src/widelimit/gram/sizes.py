@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from widelimit.gram.tiler import Tiler
+from widelimit.messages import shown
 
 DEFAULT_MEMORY = "4GiB"
 # A kernel of x with itself that is too large for one tile is cut into at least this many per side,
@@ -30,14 +31,16 @@ def parse_memory(memory: Any) -> int:
       ValueError: text that is no size, or nothing left.
     """
     if isinstance(memory, bool) or not isinstance(memory, str | int | float):
-        raise TypeError(f"expected memory as a number of bytes or text like '4GiB', got {memory!r}")
+        raise TypeError(
+            f"expected memory as a number of bytes or text like '4GiB', got {shown(memory)}"
+        )
     if isinstance(memory, str):
         match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", memory.lower())
         if match is None or match[2] not in _UNITS or match[1].count(".") > 1 or match[1] == ".":
-            raise ValueError(f"expected memory like '4GiB', '500MB' or '8e9', got {memory!r}")
+            raise ValueError(f"expected memory like '4GiB', '500MB' or '8e9', got {shown(memory)}")
         memory = float(match[1]) * _UNITS[match[2]]
     if not 0 < memory < math.inf:
-        raise ValueError(f"expected a positive amount of memory, got {memory!r}")
+        raise ValueError(f"expected a positive amount of memory, got {shown(memory)}")
     return int(memory)
 
 

@@ -209,7 +209,7 @@ class GlobalSelfAttention(Layer):
         flat = heads.reshape(*heads.shape[:2], -1) @ out
         flat = flat * (self._output_std / (len(out) * valued.shape[-1]) ** 0.5)
         order = signal.to_canonical()
-        result = flat.reshape(-1, *signal.spatial, self.n_chan_out).transpose(np.argsort(order))
+        result = flat.reshape(-1, *signal.spatial, flat.shape[-1]).transpose(np.argsort(order))
         return result if bias is None else result + self.b_std * bias
 
     def _embed(self, rows: Array, embedding: Array, signal: Signal) -> Array:

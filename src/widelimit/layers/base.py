@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -87,10 +87,20 @@ class Layer:
     alias: ClassVar[str] = ""
     # Only hands covariances on, to layers inside or as they are: nothing is compiled.
     structural: ClassVar[bool] = False
+    # Calls functions whose effect nothing tells beforehand: nothing is compiled.
+    called_anew: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in data_fields(self):
             object.__setattr__(self, name, as_leaf(getattr(self, name)))
+
+    def as_now(self, snapshot: Callable[..., Any]) -> Layer:
+        """Returns the layer with the functions that it holds as snapshots (see `traced.py`).
+
+        Args:
+          snapshot: from an elementwise function, and its number of arguments unless that is 1.
+        """
+        return self
 
     # The finite layer.
 

@@ -110,6 +110,7 @@ class FanInSum(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
+        cov = _with_tangents_of_all(cov)
         cov = [select(branch, site.need_out) for branch in cov]
         _check_gaussian(cov, "to sum")
         check_uncorrelated(cov, "sum")
@@ -135,6 +136,7 @@ class FanInProd(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
+        cov = _with_tangents_of_all(cov)
         cov = [select(branch, site.need_out) for branch in cov]
         check_uncorrelated(cov, "product")
 
@@ -232,6 +234,7 @@ class FanInConcat(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
+        cov = _with_tangents_of_all(cov)
         signal, need = site.signal_out, site.need_out
         if self._axis(signal.ndim) == signal.channel_axis:
             cov = [select(branch, need) for branch in cov]
@@ -243,6 +246,13 @@ class FanInConcat(_FanIn):
         if space is None:
             return concatenate_samples(list(cov), signal, need)
         return concatenate_positions(list(cov), space, signal, need)
+
+
+def _with_tangents_of_all(cov: Any) -> Any:
+    """Returns branches without NTK if one of them has none: then that of the join is unknown."""
+    if all(branch.tangent for branch in cov):
+        return cov
+    return [branch.replace(ntk=None, tangent=False) for branch in cov]
 
 
 def _weighted(cov: Any, weights: Any, site: Site, gaussian: bool) -> Covariances:

@@ -131,7 +131,9 @@ class ConvolutionLayer(AffineLayer):
         weights, bias = self._parameters(params)
         self.output_shape(x.shape)
         channels = x.shape[self.axes.lhs.index("C")]
-        expected = self._weights_shape(channels, x.shape)
+        axis, expected = self.axes.rhs.index("O"), self._weights_shape(channels, x.shape)
+        if weights.ndim == len(expected):  # any number of outputs
+            expected = (*expected[:axis], weights.shape[axis], *expected[axis + 1 :])
         if weights.shape != expected:
             raise ValueError(
                 f"expected weights of shape {expected} for an input of shape {x.shape}, got "

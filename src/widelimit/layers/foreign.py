@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
+from widelimit.conversion import kernel_from_covariances
 from widelimit.covariance import Covariances
 from widelimit.layers.base import ApplyFn, InitFn, Layer, Site, as_shape
 from widelimit.layers.developer import Requirements
-from widelimit.nt_kernel import Kernel, kernel_signal
+from widelimit.layers.returned import covariances_of, output_axes
+from widelimit.nt_kernel import Kernel
 from widelimit.offsets import Need
 from widelimit.signal import Signal
 
@@ -24,11 +26,15 @@ from widelimit.signal import Signal
 class Foreign(Layer):
     """A layer written as functions, the third from Kernel to Kernel, the fourth, if any, of masks.
 
-    It must keep the number of axes, and the batch and channel axes. Its output counts as made by
-    fresh weights if it is Gaussian and the input is not; else it stays correlated with whatever
-    its input is correlated with. The third function gets Kernels with all pairs of positions, or
-    with equal ones only where it states that they suffice and no others are needed.
+    The first function says the shape of the output; the arrays that the third returns must fit it,
+    whether it states new shapes beside them or not. Batch and channel axis keep their places before
+    or behind the spatial axes. The output counts as made by fresh weights if it is Gaussian and the
+    input is not; else it stays correlated with whatever its input is correlated with. The third
+    function gets Kernels with all pairs of positions, or with equal ones only where it states that
+    they suffice and no others are needed.
     """
+
+    called_anew = True
 
     init_function: Callable[..., Any] = static()
     apply_function: Callable[..., Any] = static()
@@ -116,11 +122,19 @@ class Foreign(Layer):
     def moduli(self, moduli: Any, signal: Any) -> Any:
         return None
 
+    def mixes_samples(self, signal: Any) -> bool:
+        given, made = (
+            {(s.n1, s.n2) for s in _leaves(t)} for t in (signal, self.output_signal(signal))
+        )
+        return given != made
+
     def propagate(self, cov: Any, site: Site) -> Any:
         kernel = _to_kernel(cov, site.masks_in, self._equal_positions(site.need_out))
         kwargs = {} if all(p is None for p in site.patterns) else {"pattern": site.patterns}
         out = self.kernel_function(kernel, **kwargs)
-        return _from_kernel(out, site.signal_out, site.need_out, _leaves(cov), site.path)
+        return _Returned(_leaves(cov), _leaves(kernel)).part(
+            out, site.signal_out, site.need_out, site.masks_out[0], site.path
+        )
 
     def __repr__(self) -> str:
         return f"{self.label}(...)"
@@ -175,30 +189,43 @@ def _signals(shape1: Any, shape2: Any, like: Signal) -> Any:
     """Returns signals of the given shapes with the axes of `like`."""
     if any(isinstance(part, tuple) for part in shape1):
         return tuple(_signals(a, b, like) for a, b in zip(shape1, shape2, strict=True))
-    if len(shape1) != like.ndim:
-        raise NotImplementedError(
-            f"expected a layer given as functions to keep {like.ndim} axes, got {shape1}"
-        )
-    return Signal(shape1, shape2, like.batch_axis, like.channel_axis)
+    return Signal(shape1, shape2, *output_axes(like, len(shape1)))
 
 
-def _from_kernel(kernel: Any, signal: Any, need: Any, inputs: list[Covariances], path: str) -> Any:
-    """Returns what a foreign function gave by offset."""
-    if isinstance(kernel, list | tuple):
-        parts = enumerate(zip(kernel, signal, need, strict=True))
-        branches = (_from_kernel(k, s, n, inputs, f"{path}<{i}>") for i, (k, s, n) in parts)
-        return type(kernel)(branches)
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"expected a Kernel from the given function, got {type(kernel).__name__}")
-    if kernel.cov2 is None and not inputs[0].symmetric:
-        raise ValueError("expected a Kernel with cov2 from the given function, got None")
-    got = kernel_signal(kernel)
-    if (got.spatial, got.batch_axis) != (signal.spatial, signal.batch_axis):
-        raise ValueError(f"expected a kernel of {signal} from the given function, got {got}")
-    cov = covariances_from_kernel(kernel, need, inputs[0].symmetric)
-    fresh = kernel.is_gaussian and not all(part.gaussian for part in inputs)
-    origins = {path} if fresh else set().union(*(part.origins for part in inputs))
-    return cov.replace(origins=frozenset(origins), signal=signal)
+@dataclasses.dataclass(frozen=True)
+class _Returned:
+    """What a foreign function was given, to judge what it returned.
+
+    Attributes:
+      inputs: covariances of its input, branch by branch.
+      given: the same as Kernels.
+    """
+
+    inputs: list[Covariances]
+    given: list[Kernel]
+
+    def part(self, kernel: Any, signal: Any, need: Any, mask: Any, path: str) -> Any:
+        """Returns what a foreign function gave by offset."""
+        branches = len(kernel) if isinstance(kernel, list | tuple) else None
+        expected = None if isinstance(signal, Signal) else len(signal)
+        if branches != expected:
+            raise ValueError(
+                f"expected {_count(expected)} from the given function, as init_fn says, got "
+                f"{_count(branches)}"
+            )
+        if branches is not None:
+            masks = (None,) * branches if mask is None else mask
+            parts = enumerate(zip(kernel, signal, need, masks, strict=True))
+            return type(kernel)(self.part(*part, f"{path}<{i}>") for i, part in parts)
+        symmetric = self.inputs[0].symmetric
+        cov = covariances_of(kernel, signal, need, mask is not None, self.given, symmetric)
+        fresh = kernel.is_gaussian and not all(part.gaussian for part in self.inputs)
+        origins = {path} if fresh else set().union(*(part.origins for part in self.inputs))
+        return cov.replace(origins=frozenset(origins))
+
+
+def _count(branches: int | None) -> str:
+    return "one Kernel" if branches is None else f"a list or tuple of {branches} Kernels"
 
 
 def as_layer(layer: Any) -> Layer:
@@ -234,7 +261,9 @@ def layer(layer_fn: Callable[..., Any]) -> Callable[..., Layer]:
     Args:
       layer_fn: returns `(init_fn, apply_fn, kernel_fn)` with `kernel_fn` from Kernel to Kernel, and
         optionally a fourth function `mask_fn(mask, input_shape)` from masks to masks. `requires`
-        and `supports_masking` say more about them.
+        and `supports_masking` say more about them. `init_fn` says the shape of the output, and
+        the arrays of the Kernel must fit it; its `shape1`, `shape2` and axes may stay as they were.
+        Arrays of another shape are refused.
 
     Example:
       >>> from widelimit import stax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,10 @@ class ElementwiseNumerical(SeriesLayer):
         if self.deg < 1:
             raise ValueError(f"expected deg of at least 1, got {self.deg}")
 
+    def as_now(self, snapshot: Callable[..., Any]) -> ElementwiseNumerical:
+        df = None if self.df is None else snapshot(self.df)
+        return dataclasses.replace(self, fn=snapshot(self.fn), df=df)
+
     def activation(self, x: Array) -> Array:
         return self.fn(x)
 
@@ -161,6 +166,12 @@ class Elementwise(SeriesLayer):
         for name in ("fn", "nngp_fn", "d_nngp_fn"):
             if getattr(self, name) is not None:
                 _check_callable(name, getattr(self, name))
+
+    def as_now(self, snapshot: Callable[..., Any]) -> Elementwise:
+        if self.nngp_fn is None:
+            return dataclasses.replace(self, fn=snapshot(self.fn))
+        slope = None if self.d_nngp_fn is None else snapshot(self.d_nngp_fn, 3)
+        return dataclasses.replace(self, nngp_fn=snapshot(self.nngp_fn, 3), d_nngp_fn=slope)
 
     def activation(self, x: Array) -> Array:
         if self.fn is None:

@@ -42,7 +42,7 @@ def step(layer: Layer, cov: Any, site: Site) -> Any:
         return layer.propagate(cov, site)
     if isinstance(_leaves(cov)[0], Trio):
         return _step_trio(layer, cov, site)
-    if not is_concrete(cov):
+    if layer.called_anew or not is_concrete(cov):
         return _step(layer, cov, site)
     given = {name for part in _leaves(cov) for name in part.origins}
     # Names in the structure would tell equal layers apart.

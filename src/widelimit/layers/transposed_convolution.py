@@ -97,7 +97,9 @@ class ConvTranspose(ConvolutionLayer):
     def _adjoint(self, x: Array, weights: Array) -> Array:
         """Returns the adjoint of the circular convolution with the same filter."""
         axes, windows = self.axes, self.windows
-        shape = self.output_shape(x.shape)
+        sizes = dict(zip(axes.out, self.output_shape(x.shape), strict=True))
+        sizes["C"] = weights.shape[axes.rhs.index("O")]
+        shape = tuple(sizes[c] for c in axes.out)
         swapped = axes.rhs.translate(str.maketrans("IO", "OI"))
         spatial = tuple(axes.out.index(c) for c in axes.space("lhs"))
         pads = windows.pads(tuple(shape[axis] for axis in spatial))

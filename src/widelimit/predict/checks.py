@@ -7,26 +7,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete, own
+from widelimit.masking import is_masked_array, split_mask
+from widelimit.messages import shown
+from widelimit.samples import finite_or_masked
 
 # Large arrays are checked so many rows at a time.
 _ROWS = 512
 
 
-def check_finite(name: str, x: Any) -> None:
-    """Raise ValueError if a concrete array holds NaN or infinity: how many and where the first."""
+def check_finite(name: str, x: Any, mask_constant: Any = None) -> None:
+    """Raise ValueError if a concrete array holds NaN or infinity: how many and where the first.
+
+    Entries equal to a `mask_constant` may be anything; NaN stands for all NaN.
+    """
     if not is_concrete(x):
         return
     values = np.asarray(x)
     if not jnp.issubdtype(values.dtype, jnp.inexact):
         return
     pieces = np.split(values, range(_ROWS, len(values), _ROWS)) if values.ndim else [values]
-    if not all(np.isfinite(piece).all() for piece in pieces):
-        bad = ~np.isfinite(values)
+    if not all(finite_or_masked(piece, mask_constant).all() for piece in pieces):
+        bad = ~finite_or_masked(values, mask_constant)
         first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
         raise ValueError(
             f"expected {name} to be finite, got {int(bad.sum())} of {bad.size} entries that are "
             f"not, the first at index {first}: {values[first]}"
         )
+
+
+def check_inputs(name: str, x: Any, keywords: dict[str, Any]) -> None:
+    """Raise ValueError if concrete inputs hold NaN or infinity that is not masked.
+
+    Args:
+      name: what errors call them.
+      x: an array, or a tree of arrays and `MaskedArray`s.
+      keywords: those of the kernel function, `mask_constant` perhaps among them.
+    """
+    for leaf in jax.tree.leaves(x, is_leaf=is_masked_array):
+        value = split_mask(leaf, None)[0] if is_masked_array(leaf) else leaf
+        try:
+            check_finite(name, value, keywords.get("mask_constant"))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; padding is told by mask_constant=... among the keywords of kernel_fn, "
+                "or by functools.partial(kernel_fn, mask_constant=...)"
+            ) from None
 
 
 def check_not_negative(name: str, value: Any) -> None:
@@ -43,9 +68,9 @@ def check_not_negative(name: str, value: Any) -> None:
         values.dtype, jnp.floating
     )
     if not is_real:
-        raise TypeError(f"expected a number for {name}, got {value!r}")
+        raise TypeError(f"expected a number for {name}, got {shown(value)}")
     if not (values >= 0).all():
-        raise ValueError(f"expected {name} of at least 0, got {value}")
+        raise ValueError(f"expected {name} of at least 0, got {shown(value)}")
 
 
 def check_real(name: str, x: Any) -> None:
@@ -57,17 +82,39 @@ def check_real(name: str, x: Any) -> None:
         )
 
 
-def check_scalar(name: str, value: Any) -> None:
+def check_scalar(name: str, value: Any, advice: str = "") -> None:
     """Raise unless `value` is one number, finite and at least 0 as far as it is concrete.
 
     Raises:
       TypeError: if it is no number.
-      ValueError: if it is an array, negative, infinite or NaN.
+      ValueError: if it is an array, negative, infinite or NaN; the `advice` is for an array.
     """
+    if np.ndim(value):
+        raise ValueError(
+            f"expected one number for {name}, got an array of shape {np.shape(value)}{advice}"
+        )
     check_not_negative(name, value)
-    if jnp.ndim(value):
-        raise ValueError(f"expected one number for {name}, got an array of {jnp.shape(value)}")
     check_finite(name, value)
+
+
+def test_set_advice(call: str) -> str:
+    """What to do with an array that belongs to a test set and was given for a number."""
+    return f"; what belongs to a test set goes to the function returned: {call}"
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+      TypeError: if it is neither, such as an array that was meant for another argument.
+    """
+    if not (isinstance(value, bool | np.bool_ | int) or _is_concrete_bool(value)):
+        raise TypeError(f"expected {name} to be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def _is_concrete_bool(value: Any) -> bool:
+    return is_concrete(value) and np.ndim(value) == 0 and np.asarray(value).dtype == bool
 
 
 def as_targets(name: str, y: Any) -> Any:
@@ -77,9 +124,9 @@ def as_targets(name: str, y: Any) -> Any:
       TypeError: if they are not numbers.
       ValueError: if they are not finite, or empty.
     """
-    y = y if hasattr(y, "shape") else np.asarray(y)
+    given, y = y, y if hasattr(y, "shape") else np.asarray(y)
     if not jnp.issubdtype(y.dtype, jnp.number) and y.dtype != bool:
-        raise TypeError(f"expected numbers in {name}, got an array of dtype {y.dtype}")
+        raise TypeError(f"expected numbers in {name}, got {shown(given)} of dtype {y.dtype}")
     check_real(name, y)
     if not y.size:
         raise ValueError(f"expected at least one training target, got {name} of shape {y.shape}")

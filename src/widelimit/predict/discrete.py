@@ -2,16 +2,17 @@
 
 from typing import Any
 
-import jax
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
-from widelimit.predict.checks import as_targets, check_finite, check_scalar
+from widelimit.messages import shown
+from widelimit.predict.checks import as_targets, check_scalar, test_set_advice
 from widelimit.predict.ensemble import EnsemblePrediction, KernelFn
 from widelimit.predict.factor import Ridge
 from widelimit.predict.gradient_flow import TrainedOutputs
 from widelimit.predict.matrices import Axes
+from widelimit.predict.selection import check_is_array
 from widelimit.predict.stepping import Descent
 
 
@@ -79,8 +80,10 @@ def discrete_gradient_descent_mse(
       >>> predict_fn(t=jnp.array([0, 1, 2]))[:, 0, 0]  # each step halves the residual
       Array([0.  , 0.5 , 0.75], dtype=float32)
     """
+    check_is_array("k_train_train", k_train_train)
     y_train = as_targets("y_train", y_train)
-    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, y_train.size)
+    call = "discrete_gradient_descent_mse(k_train_train, y_train)(t, 0.0, 0.0, k_test_train)"
+    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, y_train.size, call)
     return TrainedOutputs(k_train_train, y_train, learning_rate, ridge, trace_axes, descent)
 
 
@@ -139,10 +142,9 @@ def discrete_gradient_descent_mse_ensemble(
       >>> mean.shape, cov.shape
       ((2, 1), (2, 2))
     """
-    for leaf in jax.tree.leaves(x_train):
-        check_finite("x_train", leaf)
     y_train = as_targets("y_train", y_train)
-    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, y_train.size)
+    call = "discrete_gradient_descent_mse_ensemble(kernel_fn, x_train, y_train)(t, x_test)"
+    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, y_train.size, call)
     return EnsemblePrediction(
         *(kernel_fn, x_train, y_train, learning_rate, ridge, trace_axes),
         *(parse_memory(memory), kernel_kwargs, descent),
@@ -150,14 +152,17 @@ def discrete_gradient_descent_mse_ensemble(
 
 
 def _optimiser(
-    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any, size: int
+    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any, size: int, call: str
 ) -> tuple[Descent, Ridge]:
-    """The optimiser, and its weight decay as a ridge of the kernel, for so many targets."""
-    check_scalar("learning_rate", learning_rate)
+    """The optimiser, and its weight decay as a ridge of the kernel, for so many targets.
+
+    A test set that was given for a number belongs to the `call`.
+    """
+    check_scalar("learning_rate", learning_rate, test_set_advice(call))
     check_momentum(momentum)
     check_scalar("weight_decay", weight_decay)
     if not isinstance(nesterov, bool):
-        raise TypeError(f"expected nesterov to be True or False, got {nesterov!r}")
+        raise TypeError(f"expected nesterov to be True or False, got {shown(nesterov)}")
     return Descent(momentum, float(nesterov)), Ridge(0.0, size * weight_decay)
 
 
@@ -165,4 +170,4 @@ def check_momentum(momentum: Any) -> None:
     """Raise unless a concrete momentum is a number of at least 0 and below 1."""
     check_scalar("momentum", momentum)
     if is_concrete(momentum) and not momentum < 1:
-        raise ValueError(f"expected momentum below 1, got {momentum}")
+        raise ValueError(f"expected momentum below 1, got {shown(momentum)}")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
+from widelimit.messages import shown
 from widelimit.predict.checks import check_not_negative
 from widelimit.predict.factor import Cholesky, System, TrainKernel
 from widelimit.predict.spectral import Spectral
@@ -134,7 +135,8 @@ class Times(NamedTuple):
     """Training times as they were given, arrays that JAX can trace.
 
     Attributes:
-      steps: t, of any shape; None is infinite time by Cholesky.
+      steps: t, of any shape; None is infinite time by Cholesky, or in the eigenbasis if the kernel
+        is singular by rounding.
       learning_rate: time that passes in a step.
       descent: the optimiser whose steps are counted; None is the flow, the limit of small steps.
     """
@@ -165,7 +167,7 @@ class Times(NamedTuple):
 
     def factorise(self, kernel: TrainKernel) -> System:
         """The training kernel, in the factorisation that these times ask for."""
-        return kernel.cholesky() if self.steps is None else kernel.spectral()
+        return kernel.inverse() if self.steps is None else kernel.spectral()
 
     def tau(self, size: int) -> jax.Array:
         """learning_rate t / N, flat [m], for N targets."""
@@ -176,6 +178,8 @@ class Times(NamedTuple):
 
     def dynamics(self, system: System, size: int) -> Dynamics:
         """What the training kernel does in these times to N targets; call it in float64."""
+        if self.steps is None and isinstance(system.factor, Spectral):
+            return Evolving(system.factor, jnp.full((1,), jnp.inf))
         if self.steps is None:
             return Converged(system.cholesky())
         return self.progressing(system, size)
@@ -205,9 +209,9 @@ def _check_steps(t: Any) -> None:
     steps = np.asarray(t, np.float64)
     finite = steps[np.isfinite(steps)]
     if (finite != np.floor(finite)).any():
-        raise ValueError(f"expected t in whole steps, got {t}")
+        raise ValueError(f"expected t in whole steps, got {shown(t)}")
     if (finite > MOST_STEPS).any():
-        raise ValueError(f"expected t of at most 2^53 steps, or infinity, got {t}")
+        raise ValueError(f"expected t of at most 2^53 steps, or infinity, got {shown(t)}")
 
 
 def _check_converges(spectral: Spectral, progress: Progress, size: int) -> None:

@@ -7,15 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete, own
-from widelimit.gram.compute import kernels_between
+from widelimit.gram.compute import kernel_fn_of, kernels_between, unwrapped
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
-from widelimit.predict.checks import as_targets, check_finite, check_scalar
+from widelimit.messages import shown
+from widelimit.predict.checks import (
+    as_flag,
+    as_targets,
+    check_inputs,
+    check_scalar,
+    test_set_advice,
+)
 from widelimit.predict.dynamics import Times
-from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
+from widelimit.predict.factor import Ridge, System, TrainKernel, remedy
 from widelimit.predict.matrices import (
     Axes,
     Targets,
@@ -29,22 +35,39 @@ from widelimit.predict.selection import (
     DRIVING_KERNEL,
     Get,
     KernelArray,
+    is_array,
     pack,
     parse_get,
     pick,
     prior_kernel,
 )
 from widelimit.predict.stepping import Descent
+from widelimit.samples import same_values
 
 KernelFn = Callable[..., Any]
 
 
 def call_kernel(
-    kernel_fn: KernelFn, x1: Any, x2: Any, names: Sequence[str], memory: int, **kwargs: Any
+    kernel_fn: KernelFn,
+    x1: Any,
+    x2: Any,
+    names: Sequence[str],
+    memory: int,
+    kwargs: dict[str, Any],
+    apart: bool = False,
 ) -> dict[str, KernelArray]:
-    """The kernels of those names between two sets of inputs, in tiles that fit into memory."""
+    """The kernels of those names between two sets of inputs, in tiles that fit into memory.
+
+    Raises:
+      ValueError: if one is missing; or if they are to be told `apart`, and there is a single array.
+    """
     get = names[0] if len(names) == 1 else tuple(names)
     kernels = kernels_between(kernel_fn, x1, x2, get, memory, kwargs)
+    if apart and len(names) > 1 and is_array(kernels):
+        raise ValueError(
+            f"expected the result of kernel_fn for get={get} to hold both kernels, of which the "
+            "covariance of trained networks is made, got a single array"
+        )
     return {name: pick(kernels, name, "the result of kernel_fn", name) for name in names}
 
 
@@ -63,7 +86,14 @@ class EnsemblePrediction:
         kernel_kwargs: dict[str, Any],
         descent: Descent | None = None,
     ) -> None:
-        """Keeps the arguments; kernels are computed and factorised when they are first used."""
+        """Keeps the arguments; kernels are computed and factorised when they are first used.
+
+        Raises:
+          TypeError: if there is no kernel function.
+          ValueError: if inputs are not finite where they are not masked.
+        """
+        kernel_fn = kernel_fn_of(kernel_fn)
+        check_inputs("x_train", x_train, unwrapped(kernel_fn, kernel_kwargs)[1])
         self._kernel_fn, self._x, self._y = kernel_fn, own(x_train), y_train
         self._learning_rate, self._descent = learning_rate, descent
         self._ridge, self._kwargs = ridge, kernel_kwargs
@@ -83,7 +113,7 @@ class EnsemblePrediction:
 
         Args:
           t: times in steps, of any shape; None is infinite time by Cholesky, `jnp.inf` infinite
-            time through the eigenbasis (they agree for positive definite kernels).
+            time through the eigenbasis (they agree but for rounding).
           x_test: test inputs; None means the training set.
           get: "nngp" (only the last layer is trained; at t=None Bayesian inference), "ntk" (all
             layers are trained), "ntkgp" (a prior whose covariance is the NTK, trained by it), or a
@@ -99,30 +129,35 @@ class EnsemblePrediction:
 
         Raises:
           ValueError: if a mode is unknown, a concrete t is negative, keywords do not fit those of
-            the training set, shapes do not fit, or a concrete training kernel is not finite,
-            singular (t=None) or indefinite.
+            the training set, shapes do not fit, or a concrete training kernel is not finite or
+            indefinite.
+
+        Warns:
+          RuntimeWarning: if a concrete training kernel is singular by rounding (t=None).
         """
-        modes = parse_get(get)
+        modes, compute_cov = parse_get(get), as_flag("compute_cov", compute_cov)
         times = Times.of(t, self._learning_rate, self._descent)
         if x_test is None:
-            k_dd = self._train_kernels(_needed(modes, compute_cov))
+            # At infinite time the covariance is zero, whatever it was before.
+            moved = compute_cov and times.steps is not None
+            k_dd = self._train_kernels(_needed(modes, moved), _mixes(modes, moved))
             results = [self._on_train(mode, times, k_dd, compute_cov) for mode in modes]
             return pack(get, modes, results)
         return pack(get, modes, self._on_test(modes, times, x_test, compute_cov, kernel_kwargs))
 
     def _call(
-        self, x1: Any, x2: Any, names: Sequence[str], kwargs: dict[str, Any]
+        self, x1: Any, x2: Any, names: Sequence[str], kwargs: dict[str, Any], apart: bool = False
     ) -> dict[str, KernelArray]:
-        return call_kernel(self._kernel_fn, x1, x2, names, self._memory, **kwargs)
+        return call_kernel(self._kernel_fn, x1, x2, names, self._memory, kwargs, apart)
 
-    def _train_kernels(self, names: list[str]) -> dict[str, KernelArray]:
+    def _train_kernels(self, names: list[str], apart: bool) -> dict[str, KernelArray]:
         missing = [name for name in names if name not in self._kernels]
         if not missing:
             return self._kernels
         # Concrete data stay concrete inside the user's jit.
         now = is_concrete(self._x, self._kwargs)
         with jax.ensure_compile_time_eval() if now else contextlib.nullcontext():
-            fresh = self._call(self._x, None, missing, self._kwargs)
+            fresh = self._call(self._x, None, missing, self._kwargs, apart)
         for kernel in fresh.values():
             self._targets.check_train_train("kernel_fn(x_train, None)", kernel)
         if is_concrete(fresh):
@@ -132,7 +167,8 @@ class EnsemblePrediction:
     def _driving(self, name: str, kernel: KernelArray) -> TrainKernel:
         if name in self._driving_kernels:
             return self._driving_kernels[name]
-        driving = TrainKernel(f"{name} of x_train", kernel, self._ridge, advise_diag_reg)
+        advice = remedy(None if self._descent is None else self._y.size)
+        driving = TrainKernel(f"{name} of x_train", kernel, self._ridge, advice)
         if is_concrete(kernel):
             self._driving_kernels[name] = driving
         return driving
@@ -163,9 +199,9 @@ class EnsemblePrediction:
         kwargs: dict[str, Any],
     ) -> list[Any]:
         between, within = _test_kwargs(self._kwargs, kwargs)
-        names = _needed(modes, compute_cov)
-        k_dd = self._train_kernels(names)
-        k_td = self._call(x_test, self._x, names, between)
+        names, apart = _needed(modes, compute_cov), _mixes(modes, compute_cov)
+        k_dd = self._train_kernels(names, apart)
+        k_td = self._call(x_test, self._x, names, between, apart)
         for kernel in k_td.values():
             self._targets.check_test_train("kernel_fn(x_test, x_train)", kernel)
         k_tt = {}
@@ -246,12 +282,13 @@ def gradient_descent_mse_ensemble(
 
     with A = K_td Kr^-1 (1 - E) and the NNGP kernel k ("ntkgp": arXiv:2007.05864). At t=None E = 0,
     and on the training set the mean is y and the covariance zero. Eigenvalues of Kr within
-    rounding of zero count as zero: along them nothing moves, at any time.
+    rounding of zero count as zero: along them nothing moves, at any time. At t=None that is the
+    limit of a vanishing ridge, and comes with a RuntimeWarning; see `gp_inference`.
 
     The training kernels and their factorisations are computed when first needed and kept by the
     function returned, which may be jitted. Systems are solved in float64; results have the dtype
     of the kernel. If anything the training kernel depends on is traced by JAX, then nothing can be
-    checked, nothing is kept, and a failed factorisation gives NaN.
+    checked, nothing is kept, and a failed factorisation, of a singular kernel too, gives NaN.
 
     Args:
       kernel_fn: a function `kernel_fn(x1, x2, get, **kwargs)` of kernels (n1, n2, h1, h2, ...),
@@ -265,11 +302,12 @@ def gradient_descent_mse_ensemble(
         given the inputs.
       memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
         kernels: larger ones are computed in tiles, see `wl.gram`. Traced inputs take one call.
-      **kernel_kwargs: keywords of `kernel_fn` for the training set.
+      **kernel_kwargs: keywords of `kernel_fn` for the training set. What `mask_constant` masks,
+        NaN among it, need not be finite.
 
     Raises:
       ValueError: if `x_train` or `y_train` is not finite, or `learning_rate` or `diag_reg` is
-        negative. The function returned raises it for singular (t=None) and indefinite kernels; the
+        negative or no single number. The function returned raises it for indefinite kernels; the
         error names the smallest eigenvalue and a ridge that would do.
 
     Example:
@@ -282,11 +320,12 @@ def gradient_descent_mse_ensemble(
       >>> mean.shape, cov.shape
       ((2, 1), (2, 2))
     """
-    for leaf in jax.tree.leaves(x_train):
-        check_finite("x_train", leaf)
     y_train = as_targets("y_train", y_train)
-    check_scalar("learning_rate", learning_rate)
-    ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
+    advice = test_set_advice(
+        "gradient_descent_mse_ensemble(kernel_fn, x_train, y_train)(t, x_test)"
+    )
+    check_scalar("learning_rate", learning_rate, advice)
+    ridge = Ridge.of(diag_reg, diag_reg_absolute_scale, advice)
     return EnsemblePrediction(
         *(kernel_fn, x_train, y_train, learning_rate, ridge, trace_axes),
         *(parse_memory(memory), kernel_kwargs),
@@ -299,6 +338,11 @@ def _needed(modes: Sequence[str], compute_cov: bool) -> list[str]:
     if compute_cov:
         names |= {prior_kernel(mode) for mode in modes}
     return sorted(names)
+
+
+def _mixes(modes: Sequence[str], compute_cov: bool) -> bool:
+    """Whether a covariance is made of both kernels."""
+    return compute_cov and "ntk" in modes
 
 
 def _test_kwargs(
@@ -317,7 +361,7 @@ def _test_kwargs(
         elif not _same(train[name], value):
             raise ValueError(
                 f"expected {name!r} to be the same as for the training set, or a pair of arrays "
-                f"for both, got {value!r} and {train[name]!r}"
+                f"for both, got {shown(value)} and {shown(train[name])}"
             )
         within[name] = value
     return between, within
@@ -344,4 +388,4 @@ def _same_leaf(a: Any, b: Any) -> bool:
         return True
     if any(jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) for x in (a, b)):
         a, b = jax.random.key_data(a), jax.random.key_data(b)
-    return is_concrete(a, b) and bool(np.array_equal(a, b))
+    return is_concrete(a, b) and same_values(a, b)

@@ -1,7 +1,8 @@
 """The regularised train-train kernel, its factorisations, and the checks that they can be trusted.
 
-A factorisation of concrete numbers is checked on the host and raises ValueError when it fails.
-Traced numbers cannot raise: there a failed factorisation is NaN.
+A factorisation of concrete numbers is checked on the host. A kernel that is singular by rounding
+alone is solved in its eigenbasis, with a warning; an indefinite one raises ValueError. Traced
+numbers can do neither: there a failed factorisation is NaN.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from widelimit._pytree import is_concrete, own
+from widelimit.messages import warn
 from widelimit.predict import in_place
-from widelimit.predict.checks import check_finite, check_real, check_scalar
+from widelimit.predict.checks import as_flag, check_finite, check_real, check_scalar
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
 from widelimit.predict.spectral import Spectral
@@ -24,11 +26,15 @@ from widelimit.predict.spectral import Spectral
 # its own dtype are off by several eps, so eigenvalues below ZERO_BELOW floors count as zero, or
 # below twice the most negative one, which measures the error. Float32 kernels of ten layers of Erf
 # on 200 points of a line come out at -50 floors; beyond INDEFINITE_BELOW it cannot be rounding.
+# A Cholesky factor is used if the smallest eigenvalue is at least one floor. Pivots alone do not
+# tell: those of a matrix with one eigenvalue of rounding errors may all be large.
 ZERO_BELOW = 8.0
 INDEFINITE_BELOW = 128.0
 
 # Kernels are checked so many rows at a time.
 _ROWS = 512
+# From a start that is drawn at random, these find an eigenvalue far below all others.
+_INVERSE_ITERATIONS = 3
 
 Remedy = Callable[[float, float], str]
 
@@ -40,14 +46,16 @@ class Ridge(NamedTuple):
     absolute: Any = 0.0
 
     @classmethod
-    def of(cls, diag_reg: Any, diag_reg_absolute_scale: bool) -> "Ridge":
+    def of(cls, diag_reg: Any, diag_reg_absolute_scale: Any, advice: str = "") -> "Ridge":
         """The ridge of the parameters of this package's functions.
 
         Raises:
-          ValueError: if diag_reg is negative.
+          TypeError: if diag_reg is no number, or diag_reg_absolute_scale neither True nor False.
+          ValueError: if diag_reg is negative, or an array: then with the advice.
         """
-        check_scalar("diag_reg", diag_reg)
-        return cls(0.0, diag_reg) if diag_reg_absolute_scale else cls(diag_reg, 0.0)
+        check_scalar("diag_reg", diag_reg, advice)
+        absolute = as_flag("diag_reg_absolute_scale", diag_reg_absolute_scale)
+        return cls(0.0, diag_reg) if absolute else cls(diag_reg, 0.0)
 
 
 class Cholesky(NamedTuple):
@@ -55,15 +63,15 @@ class Cholesky(NamedTuple):
 
     lower: jax.Array
 
-    def solve(self, b: jax.Array) -> jax.Array:
+    def solve(self, b: jax.Array | np.ndarray) -> jax.Array:
         """K^-1 b for b [r, c]."""
         return self._solve(self.half_solve(b), transposed=True)
 
-    def half_solve(self, b: jax.Array) -> jax.Array:
+    def half_solve(self, b: jax.Array | np.ndarray) -> jax.Array:
         """L^-1 b for b [r, c], whose Gram matrix is b^T K^-1 b."""
         return self._solve(b, transposed=False)
 
-    def _solve(self, b: jax.Array, transposed: bool) -> jax.Array:
+    def _solve(self, b: jax.Array | np.ndarray, transposed: bool) -> jax.Array:
         if is_concrete(self.lower, b) and jax.default_backend() == "cpu":
             return in_place.solve_lower(self.lower, b, transposed)
         return solve_triangular(self.lower, b, lower=True, trans=int(transposed))
@@ -71,6 +79,19 @@ class Cholesky(NamedTuple):
     def log_determinant(self) -> jax.Array:
         """Log det K, a scalar."""
         return 2.0 * jnp.log(jnp.diagonal(self.lower)).sum()
+
+    def is_trusted(self, floor: Any, xp: Any) -> Any:
+        """Whether the smallest eigenvalue is at least `floor`, by NumPy or jax.numpy.
+
+        It is found from above by inverse iteration, and is no larger than the smallest pivot.
+        """
+        rows = self.lower.shape[0]
+        vector = xp.asarray(np.random.default_rng(0).normal(size=(rows, 1)))
+        for _ in range(_INVERSE_ITERATIONS):
+            vector = xp.asarray(self.solve(vector / xp.linalg.norm(vector)))
+        pivots = xp.diagonal(xp.asarray(self.lower))
+        # A NaN compares false.
+        return (pivots.min() ** 2 >= floor) & (floor * xp.linalg.norm(vector) <= 1.0)
 
 
 class System(NamedTuple):
@@ -105,8 +126,8 @@ class System(NamedTuple):
             return self.factor
         matrix = self.matrix()
         lower = jnp.linalg.cholesky(matrix)
-        # A NaN compares false.
-        trusted = jnp.diagonal(lower).min() ** 2 >= self._noise_floor(matrix)
+        constants = jax.lax.stop_gradient((lower, self._noise_floor(matrix)))
+        trusted = Cholesky(constants[0]).is_trusted(constants[1], jnp)
         return Cholesky(jnp.where(trusted, lower, jnp.nan))
 
     def spectral(self) -> Spectral:
@@ -155,9 +176,10 @@ def _host_cholesky(system: System) -> Cholesky | None:
     matrix = in_place.regularised(system.kernel, *system.ridge)
     floor = np.sqrt(len(matrix)) * system.eps * matrix.diagonal().max()
     lower = in_place.cholesky(matrix)
-    if lower is None or not lower.diagonal().min() ** 2 >= floor:
+    if lower is None:
         return None
-    return Cholesky(in_place.to_jax(lower))
+    factor = Cholesky(in_place.to_jax(lower))
+    return factor if factor.is_trusted(floor, np) else None
 
 
 def _host_spectral(system: System) -> Spectral | None:
@@ -197,7 +219,8 @@ class TrainKernel:
         self._name, self._remedy = name, remedy
         self._bare = System(kernel, ridge, resolution(kernel))
         self._is_concrete = is_concrete(self._bare)
-        self._factorised: dict[str, System] = {}
+        self._factorised: dict[Callable[[System], Any], System | None] = {}
+        self._warned = False
         if is_concrete(kernel):
             _check_symmetric(name, np.asarray(kernel), self._bare.eps)
 
@@ -210,12 +233,13 @@ class TrainKernel:
 
         Raises:
           ValueError: if the matrix is concrete and singular or indefinite to working precision:
-            the factorisation fails, or its smallest pivot is below sqrt(n) eps times the largest
-            diagonal entry, where eps belongs to the kernel's own dtype.
+            the factorisation fails, or its smallest eigenvalue is below sqrt(n) eps times the
+            largest diagonal entry, where eps belongs to the kernel's own dtype.
         """
-        return self._factorise(
-            _cholesky, _host_cholesky, "singular or indefinite to working precision"
-        )
+        system = self._factor(_cholesky, _host_cholesky)
+        if system is None:
+            raise ValueError(self._failure("singular or indefinite to working precision"))
+        return system
 
     def spectral(self) -> System:
         """The system, with its eigendecomposition if it is concrete.
@@ -223,25 +247,54 @@ class TrainKernel:
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
         """
-        return self._factorise(_spectral, _host_spectral, "indefinite")
+        system = self._factor(_spectral, _host_spectral)
+        if system is None:
+            raise ValueError(self._failure("indefinite"))
+        return system
 
-    def _factorise(
-        self, traced: Callable[[System], Any], on_host: Callable[[System], Any], failure: str
-    ) -> System:
+    def inverse(self) -> System:
+        """The system, with what solves it if it is concrete: the limit of a vanishing ridge.
+
+        That is its Cholesky factor. If there is none to be trusted it is its eigendecomposition,
+        in which eigenvalues lost in rounding are zero and contribute nothing: a RuntimeWarning says
+        so, once.
+
+        Raises:
+          ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
+        """
+        system = self._factor(_cholesky, _host_cholesky)
+        if system is not None:
+            return system
+        system = self.spectral()
+        if not self._warned and isinstance(system.factor, Spectral):
+            self._warned = True
+            evals = np.asarray(system.factor.evals)
+            warn(
+                f"{self._failure('singular to working precision')}. {np.sum(evals == 0)} of "
+                f"{evals.size} eigenvalues are lost in rounding and left out: the result is the "
+                "limit of a vanishing ridge",
+                RuntimeWarning,
+            )
+        return system
+
+    def _factor(
+        self, traced: Callable[[System], Any], on_host: Callable[[System], Any]
+    ) -> System | None:
+        """The system with a factor if it is concrete, None if that cannot be trusted; kept."""
         if not self._is_concrete:
             return self._bare
-        if failure not in self._factorised:
+        if traced not in self._factorised:
             with jax.ensure_compile_time_eval():
                 on_cpu = jax.default_backend() == "cpu"
                 factor = (on_host if on_cpu else traced)(self._bare)
             failed = factor is None or not (on_cpu or _is_finite(factor))
-            if failed:
-                self._refuse(failure)
             # Nothing but the factor is read: the kernel would be copied to float64 at every use.
-            self._factorised[failure] = self._bare._replace(kernel=None, factor=factor)
-        return self._factorised[failure]
+            kept = None if failed else self._bare._replace(kernel=None, factor=factor)
+            self._factorised[traced] = kept
+        return self._factorised[traced]
 
-    def _refuse(self, failure: str) -> None:
+    def _failure(self, failure: str) -> str:
+        """What was expected and what came: the smallest eigenvalue, and ridges that would do."""
         with jax.ensure_compile_time_eval():
             matrix, ridge = (np.asarray(value) for value in _matrix_and_ridge(self._bare))
         import scipy.linalg  # here, for a light `import widelimit`
@@ -253,7 +306,7 @@ class TrainKernel:
         relative = absolute / max(diagonal.mean() - ridge, np.finfo(np.float64).tiny)
         advice = self._remedy(_round_up(relative), _round_up(absolute))
         added = f" after adding {float(ridge):.3g} to its diagonal" if ridge else ""
-        raise ValueError(
+        return (
             f"expected a positive definite {self._name}, got one that is {failure}{added}: its "
             f"smallest eigenvalue is {smallest:.6g}, its largest diagonal entry "
             f"{diagonal.max():.6g}; {advice}"
@@ -270,6 +323,18 @@ def advise_diag_reg(relative: float, absolute: float) -> str:
         f"diag_reg={relative:.0e} (relative to the mean diagonal), or diag_reg={absolute:.0e} with "
         "diag_reg_absolute_scale=True, would do"
     )
+
+
+def remedy(descent_size: int | None) -> Remedy:
+    """Words for the ridge, or for the weight decay of steps of gradient descent to N targets."""
+    if descent_size is None:
+        return advise_diag_reg
+
+    def advise(relative: float, absolute: float) -> str:
+        del relative
+        return f"weight_decay={_round_up(absolute / descent_size):.0e} would do"
+
+    return advise
 
 
 def _round_up(x: float) -> float:

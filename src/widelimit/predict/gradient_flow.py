@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import as_targets, check_real, check_scalar
+from widelimit.predict.checks import as_targets, check_real, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
-from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
+from widelimit.predict.factor import Ridge, System, TrainKernel, remedy
 from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import check_is_array
@@ -38,14 +38,14 @@ class TrainedOutputs:
           descent: the optimiser, None for gradient flow.
 
         Raises:
-          ValueError: a kernel that is no array, does not fit the targets, or is not finite.
+          ValueError: a kernel that does not fit the targets, or is not finite.
         """
-        check_is_array("k_train_train", kernel)
         self._targets = Targets.of(y_train, trace_axes)
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)
         self._y, self._learning_rate, self._descent = y_train, learning_rate, descent
-        self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg)
+        size = None if descent is None else y_train.size
+        self._kernel = TrainKernel("k_train_train", kernel, ridge, remedy(size))
 
     def __call__(
         self,
@@ -58,7 +58,7 @@ class TrainedOutputs:
 
         Args:
           t: times in steps, of any shape; None is infinite time by Cholesky, `jnp.inf` infinite
-            time through the eigenbasis (they agree for positive definite kernels).
+            time through the eigenbasis (they agree but for rounding).
           fx_train_0: initial outputs on the training set, shaped like the targets or a scalar;
             None asks for the test set alone, and counts as 0.
           fx_test_0: initial outputs on a test set, or a scalar; None asks for the training set
@@ -71,8 +71,11 @@ class TrainedOutputs:
 
         Raises:
           ValueError: if no outputs are asked for, a kernel is missing or of the wrong shape, a
-            concrete t is negative, or the concrete training kernel is singular (t=None) or
-            indefinite. Steps of gradient descent are whole, and infinitely many converge.
+            concrete t is negative, or the concrete training kernel is indefinite. Steps of
+            gradient descent are whole, and infinitely many converge.
+
+        Warns:
+          RuntimeWarning: if the concrete training kernel is singular by rounding (t=None).
         """
         if fx_train_0 is None and fx_test_0 is None:
             raise ValueError("expected fx_train_0, fx_test_0 or both, got None for both")
@@ -154,9 +157,10 @@ def gradient_descent_mse(
         f_test(t) = f_test(0) + K_td Kr^-1 (1 - E) (y - f_train(0)),
 
     and at t=None f_train = y, E = 0. Eigenvalues of Kr within rounding of zero count as zero:
-    along them nothing moves, at any time. Systems are solved in float64; results have the dtype of
-    `k_train_train`. Kernels and targets may be traced by JAX. Then nothing can be checked, and a
-    failed factorisation gives NaN.
+    along them nothing moves, at any time. At t=None that is the limit of a vanishing ridge, and
+    comes with a RuntimeWarning; see `gp_inference`. Systems are solved in float64; results have the
+    dtype of `k_train_train`. Kernels and targets may be traced by JAX. Then nothing can be checked,
+    and a failed factorisation, of a singular kernel too, gives NaN.
 
     Args:
       k_train_train: kernel of the training set with itself (n, n, h, h, ...), commonly the NTK.
@@ -169,9 +173,9 @@ def gradient_descent_mse(
 
     Raises:
       ValueError: if the kernel or `y_train` is not finite, their shapes do not fit, or
-        `learning_rate` or `diag_reg` is negative. The function returned raises it for singular
-        (t=None) and indefinite kernels; the error names the smallest eigenvalue and a ridge that
-        would do.
+        `learning_rate` or `diag_reg` is negative or no single number. The function returned raises
+        it for indefinite kernels; the error names the smallest eigenvalue and a ridge that would
+        do.
 
     Example:
       >>> import jax.numpy as jnp
@@ -179,9 +183,11 @@ def gradient_descent_mse(
       >>> predict_fn(t=jnp.array([0.0, 1.0]))[:, 0, 0]
       Array([0.    , 0.6321206], dtype=float32)
     """
+    check_is_array("k_train_train", k_train_train)
     y_train = as_targets("y_train", y_train)
-    check_scalar("learning_rate", learning_rate)
-    ridge = Ridge.of(diag_reg, diag_reg_absolute_scale)
+    call = "gradient_descent_mse(k_train_train, y_train)(fx_test_0=0.0, k_test_train=...)"
+    check_scalar("learning_rate", learning_rate, test_set_advice(call))
+    ridge = Ridge.of(diag_reg, diag_reg_absolute_scale, test_set_advice(call))
     return TrainedOutputs(k_train_train, y_train, learning_rate, ridge, trace_axes)
 
 

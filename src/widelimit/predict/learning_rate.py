@@ -12,6 +12,7 @@ from widelimit._pytree import is_concrete
 from widelimit.predict.checks import check_finite, check_scalar
 from widelimit.predict.matrices import column_shape, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
+from widelimit.predict.selection import check_is_array
 
 # Below this size all eigenvalues together cost less than Lanczos iterations for one.
 _DENSE_UP_TO = 64
@@ -37,23 +38,24 @@ def max_learning_rate(
       eps: added to the eigenvalue.
 
     Raises:
-      TypeError: if it is a `Kernel` instead of an array.
-      ValueError: if the kernel is not square, or concrete and not finite, or a concrete number is
-        negative.
+      TypeError: if it is a function instead of an array, or a number is none.
+      ValueError: if it is a `Kernel`, not square, or concrete and not finite, or a number is an
+        array, or concrete and negative.
 
     Example:
       >>> import jax.numpy as jnp
       >>> max_learning_rate(jnp.diag(jnp.array([1.0, 4.0])))
       Array(1., dtype=float32)
     """
-    if hasattr(ntk_train_train, "ntk"):
-        raise TypeError("expected an array for ntk_train_train, got a kernel: pass its field ntk")
+    check_is_array("ntk_train_train", ntk_train_train)
     if jnp.ndim(ntk_train_train) % 2 or row_shape(ntk_train_train) != column_shape(ntk_train_train):
         raise ValueError(
             "expected ntk_train_train to have pairs of equal axes (n, n, h, h, ...), got shape "
             f"{jnp.shape(ntk_train_train)}"
         )
     check_finite("ntk_train_train", ntk_train_train)
+    if y_train_size is not None:
+        check_scalar("y_train_size", y_train_size, "; give y_train.size")
     check_scalar("momentum", momentum)
     check_scalar("eps", eps)
     size = math.prod(row_shape(ntk_train_train)) if y_train_size is None else y_train_size

@@ -5,13 +5,14 @@ that it lacks are the trace axes: along them the kernel is read as a multiple of
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.messages import shown
 from widelimit.predict.checks import check_real
 
 Axes = int | Sequence[int]
@@ -57,25 +58,33 @@ class Targets(NamedTuple):
     Attributes:
       shape: shape of the training targets.
       traced: the trace axes, sorted, non-negative, without duplicates.
+      name: what users call the targets.
     """
 
     shape: Shape
     traced: Shape
+    name: str = "y_train"
 
     @classmethod
-    def of(cls, y: Any, trace_axes: Axes) -> "Targets":
+    def of(cls, y: Any, trace_axes: Any) -> "Targets":
         """The layout of targets y.
 
         Raises:
+          TypeError: if trace axes are no integers.
           ValueError: if a trace axis is out of range.
         """
         shape = tuple(jnp.shape(y))
-        axes = (trace_axes,) if isinstance(trace_axes, int | np.integer) else tuple(trace_axes)
+        axes = trace_axes if isinstance(trace_axes, Iterable) else (trace_axes,)
         for axis in axes:
+            if not isinstance(axis, int | np.integer):
+                raise TypeError(
+                    f"expected trace_axes to be an axis of y_train or several, got "
+                    f"{shown(trace_axes)}"
+                )
             if not -len(shape) <= axis < len(shape):
                 raise ValueError(
                     f"expected trace_axes between {-len(shape)} and {len(shape) - 1} for y_train "
-                    f"of shape {shape}, got {trace_axes}"
+                    f"of shape {shape}, got {shown(trace_axes)}"
                 )
         return cls(shape, tuple(sorted({int(axis) % len(shape) for axis in axes})))
 
@@ -118,17 +127,22 @@ class Targets(NamedTuple):
             )
         if row_shape(kernel) != self.kept_shape:
             raise ValueError(
-                f"expected {name} of shape {_zipped(self.kept_shape, self.kept_shape)} for y_train "
-                f"of shape {self.shape} and trace axes {self.traced}, got shape {shape}"
-                f"{self._advice(shape)}"
+                f"expected {name} of shape {_zipped(self.kept_shape, self.kept_shape)} for "
+                f"{self._described()}, got shape {shape}{self._advice(shape)}"
             )
+
+    def _described(self) -> str:
+        """The targets, and which of their axes a kernel lacks."""
+        axes = f"trace axes {self.traced}" if self.name == "y_train" else "independent outputs"
+        return f"{self.name} of shape {self.shape} and {axes}"
 
     def _advice(self, kernel_shape: Shape) -> str:
         """What is probably missing where a kernel does not fit."""
         if len(self.shape) == 1:
-            return "; write targets of one output as y_train[:, None]"
+            return f"; write targets of one output as {self.name}[:, None]"
         if kernel_shape == _zipped(self.shape, self.shape):
-            return "; a kernel with axes of outputs needs trace_axes=(), or the mean over them"
+            chosen = "trace_axes=(), or " if self.name == "y_train" else ""
+            return f"; a kernel with axes of outputs needs {chosen}the mean over them"
         if len(kernel_shape) > 2 * len(self.kept):
             return "; a network that keeps spatial axes needs stax.Flatten() before its last layer"
         return ""
@@ -141,8 +155,8 @@ class Targets(NamedTuple):
             swapped = len(shape) == 2 * len(self.kept) and row_shape(kernel) == self.kept_shape
             advice = ": swap both sides of this one" if swapped else ""
             raise ValueError(
-                f"expected {name} of shape {expected} for y_train of shape {self.shape} and trace "
-                f"axes {self.traced}, where t is any size, got shape {shape}{advice}"
+                f"expected {name} of shape {expected} for {self._described()}, where t is any "
+                f"size, got shape {shape}{advice}"
             )
         check_real(name, kernel)
 
@@ -152,7 +166,7 @@ def check_test_test(name: str, k_test_test: Any, k_test_train: Any) -> None:
     rows = row_shape(k_test_train)
     if tuple(jnp.shape(k_test_test)) != _zipped(rows, rows):
         raise ValueError(
-            f"expected {name} of shape {_zipped(rows, rows)} beside k_test_train of shape "
+            f"expected {name} of shape {_zipped(rows, rows)} beside a test-train kernel of shape "
             f"{tuple(jnp.shape(k_test_train))}, got shape {tuple(jnp.shape(k_test_test))}"
         )
 

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
-from widelimit.predict.checks import as_targets, check_finite, check_scalar
+from widelimit.messages import shown
+from widelimit.predict.checks import as_targets, check_finite, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, TrainKernel, advise_diag_reg
 from widelimit.predict.gradient_flow import check_fits
@@ -34,14 +35,13 @@ class TrainedByOde:
         tolerance: Tolerance,
     ) -> None:
         """Checks the kernel."""
-        check_is_array("k_train_train", kernel)
         self._targets = Targets.of(y_train, trace_axes)
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)
         ridge = Ridge.of(0.0, False)
         self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg).plain()
         self._y, self._learning_rate, self._momentum = y_train, learning_rate, momentum
-        self._velocity, self._tolerance = Velocity(loss, self._targets), tolerance
+        self._loss, self._velocity, self._tolerance = loss, Velocity(loss, self._targets), tolerance
 
     def __call__(
         self,
@@ -86,6 +86,7 @@ class TrainedByOde:
             *(self._kernel, times, self._y, start, k_test_train),
             *(self._learning_rate, self._momentum),
         )
+        self._velocity = self._velocity.with_loss(self._loss)
         state = solve(problem, self._velocity, self._tolerance, self._dtype)
         if isinstance(given, ODEState):
             return state
@@ -203,15 +204,18 @@ def gradient_descent(
     """
     if not callable(loss):
         raise TypeError(f"expected a function loss(fx, y_train), got {type(loss).__name__}")
+    check_is_array("k_train_train", k_train_train)
     y_train = as_targets("y_train", y_train)
-    check_scalar("learning_rate", learning_rate)
+    call = "gradient_descent(loss, k_train_train, y_train)(t, 0.0, 0.0, k_test_train)"
+    check_scalar("learning_rate", learning_rate, test_set_advice(call))
     if momentum is not None:
         _check_inertia(momentum, learning_rate)
     for name, value in (("rtol", rtol), ("atol", atol)):
+        check_scalar(name, value)
         if not 0 < value < 1:
-            raise ValueError(f"expected {name} between 0 and 1, got {value}")
+            raise ValueError(f"expected {name} between 0 and 1, got {shown(value)}")
     if isinstance(max_steps, bool) or not hasattr(max_steps, "__index__"):
-        raise TypeError(f"expected max_steps to be an int, got {max_steps!r}")
+        raise TypeError(f"expected max_steps to be an int, got {shown(max_steps)}")
     if operator.index(max_steps) < 1:
         raise ValueError(f"expected max_steps of at least 1, got {max_steps}")
     tolerance = Tolerance(float(rtol), float(atol), operator.index(max_steps))
@@ -234,7 +238,7 @@ def _finite_times(t: Any) -> Times:
         raise ValueError(f"expected finite times t, got None: {explanation}")
     times = Times.of(t, 1.0)
     if is_concrete(t) and np.isposinf(np.asarray(t, np.float64)).any():
-        raise ValueError(f"expected finite times t, got {t}: {explanation}")
+        raise ValueError(f"expected finite times t, got {shown(t)}: {explanation}")
     return times
 
 
@@ -242,6 +246,6 @@ def _check_inertia(momentum: Any, learning_rate: Any) -> None:
     """Raise ValueError unless concrete numbers make an equation with momentum."""
     check_scalar("momentum", momentum)
     if is_concrete(momentum) and momentum > 1:
-        raise ValueError(f"expected momentum of at most 1, got {momentum}")
+        raise ValueError(f"expected momentum of at most 1, got {shown(momentum)}")
     if is_concrete(learning_rate) and learning_rate == 0:
         raise ValueError("expected a learning_rate above 0 with momentum, got 0")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit.predict.checks import as_targets
+from widelimit.predict.checks import as_targets, test_set_advice
 from widelimit.predict.dynamics import Times, trained_covariance
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
 from widelimit.predict.matrices import (
@@ -23,6 +23,7 @@ from widelimit.predict.selection import (
     DRIVING_KERNEL,
     Get,
     KernelArray,
+    check_is_kernel,
     is_array,
     pack,
     parse_get,
@@ -107,7 +108,7 @@ class GPInference:
         Args:
           get: "nngp" (Bayesian inference), "ntk" (training to convergence), "ntkgp" (a Gaussian
             process whose prior covariance is the NTK), or a tuple of these; None means
-            ("nngp", "ntk").
+            ("nngp", "ntk"). A kernel that is a single array stands for the one that a mode needs.
           k_test_train: kernel between test and training set, like `k_train_train`; None gives the
             training targets with covariance zero.
           k_test_test: kernel of the test set with itself; None asks for means alone.
@@ -118,19 +119,25 @@ class GPInference:
 
         Raises:
           ValueError: if a mode is unknown, a needed kernel is missing or of the wrong shape, or
-            the concrete training kernel is singular.
+            the concrete training kernel is indefinite.
+
+        Warns:
+          RuntimeWarning: if the concrete training kernel is singular by rounding.
         """
         modes = parse_get(get)
-        if is_array(self._k_train_train) and len({DRIVING_KERNEL[mode] for mode in modes}) > 1:
+        several = len({DRIVING_KERNEL[mode] for mode in modes}) > 1
+        mixed = is_array(self._k_train_train) != is_array(k_test_train)
+        if several and k_test_train is not None and mixed:
             raise ValueError(
-                f"expected k_train_train with fields 'nngp' and 'ntk' for get={get!r}, got a "
-                "single array; name the one mode it is meant for, such as get='nngp'"
+                f"expected k_train_train and k_test_train to be an array each, or to hold 'nngp' "
+                f"and 'ntk' each, for get={get!r}, got one of either kind: name the one mode that "
+                "the array is meant for, such as get='nngp'"
             )
         return pack(get, modes, [self._predict(mode, k_test_train, k_test_test) for mode in modes])
 
     def _predict(self, mode: str, k_test_train: Any, k_test_test: Any) -> Any:
         name, prior = DRIVING_KERNEL[mode], prior_kernel(mode)
-        names = {name} if k_test_test is None else {name, prior}
+        names = {name} if k_test_test is None or k_test_train is None else {name, prior}
         k_dd = self._pick_all(names, "k_train_train", self._k_train_train, mode)
         for kernel in k_dd.values():
             self._targets.check_train_train("k_train_train", kernel)
@@ -146,7 +153,7 @@ class GPInference:
         if k_test_test is not None:
             k_tt = pick(k_test_test, prior, "k_test_test", mode)
             check_test_test("k_test_test", k_tt, k_td[name])
-        system = self._train_kernel(name, k_dd[name]).cholesky()
+        system = self._train_kernel(name, k_dd[name]).inverse()
         return predict_test(
             *(system, Times(), self._y, needed_train_kernels(mode, k_dd, k_tt), k_td, k_tt),
             mode=mode,
@@ -165,6 +172,8 @@ class GPInference:
         return {name: pick(kernels, name, where, mode) for name in sorted(names)}
 
     def _train_kernel(self, name: str, kernel: Any) -> TrainKernel:
+        # A single array is factorised once, whatever it stands for.
+        name = "" if is_array(self._k_train_train) else name
         if name not in self._train_kernels:
             self._train_kernels[name] = TrainKernel(
                 "k_train_train", kernel, self._ridge, advise_diag_reg
@@ -186,8 +195,15 @@ def gp_inference(
     to convergence (arXiv:1902.06720), K is the NTK in the mean and in A = K_td Kr^-1, and with the
     NNGP kernel k covariance = k_tt + A k_dd A^T - A k_dt - k_td A^T.
 
+    A Kr that is singular by rounding alone, as repeated samples make it without a ridge, gives the
+    limit of a vanishing ridge, with a RuntimeWarning: in its eigenbasis, without the eigenvalues
+    below 8 sqrt(n) eps times the largest diagonal entry or twice the most negative one, where eps
+    is the rounding error of the kernel's dtype. Repeated samples with different targets then count
+    by the mean of these. Negative eigenvalues beyond rounding are an error.
+
     Systems are solved in float64; results have the dtype of `k_train_train`. Kernels and targets
-    may be traced by JAX. Then nothing can be checked, and a failed factorisation gives NaN.
+    may be traced by JAX. Then nothing can be checked, and a failed factorisation, of a singular
+    kernel too, gives NaN.
 
     Args:
       k_train_train: kernel of the training set with itself, (n, n, h, h, ...): an array, or
@@ -199,9 +215,11 @@ def gp_inference(
         given the inputs.
 
     Raises:
-      ValueError: if `y_train` is not finite, `diag_reg` is negative, or `trace_axes` are out of
-        range. The function returned raises it for kernels that are not finite, of the wrong
-        shape, or singular; the error names the smallest eigenvalue and a ridge that would do.
+      TypeError: if `k_train_train` is a function instead of a kernel.
+      ValueError: if `y_train` is not finite, `diag_reg` is negative or no single number, or
+        `trace_axes` are out of range. The function returned raises it for kernels that are not
+        finite, of the wrong shape, or indefinite; the error names the smallest eigenvalue and a
+        ridge that would do.
 
     Example:
       >>> import jax.numpy as jnp
@@ -209,7 +227,8 @@ def gp_inference(
       >>> predict_fn("nngp", k_test_train=jnp.array([[0.0, 1.0]]), k_test_test=jnp.eye(1))
       Gaussian(mean=Array([[1.]], dtype=float32), covariance=Array([[0.5]], dtype=float32))
     """
+    check_is_kernel("k_train_train", k_train_train)
     y_train = as_targets("y_train", y_train)
-    return GPInference(
-        k_train_train, y_train, Ridge.of(diag_reg, diag_reg_absolute_scale), trace_axes
-    )
+    advice = test_set_advice("gp_inference(k_train_train, y_train)(get, k_test_train=...)")
+    ridge = Ridge.of(diag_reg, diag_reg_absolute_scale, advice)
+    return GPInference(k_train_train, y_train, ridge, trace_axes)

@@ -6,8 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from widelimit._pytree import is_concrete
+
+# Kernels are looked at so many rows at a time.
+_ROWS = 512
+_LOW_BITS = np.uint32(0xFF)
+
+_FORWARD_MODE = (
+    "expected derivatives in reverse mode (jax.grad, jax.jacrev, jax.vjp) while float64 is off, "
+    "got forward mode (jax.jvp, jax.jacfwd): use jax.jacrev, or turn float64 on by "
+    'jax.config.update("jax_enable_x64", True)'
+)
 
 
 def result_dtype(kernel: Any) -> jnp.dtype:
@@ -16,9 +27,28 @@ def result_dtype(kernel: Any) -> jnp.dtype:
 
 
 def resolution(kernel: Any) -> float:
-    """The relative rounding error of the kernel's entries as they were given."""
+    """The relative rounding error of the kernel's entries as they were given.
+
+    It is that of their dtype, but of float32 where float64 only holds entries computed in it.
+    """
     dtype = jnp.asarray(kernel).dtype if not hasattr(kernel, "dtype") else kernel.dtype
-    return float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64).eps)
+    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64
+    if dtype == jnp.float64 and is_concrete(kernel) and _rounded_to_float32(np.asarray(kernel)):
+        dtype = jnp.float32
+    return float(jnp.finfo(dtype).eps)
+
+
+def _rounded_to_float32(values: np.ndarray) -> bool:
+    """Whether all entries are numbers of float32, and not just integers or other short ones."""
+    uses_all_bits = False
+    for start in range(0, len(values) if values.ndim else 0, _ROWS):
+        piece = np.asarray(values[start : start + _ROWS], np.float64)
+        with np.errstate(over="ignore"):
+            single = piece.astype(np.float32)
+        if not (single == piece).all():
+            return False
+        uses_all_bits |= bool((single.view(np.uint32) & _LOW_BITS).any())
+    return uses_all_bits
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,7 +58,9 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     transpose float64 operations outside of `jax.enable_x64`, and so round every cotangent to
     float32. Hence the derivative there is a custom one that re-enters the context: first
     derivatives in reverse mode. It is right only for results that are cast back to a dtype of the
-    caller's. Where float64 is on, derivatives of every kind and order are JAX's own.
+    caller's. Forward mode raises TypeError, with advice unless JAX meets it outside of this call,
+    as in the derivative of a jitted function. Where float64 is on, derivatives of every kind and
+    order are JAX's own.
     """
 
     @wraps(function)
@@ -51,7 +83,12 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
         if all(hole is None for hole in traced):
             with jax.enable_x64(True):
                 return compute(*traced)
-        return _guarded(compute, *traced)
+        try:
+            return _guarded(compute, *traced)
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+            raise TypeError(_FORWARD_MODE) from error
 
     return wrapper
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.messages import shown
+
 Get = str | Sequence[str] | None
 KernelArray = jax.Array | np.ndarray
 
@@ -21,7 +23,7 @@ def prior_kernel(mode: str) -> str:
     return "ntk" if mode == "ntkgp" else "nngp"
 
 
-def parse_get(get: Get) -> tuple[str, ...]:
+def parse_get(get: Any) -> tuple[str, ...]:
     """The modes asked for; None means ("nngp", "ntk").
 
     Raises:
@@ -29,12 +31,14 @@ def parse_get(get: Get) -> tuple[str, ...]:
     """
     if get is None:
         return ("nngp", "ntk")
-    modes = tuple(mode.lower() for mode in ((get,) if isinstance(get, str) else get))
+    given = (get,) if isinstance(get, str) else get
+    named = isinstance(given, list | tuple) and all(isinstance(mode, str) for mode in given)
+    modes = tuple(mode.lower() for mode in given) if named else ()
     unknown = [mode for mode in modes if mode not in DRIVING_KERNEL]
     if unknown or not modes or len(set(modes)) < len(modes):
         raise ValueError(
             f"expected get to be None, one of {sorted(DRIVING_KERNEL)}, or a tuple of different "
-            f"ones, got {get!r}"
+            f"ones, got {shown(get)}"
         )
     return modes
 
@@ -44,8 +48,21 @@ def is_array(kernels: Any) -> bool:
     return not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
 
 
+def check_is_kernel(name: str, kernels: Any) -> None:
+    """Raise TypeError if this is what makes kernels: a function, a network, a triple."""
+    triple = isinstance(kernels, tuple) and any(map(callable, kernels))
+    if callable(kernels) or triple or hasattr(kernels, "kernel_fn"):
+        kind = "a network" if triple or hasattr(kernels, "kernel_fn") else "a function"
+        raise TypeError(
+            f"expected {name} to be a kernel, got {kind}: call its kernel_fn first, or pass "
+            "kernel_fn, x_train, y_train to predict.gradient_descent_mse_ensemble, whose result at "
+            "t=None and get='nngp' is Gaussian process inference"
+        )
+
+
 def check_is_array(name: str, kernels: Any) -> None:
-    """Raise ValueError unless this is one kernel."""
+    """Raise TypeError or ValueError unless this is one kernel."""
+    check_is_kernel(name, kernels)
     if not is_array(kernels):
         raise ValueError(
             f"expected {name} to be an array, got an object that holds several kernels; pass its "

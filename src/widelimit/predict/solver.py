@@ -14,6 +14,7 @@ from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import System
 from widelimit.predict.matrices import Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64
+from widelimit.traced import Snapshot
 from widelimit.varying import varying_axes
 
 Loss = Callable[[jax.Array, jax.Array], Any]
@@ -58,7 +59,12 @@ class Velocity:
     """
 
     def __init__(self, loss: Loss, targets: Targets) -> None:
-        self._loss, self.targets = loss, targets
+        self._loss, self.targets = Snapshot(loss, targets.shape, targets.shape), targets
+
+    def with_loss(self, loss: Loss) -> Velocity:
+        """Returns the velocity with the loss as it is now: itself if that does the same."""
+        now = Velocity(loss, self.targets)
+        return self if now._loss == self._loss else now
 
     def __call__(self, tau: Any, state: ODEState, args: Any) -> ODEState:
         """The velocity of a state, which depends on no time."""

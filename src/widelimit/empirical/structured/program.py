@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array
+
+from widelimit.jaxprs import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 # Calls whose body may stand in their place, and where they keep it.
 INLINED = {

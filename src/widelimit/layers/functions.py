@@ -1,0 +1,71 @@
+"""Networks that hold functions of users, as these functions are now."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from typing import Any
+
+import jax
+
+from widelimit.layers.base import Layer
+from widelimit.traced import Snapshot
+
+
+def as_now(net: Layer) -> Layer:
+    """Returns the network with its functions as they are now: one object while they do the same.
+
+    What is compiled for a network and kept with it then holds for what its functions read, too.
+    """
+    before = _latest.get(net)
+    if before == (None,):
+        return net
+    snapshots: dict[Any, Snapshot] = {}
+
+    def snapshot(function: Any, arguments: int = 1) -> Snapshot:
+        key = id(function), arguments
+        if key not in snapshots:
+            snapshots[key] = Snapshot(function, *[()] * arguments)
+        return snapshots[key]
+
+    now = _map_layers(net, snapshot)
+    if before is not None and before[0] is not None:
+        structures: tuple[Any, Any] = jax.tree.structure(now), jax.tree.structure(before[0])
+        if structures[0] == structures[1]:
+            return before[0]
+    _latest[net] = (None if now is net else now,)
+    _latest[now] = (None,)
+    return now
+
+
+# Networks as they were at the last call; None for those without functions.
+_latest: weakref.WeakKeyDictionary[Layer, tuple[Layer | None]] = weakref.WeakKeyDictionary()
+
+
+def evaluates_functions(net: Layer) -> bool:
+    """Returns whether kernels of the network come from functions that have to be called anew."""
+    return net.called_anew or any(map(evaluates_functions, _inside(net)))
+
+
+def _inside(net: Layer) -> list[Layer]:
+    """Returns the layers inside of a layer."""
+    values = (getattr(net, field.name) for field in dataclasses.fields(net))
+    parts = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [part for some in parts for part in some if isinstance(part, Layer)]
+
+
+def _map_layers(net: Layer, snapshot: Any) -> Layer:
+    """Returns the network with every layer as it is now, itself if none changes."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(net):
+        value = getattr(net, field.name)
+        if isinstance(value, Layer):
+            new: Any = _map_layers(value, snapshot)
+        elif isinstance(value, tuple) and any(isinstance(part, Layer) for part in value):
+            new = tuple(_map_layers(p, snapshot) if isinstance(p, Layer) else p for p in value)
+            new = value if all(a is b for a, b in zip(new, value, strict=True)) else new
+        else:
+            continue
+        if new is not value:
+            changed[field.name] = new
+    return (dataclasses.replace(net, **changed) if changed else net).as_now(snapshot)
