@@ -50,6 +50,7 @@ from jax import lax
 
 from widelimit.duals import Dual
 from widelimit.duals.base import sqrt
+from widelimit.varying import varying_like
 
 ORDER = 192
 """Least number of terms of a series."""
@@ -147,11 +148,11 @@ def series(c: jax.Array, f1: Features, f2: Features) -> Dual:
         return (k, kdot), None
 
     shape = jnp.broadcast_shapes(c.shape, f1.root.shape, f2.root.shape)
-    start = (jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+    zero = varying_like(jnp.zeros(shape, c.dtype), c, f1, f2)
     chunks = tuple(
         t.reshape((-1, _CHUNK, *t.shape[1:])) for t in (f1.values, f2.values, f1.slopes, f2.slopes)
     )
-    (k, kdot), _ = lax.scan(jax.checkpoint(step), start, chunks, reverse=True)
+    (k, kdot), _ = lax.scan(jax.checkpoint(step), (zero, zero), chunks, reverse=True)
     k = f1.mean * f2.mean + c * k
     for i, degree in enumerate(_tail_degrees(f1.values.shape[0])):
         power = lax.integer_pow(rho, degree - 1)

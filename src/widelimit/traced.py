@@ -8,6 +8,7 @@ is compiled, and so are numbers that have been seen to change.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import threading
@@ -21,6 +22,7 @@ import numpy as np
 
 from widelimit._pytree import is_concrete
 from widelimit.jaxprs import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from widelimit.varying import varying_axes, varying_like
 
 _LIBRARY = os.path.dirname(inspect.getfile(jax))
 
@@ -77,12 +79,12 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]
       args: its arguments, or their shapes and dtypes.
     """
 
-    def anew(*args: Any) -> Any:  # JAX would know the function itself again
-        return function(*args)
+    def anew(*values: Any) -> Any:  # JAX would know the function itself again
+        return function(*varying_like(values, args))
 
-    if any(map(_varying, jax.tree.leaves(args))):
-        return Untraced(function, jax.eval_shape(anew, *args)), []
     closed, outputs = jax.make_jaxpr(anew, return_shape=True)(*args)
+    if varying_axes((args, closed.consts)):
+        return Untraced(function, outputs), []
     closed = _with_changing_numbers(closed)
     reader = _Reader()
     key = reader.jaxpr(closed.jaxpr)
@@ -157,7 +159,7 @@ def compiled(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]
     return lambda *args: _run(program, constants, args)
 
 
-@jax.jit(static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def _run(program: Program, constants: list[Any], args: tuple[Any, ...]) -> Any:
     return program(constants, *args)
 
@@ -347,21 +349,12 @@ def _array_key(value: Any) -> Any:
 
 
 def shape_like(array: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """Returns a shape with the dtype of an array, and with all else that JAX knows of its type."""
-    varying = _varying(array)
-    more = {"vma": varying} if varying else {}
+    """Returns a shape with the dtype of an array."""
     weak = getattr(array, "weak_type", False)
-    return jax.ShapeDtypeStruct(shape, array.dtype, weak_type=weak, **more)
+    return jax.ShapeDtypeStruct(shape, array.dtype, weak_type=weak)
 
 
 def type_of(array: Any) -> Any:
     """Returns all that JAX knows of the type of an array; what is equal has equal traces."""
     weak = getattr(array, "weak_type", False)
-    return array.shape, array.dtype, weak, _varying(array)
-
-
-def _varying(leaf: Any) -> Any:
-    """Returns the axes of a `jax.shard_map` over which a value varies."""
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
-        leaf = None if is_concrete(leaf) else jax.typeof(leaf)
-    return getattr(leaf, "vma", None)
+    return array.shape, array.dtype, weak, varying_axes(array)

@@ -29,24 +29,38 @@ def varying_like(tree: _T, *references: Any) -> _T:
         return tree
 
     def cast(leaf: Any) -> Any:
+        if not hasattr(leaf, "dtype"):
+            return leaf
         missing = tuple(sorted(wanted - varying_axes(leaf)))
         return _to_varying(leaf, missing) if missing else leaf
 
     return jax.tree.map(cast, tree)
 
 
+def alike(*trees: Any) -> Any:
+    """Returns the trees, whose arrays all vary along the same mesh axes.
+
+    Inside `jax.shard_map` a function may carry one argument through a loop with another.
+    """
+    return varying_like(trees, trees)
+
+
 def varying_axes(tree: Any) -> frozenset[str]:
     """Returns the mesh axes along which arrays of a tree vary."""
     found: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(tree):
-        aval: Any = leaf if hasattr(leaf, "str_short") else jax.typeof(leaf)
-        # its name until JAX 0.9 and after
+        if not hasattr(leaf, "dtype"):
+            continue
+        # structs and types of JAX say it themselves
+        aval: Any = jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf
+        # `vma` in older releases
         kind = getattr(aval, "vma", None) or getattr(aval, "manual_axis_type", None)
         found |= getattr(kind, "varying", kind) or frozenset()
     return found
 
 
 def _to_varying(x: Any, axes: tuple[str, ...]) -> Any:
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(x, axes, to="varying")
-    return jax.lax.pvary(x, axes)  # before JAX 0.8.1
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, axes, to="varying")
+    return lax.pvary(x, axes)  # its name in older releases

@@ -17,6 +17,7 @@ from widelimit.empirical.network import real_output
 from widelimit.empirical.operator import NTKOperator
 from widelimit.empirical.outputs import Call
 from widelimit.empirical.vector_products import ntk_vector_product
+from widelimit.varying import varying_like
 
 # Matrices up to this size are built: that takes fewer products than an iteration.
 _SMALL = 32
@@ -206,9 +207,11 @@ def _hessian_norm(
         return (state.change > tol) & (state.rounds < max_iter)
 
     keys = jax.random.split(key, len(real) + 1)
-    v, _ = _unit([jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, real, strict=False)])
     out = jax.eval_shape(f, real)
+    real = varying_like(real, out, key)
+    v, _ = _unit([jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, real, strict=False)])
     w, _ = _unit(jax.random.normal(keys[-1], out.shape, out.dtype))
+    v, w = varying_like((v, w), real, out)
     u, value = best_parameters(v, w)
     state = _Round(u, v, value, value + jnp.inf, jnp.int32(0))
     state = lax.while_loop(goes_on, improve, state)

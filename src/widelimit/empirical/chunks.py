@@ -19,6 +19,7 @@ from widelimit.empirical.axes import Axes, contract, kernel_dtype
 from widelimit.empirical.budget import Chunks, Schedule, choose_chunks
 from widelimit.empirical.outputs import Call, Output
 from widelimit.empirical.rows import Rows, Side, work_of_call
+from widelimit.varying import varying_like
 
 _PAIRS = Axes()
 
@@ -145,7 +146,8 @@ class Work:
         sizes = [self.output.shapes[0][a] for a in self.output.axes.diagonal]
         real = self.resident.call.network.parameters.real(self.resident.call.params)
         dtype = kernel_dtype(*(leaf.dtype for leaf in real))
-        kernel = jnp.zeros((math.prod(sizes), height, width), dtype)
+        given = real, self.resident.call.arrays, other.call.arrays
+        kernel = varying_like(jnp.zeros((math.prod(sizes), height, width), dtype), given)
         eager = is_concrete(self.resident.call.params, self.resident.call.arrays, other.call.arrays)
         loop = _called if eager else _traced
         ids = self.resident.padded(height), other.padded(width)
@@ -180,9 +182,10 @@ class Work:
         """Returns the kernels with those of a group of parameters added."""
         chunks, other = self.chunks, self.streamed or self.resident
         size = chunks.streamed
-        held = [jnp.zeros((chunks.resident, *v.shape), v.dtype) for v in leaves]
         streams = bool(schedule.counts.any())
+        held = [jnp.zeros((chunks.resident, *v.shape), v.dtype) for v in leaves]
         passing = [jnp.zeros((size, *v.shape), v.dtype) for v in leaves if streams]
+        held, passing = varying_like((held, passing), kernel)
         count = max(math.prod(self.output.shapes[0][a] for a in self.output.axes.diagonal), 1)
         fill = functools.partial(_filled, self.output, chunks.called, group, loop=loop)
 

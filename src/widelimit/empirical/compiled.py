@@ -22,6 +22,7 @@ from widelimit.empirical.samples import kernel_of_samples
 from widelimit.empirical.structured import Explanation
 from widelimit.empirical.structured import explain as explain_structured
 from widelimit.empirical.subset import real_names
+from widelimit.varying import alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Kernels:
             parameters = Parameters.of(params, self.options.subset)
         else:
             parameters = Parameters.fixed(params)
+        parameters, one, other = alike(parameters, one, other)
         axes = self.options.vmap_axes
         first = Call.of(self.f, parameters, one, axes)
         return first, other and Call.of(self.f, parameters, other, axes, like=first)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.empirical.axes import Axes, contract
+from widelimit.varying import varying_like
 
 Function = Callable[[Any], Array]
 
@@ -83,11 +84,9 @@ def either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..
 
 def _reverse_jacobian(f: Function, params: Any) -> Any:
     """Returns the Jacobian by one pass per output."""
-    out = jax.eval_shape(f, params)
+    out, pull = pulled(f, params)
     size = math.prod(out.shape)
-    _, pull = jax.vjp(f, params)
-    basis = jnp.eye(size, dtype=out.dtype).reshape(size, *out.shape)
-    (rows,) = jax.vmap(pull)(basis)
+    rows = jax.vmap(pull)(jnp.eye(size, dtype=out.dtype).reshape(size, *out.shape))
     return jax.tree.map(lambda row, leaf: row.reshape(out.shape + leaf.shape), rows, params)
 
 
@@ -97,14 +96,14 @@ def _forward_jacobian(f: Function, params: Any) -> Any:
     _, push = jax.linearize(f, params)
     columns = []
     for i, leaf in enumerate(leaves):
-        zeros = [jnp.zeros(other.shape, other.dtype) for other in leaves]
+        zeros = [jnp.zeros_like(other) for other in leaves]
 
         def column(tangent: Array, i: int = i, zeros: list[Array] = zeros) -> Array:
             return push(jax.tree.unflatten(structure, [*zeros[:i], tangent, *zeros[i + 1 :]]))
 
         if leaf.size:
             basis = jnp.eye(leaf.size, dtype=leaf.dtype).reshape(leaf.size, *leaf.shape)
-            found = jax.vmap(column, out_axes=-1)(basis)
+            found = jax.vmap(column, out_axes=-1)(varying_like(basis, leaf))
             columns.append(found.reshape(*found.shape[:-1], *leaf.shape).astype(leaf.dtype))
         else:
             out = jax.eval_shape(f, params)
@@ -114,7 +113,16 @@ def _forward_jacobian(f: Function, params: Any) -> Any:
 
 def unit_row(f: Function, params: Any, index: Any) -> Any:
     """Returns one row of the Jacobian: the gradient of entry `index` of the raveled output."""
+    out, pull = pulled(f, params)
+    return pull(jnp.zeros(math.prod(out.shape), out.dtype).at[index].set(1).reshape(out.shape))
+
+
+def pulled(f: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Returns the shapes and dtypes of outputs, and the linear map v -> J^T v.
+
+    Inside `jax.shard_map` J is that of one device: parameters that are the same on all devices
+    count as copies, one for each, where outputs vary.
+    """
     out = jax.eval_shape(f, params)
-    _, pull = jax.vjp(f, params)
-    cotangent = jnp.zeros(math.prod(out.shape), out.dtype).at[index].set(1).reshape(out.shape)
-    return pull(cotangent)[0]
+    _, pull = jax.vjp(f, varying_like(params, out))
+    return out, lambda v: pull(varying_like(v, out))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,12 @@ from jaxtyping import Array
 from widelimit._pytree import is_concrete, own, pytree, static
 from widelimit.empirical.arguments import Side
 from widelimit.empirical.axes import kernel_dtype
-from widelimit.empirical.jacobian import unit_row
+from widelimit.empirical.jacobian import pulled, unit_row
 from widelimit.empirical.network import Network, Parameters, real_output
 from widelimit.empirical.outputs import Call, Output, only_output
 from widelimit.empirical.products import complex_product
 from widelimit.empirical.vector_products import ntk_vector_product, pushed
+from widelimit.varying import alike, varying_like
 
 
 @pytree
@@ -84,7 +86,8 @@ class NTKOperator:
             if not is_count or batch_size < 1:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
-        call = Call.of(f, Parameters.of(params, subset), Side(x, kwargs), vmap_axes, batch_size)
+        parameters, side = alike(Parameters.of(params, subset), Side(x, kwargs))
+        call = Call.of(f, parameters, side, vmap_axes, batch_size)
         output = only_output(call, trace_axes)
         call.check_differentiable([output])
         values = (call.params, call.arrays, call.network, output, batch_size)
@@ -244,10 +247,11 @@ class NTKOperator:
             return f
 
         def pull(total: list[Array], chunk: tuple[Array, Array]) -> tuple[list[Array], None]:
-            found = jax.vjp(function(chunk[0]), real)[1](chunk[1])[0]
+            found = pulled(function(chunk[0]), real)[1](chunk[1])
             return jax.tree.map(jnp.add, total, found), None
 
-        weights, _ = lax.scan(pull, jax.tree.map(jnp.zeros_like, real), (where, rows))
+        start = varying_like(jax.tree.map(jnp.zeros_like, real), self.params, self.arrays, v)
+        weights, _ = lax.scan(pull, start, (where, rows))
         out = lax.map(lambda places: pushed(function(places), real)(weights), where)
         out = out.reshape(chunks * size, *out.shape[2:])[: v.shape[axis]]
         return jnp.moveaxis(out, 0, axis)
@@ -277,6 +281,7 @@ def _matvec(operator: NTKOperator, v: Array) -> Array:
         return total + whole(full)[tuple(where)], None
 
     zero = jnp.zeros(v.shape, jnp.result_type(v.dtype, dtype))
+    zero = varying_like(zero, operator.params, operator.arrays, v)
     total, _ = lax.scan(slot, zero, jnp.arange(math.prod(sizes)))
     return total / math.prod(sizes)
 
@@ -326,12 +331,14 @@ def _diagonal(operator: NTKOperator) -> Array:
     return norms.mean(output.axes.trace) if output.axes.trace else norms
 
 
-@jax.jit(static_argnames=("tol", "maxiter"))
+@functools.partial(jax.jit, static_argnames=("tol", "maxiter"))
 def _solve(
     operator: NTKOperator, b: Array, ridge: Array, tol: float, maxiter: int | None
 ) -> tuple[Array, Array]:
     """Returns the solution and the norm of its residual relative to that of b."""
     b = b.astype(jnp.result_type(b.dtype, operator.dtype))
+    # `cg` wants all that it reads to vary along the same axes of a mesh.
+    operator, b, ridge = alike(operator, b, ridge)
 
     def product(v: Array) -> Array:
         return _matvec(operator, v) + ridge.astype(b.real.dtype) * v

@@ -13,6 +13,7 @@ from widelimit.empirical.arguments import two_sides
 from widelimit.empirical.network import Parameters, output_leaves, output_names, real_output
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
+from widelimit.varying import alike
 
 
 def empirical_ntk_vp_fn(
@@ -37,7 +38,7 @@ def empirical_ntk_vp_fn(
         that is not like f(params, x2).
     """
     one, other = two_sides(x1, x2, kwargs)
-    parameters = Parameters.of(params, subset)
+    parameters, one, other = alike(Parameters.of(params, subset), one, other)
     first = Call.of(f, parameters, one, None)
     second = other and Call.of(f, parameters, other, None, like=first)
     structure, outputs = outputs_of(first, second, (), ())

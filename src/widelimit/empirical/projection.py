@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from widelimit.empirical.axes import contract, mean_over_trace, resolve_axes
 from widelimit.empirical.network import Network, Parameters
 from widelimit.empirical.outputs import Call, only_output
 from widelimit.empirical.vector_products import pushed
+from widelimit.varying import alike, varying_like
 
 
 class Estimate(NamedTuple):
@@ -92,14 +94,14 @@ class ProjectedGradients:
         like = jax.eval_shape(one, *jax.tree.map(lambda v: v[0], pairs))
         kernel, _ = lax.scan(
             lambda total, pair: (total + one(*pair) / count, None),
-            jnp.zeros(like.shape, like.dtype),
+            varying_like(jnp.zeros(like.shape, like.dtype), pairs),
             pairs,
         )
 
         def add_square(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
             return total + jnp.abs(one(*pair) - kernel) ** 2, None
 
-        squares, _ = lax.scan(add_square, jnp.zeros(like.shape, kernel.real.dtype), pairs)
+        squares, _ = lax.scan(add_square, jnp.zeros_like(kernel.real), pairs)
         return Estimate(kernel, jnp.sqrt(squares / (count - 1) / count))
 
 
@@ -148,7 +150,8 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    call = Call.of(f, Parameters.of(params, subset), Side(x, kwargs), None)
+    parameters, side = alike(Parameters.of(params, subset), Side(x, kwargs))
+    call = Call.of(f, parameters, side, None)
     call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))
     return ProjectedGradients(
@@ -156,12 +159,12 @@ def projected_gradients(
     )
 
 
-@jax.jit(static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _features(
     network: Network, batch_size: int, params: list[Any], arrays: list[Any], keys: Array
 ) -> Array:
     """Returns derivatives [*shape of the output, k]."""
-    real = network.parameters.real(params)
+    real = varying_like(network.parameters.real(params), keys)
     push = pushed(lambda p: network.whole(params, arrays, p)[0], real, keep=True)
 
     def along(key: Array) -> Array:

@@ -14,6 +14,7 @@ from widelimit.empirical.axes import Axes
 from widelimit.empirical.implementations import Implementation
 from widelimit.empirical.jacobian import contract_trees, jacobian, jacobian_contraction
 from widelimit.empirical.structured import Batch, Structured
+from widelimit.varying import varying_like
 
 Function = Callable[[Any], Array]
 
@@ -47,7 +48,11 @@ class Samples:
     def one(self, params: Any) -> Any:
         """Returns shape and dtype of the output of one sample."""
         structs = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in self.arrays]
-        return jax.eval_shape(lambda a, p: self.function(a)(p), structs, params)
+
+        def of_sample(arrays: list[Array], params: Any) -> Array:
+            return self.function(varying_like(arrays, self.arrays))(params)
+
+        return jax.eval_shape(of_sample, structs, params)
 
     def jacobian(self, params: Any) -> Any:
         """Returns the Jacobian of the output of all samples."""

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.empirical.axes import Axes, kernel_dtype
+from widelimit.empirical.jacobian import pulled
+from widelimit.varying import varying_like
 
 Function = Callable[[Any], Any]
 
@@ -23,16 +25,16 @@ def ntk_vector_product(f1: Function, f2: Function | None, params: Any) -> Functi
       f2: another one, whose outputs v resembles; None for f1 itself.
       params: tree of real arrays.
     """
-    _, pull = jax.vjp(f2 or f1, params)
+    _, pull = pulled(f2 or f1, params)
     push = pushed(f1, params)
-    return lambda v: push(pull(v)[0])
+    return lambda v: push(pull(v))
 
 
 def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
     """Returns the linear map u -> J u from directions of the parameters.
 
     By forward mode; for a function that has a rule of its own for reverse mode alone, by the
-    transpose of that.
+    transpose of that, which is the derivative of a linear map.
 
     Args:
       f: a function of the parameters.
@@ -41,18 +43,22 @@ def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
     """
 
     def forward(u: Any) -> Any:
-        return jax.jvp(f, (params,), (u,))[1]
+        return jax.jvp(f, (varying_like(params, u),), (varying_like(u, params),))[1]
 
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), params)
     try:
         jax.eval_shape(jax.vmap(forward), one)  # forward mode that is missing shows under `vmap`
     except TypeError:
-        out, (_, pull) = jax.eval_shape(f, params), jax.vjp(f, params)
-        transposed = jax.linear_transpose(pull, out)
-        return lambda u: transposed((u,))[0]
+        out, pull = pulled(f, params)
+        zeros = jax.tree.map(lambda y: varying_like(jnp.zeros(y.shape, y.dtype), y), out)
+        _, transposed = pulled(pull, zeros)
+        return transposed
     except (NotImplementedError, ValueError):
         pass  # no `vmap`, which says nothing of forward mode
-    return jax.linearize(f, params)[1] if keep else forward
+    if not keep:
+        return forward
+    push = jax.linearize(f, params)[1]
+    return lambda u: push(varying_like(u, params))
 
 
 def ntk_vector_products(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:

@@ -1,5 +1,6 @@
 """Infinite ensembles of networks trained by gradient descent, from a kernel function and data."""
 
+import contextlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -153,8 +154,9 @@ class EnsemblePrediction:
         missing = [name for name in names if name not in self._kernels]
         if not missing:
             return self._kernels
-        # Concrete data stay concrete inside the user's jit; traced data pass through unharmed.
-        with jax.ensure_compile_time_eval():
+        # Concrete data stay concrete inside the user's jit.
+        now = is_concrete(self._x, self._kwargs)
+        with jax.ensure_compile_time_eval() if now else contextlib.nullcontext():
             fresh = self._call(self._x, None, missing, self._kwargs, apart)
         for kernel in fresh.values():
             self._targets.check_train_train("kernel_fn(x_train, None)", kernel)

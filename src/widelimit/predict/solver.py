@@ -15,6 +15,7 @@ from widelimit.predict.factor import System
 from widelimit.predict.matrices import Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64
 from widelimit.traced import Snapshot
+from widelimit.varying import varying_axes
 
 Loss = Callable[[jax.Array, jax.Array], Any]
 
@@ -162,6 +163,7 @@ def _integrate(
 
     Raises:
       ValueError: if concrete states are not reached.
+      NotImplementedError: inside `jax.shard_map` with its default check.
     """
     try:
         import diffrax  # here, since it is an extra
@@ -174,14 +176,22 @@ def _integrate(
     order = jnp.argsort(jnp.where(finite, tau, 0.0))
     sorted_tau = jnp.where(finite, tau, 0.0)[order]
     adaptive = diffrax.PIDController(rtol=tolerance.rtol, atol=tolerance.atol)
-    solution = diffrax.diffeqsolve(
-        *(diffrax.ODETerm(velocity), diffrax.Tsit5(), 0.0, sorted_tau[-1], None, first, args),
-        saveat=diffrax.SaveAt(ts=sorted_tau),
-        stepsize_controller=diffrax.ClipStepSizeController(adaptive, step_ts=sorted_tau),
-        adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=_CHECKPOINTS),
-        max_steps=tolerance.max_steps,
-        throw=False,
-    )
+    try:
+        solution = diffrax.diffeqsolve(
+            *(diffrax.ODETerm(velocity), diffrax.Tsit5(), 0.0, sorted_tau[-1], None, first, args),
+            saveat=diffrax.SaveAt(ts=sorted_tau),
+            stepsize_controller=diffrax.ClipStepSizeController(adaptive, step_ts=sorted_tau),
+            adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=_CHECKPOINTS),
+            max_steps=tolerance.max_steps,
+            throw=False,
+        )
+    except TypeError as error:
+        if not varying_axes((tau, first, args)):
+            raise
+        raise NotImplementedError(
+            "expected jax.shard_map(..., check_vma=False) around predict.gradient_descent, got the "
+            "default check, which the loops of diffrax do not pass"
+        ) from error
     succeeded = solution.result == diffrax.RESULTS.successful
     if is_concrete(succeeded) and not bool(succeeded):
         raise ValueError(

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.predict.spectral import RESPONSE, SpectralFunction
+from widelimit.varying import varying_like
 
 # Beyond it float64 does not tell odd numbers of steps from even ones.
 BITS = 53
@@ -119,7 +120,8 @@ def _after(step: _Steps, x: Any, count: jax.Array) -> _Steps:
         power = choose(left > 0, power.then(power, x), power)
         return (total, power, left), None
 
-    start = jax.tree.map(jnp.zeros_like, step), step, count
+    zero = varying_like(jax.tree.map(jnp.zeros_like, step), x, count, step)
+    start = zero, varying_like(step, zero), count
     return jax.lax.scan(bit, start, length=BITS)[0][0]
 
 

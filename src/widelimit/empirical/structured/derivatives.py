@@ -16,6 +16,7 @@ from widelimit.empirical.structured.factors import Factor, OneHot
 from widelimit.empirical.structured.links import Pick, Read, Use, Window
 from widelimit.empirical.structured.pairs import Derivative, merged
 from widelimit.empirical.structured.program import Place, Program, evaluate
+from widelimit.varying import varying_like
 
 
 class Batch(NamedTuple):
@@ -88,6 +89,8 @@ class _Values:
         """Returns cotangents [*output, *value], and values."""
         chosen = [self.leaves[leaf] for leaf in self.whole]
         zeros = [jnp.zeros(*_type_of(self.program, place)) for place in self.inside]
+        out = self.program.types[self.program.outputs[0]]
+        zeros, chosen = varying_like((zeros, chosen), out)
         program = fast_to_derive(self.program)
 
         def run(shifts: list[Array], chosen: list[Array]) -> tuple[Array, list[Array]]:
@@ -100,7 +103,7 @@ class _Values:
 
         output, pull, values = jax.vjp(run, zeros, chosen, has_aux=True)
         basis = jnp.eye(output.size, dtype=output.dtype).reshape(output.size, *output.shape)
-        rows = jax.tree.leaves(jax.vmap(pull)(basis))
+        rows = jax.tree.leaves(jax.vmap(pull)(varying_like(basis, output)))
         return [row.reshape(output.shape + row.shape[1:]) for row in rows], values
 
     def fixed(self, arrays: list[Array]) -> dict[Place, Array]:

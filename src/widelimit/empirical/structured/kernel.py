@@ -17,6 +17,7 @@ from widelimit.empirical.structured.analysis import Analysis, analyse, compatibl
 from widelimit.empirical.structured.derivatives import Batch, derivatives_of
 from widelimit.empirical.structured.pairs import Chosen, Derivative, kernel_of_parameter
 from widelimit.empirical.structured.program import trace
+from widelimit.varying import varying_axes, varying_like
 
 Function = Callable[[Any], Array]
 
@@ -129,15 +130,19 @@ class _Side:
 
     def __init__(self, function: Callable[[Any], Function], batch: Batch, params: Any) -> None:
         leaves, tree = jax.tree.flatten(params)
-        one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in batch.arrays]
+        one = [_sample(a) for a in batch.arrays]
 
         def flat(leaves: list[Array], arrays: list[Array]) -> Array:
             return function(arrays)(jax.tree.unflatten(tree, leaves))
 
         self.batch = batch
         self.program = trace(flat, leaves, one)
-        self.analysis = analyse(self.program, len(leaves))
         (output,) = self.program.outputs
+        self.like = self.program.types[output]
+        if varying_axes(self.like):  # the parameters of one device
+            self.program = trace(flat, varying_like(leaves, self.like), one)
+            (output,) = self.program.outputs
+        self.analysis = analyse(self.program, len(leaves))
         shape = list(self.program.types[output].shape)
         if batch.axis is not None:
             shape[batch.axis] = batch.arrays[0].shape[0]
@@ -145,7 +150,15 @@ class _Side:
         self.dtype = self.program.types[output].dtype
 
     def derivatives(self, leaves: Sequence[Array]) -> dict[int, list[Derivative]]:
+        leaves = varying_like(leaves, self.like)
         return derivatives_of(self.program, leaves, self.analysis, self.batch)
+
+
+def _sample(array: Array) -> Any:
+    """Returns what to trace a function of one sample with."""
+    if len(array) and varying_axes(array):
+        return array[0]
+    return jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
 
 
 def _kernel(
