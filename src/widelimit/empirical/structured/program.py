@@ -1,6 +1,6 @@
 """A traced function as a flat list of steps, and its evaluation with shifts added inside.
 
-The only module that reads jaxprs. Calls that mean what their body means are inlined; a function
+Calls that mean what their body means are inlined; a function
 with a derivative rule of its own stays one step; a `scan` keeps its body as a program.
 """
 
