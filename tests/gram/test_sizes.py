@@ -18,6 +18,7 @@ class Tiles:
     target_bytes: int = 10**5
     prepared_bytes: int = 2
     diagonal_spatial: bool = False
+    layout: None = None
     check: Any = print
     outline: Any = print
     rows: Any = print
