@@ -49,10 +49,7 @@ class NetworkTiler:
       same: whether x2 is x1, on the same graphs.
       given_x2: whether an x2 was given.
       target_bytes: a tile that takes more is no faster.
-      layout: None, since the names of kernels tell where samples are in them.
     """
-
-    layout: None = None
 
     def __init__(
         self,
@@ -120,6 +117,9 @@ class NetworkTiler:
           ValueError: it does; the message names the layer.
         """
         check_unmixed(mixing_layer(self._site))
+
+    def layout(self) -> None:
+        """Returns None: names of kernels tell where samples are in them."""
 
     def tile_bytes(self, n1: int, n2: int) -> int:
         """Returns what computing a tile of n1 x n2 samples takes, without the samples."""

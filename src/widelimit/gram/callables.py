@@ -134,15 +134,18 @@ class CallableTiler:
             inputs = sum(side.sample_bytes() for side in self._sides)
             return float(_UNKNOWN * _bytes(self.outline())), float(_UNKNOWN * inputs)
 
-    @functools.cached_property
     def layout(self) -> Layout | None:
-        """Where the samples are in results of other functions than that of a network.
+        """Returns where samples are in results of other functions than that of a network.
 
         Raises:
           ValueError: results that cannot be put together from tiles.
         """
         if hasattr(self._kernel_fn, "tiler"):
             return None
+        return self._found_layout
+
+    @functools.cached_property
+    def _found_layout(self) -> Layout:
         return find_layout(self._example, self._get, self.given_x2)
 
     def _example(self, n1: int, n2: int | None, values: bool) -> Any:
@@ -154,7 +157,10 @@ class CallableTiler:
         return self._call(self._few(0, n1), None if n2 is None else self._few(1, n2))
 
     def _few(self, side: int, count: int) -> Rows:
-        return self.rows(side, 0, min(count, self.counts[side]), count).rows
+        samples = self._sides[side]
+        if is_concrete(samples.x, samples.extras):
+            return samples.cut(0, min(count, samples.count), count)
+        return samples.filled(count).cut_at(0, count)
 
     def outline(self) -> Any:
         """Returns the kernels of one sample of x1 with one of x2."""
@@ -187,7 +193,7 @@ class CallableTiler:
         axes, key = self._sides[0].axes, self._key(first, second)
         size = count_rows(first.rows, axes)
         columns = slice(size, None)
-        if first.start == second.start and relates_equal(self.layout):
+        if first.start == second.start and relates_equal(self.layout()):
             ends = (side.cut(self._different, self._different + 1, 1) for side in self._sides)
             pieces = zip((first.rows, second.rows), ends, strict=True)
             sides = (self._placed(join(*pair, axes), split=False) for pair in pieces)
@@ -195,7 +201,7 @@ class CallableTiler:
         else:
             rows = self._placed(join(first.rows, second.rows, axes), split=False)
             both = self._call(rows, None, key)
-        return block(both, self._get, (slice(size), columns), self.layout)
+        return block(both, self._get, (slice(size), columns), self.layout())
 
     @functools.cached_property
     def _different(self) -> int:

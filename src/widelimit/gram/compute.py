@@ -272,7 +272,7 @@ class _Assembly:
     def _parts(self, result: Any) -> list[Part]:
         if self._whole:
             return whole_parts(result)
-        return parts(result, self._get, self._tiler.diagonal_spatial, self._tiler.layout)
+        return parts(result, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
 
     def _put(self, tile: Any, place: tuple[int, int]) -> None:
         """Puts a tile into the result."""

@@ -99,15 +99,18 @@ class KernelTiler:
         """Nothing is prepared."""
         return 0
 
-    @functools.cached_property
     def layout(self) -> Layout | None:
-        """Where the samples are in results of other functions than that of a network.
+        """Returns where samples are in results of other functions than that of a network.
 
         Raises:
           ValueError: results that cannot be put together from tiles.
         """
         if hasattr(self._kernel_fn, "check_tiles"):
             return None
+        return self._found_layout
+
+    @functools.cached_property
+    def _found_layout(self) -> Layout:
         return find_layout(self._example, self._args[0] if self._args else None, self.given_x2)
 
     def _example(self, n1: int, n2: int | None, values: bool) -> Any:

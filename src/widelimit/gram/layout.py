@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from widelimit._pytree import is_concrete
 from widelimit.gram.fields import COLUMNS, PAIRS, ROWS, SIDES, Layout, Place, at, is_kernel, name_of
 
 Example = Callable[[int, int | None, bool], Any]
@@ -21,17 +22,21 @@ are asked for."""
 Counts = tuple[int, int | None]
 """Numbers of samples of x1 and of x2, None for x1 alone."""
 
-# None of the latter is the same simple function of the former as another.
-_UNEQUAL: tuple[Counts, Counts] = (2, 3), (5, 7)
-_SWAPPED = 7, 5
-_EQUAL = 2, 5
+# Pairs of numbers of samples to try: a function may take equal numbers only, or multiples of some.
+_COUNTS: tuple[tuple[Counts, Counts], ...] = (
+    ((2, 3), (5, 7)),
+    ((2, 2), (5, 5)),
+    ((16, 48), (80, 112)),
+    ((16, 16), (80, 80)),
+)
 
 
 def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
     """Returns where the samples are in every array of a result that is no field of a `Kernel`.
 
     A function that takes equal numbers of samples only, and gives one axis for both, relates equal
-    samples; so does one whose axis is the shorter of both.
+    samples; so does one whose axis is the shorter of both. Calls that give shapes cost a trace; if
+    JAX cannot trace the function, or values do not depend on samples, it computes.
 
     Args:
       example: calls the function.
@@ -40,7 +45,8 @@ def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
 
     Raises:
       ValueError: an array with samples along one axis that is no field such as cov1, along more
-        than two, or along none while its values depend on them; a structure that does.
+        than two, or along none while its values depend on them; a structure that does; no samples
+        anywhere.
       Exception: what the function raises when it is called with few samples.
     """
     counts, few, more = _examples(example, given_x2)
@@ -51,15 +57,19 @@ def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
         )
     layout: Layout = {}
     for key, (path, leaf) in few.items():
+        if is_kernel(leaf):
+            continue
         place = _place(key, counts, (np.shape(leaf), np.shape(more[key][1])))
         named = SIDES.get(name_of(path, get))
         if len(place.sides) == 1 and place.diagonal and named:
             place = Place(named, place.axes)
         elif len(place.sides) == 1 and not place.diagonal and place.sides != named:
-            swapped = _leaves(example(*_SWAPPED, False))
-            place = _shorter(key, place, np.shape(swapped[key][1]))
+            swapped = _leaves(example(*counts[1][::-1], False))  # type: ignore[arg-type]
+            place = _shorter(key, place, min(*counts[1]), np.shape(swapped[key][1]))
         layout[key] = place
     constants = [key for key, place in layout.items() if not place.sides]
+    if constants and len(constants) == len(few):
+        raise totals_refused(constants[0], few[constants[0]][1])
     if constants:
         _check_constants(constants, *(_leaves(example(n1, n2, True)) for n1, n2 in counts))
     return layout
@@ -68,29 +78,31 @@ def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
 def _examples(
     example: Example, given_x2: bool
 ) -> tuple[tuple[Counts, Counts], dict[str, Any], dict[str, Any]]:
-    """Returns two pairs of numbers of samples, and the arrays of the results for them."""
-    try:
-        few, more = (_leaves(example(n1, n2, False)) for n1, n2 in _UNEQUAL)
-        return _UNEQUAL, few, more
-    except Exception:  # whatever a function raises for unequal numbers of samples
-        first, second = ((n, n if given_x2 else None) for n in _EQUAL)
-    try:
-        few, more = (_leaves(example(n1, n2, False)) for n1, n2 in (first, second))
-    except Exception as error:
-        error.add_note(
-            "To put its result together from tiles, the function was called with few samples, to "
-            "see which axes belong to x1 and to x2"
-        )
-        raise
-    return (first, second), few, more
+    """Returns two pairs of numbers of samples, and the arrays of the results for them.
+
+    Raises:
+      Exception: what the function raises for the first.
+    """
+    errors = []
+    for first, second in _COUNTS:
+        if first[0] == first[1] and not given_x2:
+            first, second = (first[0], None), (second[0], None)
+        try:
+            return (first, second), *(_leaves(example(n1, n2, False)) for n1, n2 in (first, second))
+        except Exception as error:  # whatever a function raises for such numbers of samples
+            errors.append(error)
+    errors[0].add_note(
+        "To put its result together from tiles, the function was called with few samples, to "
+        "see which axes belong to x1 and to x2"
+    )
+    raise errors[0]
 
 
 def _leaves(result: Any) -> dict[str, Any]:
-    """Returns path and value of everything but kernels, by the path as text."""
+    """Returns path and value of every array or kernel, by the path as text."""
     return {
         jax.tree_util.keystr(path): (path, leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result, is_leaf=is_kernel)
-        if not is_kernel(leaf)
     }
 
 
@@ -118,13 +130,19 @@ def _place(key: str, counts: tuple[Counts, Counts], shapes: tuple[Any, Any]) -> 
     return Place(sides, rows + columns, diagonal=equal and sides == ROWS)
 
 
-def _shorter(key: str, place: Place, shape: tuple[int, ...]) -> Place:
+def _shorter(key: str, place: Place, least: int, shape: tuple[int, ...]) -> Place:
     """Returns the place of equal samples if an axis is the shorter of those of x1 and x2.
+
+    Args:
+      key: where in the result the array stands.
+      place: the place for fewer samples in x1 than in x2.
+      least: the number of samples of x2, when it has fewer.
+      shape: of the array then.
 
     Raises:
       ValueError: it belongs to one of them.
     """
-    if place.sides == ROWS and shape[place.axes[0]] == min(_SWAPPED):
+    if place.sides == ROWS and shape[place.axes[0]] == least:
         return place._replace(diagonal=True)
     side = place.sides[0]
     raise ValueError(
@@ -148,8 +166,8 @@ def _check_constants(keys: list[str], few: dict[str, Any], more: dict[str, Any])
 
 
 def same_constant(first: Any, second: Any) -> bool:
-    """Returns whether two values, neither of them traced, are equal."""
-    if isinstance(first, jax.ShapeDtypeStruct) or isinstance(second, jax.ShapeDtypeStruct):
+    """Returns whether two values are known to be equal."""
+    if not is_concrete(first, second):
         return False
     if not hasattr(first, "dtype"):
         return bool(type(first) is type(second) and first == second)

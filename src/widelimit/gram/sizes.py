@@ -148,7 +148,7 @@ def _fitting(tiler: Tiler, grid: Grid) -> Grid:
       ValueError: the results of a function cannot be put together from tiles, or equal samples of
         different numbers.
     """
-    layout = None if grid.whole else tiler.layout
+    layout = None if grid.whole else tiler.layout()
     if not relates_equal(layout):
         return grid
     if grid.counts[0] != grid.counts[1]:

@@ -38,9 +38,8 @@ class Tiler(Protocol):
     def diagonal_spatial(self) -> bool | None:
         """Whether results keep equal positions only (n1, n2, H, ...); None if that is not known."""
 
-    @property
     def layout(self) -> Layout | None:
-        """Where samples are in results, by calls with few of them; None if their names tell.
+        """Returns where samples are in results, by few of them; None if their names tell.
 
         Raises:
           ValueError: results that cannot be put together from tiles.

@@ -132,7 +132,7 @@ class _Loop:
 
     def _parts_of(self, tile: Any) -> dict[str, Part]:
         """Returns the arrays of a tile: those of samples, and the flags of kernels."""
-        found = parts(tile, self._get, self._tiler.diagonal_spatial, self._tiler.layout)
+        found = parts(tile, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
         return {part.key: part for part in (*whole_parts(tile), *found)}
 
     def _written(self, array: Any, value: Any, part: Part, place: Any) -> Any:
