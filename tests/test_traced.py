@@ -144,8 +144,53 @@ def from_control_flow():
     return f, lambda value: state.update(deep=value == 3.0)
 
 
+def from_rule_of_a_function_of_jax():
+    inner, change = from_closure()
+    f = jax.custom_jvp(jnp.tanh)
+    f.defjvp(lambda p, t: (p[0], inner(t[0])))
+    return f, change
+
+
+def from_rules_of_a_function_of_jax():
+    inner, change = from_closure()
+    f = jax.custom_jvp(jax.nn.relu)
+    f.defjvps(lambda t, _, z: inner(t))
+    return f, change
+
+
+def from_reverse_rule_of_a_function_of_jax():
+    inner, change = from_closure()
+    f = jax.custom_vjp(jax.nn.silu)
+    f.defvjp(lambda z: (z, None), lambda _, g: (inner(g),))
+    return f, change
+
+
+def from_custom_gradient():
+    inner, change = from_closure()
+    return jax.custom_gradient(lambda z: (z, lambda g: (inner(g),))), change
+
+
+def from_rule_that_calls_its_function():
+    inner, change = from_closure()
+
+    @jax.custom_jvp
+    def f(z):
+        return jnp.sin(z)
+
+    f.defjvp(lambda p, t: (f(*p), inner(t[0])))
+    return f, change
+
+
 WAYS = [value for name, value in list(globals().items()) if name.startswith("from_")]
-RULES = (from_derivative_rule, from_reverse_rule)
+RULES = (
+    from_derivative_rule,
+    from_reverse_rule,
+    from_rule_of_a_function_of_jax,
+    from_rules_of_a_function_of_jax,
+    from_reverse_rule_of_a_function_of_jax,
+    from_custom_gradient,
+    from_rule_that_calls_its_function,
+)
 KERNELS = {
     "ntk": lambda f: (lambda: wl.empirical_ntk_fn(f), lambda k: k(X, None, PARAMS)),
     "mapped": lambda f: (lambda: wl.empirical_ntk_fn(f, vmap_axes=0), lambda k: k(X, None, PARAMS)),
@@ -179,7 +224,7 @@ PAIRS = [
     (way, kernel)
     for way in WAYS
     for kernel in KERNELS
-    if kernel in ("ntk", "operator") or way in (from_closure, from_jax_array, *RULES)
+    if kernel in ("ntk", "operator") or way in (from_closure, from_jax_array, *RULES[:2])
 ]
 
 
@@ -317,6 +362,88 @@ def test_arrays_and_numbers_that_change_compile_nothing(shape):
         assert_close(ntk_fn(X, None, PARAMS), jacobian @ jacobian.T)
         sizes.append(ntk_fn._kernels._compiled._cache_size())
     assert sizes == ([1, 1, 1, 1, 1] if shape else [1, 2, 2, 2, 2])
+
+
+@pytest.mark.parametrize("way", ["fold_in", "key", "index", "power"])
+def test_whole_numbers_that_change_compile_nothing(way):
+    state = {"step": 0}
+
+    def f(p, x):
+        step = state["step"]
+        if way == "fold_in":
+            x = x * jax.random.uniform(jax.random.fold_in(jax.random.key(0), step), x.shape)
+        elif way == "key":
+            x = x * jax.random.uniform(jax.random.key(step), x.shape)
+        elif way == "index":
+            x = x * jax.lax.dynamic_index_in_dim(x, step % 3, keepdims=True)
+        else:
+            x = x * jnp.arange(3)[:, None] ** jnp.int32(step)
+        return x @ p
+
+    ntk_fn = wl.empirical_ntk_fn(f)
+    for state["step"] in range(5):
+        jacobian = jax.jacrev(lambda p: f(p, X))(PARAMS).reshape(3, -1)
+        assert_close(ntk_fn(X, None, PARAMS), jacobian @ jacobian.T)
+    assert ntk_fn._kernels._compiled._cache_size() <= 2
+
+
+def from_docs_of_jax(stats):
+    @jax.custom_jvp
+    def f(z):
+        return jnp.sin(z)
+
+    @f.defjvp
+    def _(primals, tangents):
+        return f(*primals), jnp.cos(primals[0]) * tangents[0]
+
+    return lambda p, x: f((x - stats["mean"][None]) @ p)
+
+
+def from_docs_of_jax_in_reverse(stats):
+    @jax.custom_vjp
+    def f(z):
+        return jnp.sin(z)
+
+    f.defvjp(lambda z: (f(z), z), lambda z, g: (jnp.cos(z) * g,))
+    return lambda p, x: f((x - stats["mean"][None]) @ p)
+
+
+def with_two_rules(stats):
+    inner = from_docs_of_jax({"mean": jnp.zeros(2)})
+
+    @jax.custom_jvp
+    def f(p, x):
+        return inner(p, x)
+
+    f.defjvp(lambda v, t: jax.jvp(inner, v, t))
+    return lambda p, x: f(p, x - stats["mean"][None])
+
+
+@pytest.mark.parametrize("make", [from_docs_of_jax, from_docs_of_jax_in_reverse, with_two_rules])
+def test_rules_that_call_functions_with_rules_compile_once(make):
+    stats = {"mean": jnp.zeros(2)}
+    f = make(stats)
+    ntk_fn = wl.empirical_ntk_fn(f)
+    for step in range(4):
+        stats["mean"] = jnp.full(2, 0.3 * step)
+        jacobian = jax.jacrev(lambda p: f(p, X))(PARAMS).reshape(3, -1)
+        assert_close(ntk_fn(X, None, PARAMS), jacobian @ jacobian.T)
+    assert ntk_fn._kernels._compiled._cache_size() == 1
+
+
+def test_operators_of_functions_with_other_rules():
+    def product(scale):
+        f = jax.custom_jvp(jnp.sign)
+        f.defjvp(lambda p, t: (jnp.sign(*p), scale * t[0]))
+        return wl.NTKOperator(lambda p, x: f(x @ p), PARAMS, X) @ jnp.ones(3)
+
+    assert_close(product(3.0), 9 * product(1.0))
+
+
+def test_keywords_of_both_sides_that_differ_in_sign_alone():
+    ntk_fn = wl.empirical_ntk_fn(lambda p, x, s: jnp.copysign(1.0, s) * (x @ p))
+    for zero in (0.0, np.float32(0), jnp.zeros(())):
+        assert_close(ntk_fn(X, None, PARAMS, s=(zero, -zero)), -X @ X.T)
 
 
 def test_traced_values_that_functions_read():

@@ -9,11 +9,9 @@ is compiled, and so are numbers that have been seen to change.
 from __future__ import annotations
 
 import functools
-import inspect
-import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from typing import Any
 
 import jax
@@ -21,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
+from widelimit.derivative_rules import has_rule, places
 from widelimit.jaxprs import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 from widelimit.varying import varying_axes, varying_like
-
-_LIBRARY = os.path.dirname(inspect.getfile(jax))
 
 
 class Program:
@@ -89,7 +86,7 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]
     reader = _Reader()
     key = reader.jaxpr(closed.jaxpr)
     if reader.rules:
-        key = key, _derivative_key(closed)
+        key = key, _derivative_key(closed, reader.rules)
     constants = [c if isinstance(c, jax.Array) else np.array(c) for c in closed.consts]
     return Program(closed.jaxpr, outputs, _Key(key)), constants
 
@@ -103,7 +100,7 @@ def _with_changing_numbers(closed: ClosedJaxpr) -> ClosedJaxpr:
         (i, j, atom)
         for i, equation in enumerate(closed.jaxpr.eqns)
         for j, atom in enumerate(equation.invars)
-        if isinstance(atom, Literal) and jnp.issubdtype(jnp.result_type(atom.val), np.inexact)
+        if isinstance(atom, Literal)
     ]
     if not found:
         return closed
@@ -234,13 +231,14 @@ class _Reader:
     """Turns equations into nested tuples.
 
     Attributes:
-      rules: whether there are derivative rules of functions that are not JAX's own. These are
-        functions themselves, made anew by every trace.
+      rules: functions with derivative rules that are not JAX's own, and where these are written.
+        Rules are functions themselves, made anew by every trace.
     """
 
     def __init__(self, hidden: Collection[int] = ()) -> None:
         """Keeps the ids of numbers whose value is left out."""
-        self.rules, self._hidden = False, hidden
+        self.rules: set[Any] = set()
+        self._hidden = hidden
 
     def jaxpr(self, jaxpr: Jaxpr) -> Any:
         """Returns a tuple that says what a jaxpr does."""
@@ -267,10 +265,14 @@ class _Reader:
 
     def _params(self, equation: Any) -> Any:
         params = equation.params
-        if equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call")):
-            self.rules = self.rules or not _is_of_library(params)
-            params = {k: v for k, v in params.items() if _is_jaxpr(v) or isinstance(v, int)}
-        return tuple((name, self._param(value)) for name, value in params.items())
+        if not has_rule(equation):
+            return tuple((name, self._param(value)) for name, value in params.items())
+        params = {k: v for k, v in params.items() if _is_jaxpr(v) or isinstance(v, int)}
+        key = tuple((name, self._param(value)) for name, value in params.items())
+        where = places(equation)
+        if where is not None:
+            self.rules.add((where, _Key(key)))
+        return where, key
 
     def _param(self, value: Any) -> Any:
         if isinstance(value, ClosedJaxpr):
@@ -296,47 +298,64 @@ class _Reader:
             constants = tuple(map(_array_key, closed.consts))
             _inner[closed] = _Key((reader.jaxpr(closed.jaxpr), constants)), reader.rules
         key, rules = _inner[closed]
-        self.rules = self.rules or rules
+        self.rules |= rules
         return key
 
 
-_inner: weakref.WeakKeyDictionary[Any, tuple[_Key, bool]] = weakref.WeakKeyDictionary()
+_inner: weakref.WeakKeyDictionary[Any, tuple[_Key, set[Any]]] = weakref.WeakKeyDictionary()
 
 
-def _derivative_key(closed: ClosedJaxpr) -> Any:
-    """Returns what tells functions with derivative rules of their own apart: the rules, applied."""
+def _derivative_key(closed: ClosedJaxpr, rules: Set[Any]) -> Any:
+    """Returns what tells functions with derivative rules of their own apart: the rules, applied.
 
-    def derivative(args: list[Any]) -> Any:
-        chosen = [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, np.inexact)]
+    Rules may call functions with rules: they are applied until those have been seen before.
+    """
+    seen: set[Any] = set()
+    keys: list[Any] = []
+    while not rules <= seen:
+        seen |= rules
+        if len(keys) == _MOST_ORDERS:
+            return _Same(closed)
+        try:
+            closed = _derivative(closed)
+        except (TypeError, ValueError, NotImplementedError):
+            return _Same(closed)
+        reader = _Reader()
+        keys.append((reader.jaxpr(closed.jaxpr), tuple(map(_array_key, closed.consts))))
+        rules = reader.rules
+    return tuple(keys)
+
+
+_MOST_ORDERS = 4
+
+
+def _derivative(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Returns the equations of the derivative in reverse mode; constants become arguments."""
+    variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
+    count = len(closed.consts)
+
+    def derivative(given: list[Any]) -> Any:
+        chosen = [i for i, v in enumerate(given) if _is_inexact(v)]
 
         def f(values: list[Any]) -> Any:
-            filled = list(args)
+            filled = list(given)
             for i, value in zip(chosen, values, strict=True):
                 filled[i] = value
-            return jaxpr_as_fun(closed)(*filled)
+            run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, filled[:count]))
+            return [out for out in run(*filled[count:]) if _is_inexact(out)]
 
-        out, pull = jax.vjp(f, [args[i] for i in chosen])
+        out, pull = jax.vjp(f, [given[i] for i in chosen])
         return pull(out)
 
-    try:
-        traced = jax.make_jaxpr(derivative)([v.aval for v in closed.jaxpr.invars])
-    except (TypeError, ValueError, NotImplementedError):
-        return _Same(closed)
-    reader = _Reader()
-    key = reader.jaxpr(traced.jaxpr), tuple(map(_array_key, traced.consts))
-    return _Same(closed) if reader.rules else key
+    return jax.make_jaxpr(derivative)([variable.aval for variable in variables])
+
+
+def _is_inexact(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, np.inexact))
 
 
 def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, ClosedJaxpr | Jaxpr)
-
-
-def _is_of_library(params: Mapping[str, Any]) -> bool:
-    """Returns whether a function with a rule of its own is one of JAX: such rules do not change."""
-    body = next((value for value in params.values() if _is_jaxpr(value)), None)
-    info = getattr(getattr(body, "jaxpr", body), "debug_info", None)
-    where = str(getattr(info, "func_src_info", "")).rpartition(" at ")[2]
-    return where.startswith(_LIBRARY + os.sep)
 
 
 def _array_key(value: Any) -> Any:

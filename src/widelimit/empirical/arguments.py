@@ -103,12 +103,13 @@ def _same_leaf(a: Any, b: Any) -> bool:
     if is_array(a) != is_array(b):
         return False
     if not is_array(a):
-        return bool(type(a) is type(b) and a == b)
+        # zeros of either sign are equal numbers
+        return bool(type(a) is type(b) and a == b and (a != 0 or repr(a) == repr(b)))
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
         a, b = jax.random.key_data(a), jax.random.key_data(b)
-    return np.array_equal(np.asarray(a), np.asarray(b))
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def is_array(leaf: Any) -> bool:
