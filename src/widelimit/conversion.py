@@ -122,7 +122,7 @@ def covariances_from_kernel(kernel: Kernel, need: Need, symmetric: bool) -> Cova
     cov = Covariances(
         nngp=nngp,
         ntk=cross(kernel.ntk),
-        gap=None,
+        distance=None,
         cov1=own(kernel.cov1),
         cov2=cov2,
         signal=signal,
