@@ -18,9 +18,9 @@ from widelimit.duals.base import (
     sqrt,
 )
 
-# 1 - theta / tan(theta) as a power series in theta^2, for theta < _SMALL.
-_SMALL = 0.3
-_BEND = (
+# 1 - theta / tan(theta) as a power series in theta^2, for theta < SMALL_ANGLE.
+SMALL_ANGLE = 0.3
+SERIES = (
     *(1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225),
     3617 / 162820783125,
 )
@@ -57,11 +57,11 @@ def _arc(v: jax.Array, c: jax.Array) -> jax.Array:
     along `v = q1 q2 - c^2` the total `dF/dc` is `-theta` without any singular term cancelling.
     """
     s, theta = sqrt(v), _angle(v, c)
-    square = jnp.where(theta < _SMALL, theta, 0) ** 2
+    square = jnp.where(theta < SMALL_ANGLE, theta, 0) ** 2
     series = jnp.zeros_like(square)
-    for coefficient in reversed(_BEND):
+    for coefficient in reversed(SERIES):
         series = (series + coefficient) * square
-    return jnp.where(theta < _SMALL, s * series, s - theta * c)
+    return jnp.where(theta < SMALL_ANGLE, s * series, s - theta * c)
 
 
 @_arc.defjvp
