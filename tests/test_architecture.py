@@ -20,6 +20,7 @@ FOUNDATION = {
     "_pytree",
     "conversion",
     "covariance",
+    "distances",
     "duals",
     "jaxprs",
     "kernel_axes",

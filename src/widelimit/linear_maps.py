@@ -11,10 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.covariance import Covariances, map_values, select
+from widelimit.distances import affine_distance
 from widelimit.offsets import Need, Offsets
 from widelimit.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
 from widelimit.pairs import relayout
@@ -37,8 +39,8 @@ def take_positions(
     def read(value: Array, stored: Offsets, wanted: Offsets) -> Array:
         return relayout(value, stored, wanted, spatial, positions)
 
-    gap = None if cov.gap is None else read(cov.gap, cov.need.cross, need.cross)
-    return map_values(cov, read, signal, need).replace(gap=gap)
+    distance = jax.tree.map(lambda part: read(part, cov.need.cross, need.cross), cov.distance)
+    return map_values(cov, read, signal, need).replace(distance=distance)
 
 
 def take_samples(cov: Covariances, part: slice, signal: Signal) -> Covariances:
@@ -50,7 +52,7 @@ def take_samples(cov: Covariances, part: slice, signal: Signal) -> Covariances:
     return cov.replace(
         nngp=cross(cov.nngp),
         ntk=cross(cov.ntk),
-        gap=cross(cov.gap),
+        distance=jax.tree.map(cross, cov.distance),
         cov1=cov.cov1[part],
         cov2=None if cov.cov2 is None else cov.cov2[part],
         signal=signal,
@@ -110,7 +112,7 @@ def sample_maps(cov: Covariances, m1: Array, m2: Array, signal: Signal) -> Covar
     return cov.replace(
         nngp=cross(cov.nngp),
         ntk=cross(cov.ntk),
-        gap=None,
+        distance=None,
         cov1=jnp.zeros((m1.shape[0], *cov.cov1.shape[1:]), cov.cov1.dtype),
         cov2=None
         if cov.cov2 is None
@@ -196,9 +198,9 @@ def contract(
     cov2 = None if opened.cov2 is None else own(opened.cov2, signal.n2)
     after = PairMatrices(nngp, cross(opened.ntk), own(opened.cov1, signal.n1), cov2)
     out = close_pairs(cov, after, axes_out, signal, need)
-    if cov.gap is None or constant.ndim:
+    if cov.distance is None or constant.ndim:
         return out
-    return out.replace(gap=jnp.square(constant) * cov.gap)
+    return out.replace(distance=affine_distance(cov.distance, jnp.square(constant), None))
 
 
 def concatenate_positions(
@@ -268,7 +270,7 @@ def _joined(
     return branches[0].replace(
         nngp=cross([b.nngp for b in branches]),
         ntk=ntk,
-        gap=None,
+        distance=None,
         cov1=own([b.cov1 for b in branches]),
         cov2=own(others) if others else None,
         signal=signal,

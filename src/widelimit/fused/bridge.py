@@ -277,7 +277,7 @@ def _tail_step(
     cov = Covariances(
         nngp=_shaped(start.nngp),
         ntk=None if start.ntk is None else _shaped(start.ntk),
-        gap=None,
+        distance=None,
         cov1=_shaped(start.cov1),
         cov2=None if start.cov2 is None else _shaped(start.cov2),
         signal=site.signal_in,

@@ -63,7 +63,7 @@ def _none(_: Any) -> tuple[float, ...]:
 
 def _relu(layer: Any) -> tuple[float, ...]:
     a, b = (float(slope) for slope in layer.slopes())
-    return (a * a + b * b) / 2, (a - b) ** 2 / (2 * math.pi)
+    return (a * a + b * b) / 2, (a - b) ** 2 / (2 * math.pi), (a + b) ** 2 / 2
 
 
 def _erf(layer: Any) -> tuple[float, ...]:
@@ -73,17 +73,17 @@ def _erf(layer: Any) -> tuple[float, ...]:
 
 def _sin(layer: Any) -> tuple[float, ...]:
     a, b, c = float(layer.a), float(layer.b), float(layer.c)
-    return 0.5, b * b, a * a / 2, math.cos(2 * c)
+    return 0.5, b * b, a * a / 2, 2 * math.sin(c) ** 2, 2 * math.cos(c) ** 2
 
 
 def _rbf(layer: Any) -> tuple[float, ...]:
     gamma = float(layer.gamma)
-    return 0.5, 2 * gamma, -1.0, 1.0, 2 * gamma
+    return 0.5, gamma, -1.0, 1.0, 2 * gamma
 
 
 def _exp(layer: Any) -> tuple[float, ...]:
     a, b = float(layer.a), float(layer.b)
-    return 0.5, b * b, 1.0, a * a, b * b
+    return 0.5, b * b / 2, 1.0, abs(a), b * b
 
 
 def _gaussian(layer: Any) -> tuple[float, ...]:
