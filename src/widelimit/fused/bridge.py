@@ -182,7 +182,9 @@ class FusedKernel:
         self._tail = program.tail(net)
         anew = evaluates_functions(self._tail)
         self._tail_step = _tail_step if anew else _compiled_tail_step
-        self._engine = Engine(program, net, jax.dtypes.canonicalize_dtype(np.float64))
+        self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        # Without distances, formulas of smooth nonlinearities cancel in float32 where inputs are large.
+        self._engine = Engine(program, net, np.float64 if program.smooth else self._dtype)
         self._site = functools.lru_cache(maxsize=16)(self._make_site)
 
     def _make_site(self, n1: int, n2: int, own: bool) -> Site:
@@ -235,7 +237,7 @@ class FusedKernel:
         n1, n2 = len(first.digests), len(other.digests)
         pairs = pair_order(n1, n2, symmetric=second is None)
         values = self._engine.kernels(first, other, pairs)
-        out = np.empty((2, n1, n2), self._engine.dtype)
+        out = np.empty((2, n1, n2), self._dtype)
         out[:, pairs[:, 0], pairs[:, 1]] = values.T
         if second is None:
             out[:, pairs[:, 1], pairs[:, 0]] = values.T
@@ -245,11 +247,11 @@ class FusedKernel:
         """Returns the covariance of every image with itself [n], or nothing [n, 0]."""
         n = len(images.digests)
         if not wanted:
-            return np.zeros((n, 0, 1), self._engine.dtype)
+            return np.zeros((n, 0, 1), self._dtype)
         if images.variances is not None:
-            return images.variances.astype(self._engine.dtype)
+            return images.variances.astype(self._dtype)
         same = np.stack([np.arange(n), np.arange(n)], axis=1)
-        return self._engine.kernels(images, images, same)[:, 0].astype(self._engine.dtype)
+        return self._engine.kernels(images, images, same)[:, 0].astype(self._dtype)
 
 
 class _Start(NamedTuple):
