@@ -85,7 +85,7 @@ def test_equal_samples_need_as_many_on_both_sides() -> None:
         return (x1[:count] * x2[:count]).sum(1)
 
     for function, args in ((fn, (PARAMS,)), (shorter, ())):
-        with pytest.raises(ValueError, match="as many samples in x1 as in x2.* 10 and 7"):
+        with pytest.raises(ValueError, match=r"as many samples in x1 as in x2.* 10 and 7"):
             wl.batch(function, 4)(X1, X2[:7], *args)
 
 
@@ -107,9 +107,7 @@ def test_totals_are_refused(jit: bool) -> None:
             batched = wl.batch(function, size)
             with pytest.raises(ValueError, match=r"got.* shape .* a sum or mean over samples"):
                 (jax.jit(batched) if jit else batched)(largest_first)
-            near(
-                jax.tree.leaves(wl.batch(function, 10)(X1))[-1], jax.tree.leaves(function(X1))[-1]
-            )
+            near(jax.tree.leaves(wl.batch(function, 10)(X1))[-1], jax.tree.leaves(function(X1))[-1])
 
 
 def test_sums_over_one_side_are_refused() -> None:
