@@ -102,10 +102,30 @@ def test_other_functions_get_their_arguments() -> None:
     assert scale == 3.0
 
 
-def test_inside_jit() -> None:
-    x = inputs(5, 6)
+@pytest.mark.parametrize("get", [None, "ntk", ("nngp", "ntk"), ("cov1", "NNGP")])
+def test_inside_jit(get: Any) -> None:
+    x1 = inputs(5, 6)
     batched = nt.batch(FLAT.kernel_fn, 2)
-    assert_same(jax.jit(lambda x: batched(x, None, "ntk"))(x), FLAT.kernel_fn(x, None, "ntk"))
+    for x2 in (None, inputs(3, 6, seed=1)):
+        whole = jax.jit(lambda a, b: FLAT.kernel_fn(a, b, get))(x1, x2)
+        assert_same(jax.jit(lambda a, b: batched(a, b, get))(x1, x2), whole)
+
+
+def test_inside_jit_the_size_decides_and_a_small_input_is_one_call() -> None:
+    seen = []
+
+    def kernel_fn(x1: Any, x2: Any = None) -> Any:
+        seen.append((len(x1), None if x2 is None else len(x2)))
+        return x1 @ (x1 if x2 is None else x2).T
+
+    x = inputs(5, 6)
+    np.testing.assert_allclose(jax.jit(nt.batch(kernel_fn, 2))(x), x @ x.T, rtol=1e-5, atol=1e-6)
+    assert (5, None) not in seen
+    assert {(2, None), (2, 2)} <= set(seen)
+    seen.clear()
+    jax.jit(nt.batch(kernel_fn, 5))(x)
+    jax.jit(nt.batch(kernel_fn))(x)
+    assert seen == [(5, None)] * 2
 
 
 def test_bad_input() -> None:

@@ -46,6 +46,15 @@ def batch(
     pairs of arrays, such as `pattern`, belong to x1 and x2 and are cut along their first axes; a
     random key `rng` is another one for every tile, as if networks were drawn for each.
 
+    Where the samples are in what a function of yours returns is found by two or three more calls
+    with 2 to 7 samples (more if it takes no such numbers), which are traces where JAX can trace it.
+    Any axes may be those of samples. An array that relates equal samples only, such as an empirical
+    kernel with `diagonal_axes=(0,)`, is put together as one; sums and means over samples are
+    refused.
+
+    Inside `jax.jit`, `grad` or `vmap`, with a `batch_size`, tiles are computed on one device by a
+    loop of JAX, which takes the memory of one tile; derivatives compute each tile again.
+
     Args:
       kernel_fn: a function `kernel_fn(x1, x2=None, get=None, ...)`, such as that of a network.
       batch_size: number of samples of x2, and of x1 per device, in a tile; 0 takes what fits into
@@ -57,8 +66,9 @@ def batch(
     Raises:
       TypeError: `kernel_fn` is no function, or a count is no int.
       ValueError: a negative `batch_size`, or a wrong number of devices. The function returned
-        raises it for networks that combine samples of a batch, and NotImplementedError for
-        kernels with covariances between all samples (`diagonal_batch=False`).
+        raises it for networks that combine samples of a batch and for results without an axis of
+        samples of x1 and one of x2 or of equal samples, and NotImplementedError for kernels with
+        covariances between all samples (`diagonal_batch=False`).
 
     Example:
       >>> import numpy as np

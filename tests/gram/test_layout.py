@@ -85,7 +85,7 @@ def test_equal_samples_need_as_many_on_both_sides() -> None:
         return (x1[:count] * x2[:count]).sum(1)
 
     for function, args in ((fn, (PARAMS,)), (shorter, ())):
-        with pytest.raises(ValueError, match="as many samples in x1 as in x2.* 10 and 7"):
+        with pytest.raises(ValueError, match=r"as many samples in x1 as in x2.* 10 and 7"):
             wl.batch(function, 4)(X1, X2[:7], *args)
 
 

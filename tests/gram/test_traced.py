@@ -70,9 +70,9 @@ def test_masks_with_other_batch_axes() -> None:
     net = serial(Conv(4, (2,), b_std=0.3), Relu(), stax.GlobalAvgPool(), Dense(1))
     x = np.random.default_rng(3).standard_normal((5, 4, 2)).astype(np.float32)
     x[0, 2:] = 7.0
+    batched = wl.batch(net.kernel_fn, 2)
     for get in ("ntk", None):
         whole = jax.jit(lambda x, get=get: net.kernel_fn(x, None, get, mask_constant=7.0))(x)
-        batched = wl.batch(net.kernel_fn, 2)
         near(jax.jit(lambda x, get=get: batched(x, None, get, mask_constant=7.0))(x), whole)
     last = serial(Dense(3, batch_axis=1, channel_axis=0), Relu())
     near(

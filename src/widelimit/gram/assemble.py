@@ -35,7 +35,8 @@ def gram(
 
     Args:
       net_or_kernel_fn: a network, a triple `(init_fn, apply_fn, kernel_fn)`, or a function
-        `kernel_fn(x1, x2, get)` of arrays. What the latter takes is read off its trace.
+        `kernel_fn(x1, x2, get)` of arrays. What the latter takes is read off its trace; where the
+        samples are in its result, by calls with few of them (see `wl.batch`).
       x1: array [n1, ...], or a list or tuple of them; a `numpy.memmap` is read piece by piece.
       x2: array [n2, ...], or None for x1.
       get: "nngp", "ntk", or a tuple of both for a named tuple.
@@ -52,8 +53,8 @@ def gram(
 
     Raises:
       ValueError: values that are not finite, with their index; a budget too small for one entry,
-        with the least that would do; a network that combines samples of a batch; a wrong number of
-        devices; an unknown `get`.
+        with the least that would do; a network that combines samples of a batch; a function whose
+        result is a sum over samples; a wrong number of devices; an unknown `get`.
       TypeError: inputs that are traced or no arrays.
       FileExistsError: `out` exists, or another process is writing it.
       OSError: no space for `out`.

@@ -64,8 +64,9 @@ def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
         if len(place.sides) == 1 and place.diagonal and named:
             place = Place(named, place.axes)
         elif len(place.sides) == 1 and not place.diagonal and place.sides != named:
-            swapped = _leaves(example(*counts[1][::-1], False))  # type: ignore[arg-type]
-            place = _shorter(key, place, min(*counts[1]), np.shape(swapped[key][1]))
+            n1, n2 = counts[1]
+            swapped = _leaves(example(n2 or n1, n1, False))
+            place = _shorter(key, place, n1, np.shape(swapped[key][1]))
         layout[key] = place
     constants = [key for key, place in layout.items() if not place.sides]
     if constants and len(constants) == len(few):
@@ -88,7 +89,8 @@ def _examples(
         if first[0] == first[1] and not given_x2:
             first, second = (first[0], None), (second[0], None)
         try:
-            return (first, second), *(_leaves(example(n1, n2, False)) for n1, n2 in (first, second))
+            few, more = (_leaves(example(n1, n2, False)) for n1, n2 in (first, second))
+            return (first, second), few, more
         except Exception as error:  # whatever a function raises for such numbers of samples
             errors.append(error)
     errors[0].add_note(
