@@ -183,7 +183,7 @@ class FusedKernel:
         anew = evaluates_functions(self._tail)
         self._tail_step = _tail_step if anew else _compiled_tail_step
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        # Without distances, formulas of smooth nonlinearities cancel in float32 where inputs are large.
+        # Behind windows there are no distances: smooth formulas would cancel in float32.
         self._engine = Engine(program, net, np.float64 if program.smooth else self._dtype)
         self._site = functools.lru_cache(maxsize=16)(self._make_site)
 
