@@ -57,14 +57,16 @@ def normalised_distance(cov: Covariances, w1: Array, w2: Array, scale: Array) ->
 
 
 def distance_of_sum(branches: Sequence[Covariances], weights: Sequence[Any]) -> Distance | None:
-    """Returns the distance after a weighted sum of uncorrelated branches; None if one has none.
+    """Returns the distance after a weighted sum of uncorrelated branches.
+
+    None if one of them has none, or if there are no variances.
 
     Args:
       branches: covariances.
       weights: factor of the covariances of each; None is 1.
     """
-    if any(branch.distance is None for branch in branches):
-        return None
+    if any(branch.distance is None for branch in branches) or not branches[0].need.own.wanted:
+        return None  # where nobody reads variances, nobody reads distances
 
     def weighted(cov: Covariances, weight: Any) -> tuple[Any, ...]:
         assert cov.distance is not None
