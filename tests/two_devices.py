@@ -235,6 +235,25 @@ def products() -> Cases:
             lambda w, a, q: wl.linearize(two_layers, first(w))(q, a), (OWN_WEIGHTS,), (Y, WEIGHTS)
         ),
     )
+    rounds = 0.5 * draw(6, 3, 3, 3)
+    yield (
+        "product own vectors",
+        Case(
+            lambda v, a, q: wl.empirical_ntk_vp_fn(looped, a, None, q)(first(v)),
+            *((draw(21, 2, 2, 3),), (Y, rounds)),
+        ),
+    )
+    for shape, trace in {(3,): (), (): (-1,)}.items():
+        for batch in (None, 2):
+            yield (
+                f"operator own vectors {trace} {batch}",
+                Case(
+                    lambda v, a, q, b=batch, t=trace: (
+                        wl.NTKOperator(looped, q, a, batch_size=b, trace_axes=t) @ first(v)
+                    ),
+                    *((draw(21, 2, 2, *shape),), (Y, rounds)),
+                ),
+            )
     yield (
         "projected own keys",
         Case(

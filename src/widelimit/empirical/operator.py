@@ -250,7 +250,7 @@ class NTKOperator:
             found = pulled(function(chunk[0]), real)[1](chunk[1])
             return jax.tree.map(jnp.add, total, found), None
 
-        start = varying_like(jax.tree.map(jnp.zeros_like, real), self.params, self.arrays, v)
+        start = varying_like(jax.tree.map(jnp.zeros_like, real), v)
         weights, _ = lax.scan(pull, start, (where, rows))
         out = lax.map(lambda places: pushed(function(places), real)(weights), where)
         out = out.reshape(chunks * size, *out.shape[2:])[: v.shape[axis]]
@@ -260,6 +260,7 @@ class NTKOperator:
 @jax.jit
 def _matvec(operator: NTKOperator, v: Array) -> Array:
     """Returns the product with a vector in its own shape."""
+    operator, v = alike(operator, v)
     output = operator.output
     shape, dtype = output.shapes[0], operator.dtype
     like = [jax.ShapeDtypeStruct(shape, dtype)]
@@ -280,8 +281,7 @@ def _matvec(operator: NTKOperator, v: Array) -> Array:
         full = jnp.zeros(shape, v.dtype).at[tuple(where)].set(v)
         return total + whole(full)[tuple(where)], None
 
-    zero = jnp.zeros(v.shape, jnp.result_type(v.dtype, dtype))
-    zero = varying_like(zero, operator.params, operator.arrays, v)
+    zero = varying_like(jnp.zeros(v.shape, jnp.result_type(v.dtype, dtype)), v)
     total, _ = lax.scan(slot, zero, jnp.arange(math.prod(sizes)))
     return total / math.prod(sizes)
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from widelimit._pytree import own
 from widelimit.empirical.arguments import two_sides
-from widelimit.empirical.network import Parameters, output_leaves, output_names, real_output
+from widelimit.empirical.network import (
+    Network,
+    Parameters,
+    output_leaves,
+    output_names,
+    real_output,
+)
 from widelimit.empirical.outputs import Call, outputs_of
 from widelimit.empirical.vector_products import ntk_vector_product
 from widelimit.varying import alike
@@ -46,20 +54,27 @@ def empirical_ntk_vp_fn(
     last = second or first
     expected = jax.tree.leaves(last.network.outputs)
 
-    def real_function(call: Call) -> Callable[[Any], Any]:
-        return lambda real: [*map(real_output, call.network.whole(call.params, call.arrays, real))]
-
-    real = first.network.parameters.real(first.params)
-    f1, f2 = real_function(first), None if second is None else real_function(second)
+    calls = [first] if second is None else [first, second]
+    given = [(call.params, call.arrays) for call in calls]
 
     def product(v: Any) -> Any:
-        leaves = checked_vectors(v, structure, expected)
-        return jax.tree.unflatten(
-            structure,
-            complex_product(lambda r: ntk_vector_product(f1, f2, real)(r), leaves, expected),
-        )
+        leaves, arrays = alike(checked_vectors(v, structure, expected), given)
+        functions = [
+            functools.partial(_real_outputs, call.network, *own)
+            for call, own in zip(calls, arrays, strict=True)
+        ]
+        real = first.network.parameters.real(arrays[0][0])
+        on_real = ntk_vector_product(functions[0], (*functions[1:], None)[0], real)
+        return jax.tree.unflatten(structure, complex_product(on_real, leaves, expected))
 
     return product
+
+
+def _real_outputs(
+    network: Network, params: list[Any], arrays: list[Any], real: list[Array]
+) -> list[Array]:
+    """Returns all outputs in real numbers."""
+    return [real_output(y) for y in network.whole(params, arrays, real)]
 
 
 def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:

@@ -150,7 +150,7 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    parameters, side = alike(Parameters.of(params, subset), Side(x, kwargs))
+    parameters, side, key = alike(Parameters.of(params, subset), Side(x, kwargs), key)
     call = Call.of(f, parameters, side, None)
     call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))
@@ -164,7 +164,7 @@ def _features(
     network: Network, batch_size: int, params: list[Any], arrays: list[Any], keys: Array
 ) -> Array:
     """Returns derivatives [*shape of the output, k]."""
-    real = varying_like(network.parameters.real(params), keys)
+    real = network.parameters.real(params)
     push = pushed(lambda p: network.whole(params, arrays, p)[0], real, keep=True)
 
     def along(key: Array) -> Array:
