@@ -20,6 +20,7 @@ FOUNDATION = {
     "_pytree",
     "conversion",
     "covariance",
+    "derivative_rules",
     "distances",
     "duals",
     "jaxprs",

@@ -146,8 +146,8 @@ def position_mean(cov: Covariances, signal: Signal, need: Need) -> Covariances:
         return value[..., stored.zero_index, :].mean(-1)[..., None, None]
 
     out = map_values(cov, mean, signal, need).replace(gaussian=False)
-    if cov.gap is None:
-        return out
+    if cov.gap is None or not need.own.wanted:
+        return out.replace(distance=None)
     gap = mean(cov.gap, cov.need.cross, need.cross)
     return out.replace(distance=from_gap(gap, out.nngp, *cross_variances(out)))
 
