@@ -160,7 +160,7 @@ class _Job(NamedTuple):
     ) -> Any:
         if self.batch_size:
             tiler = make_traced_tiler(self.kernel_fn, x1, x2, args, kwargs)
-            if max(tiler.counts) > self.batch_size:
+            if max(tiler.counts) > self.batch_size and min(tiler.counts):
                 tiler.check()
                 grid = fixed_grid(tiler, tiler.traced_size(self.batch_size), 1)
                 result = compute_traced(tiler, grid, args[0] if args else None)

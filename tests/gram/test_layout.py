@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import widelimit as wl
-from widelimit.gram import callables, kernels
+from widelimit.gram import callables, compute, kernels, sizes
 from widelimit.gram.layout import find_layout, same_constant
+from widelimit.gram.storage import Memory
 from widelimit.stax import Dense, Relu, serial
 
 PARAMS = np.arange(1.0, 7.0, dtype=np.float32).reshape(2, 3) / 6
@@ -221,3 +222,45 @@ def test_places() -> None:
     assert same_constant(2, 2)
     assert not same_constant(2, 2.0)
     jax.jit(lambda v: (same_constant(v, v) and 1 / 0, v)[1])(1.0)
+
+
+def test_functions_around_a_network() -> None:
+    net = serial(Dense(4), Relu(), Dense(1))
+    batched = wl.batch(lambda *args: net.kernel_fn(*args), 3)
+    for x2 in (None, X2[:7], X1.copy()):
+        for get in (None, ("cov1", "nngp", "x1_is_x2", "is_gaussian", "cov2")):
+            result, expected = batched(X1, x2, get), net.kernel_fn(X1, x2, get)
+            assert jax.tree.structure(result) == jax.tree.structure(expected)
+            jax.tree.map(near, result, expected)
+    with pytest.raises(ValueError, match=r"result.shape1\[0\]"):
+        batched(X1, None, ("nngp", "shape1"))
+
+
+def test_no_samples() -> None:
+    net, none = serial(Dense(4), Relu(), Dense(1)), X1[:0]
+    for kernel_fn in (net.kernel_fn, lambda *args: net.kernel_fn(*args)):
+        batched = wl.batch(kernel_fn, 3)
+        for x1, x2 in ((none, None), (X1, none), (none, X1)):
+            for function in (batched, jax.jit(batched, static_argnums=2)):
+                assert function(x1, x2, "ntk").shape == (len(x1), len(x1 if x2 is None else x2))
+
+
+def test_progress_is_shared_by_the_tiles_that_are_computed() -> None:
+    diagonal = wl.empirical_ntk_fn(network, diagonal_axes=(0,))
+
+    def steps(kernel_fn: Any) -> list[int]:
+        tiler = compute.make_tiler(kernel_fn, X1, None, ("ntk",), jax.local_devices()[:1], {})
+        grid = sizes.fixed_grid(tiler, 5, 1)
+        return list(compute._Assembly(tiler, grid, "ntk", Memory()).run())
+
+    assert steps(lambda a, b, get: diagonal(a, b, PARAMS)) == [50, 50]
+    assert steps(product) == [33, 33, 34]
+
+
+def test_another_rank_without_an_x2_is_refused() -> None:
+    def fn(x1: Any, x2: Any = None, get: Any = None) -> Any:
+        return (x1**2).sum(1) if x2 is None else product(x1, x2)
+
+    for batched in (wl.batch(fn, 4), jax.jit(wl.batch(fn, 4))):
+        with pytest.raises(ValueError, match="the same structure and axes for x2=None"):
+            batched(X1)

@@ -34,7 +34,7 @@ import widelimit as wl
 calls = []
 def kernel_fn(x1, x2, get):
     calls.append(0)
-    if len(x1) == 8 and len(calls) > 12:
+    if len(x1) == 8 and len(calls) > 16:  # four show which axes belong to samples
         print("computing", flush=True)
         time.sleep(float(sys.argv[2]))
     return np.asarray(x1) @ np.asarray(x1 if x2 is None else x2).T
@@ -100,7 +100,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
         wl.gram(fails, X, out=tmp_path / "K.npy")
     assert any("K.npy.partial removed" in note for note in error.value.__notes__)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="one array of pairs of samples for every file"):
+    with pytest.raises(ValueError, match=r"shape \(\) whatever their numbers"):
         wl.gram(lambda *_: np.float32(0), X, out=tmp_path / "K.npy")
     assert not list(tmp_path.iterdir())
 

@@ -1,11 +1,15 @@
 """`jit(batch(kernel_fn, n))` is a loop over tiles: the same numbers, in the memory of one tile."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import widelimit as wl
 from widelimit import stax
@@ -183,3 +187,64 @@ def test_memory_of_other_functions() -> None:
     slopes = [temporary(jax.grad(lambda x, f=f: f(x).sum()), x) for f in (distances, batched)]
     assert slopes[1] < slopes[0] / 8
     near(jax.jit(batched)(x), distances(x))
+
+
+def test_outside_of_jit_no_loop_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(*args: Any) -> Any:
+        raise RuntimeError("compiled at every call")
+
+    monkeypatch.setattr(lax, "scan", scan)
+    batched = wl.batch(polynomial, 2)
+    near(jax.vmap(lambda x: batched(x))(X1[None])[0], polynomial(X1))
+    near(jax.grad(lambda x: batched(x).sum())(X1), jax.grad(lambda x: polynomial(x).sum())(X1))
+    with pytest.raises(RuntimeError, match="compiled"):
+        jax.jit(batched)(X1)
+
+
+TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, widelimit as wl
+from jax.sharding import Mesh, PartitionSpec as P
+from widelimit import stax
+assert jax.local_device_count() == 2
+mesh = Mesh(np.array(jax.devices()), ("i",))
+rng = np.random.default_rng(0)
+x, y, p = (rng.standard_normal(s).astype(np.float32) for s in ((8, 6), (5, 6), (6, 3)))
+net = stax.serial(stax.Dense(4, 1.4, 0.1), stax.Relu(), stax.Dense(1))
+k = wl.batch(net.kernel_fn, 2)
+split = lambda g, *specs: jax.shard_map(g, mesh=mesh, in_specs=specs, out_specs=P("i"))
+rows = split(lambda a, b: k(a, b, "ntk"), P("i"), P())
+np.testing.assert_allclose(jax.jit(rows)(x, y), net.kernel_fn(x, y, "ntk"), rtol=1e-5, atol=1e-6)
+own = split(lambda a: k(a, None, "ntk"), P("i"))
+whole = np.asarray(net.kernel_fn(x, None, "ntk"))
+np.testing.assert_allclose(own(x), np.concatenate([whole[:4, :4], whole[4:, 4:]]), rtol=1e-5)
+slope = jax.grad(lambda a: rows(a, y).sum())(x)
+expected = jax.grad(lambda a: net.kernel_fn(a, y, "ntk").sum())(x)
+np.testing.assert_allclose(slope, expected, rtol=1e-4)
+
+f = lambda p, x: jnp.tanh(x @ p)
+for axes in ((), (0,)):
+    fn = wl.empirical_ntk_fn(f, diagonal_axes=axes)
+    second = x[::-1].copy()
+    whole = np.asarray(fn(x, second, p))
+    halves = split(lambda a, p, fn=fn: wl.batch(fn, 3)(a, None, p), P("i"), P())(x, p)
+    np.testing.assert_allclose(halves[:4], fn(x[:4], None, p), rtol=1e-5, atol=1e-6)
+    # Rows of tiles are split over the devices.
+    for size in (1, 2, 3):
+        for x2, expected in ((second, whole), (None, np.asarray(fn(x, None, p)))):
+            np.testing.assert_allclose(wl.batch(fn, size)(x, x2, p), expected, rtol=1e-5, atol=1e-6)
+            gram = wl.gram(lambda a, b, get: fn(a, b, p), x, x2, memory=6000, progress=False)
+            np.testing.assert_allclose(gram, expected, rtol=1e-5, atol=1e-6)
+print("fine")
+"""
+
+
+def test_two_devices() -> None:
+    flags = "--xla_force_host_platform_device_count=2"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", TWO_DEVICES],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == "fine\n", result.stderr

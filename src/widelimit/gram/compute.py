@@ -79,7 +79,7 @@ def make_tiler(
     if not is_concrete(x1, x2, kwargs):
         raise TypeError(
             "expected concrete inputs to compute kernels in tiles, got traced ones: call kernel_fn "
-            "inside jit, vmap or grad"
+            "or wl.batch(kernel_fn, size) inside jit, vmap or grad"
         )
     own = getattr(kernel_fn, "tiler", None)
     if own is not None and not _holds_kernels(x1):
@@ -234,16 +234,17 @@ class _Assembly:
 
     def run(self) -> Iterator[int]:
         """Computes the tiles that tell something; yields of how many pairs more all is known."""
+        first = self._tile(0, 0)
+        self._begin(first)
         rows, columns = self._grid.spans(0), self._grid.spans(1)
-        for i, j in itertools.product(range(len(rows)), range(len(columns))):
-            if self._first is None or any(self._tells(part, (i, j)) for part in self._found):
-                tile = self._tile(i, j)
-                if self._first is None:
-                    self._begin(tile)
-                self._put(tile, (i, j))
-            pairs = (rows[i][1] - rows[i][0]) * (columns[j][1] - columns[j][0])
-            self.done += pairs
-            yield pairs
+        places = list(itertools.product(range(len(rows)), range(len(columns))))
+        places = [p for p in places if p == (0, 0) or any(self._tells(q, p) for q in self._found)]
+        areas = [(rows[i][1] - rows[i][0]) * (columns[j][1] - columns[j][0]) for i, j in places]
+        total = self._grid.counts[0] * self._grid.counts[1]
+        for place, area in zip(places, itertools.accumulate(areas), strict=True):
+            self._put(first if place == (0, 0) else self._tile(*place), place)
+            before, self.done = self.done, total * area // max(sum(areas), 1)
+            yield self.done - before
 
     def _begin(self, tile: Any) -> None:
         self._first, self._found = tile, self._parts(tile)
@@ -265,7 +266,7 @@ class _Assembly:
         if not is_concrete(tile):
             raise TracedTileError(
                 "expected kernels with values to put them together from tiles, got traced ones: "
-                "call kernel_fn inside jit, vmap or grad"
+                "call kernel_fn or wl.batch(kernel_fn, size) inside jit, vmap or grad"
             )
         return tile
 
@@ -301,8 +302,11 @@ class _Assembly:
         value = None if given is None else np.asarray(given.value)
         if given is not None and value is not None and value.ndim == np.ndim(part.value):
             found = value[part.index((slice(counts[0]), slice(counts[1])))]
-            fits = value.shape in (given.shape(counts), given.shape(self._grid.sizes))
-            if fits and found.shape == shape:
+            fit = (
+                value.shape[axis] in (counts[side], self._grid.sizes[side])
+                for side, axis in zip(part.place.sides, part.place.axes, strict=True)
+            )
+            if all(fit) and found.shape == shape:
                 return found
         raise ValueError(
             f"expected the same axes for every tile{at(part.key)}, {shape} for one of "

@@ -13,7 +13,18 @@ import jax
 import numpy as np
 
 from widelimit._pytree import is_concrete
-from widelimit.gram.fields import COLUMNS, PAIRS, ROWS, SIDES, Layout, Place, at, is_kernel, name_of
+from widelimit.gram.fields import (
+    COLUMNS,
+    FLAG,
+    PAIRS,
+    ROWS,
+    SIDES,
+    Layout,
+    Place,
+    at,
+    is_kernel,
+    name_of,
+)
 
 Example = Callable[[int, int | None, bool], Any]
 """(n1, n2, values) -> the result for so many samples, or its shapes and dtypes only, unless values
@@ -57,7 +68,7 @@ def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
         )
     layout: Layout = {}
     for key, (path, leaf) in few.items():
-        if is_kernel(leaf):
+        if is_kernel(leaf) or name_of(path, get) == FLAG:
             continue
         place = _place(key, counts, (np.shape(leaf), np.shape(more[key][1])))
         named = SIDES.get(name_of(path, get))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from widelimit._pytree import is_concrete
 from widelimit.gram.callables import CallableTiler
 from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
 from widelimit.gram.kernels import KernelTiler
@@ -117,6 +118,10 @@ class _Loop:
                     out[key] = self._written(out[key], value, part, place[::-1])
             return out, None
 
+        if is_concrete(jnp.zeros(())):  # grad or vmap outside of jit: a scan is compiled every time
+            for place in tiles.places:
+                arrays, _ = body(arrays, place)
+            return arrays
         return lax.scan(body, arrays, tiles.places)[0]
 
     def result(self, arrays: Arrays) -> Any:
