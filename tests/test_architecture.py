@@ -21,7 +21,6 @@ FOUNDATION = {
     "conversion",
     "covariance",
     "derivative_rules",
-    "distances",
     "duals",
     "jaxprs",
     "kernel_axes",

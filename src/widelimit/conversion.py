@@ -130,7 +130,7 @@ def covariances_from_kernel(
     cov = Covariances(
         nngp=nngp,
         ntk=cross(kernel.ntk),
-        distance=None,
+        gap=None,
         cov1=own(kernel.cov1),
         cov2=cov2,
         signal=signal,

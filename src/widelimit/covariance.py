@@ -1,7 +1,7 @@
 """Covariances inside a network: how they are stored. Only this and `verbs` touch their axes.
 
-    nngp, ntk, distance   [n1, n2, d, p]   cov( z(x1[n1])[p], z(x2[n2])[p + d] )
-    cov1, cov2            [n, d, p]        the same for an image with itself
+    nngp, ntk, gap   [n1, n2, d, p]   cov( z(x1[n1])[p], z(x2[n2])[p + d] )
+    cov1, cov2       [n, d, p]        the same for an image with itself
 
 d runs over stored offsets, p over flat positions; a network without spatial axes has one of each.
 Invariant: entries whose partner p + d lies outside the image are zero after every verb.
@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from widelimit._pytree import pytree, static
-from widelimit.duals.base import Distance
 from widelimit.offsets import Need, Offsets
 from widelimit.pairs import (
     permute_axes,
@@ -40,9 +39,8 @@ class Covariances:
     Attributes:
       nngp: covariance [n1, n2, d, p].
       ntk: tangent kernel, same shape; None while structurally zero, or when not wanted.
-      distance: how far the two are apart, carried because differences lose it for near-duplicates
-        and for multiples of each other; arrays like the NNGP. None after a layer that cannot
-        carry it.
+      gap: (q1 + q2) / 2 - c, half the mean squared distance, carried because the difference
+        loses it for near-duplicates; None after a layer that cannot carry it.
       cov1: covariance of each image of x1 with itself, [n1, d, p].
       cov2: likewise for x2; None means symmetric (x2 is x1).
       signal: shapes here.
@@ -55,7 +53,7 @@ class Covariances:
 
     nngp: Float[Array, "n1 n2 d p"]
     ntk: Float[Array, "n1 n2 d p"] | None
-    distance: Distance | None
+    gap: Float[Array, "n1 n2 d p"] | None
     cov1: Float[Array, "n1 e p"]
     cov2: Float[Array, "n2 e p"] | None
     signal: Signal = static()
@@ -63,11 +61,6 @@ class Covariances:
     tangent: bool = static()
     gaussian: bool = static()
     origins: frozenset[str] = static()
-
-    @property
-    def gap(self) -> Array | None:
-        """(q1 + q2) / 2 - c, half the mean squared distance, where it is carried."""
-        return None if self.distance is None else self.distance.gap
 
     @property
     def symmetric(self) -> bool:
@@ -110,7 +103,7 @@ def map_values(
     signal: Signal,
     need: Need,
 ) -> Covariances:
-    """Returns the covariances with every array mapped; distances are dropped.
+    """Returns the covariances with every array mapped; the gap is dropped.
 
     Args:
       cov: covariances.
@@ -126,7 +119,7 @@ def map_values(
     return cov.replace(
         nngp=cross(cov.nngp),
         ntk=cross(cov.ntk),
-        distance=None,
+        gap=None,
         cov1=function(cov.cov1, cov.need.own, need.own),
         cov2=None if cov.cov2 is None else function(cov.cov2, cov.need.own, need.own),
         signal=signal,
@@ -157,21 +150,20 @@ def embed(cov: Covariances, need: Need) -> Covariances:
     def read(value: Array, stored: Offsets, wanted: Offsets) -> Array:
         return relayout(value, stored, wanted, spatial)
 
-    distance = jax.tree.map(lambda part: read(part, cov.need.cross, need.cross), cov.distance)
-    return map_values(cov, read, cov.signal, need).replace(distance=distance)
+    gap = None if cov.gap is None else read(cov.gap, cov.need.cross, need.cross)
+    return map_values(cov, read, cov.signal, need).replace(gap=gap)
 
 
 def exact_diagonal(cov: Covariances) -> Covariances:
-    """Returns symmetric covariances whose diagonal is the variance to the bit, at distance 0."""
+    """Returns symmetric covariances whose diagonal is the variance to the bit, with gap 0."""
     if not cov.symmetric or not cov.need.own.wanted:
         return cov
     same = same_entry(cov)
     variance = variances(cov)[0][:, None, None, :]
-    distance = cov.distance
-    if distance is not None:
-        own = Distance(0.0, 0.0, 2 * variance)
-        distance = jax.tree.map(lambda at, part: jnp.where(same, at, part), own, distance)
-    return cov.replace(nngp=jnp.where(same, variance, cov.nngp), distance=distance)
+    return cov.replace(
+        nngp=jnp.where(same, variance, cov.nngp),
+        gap=None if cov.gap is None else jnp.where(same, 0, cov.gap),
+    )
 
 
 def same_entry(cov: Covariances) -> Array:

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from widelimit.covariance import INPUT, Covariances, exact_diagonal
-from widelimit.duals.base import Distance, sqrt
 from widelimit.offsets import Need, Offsets
 from widelimit.pairs import from_pairs, rezero, shift, to_pairs
 from widelimit.signal import Signal
@@ -50,18 +49,11 @@ def input_covariances(
         q1 = jnp.mean(jnp.square(wide1), axis=-1).reshape(signal.n1, 1, 1, signal.positions)
         q2 = jnp.mean(jnp.square(wide2), axis=-1).reshape(1, *c.shape[1:])
         gap = _flush((q1 + q2) / 2 - c, q1 + q2).astype(dtype)
-        area = sqrt(_flush(q1 * q2 - c * c, q1 * q2)).astype(dtype)
-        span = _flush((q1 + q2) / 2 + c, q1 + q2).astype(dtype)
         c = c.astype(dtype)
-
-    def settled(value: Array) -> Array:
-        return _mirror_same(rezero(value, need.cross, spatial), x2, spatial)
-
-    rest = jax.lax.stop_gradient((settled(area), settled(span)))
     cov = Covariances(
-        nngp=settled(c),
+        nngp=_mirror_same(rezero(c, need.cross, spatial), x2, spatial),
         ntk=None,
-        distance=Distance(settled(gap), *rest),
+        gap=_mirror_same(rezero(gap, need.cross, spatial), x2, spatial),
         cov1=_self_covariance(z1, need.own, signal),
         cov2=None if x2 is None else _self_covariance(z2, need.own, signal),
         signal=signal,
@@ -94,7 +86,7 @@ def _self_covariance(z: Array, offsets: Offsets, signal: Signal) -> Array:
 
 
 def _flush(gap: Array, scale: Array) -> Array:
-    """Returns differences with zeros where they are rounding errors; derivatives of the input.
+    """Returns gaps with zeros where they are rounding errors; derivatives are those of the input.
 
     The angle between equal samples is then 0, not the square root of a rounding error.
     """

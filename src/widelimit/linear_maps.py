@@ -11,12 +11,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.covariance import Covariances, map_values, select
-from widelimit.distances import affine_distance
 from widelimit.offsets import Need, Offsets
 from widelimit.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
 from widelimit.pairs import relayout
@@ -39,8 +37,8 @@ def take_positions(
     def read(value: Array, stored: Offsets, wanted: Offsets) -> Array:
         return relayout(value, stored, wanted, spatial, positions)
 
-    distance = jax.tree.map(lambda part: read(part, cov.need.cross, need.cross), cov.distance)
-    return map_values(cov, read, signal, need).replace(distance=distance)
+    gap = None if cov.gap is None else read(cov.gap, cov.need.cross, need.cross)
+    return map_values(cov, read, signal, need).replace(gap=gap)
 
 
 def take_samples(cov: Covariances, part: slice, signal: Signal) -> Covariances:
@@ -52,7 +50,7 @@ def take_samples(cov: Covariances, part: slice, signal: Signal) -> Covariances:
     return cov.replace(
         nngp=cross(cov.nngp),
         ntk=cross(cov.ntk),
-        distance=jax.tree.map(cross, cov.distance),
+        gap=cross(cov.gap),
         cov1=cov.cov1[part],
         cov2=None if cov.cov2 is None else cov.cov2[part],
         signal=signal,
@@ -112,7 +110,7 @@ def sample_maps(cov: Covariances, m1: Array, m2: Array, signal: Signal) -> Covar
     return cov.replace(
         nngp=cross(cov.nngp),
         ntk=cross(cov.ntk),
-        distance=None,
+        gap=None,
         cov1=jnp.zeros((m1.shape[0], *cov.cov1.shape[1:]), cov.cov1.dtype),
         cov2=None
         if cov.cov2 is None
@@ -198,9 +196,9 @@ def contract(
     cov2 = None if opened.cov2 is None else own(opened.cov2, signal.n2)
     after = PairMatrices(nngp, cross(opened.ntk), own(opened.cov1, signal.n1), cov2)
     out = close_pairs(cov, after, axes_out, signal, need)
-    if cov.distance is None or constant.ndim:
+    if cov.gap is None or constant.ndim:
         return out
-    return out.replace(distance=affine_distance(cov.distance, jnp.square(constant), None))
+    return out.replace(gap=jnp.square(constant) * cov.gap)
 
 
 def concatenate_positions(
@@ -270,7 +268,7 @@ def _joined(
     return branches[0].replace(
         nngp=cross([b.nngp for b in branches]),
         ntk=ntk,
-        distance=None,
+        gap=None,
         cov1=own([b.cov1 for b in branches]),
         cov2=own(others) if others else None,
         signal=signal,

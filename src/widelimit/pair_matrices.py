@@ -50,7 +50,7 @@ def open_pairs(cov: Covariances, axes: tuple[int, ...]) -> PairMatrices:
 def close_pairs(
     cov: Covariances, matrices: PairMatrices, axes: tuple[int, ...], signal: Signal, need: Need
 ) -> Covariances:
-    """Returns covariances from matrices over pairs of positions; distances are dropped.
+    """Returns covariances from matrices over pairs of positions; the gap is dropped.
 
     Args:
       cov: covariances before.
@@ -70,7 +70,7 @@ def close_pairs(
     return cov.replace(
         nngp=cross(matrices.nngp),
         ntk=cross(matrices.ntk),
-        distance=None,
+        gap=None,
         cov1=own(matrices.cov1),
         cov2=None if matrices.cov2 is None else own(matrices.cov2),
         signal=signal,

@@ -18,13 +18,6 @@ from widelimit.covariance import (
     same_entry,
     variances,
 )
-from widelimit.distances import (
-    affine_distance,
-    distance_after,
-    from_gap,
-    normalised_distance,
-)
-from widelimit.duals.base import Gap
 from widelimit.offsets import Need, Offsets
 from widelimit.pairs import apply_stencils, rezero, shift
 from widelimit.signal import Signal
@@ -77,7 +70,7 @@ def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
     return cov.replace(
         nngp=grow(cov.nngp),
         ntk=ntk,
-        distance=None if cov.distance is None else affine_distance(cov.distance, w, b),
+        gap=None if cov.gap is None else w * cov.gap,
         cov1=grow(cov.cov1, own=True),
         cov2=None if cov.cov2 is None else grow(cov.cov2, own=True),
         signal=signal,
@@ -89,7 +82,7 @@ class ElementwiseRule(NamedTuple):
     """What `elementwise` needs of a nonlinearity; see `layers.elementwise.ElementwiseLayer`."""
 
     features: Callable[[Array], Any]
-    dual: Callable[[Array, Any, Any, Gap], Any]
+    dual: Callable[[Array, Any, Any, Array], Any]
     variance: Callable[[Any], Array]
 
 
@@ -102,23 +95,23 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
     own2 = None if cov.cov2 is None else _own_elementwise(cov, rule, cov.cov2, feat2)
     f1, f2 = pair_features(cov, feat1, feat2)
     k, kdot, gap = rule.dual(cov.nngp, f1, f2, _gap(cov))
-    after = pair_features(cov, rule.variance(feat1), rule.variance(feat2))
-    distance = distance_after(cov, gap, k, *after)
+    if cov.gap is None and cov.signal.positions > 1:
+        gap = None  # a window over space dropped it, and the next one would again
     offsets, spatial = cov.need.cross, cov.signal.spatial
     return cov.replace(
         nngp=rezero(k, offsets, spatial),
         ntk=None if cov.ntk is None else rezero(cov.ntk * kdot, offsets, spatial),
-        distance=jax.tree.map(lambda part: rezero(part, offsets, spatial), distance),
+        gap=None if gap is None else rezero(gap, offsets, spatial),
         cov1=own1,
         cov2=own2,
         gaussian=False,
     )
 
 
-def _gap(cov: Covariances) -> Gap:
-    """Returns the carried distance, or the gap as the difference it stands for."""
-    if cov.distance is not None:
-        return cov.distance
+def _gap(cov: Covariances) -> Array:
+    """Returns the carried gap, or the difference it stands for (exactly 0 on the diagonal)."""
+    if cov.gap is not None:
+        return cov.gap
     q1, q2 = cross_variances(cov)
     return (q1 + q2) / 2 - cov.nngp
 
@@ -145,11 +138,8 @@ def position_mean(cov: Covariances, signal: Signal, need: Need) -> Covariances:
             return value[..., :0, :1]
         return value[..., stored.zero_index, :].mean(-1)[..., None, None]
 
-    out = map_values(cov, mean, signal, need).replace(gaussian=False)
-    if cov.gap is None or not need.own.wanted:
-        return out.replace(distance=None)
-    gap = mean(cov.gap, cov.need.cross, need.cross)
-    return out.replace(distance=from_gap(gap, out.nngp, *cross_variances(out)))
+    gap = None if cov.gap is None else mean(cov.gap, cov.need.cross, need.cross)
+    return map_values(cov, mean, signal, need).replace(gap=gap, gaussian=False)
 
 
 def position_pool(
@@ -174,7 +164,7 @@ def position_pool(
     return cov.replace(
         nngp=total(cov.nngp, cross),
         ntk=None if cov.ntk is None else total(cov.ntk, cross),
-        distance=None,
+        gap=None,
         cov1=total(cov1, first**2) if own else cov1[:, :, :1],
         cov2=None if cov2 is None else total(cov2, second**2) if own else cov2[:, :, :1],
         signal=signal,
@@ -190,11 +180,17 @@ def normalise(cov: Covariances, v1: Array, v2: Array) -> Covariances:
       v1: positive normalisers [n1, p] (singleton axes where they do not vary).
       v2: likewise [n2, p].
     """
+    q1, q2 = cross_variances(cov)
     full = (jnp.broadcast_to(v, q.shape) for v, q in zip((v1, v2), variances(cov), strict=True))
     w1, w2 = pair_features(cov, *full)
     scale = jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2)  # the product w1 w2 may overflow
-    distance = normalised_distance(cov, w1, w2, scale)
-    offsets, spatial = cov.need.cross, cov.signal.spatial
+    gap = cov.gap
+    if gap is not None:
+        # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2) written with small differences only.
+        r = jnp.sqrt(w2 / w1)
+        excess = (w2 - w1) / (w1 * (r + 1))
+        gap = scale * (gap + excess * (q1 * excess + (q1 - q2)) / (2 * r))
+        gap = rezero(gap, cov.need.cross, cov.signal.spatial)
 
     def own(value: Array, v: Array) -> Array:
         v = jnp.broadcast_to(v, (value.shape[0], value.shape[-1]))
@@ -205,7 +201,7 @@ def normalise(cov: Covariances, v1: Array, v2: Array) -> Covariances:
     return cov.replace(
         nngp=cov.nngp * scale,
         ntk=None if cov.ntk is None else cov.ntk * scale,
-        distance=jax.tree.map(lambda part: rezero(part, offsets, spatial), distance),
+        gap=gap,
         cov1=own(cov.cov1, v1),
         cov2=None if cov.cov2 is None else own(cov.cov2, v2),
     )
@@ -231,7 +227,7 @@ def scale_same(cov: Covariances, factor: Any) -> Covariances:
     return cov.replace(
         nngp=cross(cov.nngp),
         ntk=cross(cov.ntk),
-        distance=None,
+        gap=None,
         cov1=own(cov.cov1),
         cov2=None if cov.cov2 is None else own(cov.cov2),
         gaussian=False,
@@ -263,7 +259,7 @@ def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> C
         nngp=jnp.where(cross, cov.nngp, 0),
         ntk=None if cov.ntk is None else jnp.where(cross, cov.ntk, 0),
         # (q1 + q2)/2 - c no longer has a zeroed partner's variance in it: take the difference.
-        distance=None,
+        gap=None,
         cov1=own(cov.cov1, keep1),
         cov2=None if cov.cov2 is None else own(cov.cov2, keep2),
     )

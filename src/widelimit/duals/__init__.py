@@ -8,17 +8,14 @@ nonlinearity `f` is the pair
 Every function here takes `(c, q1, q2, gap)` followed by the parameters of the nonlinearity and
 returns a `Dual`. `c`, `q1` and `q2` are arrays of one rank that broadcast against each other;
 `gap` is `(q1 + q2) / 2 - c`, half the mean squared distance, where the caller knows it more
-accurately than that difference, or a `Distance`, which holds the area too, or None. Results have
-the broadcast shape and the dtype of `c`.
+accurately than that difference, or None. Results have the broadcast shape and the dtype of `c`.
 
 All functions are pure, and traceable and differentiable in the covariances and in real-valued
 parameters. Where a derivative is singular (a kink met by identical or by zero inputs), the
 one-sided choice is the finite part: the singular term counts as zero.
 """
 
-from widelimit.duals.base import Distance as Distance
 from widelimit.duals.base import Dual as Dual
-from widelimit.duals.base import Gap as Gap
 from widelimit.duals.base import determinant as determinant
 from widelimit.duals.kinked import abrelu as abrelu
 from widelimit.duals.kinked import rectified_monomial as rectified_monomial

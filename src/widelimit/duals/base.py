@@ -1,7 +1,7 @@
 """What the duals share: their result, the determinant, and functions safe at zero."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,79 +11,41 @@ from jax.typing import ArrayLike
 PI = math.pi
 
 
-class Distance(NamedTuple):
-    """How far two inputs are apart, where float32 would lose that in `q1`, `q2` and `c`.
-
-    Attributes:
-        gap: `(q1 + q2) / 2 - c`, half the mean squared distance.
-        area: `sqrt(q1 q2 - c^2)`, of the parallelogram that the two span: zero where one is a
-            multiple of the other.
-        span: `(q1 + q2) / 2 + c`, half the mean squared sum.
-
-    Derivatives of the last two are not read: they are those of the gap and the covariances.
-    """
-
-    gap: Any
-    area: Any
-    span: Any
-
-
-Gap = jax.Array | Distance
-"""A gap, alone or with the area."""
-
-
-def gap_of(gap: Gap) -> jax.Array:
-    """Returns the gap alone."""
-    return gap.gap if isinstance(gap, Distance) else gap
-
-
 class Dual(NamedTuple):
     """Expectations of one nonlinearity over a pair of Gaussian variables.
 
     Attributes:
         k: `E[f(u) f(v)]`.
         kdot: `E[f'(u) f'(v)]`.
-        gap: `(E[f(u)^2] + E[f(v)^2]) / 2 - k` free of cancellation, with the area where that was
-            given; or None where only the difference is known.
+        gap: `(E[f(u)^2] + E[f(v)^2]) / 2 - k` free of cancellation, or None where only the
+            difference is known.
     """
 
     k: jax.Array
     kdot: jax.Array
-    gap: Gap | None = None
+    gap: jax.Array | None = None
 
 
-def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None) -> jax.Array:
+def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
     """Returns `q1 q2 - c^2`, at least zero, in the broadcast shape of its arguments.
 
-    With a small gap it is `2 m gap - gap^2 - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
-    accurate for nearly equal inputs, where `q1 q2 - c^2` is all rounding error. With an area it is
-    that squared, which is accurate for multiples of each other too.
+    With `gap` it is `2 m gap - gap^2 - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
+    accurate for nearly equal inputs, where `q1 q2 - c^2` is all rounding error.
 
     Rounding can make the value negative, and then it is clipped, but the derivative passes
     through: at identical inputs a smooth dual needs `d(q1 q2 - c^2)/dc = -2c`, not a half of it.
     """
     if gap is None:
-        return _with_value(q1 * q2 - c * c, None)
-    near, half = gap_of(gap), (q1 - q2) / 2
-    close = (q1 + q2) * near - near * near - half * half
-    value = jnp.where(8 * near < q1 + q2, close, q1 * q2 - c * c)
-    return _with_value(value, jnp.square(gap.area) if isinstance(gap, Distance) else None)
+        value = q1 * q2 - c * c
+    else:
+        half = (q1 - q2) / 2
+        value = (q1 + q2) * gap - gap * gap - half * half
+    return value + lax.stop_gradient(jnp.maximum(-value, 0))
 
 
-def half_distance(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None) -> jax.Array:
-    """Returns the gap, or the difference `(q1 + q2) / 2 - c` that it stands for; at least zero."""
-    return _with_value((q1 + q2) / 2 - c if gap is None else gap_of(gap), None)
-
-
-def half_sum(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None) -> jax.Array:
-    """Returns the span, or the sum `(q1 + q2) / 2 + c` that it stands for; at least zero."""
-    return _with_value((q1 + q2) / 2 + c, gap.span if isinstance(gap, Distance) else None)
-
-
-def _with_value(value: jax.Array, better: jax.Array | None) -> jax.Array:
-    """Returns `better` (or the value, at least zero) with the derivatives of `value`."""
-    better = jnp.maximum(value, 0) if better is None else better
-    return lax.stop_gradient(better) + (value - lax.stop_gradient(value))
+def half_distance(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
+    """Returns `gap`, or the difference `(q1 + q2) / 2 - c` that it stands for."""
+    return (q1 + q2) / 2 - c if gap is None else gap
 
 
 def constant(value: ArrayLike, c: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:

@@ -5,25 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from widelimit.duals.base import (
-    PI,
-    Distance,
-    Dual,
-    Gap,
-    constant,
-    determinant,
-    gap_of,
-    like,
-    reciprocal,
-    sqrt,
-)
-
-# 1 - theta / tan(theta) as a power series in theta^2, for theta < SMALL_ANGLE.
-SMALL_ANGLE = 0.3
-SERIES = (
-    *(1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225),
-    3617 / 162820783125,
-)
+from widelimit.duals.base import PI, Dual, constant, determinant, like, reciprocal, sqrt
 
 
 @jax.custom_jvp
@@ -56,12 +38,7 @@ def _arc(v: jax.Array, c: jax.Array) -> jax.Array:
     Derivatives: `s / (2 (v + c^2))` and `-theta + c s / (v + c^2)`. Both are bounded, so that
     along `v = q1 q2 - c^2` the total `dF/dc` is `-theta` without any singular term cancelling.
     """
-    s, theta = sqrt(v), _angle(v, c)
-    square = jnp.where(theta < SMALL_ANGLE, theta, 0) ** 2
-    series = jnp.zeros_like(square)
-    for coefficient in reversed(SERIES):
-        series = (series + coefficient) * square
-    return jnp.where(theta < SMALL_ANGLE, s * series, s - theta * c)
+    return sqrt(v) - _angle(v, c) * c
 
 
 @_arc.defjvp
@@ -82,7 +59,7 @@ def abrelu(
     c: jax.Array,
     q1: jax.Array,
     q2: jax.Array,
-    gap: Gap | None,
+    gap: jax.Array | None,
     a: ArrayLike,
     b: ArrayLike,
     stabilize: bool = False,
@@ -112,43 +89,18 @@ def abrelu(
         largest = lax.stop_gradient(jnp.maximum(q1, q2))
         scale = jnp.where(largest > 0, largest, 1)
         c, q1, q2 = c / scale, q1 / scale, q2 / scale
-        gap = jax.tree.map(lambda part: part / scale, gap)
+        gap = None if gap is None else gap / scale
     mean_slope, kink = (a * a + b * b) / 2, (a - b) ** 2 / (2 * PI)
     v = determinant(c, q1, q2, gap)
     arc = kink * _arc(v, c)
-    near = None if gap is None else scale * (mean_slope * gap_of(gap) - arc)
-    after: Gap | None = near
-    if near is not None and isinstance(gap, Distance):
-        area = _area(c, sqrt(q1) * sqrt(q2), gap.area, (a, b))
-        rest = scale * area, scale * (mean_slope * gap.span + arc)
-        after = Distance(near, *lax.stop_gradient(rest))
     return Dual(
         k=scale * (mean_slope * c + arc),
         kdot=mean_slope - kink * _slope_angle(v, c, q1, q2),
-        gap=after,
+        gap=None if gap is None else scale * (mean_slope * gap - arc),
     )
 
 
-def _area(
-    c: jax.Array, product: jax.Array, area: jax.Array, slopes: tuple[jax.Array, jax.Array]
-) -> jax.Array:
-    """Returns the area after `abrelu`, for inputs with `product = sqrt(q1 q2)`.
-
-    It is `sqrt(B (2 p - B))`, with `p` the product after it and `B = p - |k|`, for which no two
-    nearly equal numbers are subtracted: not of the same, nor of opposite directions.
-    """
-    a, b = slopes
-    mean, half = (a * a + b * b) / 2, (a - b) ** 2 / 2
-    size = jnp.abs(c)
-    near = area * (area * reciprocal(product + size))  # product - |c|
-    bend = half / PI * _arc(area * area, size)
-    k = jnp.where(c < 0, half - mean, mean) * size + bend
-    fold = jnp.where(c < 0, jnp.where(k < 0, half, (a + b) ** 2 / 2), 0) * size
-    rest = mean * near + fold + jnp.where(k < 0, bend, -bend)
-    return sqrt(rest * (2 * mean * product - rest))
-
-
-def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None) -> Dual:
+def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> Dual:
     """Returns the dual of `f(x) = sign x`: `k = 1 - 2 theta / pi`; `kdot` is 0 by convention.
 
     `theta` is the angle of `abrelu`, and pi/2 at zero variance, since `sign 0 = 0`. The true
@@ -159,7 +111,7 @@ def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None) -> Dual:
 
 
 def rectified_monomial(
-    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None, degree: int
+    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int
 ) -> Dual:
     """Returns the dual of `f(x) = x^degree` for `x >= 0`, else 0: the arc-cosine kernels.
 

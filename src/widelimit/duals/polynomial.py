@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from widelimit.duals.base import Dual, Gap, constant, like
+from widelimit.duals.base import Dual, constant, like
 
 
 def _even_power_sum(c: jax.Array, w: jax.Array, degree: int, lead: float) -> jax.Array:
@@ -25,7 +25,9 @@ def _even_power_sum(c: jax.Array, w: jax.Array, degree: int, lead: float) -> jax
     return total * c if degree % 2 else total
 
 
-def monomial(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None, degree: int) -> Dual:
+def monomial(
+    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int
+) -> Dual:
     """Returns the dual of `f(x) = x^degree`, for a static integer `degree >= 0`.
 
     `k = sum_l degree!^2 / (l! ((degree-l)/2)!^2 2^(degree-l)) c^l (q1 q2)^((degree-l)/2)` over
@@ -39,7 +41,7 @@ def monomial(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None, degree
     return Dual(k, _even_power_sum(c, w, degree - 1, float(degree * math.factorial(degree))))
 
 
-def hermite(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: Gap | None, degree: int) -> Dual:
+def hermite(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int) -> Dual:
     """Returns the dual of the normalised probabilists' Hermite polynomial `He_d / sqrt(d!)`.
 
     True at any variance: He_d of a Gaussian of variance q has the coefficients of x^d with
@@ -59,7 +61,7 @@ def polynomial(
     c: jax.Array,
     q1: jax.Array,
     q2: jax.Array,
-    gap: Gap | None,
+    gap: jax.Array | None,
     coefficients: Sequence[ArrayLike],
 ) -> Dual:
     """Returns the dual of `f(x) = sum_i coefficients[i] x^i`; no coefficients mean `f = 0`.

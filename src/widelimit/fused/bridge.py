@@ -19,7 +19,7 @@ from widelimit.covariance import Covariances
 from widelimit.fused.engine import Engine, Prepared, pair_order
 from widelimit.fused.flat import FlatEngine, FlatProgram, PreparedRows, lower_flat
 from widelimit.fused.lowering import Program, lower
-from widelimit.fused.rules import RefusedError
+from widelimit.fused.rules import RefusedError, has_smooth
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.functions import evaluates_functions
 from widelimit.layers.step import step
@@ -119,7 +119,9 @@ class FlatKernel:
         self._signal = signal
         self._tangent = tangent
         self._program = program
-        self._engine = FlatEngine(program, net, jax.dtypes.canonicalize_dtype(np.float64))
+        self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        inner = np.float64 if has_smooth(program.code) else self._dtype
+        self._engine = FlatEngine(program, net, inner)
 
     def prepare(self, *inputs: Any) -> tuple[PreparedRows, ...]:
         """Returns each of some inputs with their variances at every layer."""
@@ -146,12 +148,12 @@ class FlatKernel:
         tangent = self._tangent and program.tangent
         # No copies: the arrays lie where JAX wants them, and nobody else holds them.
         k, t = (
-            None if values is None else jnp.from_dlpack(values)
+            None if values is None else jnp.from_dlpack(values.astype(self._dtype, copy=False))
             for values in self._engine.kernels(first, second, (nngp, tangent))
         )
         if self._tangent and not tangent:  # as the reference: a scalar before the first weights
             shape = (len(first.x), len(other.x)) if program.weighted else ()
-            t = jnp.zeros(shape, self._engine.dtype)
+            t = jnp.zeros(shape, self._dtype)
         return Kernel(
             nngp=k,
             ntk=t,
@@ -183,8 +185,8 @@ class FusedKernel:
         anew = evaluates_functions(self._tail)
         self._tail_step = _tail_step if anew else _compiled_tail_step
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        # Behind windows there are no distances: smooth formulas would cancel in float32.
-        self._engine = Engine(program, net, np.float64 if program.smooth else self._dtype)
+        smooth = any(has_smooth(stage.code) for stage in program.stages)
+        self._engine = Engine(program, net, np.float64 if smooth else self._dtype)
         self._site = functools.lru_cache(maxsize=16)(self._make_site)
 
     def _make_site(self, n1: int, n2: int, own: bool) -> Site:
@@ -279,7 +281,7 @@ def _tail_step(
     cov = Covariances(
         nngp=_shaped(start.nngp),
         ntk=None if start.ntk is None else _shaped(start.ntk),
-        distance=None,
+        gap=None,
         cov1=_shaped(start.cov1),
         cov2=None if start.cov2 is None else _shaped(start.cov2),
         signal=site.signal_in,

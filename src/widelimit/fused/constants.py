@@ -9,19 +9,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
-from widelimit.duals.kinked import SERIES, SMALL_ANGLE
-
 ZERO, ONE, HALF, TWO, PI, HALF_PI, INV_2PI = range(7)
 LOG2E, LN2_HIGH, LN2_LOW, MAX_EXP, MIN_EXP, INFINITY = range(7, 13)
 NEARLY_ONE = 13  # correlations above it are one, up to rounding
 ANGLE = 16  # coefficients of arccos(t) / sqrt(1 - t^2) on [0, 1]
-EXP = 48  # coefficients of (exp(r) - 1) / r on [-ln 2 / 2, ln 2 / 2]
-BEND = 64  # coefficients of (1 - theta / tan(theta)) / theta^2 in theta^2
-SMALL = 72  # the angle up to which they do
+EXP = 48  # coefficients of exp(r) on [-ln 2 / 2, ln 2 / 2]
+POWER = 72  # 2^k from k = -limit on
 
 # Degrees at which the error is below that of rounding.
 ANGLE_DEGREE = {np.dtype(np.float32): 9, np.dtype(np.float64): 18}
-EXP_DEGREE = {np.dtype(np.float32): 5, np.dtype(np.float64): 11}
+EXP_DEGREE = {np.dtype(np.float32): 6, np.dtype(np.float64): 12}
 EXP_LIMIT = {np.dtype(np.float32): 125, np.dtype(np.float64): 1020}
 
 
@@ -30,7 +27,7 @@ def table(dtype: np.dtype) -> np.ndarray:
     """Returns the constants in one array; the names above are the places of its entries."""
     dtype = np.dtype(dtype)
     limit = EXP_LIMIT[dtype]
-    out = np.zeros(SMALL + 1, np.float64)
+    out = np.zeros(POWER + 2 * limit + 1, np.float64)
     out[ZERO : INV_2PI + 1] = 0, 1, 0.5, 2, math.pi, math.pi / 2, 0.5 / math.pi
     out[LOG2E] = 1 / math.log(2)
     # The second number is what rounding cut off ln 2.
@@ -40,9 +37,10 @@ def table(dtype: np.dtype) -> np.ndarray:
     out[NEARLY_ONE] = 1 - 2 * np.finfo(dtype).eps  # c times both 1 / sqrt(c), rounded
     angle = _interpolate(_angle_ratio, ANGLE_DEGREE[dtype], (0.0, 1.0))
     out[ANGLE : ANGLE + len(angle)] = angle
-    power = _interpolate(_slope_of_exp, EXP_DEGREE[dtype], (-math.log(2) / 2, math.log(2) / 2))
+    power = _interpolate(np.exp, EXP_DEGREE[dtype], (-math.log(2) / 2, math.log(2) / 2))
+    power[0] = 1  # exp(0) is 1 to the bit
     out[EXP : EXP + len(power)] = power
-    out[BEND : BEND + len(SERIES)], out[SMALL] = SERIES, SMALL_ANGLE
+    out[POWER:] = np.ldexp(1.0, np.arange(-limit, limit + 1))
     out = out.astype(dtype)
     out.setflags(write=False)
     return out
@@ -53,10 +51,6 @@ def _interpolate(
 ) -> np.ndarray:
     fit = Chebyshev.interpolate(function, degree, domain=domain)
     return fit.convert(kind=Polynomial, domain=[-1, 1], window=[-1, 1]).coef
-
-
-def _slope_of_exp(r: np.ndarray) -> np.ndarray:
-    return np.where(r == 0, 1, np.expm1(r) / np.where(r == 0, 1, r))
 
 
 def _angle_ratio(t: np.ndarray) -> np.ndarray:

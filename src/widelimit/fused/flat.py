@@ -10,7 +10,6 @@ import numpy as np
 
 from widelimit.fused import instructions as m
 from widelimit.fused.constants import table
-from widelimit.fused.flat_marks import mark_distances
 from widelimit.fused.parallel import count_threads, parallel
 from widelimit.fused.rules import RefusedError
 from widelimit.fused.tape import Path, Source, Tape, Value, numbers_of
@@ -45,7 +44,7 @@ class FlatProgram:
 
 
 class _FlatTape(Tape):
-    """Instructions on rows of the kernel matrix, which carry distances."""
+    """Instructions on rows of the kernel matrix, which carry the gap."""
 
     def other(self, layer: Layer, path: Path, site: Site, value: Any) -> Value:
         """Returns the value after a Flatten."""
@@ -71,9 +70,9 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
     # The result is what the last instruction writes.
     final = dataclasses.replace(out, slot=tape.slot())
     tape.emit(m.COPY, final, out)
-    _count_records(tape.code)
     tape.place_records([1])
     code = np.stack(tape.code)
+    _mark_gaps(code)
     return FlatProgram(
         code,
         tuple(tape.sources),
@@ -85,19 +84,22 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
     )
 
 
-def _count_records(code: list[np.ndarray]) -> None:
-    """Says how many numbers of a sample instructions record: see `flat_machine.run_own`.
-
-    Raises:
-      RefusedError: a normalisation.
-    """
+def _mark_gaps(code: np.ndarray) -> None:
+    """Marks the instructions whose input carries the gap; smooth nonlinearities drop it."""
+    has: dict[int, bool] = {}
     for op in code:
-        if op[m.CODE] == m.NONLINEAR:
-            if op[m.KIND] == m.NORM:
-                raise RefusedError("a layer whose loop does not carry distances")
-            op[m.PLANES] = 2 if op[m.KIND] == m.RELU else 3
-        elif op[m.CODE] == m.ADD:
-            op[m.PLANES] = 2
+        target, source = int(op[m.TARGET]), int(op[m.SOURCE])
+        carried = has.get(source, True)
+        op[m.HAS_G] = carried
+        match op[m.CODE]:
+            case m.NONLINEAR:
+                if op[m.KIND] in (m.NORM, m.SIGN):
+                    raise RefusedError("a layer whose loop does not carry the gap")
+                has[target] = op[m.KIND] == m.RELU
+            case m.ADD:
+                has[target] = carried and has[target]
+            case _:
+                has[target] = carried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +134,6 @@ class FlatEngine:
         self.program = program
         self.dtype = np.dtype(dtype)
         self._numbers = numbers_of(program.sources, net, self.dtype)
-        self._code = mark_distances(program.code, self._numbers)
         self._constants = table(self.dtype)
 
     def prepare(self, x: np.ndarray) -> PreparedRows:
@@ -150,7 +151,9 @@ class FlatEngine:
         own = squares.astype(self.dtype)
         numbers = np.zeros((self.program.places, len(x)), self.dtype)
         variances = own.copy()
-        run_own(self._code, self._numbers, self._constants, variances, numbers, self._scratch())
+        run_own(
+            self.program.code, self._numbers, self._constants, variances, numbers, self._scratch()
+        )
         return PreparedRows(wide, squares, own, numbers, variances)
 
     def kernels(
@@ -186,7 +189,7 @@ class FlatEngine:
         low, high = rows
         products = first.x[low:high] @ (other.x[low:] if symmetric else other.x).T
         run_rows(
-            self._code,
+            self.program.code,
             self._numbers,
             self._constants,
             products,
@@ -203,8 +206,8 @@ class FlatEngine:
         )
 
     def _scratch(self) -> np.ndarray:
-        # Two temporaries, five parts of every slot, and a slice of ones.
-        return np.zeros((3 + 5 * self.program.slots) * m.CHUNK, self.dtype)
+        # Two temporaries, three parts of every slot, and a slice of ones, in whole triples.
+        return np.zeros((self.program.slots + 2) * 3 * m.CHUNK, self.dtype)
 
 
 def _parts(rows: int, columns: int) -> list[np.ndarray]:

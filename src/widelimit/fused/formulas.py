@@ -20,7 +20,7 @@ from widelimit.fused.constants import (
     LOG2E,
     MAX_EXP,
     MIN_EXP,
-    ONE,
+    POWER,
     ZERO,
 )
 
@@ -59,78 +59,45 @@ def _angle_ratio(t: Any, cst: Any) -> Any:
     return inspect.unwrap(double)
 
 
-def _exp_less_one(r: Any, cst: Any) -> Any:
-    """Returns exp(r) - 1 for |r| <= ln 2 / 2."""
+def _exp_polynomial(r: Any, cst: Any) -> Any:
+    """Returns exp(r) for |r| <= ln 2 / 2."""
     raise NotImplementedError("expected to be compiled")
 
 
-@overload(_exp_less_one, inline="never")
-def _exp_less_one_of(r: Any, cst: Any) -> Any:
+@overload(_exp_polynomial, inline="never")
+def _exp_polynomial_of(r: Any, cst: Any) -> Any:
     a = EXP
     if cst.dtype == numba.float32:
 
         def single(r: Any, cst: Any) -> Any:
-            y = cst[a + 5] * r + cst[a + 4]
+            y = cst[a + 6]
+            y = (y * r + cst[a + 5]) * r + cst[a + 4]
             y = (y * r + cst[a + 3]) * r + cst[a + 2]
-            return r * ((y * r + cst[a + 1]) * r + cst[a])
+            return (y * r + cst[a + 1]) * r + cst[a]
 
         return inspect.unwrap(single)
 
     def double(r: Any, cst: Any) -> Any:
-        y = cst[a + 11] * r + cst[a + 10]
+        y = cst[a + 12]
+        y = (y * r + cst[a + 11]) * r + cst[a + 10]
         y = (y * r + cst[a + 9]) * r + cst[a + 8]
         y = (y * r + cst[a + 7]) * r + cst[a + 6]
         y = (y * r + cst[a + 5]) * r + cst[a + 4]
         y = (y * r + cst[a + 3]) * r + cst[a + 2]
-        return r * ((y * r + cst[a + 1]) * r + cst[a])
+        return (y * r + cst[a + 1]) * r + cst[a]
 
     return inspect.unwrap(double)
-
-
-def _power_of_two(k: Any, cst: Any) -> Any:
-    """Returns 2^k for a whole number k in the range of exponents."""
-    raise NotImplementedError("expected to be compiled")
-
-
-@overload(_power_of_two, inline="never")
-def _power_of_two_of(k: Any, cst: Any) -> Any:
-    # The bits of the exponent: a table would be read entry by entry.
-    if cst.dtype == numba.float32:
-
-        def single(k: Any, cst: Any) -> Any:
-            return np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-        return inspect.unwrap(single)
-
-    def double(k: Any, cst: Any) -> Any:
-        return np.int64((np.int64(k) + 1023) << 52).view(np.float64)
-
-    return inspect.unwrap(double)
-
-
-@loop
-def _split_exponent(x: Any, cst: Any) -> Any:
-    """Returns exp(r) - 1 and 2^k with x = r + k ln 2, x within bounds."""
-    bounded = x if x > cst[MIN_EXP] else cst[MIN_EXP]  # NaN becomes the bound: k must be finite
-    bounded = bounded if bounded < cst[MAX_EXP] else cst[MAX_EXP]
-    k = np.floor(bounded * cst[LOG2E] + cst[HALF])
-    r = (bounded - k * cst[LN2_HIGH]) - k * cst[LN2_LOW]
-    return _exp_less_one(r, cst), _power_of_two(k, cst)
 
 
 @loop
 def exponential(x: Any, cst: Any) -> Any:
     """Returns exp(x); infinity where it overflows, 0 where it underflows, NaN for NaN."""
-    rest, power = _split_exponent(x, cst)
-    y = (cst[ONE] + rest) * power
+    bounded = x if x > cst[MIN_EXP] else cst[MIN_EXP]  # NaN becomes the bound: k must be finite
+    bounded = bounded if bounded < cst[MAX_EXP] else cst[MAX_EXP]
+    k = np.floor(bounded * cst[LOG2E] + cst[HALF])
+    r = (bounded - k * cst[LN2_HIGH]) - k * cst[LN2_LOW]
+    middle = POWER + (len(cst) - POWER) // 2
+    y = _exp_polynomial(r, cst) * cst[np.uint64(np.int64(k) + middle)]
     y = cst[ZERO] if x < cst[MIN_EXP] else y
     y = cst[INFINITY] if x > cst[MAX_EXP] else y
-    return y if x == x else x
-
-
-@loop
-def decay(x: Any, cst: Any) -> Any:
-    """Returns 1 - exp(-x) for x >= 0, without cancellation; NaN for NaN."""
-    rest, power = _split_exponent(-x, cst)
-    y = (cst[ONE] - power) - rest * power
     return y if x == x else x

@@ -4,9 +4,8 @@
 INPUT, LOAD, WINDOW, NONLINEAR, ADD, COPY = range(6)
 CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, KIND, PLACE, AVERAGE = range(9)
 TAPS_Y, TAPS_X, PAD_Y, PAD_X, STRIDE_Y, STRIDE_X, STEP_Y, STEP_X, FLAT = range(9, 18)
-PLANES, AROUND = 18, 19
-NEED_G, NEED_Z, NEED_H, CAREFUL = range(20, 24)  # without spatial axes: see flat_marks.py
-COLUMNS = 24
+HAS_G, PLANES, AROUND = 18, 19, 20
+COLUMNS = 21
 NUMBERS = 6  # hyper-parameters of an instruction
 
 # Nonlinearities and normalisations.

@@ -81,17 +81,6 @@ class Program:
     signal_out: Signal
     behind: tuple[Path, ...]
 
-    @property
-    def smooth(self) -> bool:
-        """Whether there is a smooth nonlinearity."""
-        kinds = {
-            int(op[m.KIND])
-            for stage in self.stages
-            for op in stage.code
-            if op[m.CODE] == m.NONLINEAR
-        }
-        return not kinds <= {m.RELU, m.SIGN, m.NORM}
-
     def tail(self, net: Layer) -> Serial:
         """Returns the layers behind the spatial axes."""
         return Serial(tuple(at_path(net, path) for path in self.behind))

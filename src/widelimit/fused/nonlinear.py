@@ -28,7 +28,6 @@ from widelimit.fused.instructions import (
     SIGN,
     SIN,
 )
-from widelimit.fused.smooth import gelu_pair, sine_pair
 
 
 @loop
@@ -62,9 +61,10 @@ def record(kind: Any, q: Any, p: Any, cst: Any) -> Any:
     elif kind in (SIN, RBF, EXP):
         first = p[0] * q
     elif kind == GAUSSIAN:
-        first = one / np.sqrt(one - p[0] * q)  # NaN where the expectation diverges
+        first = one - p[0] * q
+        first = first if first > zero else np.sqrt(-one)  # the expectation diverges
     elif kind == GELU:
-        first, second = one / np.sqrt(one + q), q
+        first, second = one + q, q
     elif kind == NORM:
         first = one / np.sqrt(q + p[0])
     return first, second
@@ -150,29 +150,18 @@ def _sign(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, cst: Any) -> None
 @loop
 def _erf(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
     """Dual of a erf(b x) + c: p = 2 b^2, 2 a^2 / pi, c^2, 4 a^2 b^2 / pi."""
-    zero = cst[ZERO]
+    one, zero = cst[ONE], cst[ZERO]
     inner, outer, shift, slope = p[0], p[1], p[2], p[3]
     for i in range(n):
         u = buf[U + i]
         x = inner * buf[k + i] * u
-        cosine = np.sqrt(_square_of_cosine(x, u, cst))
+        a = abs(x)
+        a = a if a < one else one
+        cosine = np.sqrt((one - a) * (one + a))
         arc = x * angle_ratio(cosine, cst)  # arcsin x, without cancellation for small x
         inside = buf[mask + i] > zero
         buf[t + i] *= slope * u / cosine
         buf[k + i] = outer * arc + shift if inside else zero
-
-
-@loop
-def _square_of_cosine(x: Any, u: Any, cst: Any) -> Any:
-    """Returns 1 - x^2 for x = t c u, u = 1 / sqrt((1 + t q1) (1 + t q2)).
-
-    It is u1^2 + u2^2 - u^2 + t^2 (q1 q2 - c^2) u^2, and so at least 2 u - u^2: rounding cannot
-    make it zero.
-    """
-    one = cst[ONE]
-    square = (one - x) * (one + x)
-    least = u * ((one + one) - u)
-    return square if square > least else least
 
 
 @loop
@@ -190,27 +179,27 @@ def _erf_exact(buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: Any) ->
 
 @loop
 def _sin(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """Dual of a sin(b x + c). The exponent is 0 where K is q to the bit."""
-    zero = cst[ZERO]
+    """Dual of a sin(b x + c): p = 1/2, b^2, a^2 / 2, cos 2c.
+
+    The exponent is 0 where K is q to the bit.
+    """
+    rate, scale, phase, zero = p[1], p[2], p[3], cst[ZERO]
     for i in range(n):
         c, u = buf[k + i], buf[U + i]
-        near, far = u - c, u + c
-        near, far = near if near > zero else zero, far if far > zero else zero
-        value, slope = sine_pair(c, near, far, p, cst)
+        near = scale * exponential(rate * (c - u), cst)
+        far = scale * phase * exponential(-rate * (c + u), cst)
         inside = buf[mask + i] > zero
-        buf[t + i] = buf[t + i] * slope if inside else zero
-        buf[k + i] = value if inside else zero
+        buf[t + i] = buf[t + i] * (rate * (near + far)) if inside else zero
+        buf[k + i] = near - far if inside else zero
 
 
 @loop
 def _exp(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
-    """Rbf and Exp, squares of exponentials: p = 1/2, rate, sign of c, scale, factor of kdot."""
-    rate, sign, scale, slope, zero = p[1] * p[2], p[2], p[3], p[4], cst[ZERO]
+    """Rbf and Exp: p = 1/2, rate, sign of U, scale, factor of kdot."""
+    rate, sign, scale, slope, zero = p[1], p[2], p[3], p[4], cst[ZERO]
     for i in range(n):
-        x = buf[U + i] + sign * buf[k + i]
-        x = x if x > zero else zero
-        root = scale * exponential(rate * x, cst)
-        value = root * root if buf[mask + i] > zero else zero
+        value = scale * exponential(rate * (buf[k + i] + sign * buf[U + i]), cst)
+        value = value if buf[mask + i] > zero else zero
         buf[t + i] *= slope * value
         buf[k + i] = value
 
@@ -218,14 +207,14 @@ def _exp(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) 
 @loop
 def _gaussian(buf: Any, k: Any, t: Any, U: Any, mask: Any, n: Any, p: Any, cst: Any) -> None:
     """Dual of a exp(b x^2): p = 2 b, 4 b^2, a^2, 4 a^2 b^2. NaN where the expectation diverges."""
-    scale, slope, zero = p[2], p[3], cst[ZERO]
+    square, scale, slope, zero = p[1], p[2], p[3], cst[ZERO]
     for i in range(n):
-        c, u = buf[k + i], buf[U + i]
+        c = buf[k + i]
         inside = buf[mask + i] > zero
-        cosine = np.sqrt(_square_of_cosine(p[0] * c * u, u, cst))
-        v = u / cosine
-        buf[t + i] = buf[t + i] * (slope * c * v * (v * v)) if inside else zero
-        buf[k + i] = scale * v if inside else zero
+        determinant = buf[U + i] - square * c * c
+        root = np.sqrt(determinant)
+        buf[t + i] = buf[t + i] * (slope * c / (determinant * root)) if inside else zero
+        buf[k + i] = scale / root if inside else zero
 
 
 @loop
@@ -242,34 +231,36 @@ def _gaussian_exact(buf: Any, k: Any, t: Any, mask: Any, n: Any, p: Any, cst: An
 
 @loop
 def _gelu(buf: Any, k: Any, t: Any, U: Any, S: Any, mask: Any, n: Any, cst: Any) -> None:
-    """Dual of x Phi(x): U = 1 / sqrt((1 + q1) (1 + q2)), S = q1 q2."""
-    one, zero = cst[ONE], cst[ZERO]
+    """Dual of x Phi(x): U = (1 + q1) (1 + q2), S = q1 q2."""
+    one, zero, scale = cst[ONE], cst[ZERO], cst[INV_2PI]
+    quarter = cst[HALF] * cst[HALF]
     for i in range(n):
-        c, u = buf[k + i], buf[U + i]
-        x, square = c * u, u * u
-        y = buf[S + i] * square
-        cosine = np.sqrt(_square_of_cosine(x, u, cst))
-        value, slope, _ = gelu_pair(c, x, cosine, u, y, (one - y) + square, cst)
+        c, P, q = buf[k + i], buf[U + i], buf[S + i]
+        rest = P - c * c
+        root = np.sqrt(rest)
+        x = c / np.sqrt(P)
+        a = abs(x)
+        a = a if a < one else one
+        arc = x * angle_ratio(np.sqrt((one - a) * (one + a)), cst)  # arcsin x
         inside = buf[mask + i] > zero
+        value = quarter * c + scale * ((c * c + q * rest) / (P * root) + c * arc)
+        slope = quarter + scale * (arc + c / root * (one / rest + (one - q) / P + one))
         buf[t + i] = buf[t + i] * slope if inside else zero
         buf[k + i] = value if inside else zero
 
 
 @loop
-def gelu_own(q: Any, cst: Any) -> Any:
-    """Returns k, kdot and the bend of a position with itself; see `gelu_pair`."""
-    one = cst[ONE]
-    u = one / (one + q)
-    y = q * u
-    return gelu_pair(q, y, np.sqrt(u * (one + y)), u, y * y, u + u, cst)  # u is 1 - y
-
-
-@loop
 def _gelu_exact(buf: Any, k: Any, t: Any, n: Any, cst: Any) -> None:
+    one, scale = cst[ONE], cst[INV_2PI]
+    quarter = cst[HALF] * cst[HALF]
     for i in range(n):
-        value, slope, _ = gelu_own(buf[k + i], cst)
-        buf[t + i] *= slope
-        buf[k + i] = value
+        q = buf[k + i]
+        p, rest = one + q, one + q + q  # rest is p^2 - q^2
+        root, x = np.sqrt(rest), q / p
+        arc = x * angle_ratio(root / p, cst)
+        buf[k + i] = quarter * q + scale * (x * x * (one / root + root) + q * arc)
+        slope = arc + x / root * (p / rest + one + one)
+        buf[t + i] *= quarter + scale * slope
 
 
 @loop
@@ -278,7 +269,7 @@ def _exp_normalized(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cs
 
     No mask: K and S are zero outside, and T is zero there already. Two zero inputs correlate.
     """
-    rate, half, shift, bound = p[0], cst[HALF] * p[0], p[1], p[2]
+    rate, shift, bound = p[0], p[1], p[2]
     one, zero = cst[ONE], cst[ZERO]
     for i in range(n):
         u, s = buf[U + i], buf[S + i]
@@ -286,9 +277,9 @@ def _exp_normalized(buf: Any, k: Any, t: Any, U: Any, S: Any, n: Any, p: Any, cs
         r = one if (u > zero) & (s <= zero) else r
         r = r if r < bound else bound
         r = r if r > -bound else -bound
-        root = exponential(half * (r + shift), cst)  # its square may overflow, and not the result
-        buf[t + i] *= (rate * root) * root
-        buf[k + i] = (s * root) * root
+        value = exponential(rate * (r + shift), cst)
+        buf[t + i] *= rate * value
+        buf[k + i] = s * value
 
 
 @loop

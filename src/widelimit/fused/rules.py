@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from widelimit.fused import instructions as m
 from widelimit.layers import elementwise as e
 from widelimit.layers import piecewise as p
@@ -52,6 +54,16 @@ class NonlinearRule(NamedTuple):
         raise RefusedError(f"{layer.label} normalises over some of the axes only")
 
 
+def has_smooth(code: np.ndarray) -> bool:
+    """Returns whether there is a smooth nonlinearity among instructions [ops, COLUMNS].
+
+    These depend on differences of covariances that float32 loses where variances are large, and no
+    loop carries them.
+    """
+    kinds = code[code[:, m.CODE] == m.NONLINEAR, m.KIND]
+    return not set(kinds.tolist()) <= {m.RELU, m.SIGN, m.NORM}
+
+
 def nonlinear_rule(layer: Layer) -> NonlinearRule | None:
     """Returns the rule of a layer, None where there is none."""
     return _RULES.get(type(layer))
@@ -63,7 +75,7 @@ def _none(_: Any) -> tuple[float, ...]:
 
 def _relu(layer: Any) -> tuple[float, ...]:
     a, b = (float(slope) for slope in layer.slopes())
-    return (a * a + b * b) / 2, (a - b) ** 2 / (2 * math.pi), (a + b) ** 2 / 2
+    return (a * a + b * b) / 2, (a - b) ** 2 / (2 * math.pi)
 
 
 def _erf(layer: Any) -> tuple[float, ...]:
@@ -73,17 +85,17 @@ def _erf(layer: Any) -> tuple[float, ...]:
 
 def _sin(layer: Any) -> tuple[float, ...]:
     a, b, c = float(layer.a), float(layer.b), float(layer.c)
-    return 0.5, b * b, a * a / 2, 2 * math.sin(c) ** 2, 2 * math.cos(c) ** 2
+    return 0.5, b * b, a * a / 2, math.cos(2 * c)
 
 
 def _rbf(layer: Any) -> tuple[float, ...]:
     gamma = float(layer.gamma)
-    return 0.5, gamma, -1.0, 1.0, 2 * gamma
+    return 0.5, 2 * gamma, -1.0, 1.0, 2 * gamma
 
 
 def _exp(layer: Any) -> tuple[float, ...]:
     a, b = float(layer.a), float(layer.b)
-    return 0.5, b * b / 2, 1.0, abs(a), b * b
+    return 0.5, b * b, 1.0, a * a, b * b
 
 
 def _gaussian(layer: Any) -> tuple[float, ...]:

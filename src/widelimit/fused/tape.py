@@ -121,13 +121,13 @@ class Tape:
         return value.level
 
     def place_records(self, planes: Sequence[int]) -> None:
-        """Gives every instruction that records something of a sample a place for it.
+        """Gives every nonlinearity a place for what it records of a sample.
 
         Args:
           planes: by grid, how many numbers are recorded at a time.
         """
         for op in self.code:
-            if op[m.PLANES]:
+            if op[m.CODE] == m.NONLINEAR:
                 op[m.PLACE] = self.room
                 self.room += int(op[m.PLANES]) * planes[op[m.LEVEL]]
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance import Covariances, select
-from widelimit.distances import distance_of_sum
 from widelimit.layers.base import Layer, Site, same_need
 from widelimit.layers.step import select_each
 from widelimit.linear_maps import concatenate_positions, concatenate_samples
@@ -152,7 +151,7 @@ class FanInProd(_FanIn):
         return cov[0].replace(
             nngp=product([c.nngp for c in cov]),
             ntk=functools.reduce(operator.add, terms) if terms else None,
-            distance=None,
+            gap=None,
             cov1=product([c.cov1 for c in cov]),
             cov2=None if cov[0].symmetric else product([c.cov2 for c in cov]),
             signal=site.signal_out,
@@ -264,10 +263,11 @@ def _weighted(cov: Any, weights: Any, site: Site, gaussian: bool) -> Covariances
         terms = [p if w is None else p * w for p, w in pairs]
         return functools.reduce(operator.add, terms) if terms else None
 
+    gaps = [c.gap for c in cov]
     return cov[0].replace(
         nngp=total([c.nngp for c in cov]),
         ntk=total([c.ntk for c in cov]),
-        distance=distance_of_sum(cov, weights),
+        gap=None if any(g is None for g in gaps) else total(gaps),
         cov1=total([c.cov1 for c in cov]),
         cov2=total([c.cov2 for c in cov]),
         signal=site.signal_out,

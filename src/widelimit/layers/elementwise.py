@@ -17,7 +17,7 @@ from jaxtyping import Array
 from widelimit import duals
 from widelimit._pytree import as_leaf, pytree, static
 from widelimit.covariance import Covariances
-from widelimit.duals import Dual, Gap
+from widelimit.duals import Dual
 from widelimit.layers.base import Layer, Site
 from widelimit.verbs import ElementwiseRule, elementwise
 
@@ -37,7 +37,7 @@ class ElementwiseLayer(Layer):
         """Returns what `dual` needs of variances q, with their axes last."""
         return q
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried)."""
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class Erf(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jax.scipy.special.erf(self.b * x) + self.c
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.erf(c, q1, q2, gap, self.a, self.b, self.c)
 
 
@@ -108,7 +108,7 @@ class Sin(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jnp.sin(self.b * x + self.c)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.sin(c, q1, q2, gap, self.a, self.b, self.c)
 
 
@@ -138,7 +138,7 @@ class Rbf(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.rbf(c, q1, q2, gap, self.gamma)
 
 
@@ -155,7 +155,7 @@ class Gelu(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jax.nn.gelu(x, approximate=self.approximate)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.gelu(c, q1, q2, gap)
 
 
@@ -166,7 +166,7 @@ class Gabor(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jnp.exp(-jnp.square(x)) * jnp.sin(x)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.gabor(c, q1, q2, gap)
 
 
@@ -185,7 +185,7 @@ class Exp(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * x)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.exp(c, q1, q2, gap, self.a, self.b)
 
 
@@ -204,7 +204,7 @@ class Gaussian(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * jnp.square(x))
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.gaussian(c, q1, q2, gap, self.a, self.b)
 
 
@@ -227,7 +227,7 @@ class Monomial(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return x**self.degree
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.monomial(c, q1, q2, gap, self.degree)
 
 
@@ -253,7 +253,7 @@ class RectifiedMonomial(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jnp.where(x >= 0, x**self.degree, 0)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.rectified_monomial(c, q1, q2, gap, self.degree)
 
 
@@ -277,7 +277,7 @@ class Polynomial(ElementwiseLayer):
             out = out * x + coefficient
         return out
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.polynomial(c, q1, q2, gap, self.coef)
 
 
@@ -305,7 +305,7 @@ class Hermite(ElementwiseLayer):
             previous, current = current, (x * current - n**0.5 * previous) / (n + 1) ** 0.5
         return current
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.hermite(c, q1, q2, gap, self.degree)
 
 
@@ -330,7 +330,7 @@ class ExpNormalized(ElementwiseLayer):
             "expected a layer with a finite form, got ExpNormalized: it is defined by its kernel"
         )
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.exp_normalized(c, q1, q2, gap, self.gamma, self.shift, self.do_clip)
 
 

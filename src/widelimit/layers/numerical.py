@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from widelimit import series
 from widelimit._pytree import pytree, static
-from widelimit.duals import Dual, Gap
+from widelimit.duals import Dual
 from widelimit.layers.elementwise import ElementwiseLayer
 
 
@@ -30,7 +30,7 @@ class SeriesLayer(ElementwiseLayer):
     def features(self, q: Array) -> Any:
         return series.features(self.activation, q, self.order(), self.derivative())
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return series.series(c, q1, q2)
 
     def variance(self, features: Any) -> Array:
@@ -181,7 +181,7 @@ class Elementwise(SeriesLayer):
     def features(self, q: Array) -> Any:
         return q if self.nngp_fn is not None else super().features(q)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         if self.nngp_fn is None:
             return super().dual(c, q1, q2, gap)
         slope = self.d_nngp_fn or jax.grad(self.nngp_fn)

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from widelimit import duals
 from widelimit._pytree import pytree, static
-from widelimit.duals import Dual, Gap
+from widelimit.duals import Dual
 from widelimit.layers.elementwise import ElementwiseLayer
 
 
@@ -27,7 +27,7 @@ class _ReluFamily(ElementwiseLayer):
         a, b = self.slopes()
         return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.abrelu(c, q1, q2, gap, *self.slopes(), stabilize=self.do_stabilize)
 
     def variance(self, features: Array) -> Array:
@@ -114,5 +114,5 @@ class Sign(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jnp.sign(x)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Gap) -> Dual:
+    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
         return duals.sign(c, q1, q2, gap)
