@@ -108,9 +108,7 @@ def test_totals_are_refused(jit: bool) -> None:
             batched = wl.batch(function, size)
             with pytest.raises(ValueError, match=r"got.* shape .* a sum or mean over samples"):
                 (jax.jit(batched) if jit else batched)(largest_first)
-            near(
-                jax.tree.leaves(wl.batch(function, 10)(X1))[-1], jax.tree.leaves(function(X1))[-1]
-            )
+            near(jax.tree.leaves(wl.batch(function, 10)(X1))[-1], jax.tree.leaves(function(X1))[-1])
 
 
 def test_sums_over_one_side_are_refused() -> None:

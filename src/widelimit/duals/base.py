@@ -29,8 +29,9 @@ class Dual(NamedTuple):
 def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
     """Returns `q1 q2 - c^2`, at least zero, in the broadcast shape of its arguments.
 
-    With `gap` it is `2 m gap - gap^2 - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
-    accurate for nearly equal inputs, where `q1 q2 - c^2` is all rounding error.
+    With a small `gap` it is `2 m gap - gap^2 - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
+    accurate for nearly equal inputs, where `q1 q2 - c^2` is all rounding error. With a large one
+    it is the other way about.
 
     Rounding can make the value negative, and then it is clipped, but the derivative passes
     through: at identical inputs a smooth dual needs `d(q1 q2 - c^2)/dc = -2c`, not a half of it.
@@ -39,7 +40,8 @@ def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | Non
         value = q1 * q2 - c * c
     else:
         half = (q1 - q2) / 2
-        value = (q1 + q2) * gap - gap * gap - half * half
+        close = (q1 + q2) * gap - gap * gap - half * half
+        value = jnp.where(8 * gap < q1 + q2, close, q1 * q2 - c * c)
     return value + lax.stop_gradient(jnp.maximum(-value, 0))
 
 

@@ -81,7 +81,7 @@ def _relu(
 ) -> None:  # fmt: skip
     """The dual of a min(x, 0) + b max(x, 0), from the gap where the two inputs are near.
 
-    With s = sqrt(q), 1 - rho = (G - (s1 - s2)^2 / 2) / (s1 s2).
+    With s = sqrt(q), 1 - rho = (G - (s1 - s2)^2 / 2) / (s1 s2), which cancels where G is large.
     """
     one, zero, half, pi = cst[ONE], cst[ZERO], cst[HALF], cst[PI]
     slope, kink = numbers[0], numbers[1]
@@ -92,6 +92,7 @@ def _relu(
         c, gap = buf[k + i], buf[g + i]
         r = c * u
         away = (gap - half * apart * apart) * u
+        away = away if gap * u < one else one - r
         zeros = (u > zero) & (s <= zero)  # two zero inputs have the angle 0
         r, away = one if zeros else r, zero if zeros else away
         near = r > zero
