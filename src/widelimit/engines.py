@@ -105,6 +105,11 @@ class FusedCall:
         """Bytes that `prepare` keeps of one sample."""
         return self._kernel.sample_bytes
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number that is computed with."""
+        return self._kernel.itemsize
+
     def prepare(self, *inputs: Any) -> tuple[Any, ...]:
         """Returns each of some inputs with what concerns them alone."""
         if self._flatten is not None:

@@ -7,11 +7,14 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
+from widelimit._pytree import is_concrete
 from widelimit.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.covariance import KERNEL, Covariances
+from widelimit.inputs import working_dtype
 from widelimit.layers.base import Layer, Site, located, tree_shapes
-from widelimit.layers.functions import evaluates_functions
+from widelimit.layers.functions import evaluates_functions, layers_of
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
@@ -21,16 +24,48 @@ from widelimit.plan import input_axes, input_signal, leading_flatten, make_site,
 from widelimit.request import Request, requested
 from widelimit.signal import Signal
 
+_LARGE = 100.0  # squares of entries from which on smooth duals lose more than 1e-5 in float32
+
 
 def compute(whole: bool, net: Layer, x1: Any, x2: Any, *, request: Request, **inputs: Any) -> Any:
     """Returns a `Kernel` (or a tree of them) that holds the requested arrays.
 
     The conversion is compiled apart: XLA would compute an entry once for either triangle of a
-    symmetric kernel, rounded in two ways.
+    symmetric kernel, rounded in two ways. Where float32 is too short for concrete inputs, all is
+    computed in float64.
     """
+    if _wants_float64(net, x1, x2):
+        return _in_float64(compute, whole, net, x1, x2, request=request, **inputs)
     run = _propagate_whole if whole and not evaluates_functions(net) else _propagate
     out, site = run(net, x1, x2, request=request, **inputs)
     return leave(out, site, site.masks_out, request)
+
+
+def _wants_float64(net: Layer, x1: Any, x2: Any) -> bool:
+    """Returns whether float32 would lose the result: smooth nonlinearities and large inputs."""
+    if working_dtype() == np.float64 or holds_kernels(x1) or not is_concrete(net, x1, x2):
+        return False
+    if not any(getattr(layer, "subtracts", False) for layer in layers_of(net)):
+        return False
+    values = (np.asarray(leaf) for leaf in jax.tree.leaves((x1, x2)))
+    sizes = [np.square(v, dtype=np.float64) for v in values if np.issubdtype(v.dtype, np.floating)]
+    return any(square[np.isfinite(square)].max(initial=0) > _LARGE for square in sizes)
+
+
+def _in_float64(
+    function: Any, whole: bool, net: Layer, *xs: Any, mask_constant: Any, **keywords: Any
+) -> Any:
+    """Returns results of float32 inputs, computed in float64 and rounded at the end."""
+
+    def cast(tree: Any, old: Any, new: Any) -> Any:
+        return jax.tree.map(lambda v: v.astype(new) if v.dtype == old else v, tree)
+
+    with jax.enable_x64(True):
+        if mask_constant is not None:
+            mask_constant = np.float32(mask_constant)  # as the inputs were rounded
+        wide = (cast(x, np.float32, np.float64) for x in xs)
+        found = function(whole, net, *wide, mask_constant=mask_constant, **keywords)
+        return cast(found, np.float64, np.float32)
 
 
 def _propagate(

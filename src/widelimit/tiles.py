@@ -264,7 +264,7 @@ class FusedTiler(NetworkTiler):
 
     def tile_bytes(self, n1: int, n2: int) -> int:
         """Returns what computing a tile of n1 x n2 samples takes, without the samples."""
-        itemsize = working_dtype().itemsize
+        itemsize = self._call.itemsize
         # Products of inputs or sums of pairs in float64, K and T, and their public copies.
         return n1 * n2 * (16 + 6 * itemsize) + _SCRATCH * count_threads()
 

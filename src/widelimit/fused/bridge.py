@@ -131,8 +131,12 @@ class FlatKernel:
     @property
     def sample_bytes(self) -> int:
         """Bytes that `prepare` keeps of one sample."""
-        itemsize = self._engine.dtype.itemsize
-        return self._signal.channels * 8 + (self._program.places + 2) * itemsize + 8
+        return self._signal.channels * 8 + (self._program.places + 2) * self.itemsize + 8
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number that is computed with."""
+        return self._engine.dtype.itemsize
 
     def kernel(self, first: PreparedRows, second: PreparedRows | None, *, nngp: bool) -> Kernel:
         """Returns the kernel between prepared inputs, self-covariances included.
@@ -148,7 +152,7 @@ class FlatKernel:
         tangent = self._tangent and program.tangent
         # No copies: the arrays lie where JAX wants them, and nobody else holds them.
         k, t = (
-            None if values is None else jnp.from_dlpack(values.astype(self._dtype, copy=False))
+            None if values is None else jnp.from_dlpack(_rounded(values, self._dtype))
             for values in self._engine.kernels(first, second, (nngp, tangent))
         )
         if self._tangent and not tangent:  # as the reference: a scalar before the first weights
@@ -207,7 +211,12 @@ class FusedKernel:
     @property
     def sample_bytes(self) -> int:
         """Bytes that `prepare` keeps of one sample."""
-        return self._program.room * self._engine.dtype.itemsize
+        return self._program.room * self.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number that is computed with."""
+        return self._engine.dtype.itemsize
 
     def covariances(
         self, first: Prepared, second: Prepared | None, *, own: bool
@@ -240,6 +249,7 @@ class FusedKernel:
         pairs = pair_order(n1, n2, symmetric=second is None)
         values = self._engine.kernels(first, other, pairs)
         out = np.empty((2, n1, n2), self._dtype)
+        values = _rounded(values, self._dtype)
         out[:, pairs[:, 0], pairs[:, 1]] = values.T
         if second is None:
             out[:, pairs[:, 1], pairs[:, 0]] = values.T
@@ -254,6 +264,12 @@ class FusedKernel:
             return images.variances.astype(self._dtype)
         same = np.stack([np.arange(n), np.arange(n)], axis=1)
         return self._engine.kernels(images, images, same)[:, 0].astype(self._dtype)
+
+
+def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns numbers in a dtype, infinite where that does not hold them."""
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, copy=False)
 
 
 class _Start(NamedTuple):

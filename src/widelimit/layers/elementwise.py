@@ -7,7 +7,7 @@ need a Gaussian input (the output of Dense, Conv, ...) and give a non-Gaussian o
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ class ElementwiseLayer(Layer):
     A nonlinearity that needs work once per variance overrides `features` and `variance` too; the
     features stand for the variances in `dual`.
     """
+
+    # Its dual depends on differences of covariances, not relative to their size.
+    subtracts: ClassVar[bool] = False
 
     def activation(self, x: Array) -> Array:
         """Returns f(x)."""
@@ -75,6 +78,8 @@ class Erf(ElementwiseLayer):
       c: output shift.
     """
 
+    subtracts = True
+
     a: Any = 1.0
     b: Any = 1.0
     c: Any = 0.0
@@ -100,6 +105,8 @@ class Sin(ElementwiseLayer):
       b: input scale.
       c: phase.
     """
+
+    subtracts = True
 
     a: Any = 1.0
     b: Any = 1.0
@@ -133,6 +140,8 @@ class Rbf(ElementwiseLayer):
       gamma: inverse squared length scale.
     """
 
+    subtracts = True
+
     gamma: Any = 1.0
 
     def activation(self, x: Array) -> Array:
@@ -150,6 +159,8 @@ class Gelu(ElementwiseLayer):
       approximate: use the tanh approximation in the finite network; the kernel is exact always.
     """
 
+    subtracts = True
+
     approximate: bool = static(default=False)
 
     def activation(self, x: Array) -> Array:
@@ -162,6 +173,8 @@ class Gelu(ElementwiseLayer):
 @pytree
 class Gabor(ElementwiseLayer):
     """Returns exp(-x^2) sin(x)."""
+
+    subtracts = True
 
     def activation(self, x: Array) -> Array:
         return jnp.exp(-jnp.square(x)) * jnp.sin(x)
@@ -178,6 +191,8 @@ class Exp(ElementwiseLayer):
       a: output scale.
       b: input scale.
     """
+
+    subtracts = True
 
     a: Any = 1.0
     b: Any = 1.0
@@ -197,6 +212,8 @@ class Gaussian(ElementwiseLayer):
       a: output scale.
       b: coefficient of x^2.
     """
+
+    subtracts = True
 
     a: Any = 1.0
     b: Any = -1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -44,7 +45,14 @@ _latest: weakref.WeakKeyDictionary[Layer, tuple[Layer | None]] = weakref.WeakKey
 
 def evaluates_functions(net: Layer) -> bool:
     """Returns whether kernels of the network come from functions that have to be called anew."""
-    return net.called_anew or any(map(evaluates_functions, _inside(net)))
+    return any(layer.called_anew for layer in layers_of(net))
+
+
+def layers_of(net: Layer) -> Iterator[Layer]:
+    """Yields a network and all layers inside of it."""
+    yield net
+    for layer in _inside(net):
+        yield from layers_of(layer)
 
 
 def _inside(net: Layer) -> list[Layer]:
