@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
@@ -15,6 +16,7 @@ from widelimit.covariance import KERNEL, Covariances
 from widelimit.inputs import working_dtype
 from widelimit.layers.base import Layer, Site, located, tree_shapes
 from widelimit.layers.functions import evaluates_functions, layers_of
+from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
 from widelimit.layout import input_covariances
 from widelimit.masking import split_mask
@@ -36,6 +38,29 @@ def compute(whole: bool, net: Layer, x1: Any, x2: Any, *, request: Request, **in
     """
     if _wants_float64(net, x1, x2):
         return _in_float64(compute, whole, net, x1, x2, request=request, **inputs)
+    found = _compute(whole, net, x1, x2, request=request, **inputs)
+    if any(isinstance(layer, SeriesLayer) for layer in layers_of(net)) and is_concrete(found):
+        _check_series(found)
+    return found
+
+
+def _check_series(found: Any) -> None:
+    """Raises if a series was cut where that shows.
+
+    Raises:
+      ValueError: there is NaN among the results.
+    """
+    leaves = jax.tree.leaves(found)
+    if any(np.isnan(v).any() for v in leaves if jnp.issubdtype(v.dtype, jnp.floating)):
+        raise ValueError(
+            "expected inputs and weights that give the series of a nonlinearity (Tanh, "
+            "Elementwise, ...) variances of at most 100, or correlations of at most 0.9, got "
+            "larger ones: the kernel would be off by more than 1e-8 (1e-5 in float32). Scale the "
+            "inputs, or take Erf, Gelu or another nonlinearity with a formula"
+        )
+
+
+def _compute(whole: bool, net: Layer, x1: Any, x2: Any, *, request: Request, **inputs: Any) -> Any:
     run = _propagate_whole if whole and not evaluates_functions(net) else _propagate
     out, site = run(net, x1, x2, request=request, **inputs)
     return leave(out, site, site.masks_out, request)

@@ -34,8 +34,9 @@ So `k` is exact at rho = 1 and rho = -1, `kdot` too while the mean degree of the
     ==========  ===============  ===============  ===============  ===============
 
 The error grows with the steepness of `f` on the scale `sqrt(q)`, and is largest beyond
-|rho| = 0.99. At rho = 1 and -1 both are right to 1e-11 for variances up to 1e8; between, beyond a
-variance of 100, only while |rho|^192 is small. A kink at 0 is integrated exactly, but its
+|rho| = 0.99. At rho = 1 and -1 both are right to 1e-11 for variances up to 1e8. Between, beyond a
+variance of 100, what is not known to 1e-8 (1e-5 in float32) of the value at rho = 1 is NaN, and
+`kernel_fn` refuses it: about where |rho| > 0.9. A kink at 0 is integrated exactly, but its
 coefficients decay slowly (`selu`, a ReLU); a kink or a jump elsewhere also costs accuracy in the
 integrals.
 """
@@ -70,8 +71,12 @@ _TAIL_NOISE = 1e-14
 _JUMP_NOISE = 1e-9
 
 # Panels of the integrals: short ones beside 0, for features that are narrow where q is large.
-_SHORT = (0, 2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 0.018, 0.05, 0.15)
+_SHORT = (0.0, 2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 0.018, 0.05, 0.15)
 _SHORT_NODES = 16
+# From this variance on, results that may be off by more than this, relative to the value at
+# rho = 1, are NaN: in float32, in float64.
+_LARGE = 100.0
+_TOLERANCE = (1e-5, 1e-8)
 _EDGES = (0.15, 0.4, 1, 2.2, 3.8, 5.6, 7.6, 9.6, 11.6, 13.6)
 
 
@@ -163,7 +168,28 @@ def series(c: jax.Array, f1: Features, f2: Features) -> Dual:
         power = lax.integer_pow(rho, degree - 1)
         k = k + f1.value_tail[i] * f2.value_tail[i] * power * rho
         kdot = kdot + f1.slope_tail[i] * f2.slope_tail[i] * power
-    return Dual(k, kdot)
+    lost_k, lost_kdot = _lost(rho, f1, f2)
+    return Dual(jnp.where(lost_k, jnp.nan, k), jnp.where(lost_kdot, jnp.nan, kdot))
+
+
+def _lost(rho: jax.Array, f1: Features, f2: Features) -> list[jax.Array]:
+    """Returns where `k` and `kdot` of large variances hang on degrees that stand for the tail.
+
+    What these have of the value at rho = 1 bounds the error. It falls like |rho|^L, and next to
+    |rho| = 1, where the sum is right, like q (1 - |rho|).
+    """
+    tolerance = _TOLERANCE[rho.dtype == jnp.float64]
+    q, size = lax.stop_gradient((f1.root * f2.root, jnp.abs(rho)))
+    apart = jnp.where(1 - size > 4 * jnp.finfo(rho.dtype).eps, q * (1 - size), 0)
+    nearby = jnp.minimum(lax.integer_pow(size, f1.values.shape[0]), apart)
+    shares = []
+    for f in (f1, f2):
+        tails = (f.value_tail**2).sum(0), (f.slope_tail**2).sum(0)
+        totals = f.variance, (f.slopes**2).sum(0) + tails[1]
+        some = zip(tails, totals, strict=True)
+        shares.append([sqrt(a) / sqrt(jnp.where(b > 0, b, 1)) for a, b in some])
+    pairs = zip(*lax.stop_gradient(shares), strict=True)
+    return [(q > _LARGE) & (one * two * nearby > tolerance) for one, two in pairs]
 
 
 def _tail_degrees(terms: int) -> tuple[int, int, int, int]:
