@@ -77,7 +77,7 @@ _SHORT_NODES = 16
 # rho = 1, are NaN: in float32, in float64.
 _LARGE = 100.0
 _TOLERANCE = (1e-5, 1e-8)
-_EDGES = (0.15, 0.4, 1, 2.2, 3.8, 5.6, 7.6, 9.6, 11.6, 13.6)
+_EDGES = (0.15, 0.4, 1.0, 2.2, 3.8, 5.6, 7.6, 9.6, 11.6, 13.6)
 
 
 class Features(NamedTuple):
