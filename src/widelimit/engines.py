@@ -101,6 +101,11 @@ class FusedCall:
         self._kernel = fused_kernel(inner, signal, tangent=tangent)
 
     @property
+    def flat(self) -> bool:
+        """Whether no activation has spatial axes."""
+        return isinstance(self._kernel, FlatKernel)
+
+    @property
     def sample_bytes(self) -> int:
         """Bytes that `prepare` keeps of one sample."""
         return self._kernel.sample_bytes

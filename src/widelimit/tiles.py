@@ -32,7 +32,8 @@ from widelimit.signal import is_branches
 # more than calls: without spatial axes 0.36 us per pair at 2**24, 1.6 us at 2**30 (5 layers).
 _FLAT_TILE, _SPATIAL_TILE = 2**26, 2**28
 _ACCELERATOR_TILE = 2**30
-_FUSED_TILE = 2**27
+# Without spatial axes the fused engine takes any tile in strips; for each it packs all of x2 anew.
+_FUSED_FLAT_TILE, _FUSED_TILE = 2**30, 2**27
 _SCRATCH = 2**21  # bytes of a thread's slices, and of what it has pooled
 
 
@@ -109,6 +110,11 @@ class NetworkTiler:
             return _ACCELERATOR_TILE * len(self._devices)
         flat = kept_arrays("nngp", self._site.signal_in) > 1
         return (_FLAT_TILE if flat else _SPATIAL_TILE) * len(self._devices)
+
+    @property
+    def halves(self) -> bool:
+        """Whether a tile of samples with themselves takes half the work of another."""
+        return False
 
     def check(self) -> None:
         """Raises if the network combines samples, so that its kernel has no tiles.
@@ -260,7 +266,12 @@ class FusedTiler(NetworkTiler):
     @property
     def target_bytes(self) -> int:
         """Bytes of a tile beyond which it is no faster."""
-        return _FUSED_TILE
+        return _FUSED_FLAT_TILE if self._call.flat else _FUSED_TILE
+
+    @property
+    def halves(self) -> bool:
+        """Whether a tile of samples with themselves takes half the work, and little time."""
+        return self._call.flat
 
     def tile_bytes(self, n1: int, n2: int) -> int:
         """Returns what computing a tile of n1 x n2 samples takes, without the samples."""

@@ -16,6 +16,7 @@ class Tiles:
     same: bool = False
     given_x2: bool = True
     target_bytes: int = 10**5
+    halves: bool = False
     prepared_bytes: int = 2
     diagonal_spatial: bool = False
     check: Any = print
@@ -55,6 +56,7 @@ def test_large_symmetric_problems_are_cut_further() -> None:
     assert choose_grid(Tiles((90, 90), same=True), 10**6, 1).single
     grid = choose_grid(Tiles((400, 400), same=True), 10**6, 1)
     assert len(grid.spans(0)) >= 8
+    assert len(choose_grid(Tiles((180, 180), same=True, halves=True), 10**6, 1).spans(0)) == 2
 
 
 def test_a_budget_below_one_entry_says_the_least() -> None:

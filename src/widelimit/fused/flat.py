@@ -10,7 +10,7 @@ import numpy as np
 
 from widelimit.fused import instructions as m
 from widelimit.fused.constants import table
-from widelimit.fused.parallel import count_threads, parallel
+from widelimit.fused.parallel import count_threads, one_blas_thread, parallel
 from widelimit.fused.rules import RefusedError
 from widelimit.fused.tape import Path, Source, Tape, Value, numbers_of
 from widelimit.layers.base import Layer, Site
@@ -170,9 +170,9 @@ class FlatEngine:
         other = first if second is None else second
         n1, n2 = len(first.x), len(other.x)
         out = tuple(_aligned(n1, n2 if want else 0, self.dtype) for want in wanted)
-        # A thread takes strips of rows: products by BLAS, then the loops. So one thread is at
-        # its loops while another has BLAS, whose threads else wait in a spin.
-        parallel(lambda rows: self._strip(first, other, symmetric, rows, out), _parts(n1, n2))
+        # A thread takes strips of rows: products by BLAS, then the loops.
+        with one_blas_thread():
+            parallel(lambda rows: self._strip(first, other, symmetric, rows, out), _parts(n1, n2))
         if symmetric:
             for values in itertools.compress(out, wanted):
                 _mirror(values)

@@ -1,17 +1,20 @@
 """Threads for compiled code that holds no lock.
 
-Plain threads: nothing of numba's or of the process is set, and callers on several threads share
-them safely.
+Plain threads: nothing of numba's is set, and callers on several threads share them safely.
 """
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import threadpoolctl
 
 
 def count_threads() -> int:
@@ -58,3 +61,30 @@ def parallel(function: Callable[[Any], Any], tasks: list[Any]) -> None:
         concurrent.futures.wait(running)
     for future in running:
         future.result()
+
+
+_limiting = threading.Lock()
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Holds BLAS to one thread inside, and restores the number that it had.
+
+    BLAS has threads of its own, which spin while they wait. Started from several of our threads
+    they outnumber the processors, and beside other busy processes they take most of the time.
+    The number belongs to the process, and only the thread that set it may restore it: of callers
+    on several threads, the first one holds it until it leaves.
+    """
+    if not _limiting.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _blas().limit(limits=1):
+            yield
+    finally:
+        _limiting.release()

@@ -103,6 +103,11 @@ class CallableTiler:
         return _TARGET_BYTES * len(self._devices)
 
     @property
+    def halves(self) -> bool:
+        """Whether a tile of samples with themselves takes half the work of another."""
+        return False
+
+    @property
     def prepared_bytes(self) -> int:
         """Bytes of one sample, with its copies on devices."""
         return self._sides[0].sample_bytes() * (1 + len(self._devices))

@@ -95,6 +95,11 @@ class KernelTiler:
         return _TARGET_BYTES
 
     @property
+    def halves(self) -> bool:
+        """Whether a tile of samples with themselves takes half the work of another."""
+        return False
+
+    @property
     def prepared_bytes(self) -> int:
         """Nothing is prepared."""
         return 0

@@ -121,7 +121,7 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
     if cost(n1, n2) <= enough:
         return _fitting(tiler, Grid(counts, (n1, n2), 0))
     sizes = _largest(cost, enough, counts, devices, tiler.same)
-    if tiler.same and sizes[0] < counts[0]:
+    if tiler.same and sizes[0] < counts[0] and not tiler.halves:
         # Only one half of a tile on the diagonal is needed: rather more tiles, but not small ones.
         small = _largest(cost, max(enough // _SMALL_SHARE, least), counts, devices, True)[0]
         side = min(sizes[0], max(small, -(-counts[0] // _TILES_PER_SIDE)))

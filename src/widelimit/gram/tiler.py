@@ -31,6 +31,10 @@ class Tiler(Protocol):
         """Bytes of a tile beyond which it is no faster."""
 
     @property
+    def halves(self) -> bool:
+        """Whether tiles are quick, and one of samples with themselves takes half the work."""
+
+    @property
     def prepared_bytes(self) -> int:
         """Bytes that `prepare` keeps of one sample."""
 
