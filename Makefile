@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: env  ## Run the demonstration; figures go to demo_output/
-	$(BIN)/widelimit demo
+	$(BIN)/python -m examples.demo
 
 study: env  ## Measure how lazily networks train, by width; figure in study_output/
 	$(BIN)/python -m examples.lazy_training

@@ -17,7 +17,8 @@ Largest errors of K (NNGP) and T (NTK) after a first layer of weights and one no
 pairs of variances from 1e-8 to 1e10 and correlations from -1 to 1 - 1e-12, and 1, with and without
 a bias. Errors are relative to sqrt(K11 K22) and sqrt(T11 T22), which no entry of a kernel exceeds.
 Right values are computed from the same inputs in extended precision.
-`python -m benchmarks.activation_accuracy` makes this table; `tests/test_accuracy.py` holds it.
+`python -m benchmarks.activation_accuracy` makes this table;
+`tests/activations/test_accuracy.py` holds it.
 
 - Networks of smooth nonlinearities are computed in float64 inside, and rounded at the end: by the
   fused engine always, by the reference engine where an entry of the inputs is above 10 in size.

@@ -1,6 +1,6 @@
 """Python time of repeated calls, and what importing widelimit adds to importing JAX.
 
-python benchmarks/call_overhead.py
+python -m benchmarks.call_overhead
 """
 
 import statistics

@@ -1,6 +1,6 @@
 """Time, memory and accuracy of exact inference with infinite convolutional networks on CIFAR-10.
 
-    python benchmarks/cifar_inference.py DATA [cnn] [myrtle]
+    python -m benchmarks.cifar_inference DATA [cnn] [myrtle]
 
 DATA is an .npz or a folder of CIFAR-10, as for `widelimit demo --data`. The networks: 10
 convolutions and Flatten, on all images of DATA; Myrtle-5, on 400 training and 300 test images.
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import widelimit as wl
-from widelimit import datasets, models
+from examples.demo import datasets
+from widelimit import models
 
 NETWORKS: dict[str, tuple[Any, int | None, int | None]] = {
     "cnn": (models.cnn(10), None, None),

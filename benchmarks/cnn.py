@@ -1,6 +1,6 @@
 """Time of one kernel entry of a plain CNN with global pooling, by the engine of your choice.
 
-python benchmarks/cnn.py [layers] [n1] [n2] [reference|fused]
+python -m benchmarks.cnn [layers] [n1] [n2] [reference|fused]
 
 Without an engine: the reference one. Under jit it always is.
 """

@@ -1,6 +1,6 @@
 """Error of the float32 NTK of a deep ReLU network on images, with exact and nearly equal copies.
 
-    python benchmarks/float32_accuracy.py DATA
+    python -m benchmarks.float32_accuracy DATA
 
 DATA is an .npz or a folder of CIFAR-10, as for `widelimit demo --data`. The first 500 training
 images, scaled to [0, 1] and less their mean, are joined by 20 exact copies and 20 copies at a
@@ -13,7 +13,8 @@ import time
 import jax
 import numpy as np
 
-from widelimit import datasets, stax
+from examples.demo import datasets
+from widelimit import stax
 
 DEPTH = 20
 

@@ -1,6 +1,6 @@
 """The covariance entries that networks store, against all pairs of positions, as markdown.
 
-python benchmarks/offsets_table.py
+python -m benchmarks.offsets_table
 """
 
 import widelimit as wl

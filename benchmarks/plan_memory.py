@@ -3,7 +3,7 @@
 Each network runs in a process of its own: first one pair of images (compilation and libraries),
 then a batch whose covariances exceed a gigabyte; what counts is the growth of the peak.
 
-    python benchmarks/plan_memory.py
+    python -m benchmarks.plan_memory
 """
 
 import multiprocessing

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import widelimit as nt
-from widelimit import datasets, stax
+from examples.demo import datasets
+from widelimit import stax
 
 
 class Curves(NamedTuple):

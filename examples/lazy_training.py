@@ -43,10 +43,19 @@ import numpy as np
 from scipy import stats
 
 import widelimit as wl
-from widelimit.demo.finite import train_ensemble
-from widelimit.demo.regression import RegressionTask, target, task_network
-from widelimit.plot import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, new_figure, save_figure
-from widelimit.tables import text_table
+from examples.demo.finite import train_ensemble
+from examples.demo.regression import RegressionTask, target, task_network
+from widelimit._text import text_table
+from widelimit.diagnostics.plot import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    new_figure,
+    save_figure,
+)
 
 LAYERWISE = wl.NtkImplementation.STRUCTURED_DERIVATIVES
 LOOKS = {

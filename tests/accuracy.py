@@ -1,7 +1,7 @@
 """Errors of activation formulas over their whole range, on either engine.
 
 Inputs are pairs of vectors of two features. What is right is computed from them in extended
-precision, by `tests.fused.oracle` and by exact rational moments of polynomials.
+precision, by `tests.engines.fused.oracle` and by exact rational moments of polynomials.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tests.fused import oracle
+from tests.engines.fused import oracle
 from widelimit import stax
 from widelimit.layers import elementwise as e
 

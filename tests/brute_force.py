@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.nt_kernel import Kernel
+from widelimit.kernel.kernel import Kernel
 
 PLAIN = (0, -1)
 

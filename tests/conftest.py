@@ -50,13 +50,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 # Tests of what both engines share, or of what stands on kernels: they take what a user gets.
-EITHER_ENGINE = ("tests/fused/", "tests/demo/", "tests/predict/")
+EITHER_ENGINE = ("tests/engines/fused/", "tests/examples/demo/", "tests/predict/")
 EITHER_ENGINE += tuple(f"tests/gram/test_{name}.py" for name in ("assemble", "devices", "storage"))
 EITHER_ENGINE += tuple(
     f"tests/test_{name}.py"
     for name in (
-        "cli",
-        "ensemble",
         "models",
         "nt_script",
         "readme",
@@ -72,7 +70,7 @@ def reference_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         EITHER_ENGINE
     ):
         monkeypatch.setattr(
-            "widelimit.engines.refusal", lambda *_: "tests ask for the reference engine"
+            "widelimit.engines.choose.refusal", lambda *_: "tests ask for the reference engine"
         )
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from tests.cases import CASES, SPATIAL, Case, sweep
 from tests.monte_carlo import Samples, agrees, compare, sample
-from widelimit import duals, stax
+from widelimit import stax
 from widelimit._pytree import pytree
+from widelimit.activations import Dual
+from widelimit.covariance.verbs import Affine, affine
 from widelimit.stax import Conv, Dense, serial
-from widelimit.verbs import Affine, affine
 
 FINITE = [
     case
@@ -67,7 +68,7 @@ class _WrongFanIn(Dense):
 class _WithoutDerivative(stax.LeakyRelu):
     def dual(self, c: Any, q1: Any, q2: Any, gap: Any) -> Any:
         k, kdot, gap = super().dual(c, q1, q2, gap)
-        return duals.Dual(k, kdot * 0 + 1, gap)
+        return Dual(k, kdot * 0 + 1, gap)
 
 
 @pytree

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from widelimit import samples
-from widelimit.samples import Samples, check_finite, finite_or_masked, same_values
+from widelimit import _samples as samples
+from widelimit._samples import Samples, check_finite, finite_or_masked, same_values
 
 
 def test_rows_are_cut_along_their_own_axes() -> None:

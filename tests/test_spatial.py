@@ -14,7 +14,7 @@ from tests.cases import SPATIAL, Case, sweep
 from tests.tolerance import assert_close
 from widelimit import plan, stax
 from widelimit._pytree import pytree
-from widelimit.offsets import Need
+from widelimit.covariance.offsets import Need
 from widelimit.stax import Dense, serial
 
 BOTH = ("nngp", "ntk")
@@ -44,8 +44,8 @@ def _full(need: Any, signal: Any, moduli: Any) -> Any:
 @pytest.mark.optimised
 def test_all_offsets_give_the_same_kernels(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = kernels(case.name, "float64")
-    # `widelimit.plan` is the function of that name
-    monkeypatch.setattr(importlib.import_module("widelimit.plan"), "_folded", _full)
+    # `widelimit.engines.plan` is the function of that name
+    monkeypatch.setattr(importlib.import_module("widelimit.engines.plan"), "_folded", _full)
     everything = case.net.kernel_fn(np.concatenate(case.inputs(3, 2)), None, BOTH)
     for get in BOTH:
         assert_close(planned[get], getattr(everything, get), rtol=1e-12)

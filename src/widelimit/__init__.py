@@ -4,22 +4,22 @@ from widelimit import diagnostics as diagnostics
 from widelimit import models as models
 from widelimit import predict as predict
 from widelimit import stax as stax
-from widelimit.batching import batch as batch
-from widelimit.empirical import NtkImplementation as NtkImplementation
-from widelimit.empirical import NTKOperator as NTKOperator
-from widelimit.empirical import empirical_kernel_fn as empirical_kernel_fn
-from widelimit.empirical import empirical_nngp_fn as empirical_nngp_fn
-from widelimit.empirical import empirical_ntk_fn as empirical_ntk_fn
-from widelimit.empirical import empirical_ntk_vp_fn as empirical_ntk_vp_fn
-from widelimit.empirical import projected_gradients as projected_gradients
-from widelimit.ensemble import InfiniteEnsemble as InfiniteEnsemble
+from widelimit.finite.empirical import NtkImplementation as NtkImplementation
+from widelimit.finite.empirical import NTKOperator as NTKOperator
+from widelimit.finite.empirical import empirical_kernel_fn as empirical_kernel_fn
+from widelimit.finite.empirical import empirical_nngp_fn as empirical_nngp_fn
+from widelimit.finite.empirical import empirical_ntk_fn as empirical_ntk_fn
+from widelimit.finite.empirical import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from widelimit.finite.empirical import projected_gradients as projected_gradients
+from widelimit.finite.linearize import linearize as linearize
+from widelimit.finite.linearize import taylor_expand as taylor_expand
+from widelimit.finite.monte_carlo import monte_carlo_kernel_fn as monte_carlo_kernel_fn
 from widelimit.gram import gram as gram
-from widelimit.kernel import choose_engine as choose_engine
-from widelimit.linearize import linearize as linearize
-from widelimit.linearize import taylor_expand as taylor_expand
-from widelimit.monte_carlo import monte_carlo_kernel_fn as monte_carlo_kernel_fn
-from widelimit.nt_kernel import Kernel as Kernel
-from widelimit.report import plan as plan
+from widelimit.gram.batch import batch as batch
+from widelimit.kernel.kernel import Kernel as Kernel
+from widelimit.network import choose_engine as choose_engine
+from widelimit.plan_table import plan as plan
+from widelimit.predict.infinite import InfiniteEnsemble as InfiniteEnsemble
 
 __version__ = "0.1.0"
 

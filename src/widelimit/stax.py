@@ -1,5 +1,7 @@
 """Layers and networks: `stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))`."""
 
+from widelimit.kernel.masking import MaskedArray as MaskedArray
+from widelimit.kernel.masking import unmask_fn as unmask_fn
 from widelimit.layers.absent import BatchNorm as BatchNorm
 from widelimit.layers.absent import MaxPool as MaxPool
 from widelimit.layers.affine import Dense as Dense
@@ -65,5 +67,3 @@ from widelimit.layers.reshape import Identity as Identity
 from widelimit.layers.resize import ImageResize as ImageResize
 from widelimit.layers.transposed_convolution import ConvTranspose as ConvTranspose
 from widelimit.layers.windows import Padding as Padding
-from widelimit.masking import MaskedArray as MaskedArray
-from widelimit.masking import unmask_fn as unmask_fn

@@ -6,7 +6,7 @@ import pytest
 from tests.diagnostics.networks import X, linear, network, parameters
 from tests.tolerance import assert_close
 from widelimit.diagnostics import linearisation_gap, parameter_movement
-from widelimit.linearize import linearize
+from widelimit.finite.linearize import linearize
 
 
 def moved(f, size):

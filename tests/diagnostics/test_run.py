@@ -14,7 +14,7 @@ from widelimit.diagnostics import (
     report,
     target_alignment,
 )
-from widelimit.empirical import empirical_ntk_fn
+from widelimit.finite.empirical import empirical_ntk_fn
 
 
 def along(f, sizes):

@@ -5,8 +5,8 @@ import pytest
 
 import widelimit as wl
 from examples import lazy_training
+from examples.demo.regression import RegressionTask
 from tests.tolerance import assert_close
-from widelimit.demo.regression import RegressionTask
 
 TINY = lazy_training.Study(
     widths=(16, 128),

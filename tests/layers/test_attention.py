@@ -11,6 +11,7 @@ import pytest
 from tests import monte_carlo
 from tests.tolerance import assert_close
 from widelimit._pytree import pytree
+from widelimit.covariance.verbs import Affine, affine
 from widelimit.stax import (
     AttentionMechanism,
     Dense,
@@ -21,7 +22,6 @@ from widelimit.stax import (
     Relu,
     serial,
 )
-from widelimit.verbs import Affine, affine
 
 KEY = jax.random.PRNGKey(0)
 BOTH = ("nngp", "ntk")

@@ -6,8 +6,8 @@ import pytest
 
 from tests.monte_carlo import agrees, compare
 from tests.tolerance import assert_close
-from widelimit.offsets import Need, Offsets
-from widelimit.signal import Signal
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.signal import Signal
 from widelimit.stax import (
     AvgPool,
     Conv,

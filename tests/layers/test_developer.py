@@ -9,8 +9,8 @@ import pytest
 
 from tests.tolerance import assert_close
 from widelimit import stax
+from widelimit.engines.plan import input_signal, make_site, output_need
 from widelimit.layers.base import Site
-from widelimit.plan import input_signal, make_site, output_need
 from widelimit.stax import (
     Bool,
     Conv,

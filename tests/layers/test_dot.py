@@ -110,8 +110,8 @@ def test_kernel_sweep(name, x2):
 
 @pytest.mark.usefixtures("x64")
 def test_untouched_axes_keep_their_offsets():
-    from widelimit.offsets import Need, Offsets
-    from widelimit.signal import Signal
+    from widelimit.covariance.offsets import Need, Offsets
+    from widelimit.covariance.signal import Signal
 
     signal = Signal((2, 4, 3, 6), (2, 4, 3, 6), 0, 3)
     need = CONTRACTED.needs(Need.zero(2), signal)

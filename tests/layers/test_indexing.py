@@ -77,8 +77,8 @@ def test_kernel_sweep(idx, x2, tail):
 @pytest.mark.usefixtures("x64")
 def test_only_the_offsets_of_the_part_are_stored():
     """A stride of 2 before Flatten needs equal positions; before pooling, multiples of 2."""
-    from widelimit.offsets import Need
-    from widelimit.signal import Signal
+    from widelimit.covariance.offsets import Need
+    from widelimit.covariance.signal import Signal
 
     signal = Signal((3, 5, 4, 6), (2, 5, 4, 6), 0, 3)
     assert Index(Slice[:, ::2, 1]).needs(Need.full((3,)), signal).cross.axes == (

@@ -13,11 +13,11 @@ from jax import lax
 
 from widelimit.diagnostics.chunked import in_chunks
 from widelimit.diagnostics.movement import norm
-from widelimit.empirical.network import real_output
-from widelimit.empirical.operator import NTKOperator
-from widelimit.empirical.outputs import Call
-from widelimit.empirical.vector_products import ntk_vector_product
-from widelimit.varying import varying_like
+from widelimit.finite.empirical.network import real_output
+from widelimit.finite.empirical.operator import NTKOperator
+from widelimit.finite.empirical.outputs import Call
+from widelimit.finite.empirical.vector_products import ntk_vector_product
+from widelimit.tracing.varying import varying_like
 
 # Matrices up to this size are built: that takes fewer products than an iteration.
 _SMALL = 32

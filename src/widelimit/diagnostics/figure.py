@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from widelimit.plot import BLUE, GREEN, RED, new_figure, save_figure
+from widelimit.diagnostics.plot import BLUE, GREEN, RED, new_figure, save_figure
 
 _LOOKS = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))
 

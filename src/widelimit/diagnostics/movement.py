@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from widelimit._pytree import is_concrete
 from widelimit.diagnostics.chunked import in_chunks
-from widelimit.linearize import linearize
+from widelimit.finite.linearize import linearize
 
 # Errors of outputs, in units of the last place of their norm, that count as no movement.
 _ROUNDING = 16

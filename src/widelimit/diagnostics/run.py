@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from widelimit._text import text_table
 from widelimit.diagnostics.chunked import in_chunks
 from widelimit.diagnostics.curvature import RelativeScale, relative_scale
 from widelimit.diagnostics.figure import draw
@@ -24,9 +25,8 @@ from widelimit.diagnostics.similarity import (
     kernel_drift,
     target_alignment,
 )
-from widelimit.empirical import NtkImplementation, empirical_ntk_fn
-from widelimit.tables import text_table
-from widelimit.traced import compiled
+from widelimit.finite.empirical import NtkImplementation, empirical_ntk_fn
+from widelimit.tracing.traced import compiled
 
 # Heading and attribute of each column of the table after that of steps.
 _COLUMNS = {

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit._pytree import is_concrete
-from widelimit.empirical.axes import Axes, contract, resolve_axes
+from widelimit.finite.empirical.axes import Axes, contract, resolve_axes
 from widelimit.predict.matrices import to_matrix
 
 

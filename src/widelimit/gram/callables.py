@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
+from widelimit._samples import Rows, Samples, check_finite, count_rows, join, place, same_values
 from widelimit.gram.fields import Layout, block, relates_equal
 from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import tile_costs
 from widelimit.gram.sizes import Grid
-from widelimit.samples import Rows, Samples, check_finite, count_rows, join, place, same_values
 
 _TARGET_BYTES = 2**26
 # What a function that JAX cannot trace is taken to need, in units of its results and inputs.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from widelimit.nt_kernel import Kernel
+from widelimit.kernel.kernel import Kernel
 
 PAIRS = (0, 1)
 ROWS, COLUMNS = (0,), (1,)

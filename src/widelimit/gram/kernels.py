@@ -22,7 +22,7 @@ from widelimit.gram.fields import (
 from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import peak_bytes
 from widelimit.gram.sizes import Grid
-from widelimit.nt_kernel import Kernel
+from widelimit.kernel.kernel import Kernel
 
 _TARGET_BYTES = 2**26
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from widelimit._text import shown
 from widelimit.gram.fields import relates_equal
 from widelimit.gram.tiler import Tiler
-from widelimit.messages import shown
 
 DEFAULT_MEMORY = "4GiB"
 # A kernel of x with itself that is too large for one tile is cut into at least this many per side,

@@ -16,7 +16,7 @@ from widelimit.gram.callables import CallableTiler
 from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
 from widelimit.gram.kernels import KernelTiler
 from widelimit.gram.sizes import Grid
-from widelimit.varying import varying_like
+from widelimit.tracing.varying import varying_like
 
 Arrays = dict[str, Any]
 

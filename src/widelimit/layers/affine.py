@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.verbs import Affine, affine
+from widelimit.kernel.masking import collapse
 from widelimit.layers.base import Layer, Site, checked_axis
-from widelimit.masking import collapse
-from widelimit.verbs import Affine, affine
 
 
 class AffineLayer(Layer):

@@ -12,16 +12,16 @@ import numpy as np
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
+from widelimit.covariance.signal import Signal
+from widelimit.covariance.verbs import Affine, affine
+from widelimit.kernel.masking import collapse, one_channel
 from widelimit.layers.affine import check_number, checked_width
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
 from widelimit.layers.positions import cholesky, similarities
-from widelimit.masking import collapse, one_channel
-from widelimit.offsets import Need, Offsets
-from widelimit.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
-from widelimit.signal import Signal
-from widelimit.verbs import Affine, affine
 
 _STDS = ("W_key_std", "W_value_std", "W_query_std", "W_out_std", "W_pos_emb_std")
 _WIDTHS = ("n_chan_out", "n_chan_key", "n_chan_val", "n_heads")

@@ -1,4 +1,4 @@
-"""The contract of a layer, its place in a network, and its (init_fn, apply_fn, kernel_fn) view."""
+"""The contract of a layer, and its place in a network."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import jax
 from jaxtyping import Array
 
 from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
-from widelimit.masking import MaskedArray, hide, split_mask
-from widelimit.offsets import Need
-from widelimit.signal import Signal
+from widelimit.covariance.offsets import Need
+from widelimit.covariance.signal import Signal
+from widelimit.kernel.masking import hide
 
 
 @pytree
@@ -89,6 +89,8 @@ class Layer:
     structural: ClassVar[bool] = False
     # Calls functions whose effect nothing tells beforehand: nothing is compiled.
     called_anew: ClassVar[bool] = False
+    # What makes init_fn, apply_fn and kernel_fn of a network; `network.py` hands it down.
+    functions: ClassVar[tuple[Callable[[Layer], Any], ...]] = ()
 
     def __post_init__(self) -> None:
         for name in data_fields(self):
@@ -208,21 +210,19 @@ class Layer:
         return type(self).__name__
 
     @property
-    def init_fn(self) -> InitFn:
-        """`init_fn(rng, input_shape) -> (output_shape, params)`."""
-        return InitFn(self)
+    def init_fn(self) -> Any:
+        """`init_fn(rng, input_shape) -> (output_shape, params)`; see `network.InitFn`."""
+        return self.functions[0](self)
 
     @property
-    def apply_fn(self) -> ApplyFn:
-        """`apply_fn(params, inputs, *, rng=None, pattern=None, mask_constant=None)`."""
-        return ApplyFn(self)
+    def apply_fn(self) -> Any:
+        """`apply_fn(params, inputs, *, rng=None, ...)`; see `network.ApplyFn`."""
+        return self.functions[1](self)
 
     @property
     def kernel_fn(self) -> Any:
-        """`kernel_fn(x1, x2=None, get=None, ...)`; see `widelimit.kernel.KernelFn`."""
-        from widelimit.kernel import KernelFn  # the one late import: kernel.py imports layers
-
-        return KernelFn(self)
+        """`kernel_fn(x1, x2=None, get=None, ...)`; see `network.KernelFn`."""
+        return self.functions[2](self)
 
     def __iter__(self) -> Iterator[Any]:
         yield self.init_fn
@@ -287,48 +287,6 @@ def located(prefix: str, layer: Any = None) -> Iterator[None]:
         raise
 
 
-class NetFunction:
-    """One of the three functions of a network; equal to another one of the same network.
-
-    Attributes:
-      net: the network.
-    """
-
-    def __init__(self, net: Layer) -> None:
-        self.net = net
-        self.__name__ = net.name
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.net!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, NetFunction) and type(self) is type(other) and self.net is other.net
-        )
-
-    def __hash__(self) -> int:
-        return hash((type(self), id(self.net)))
-
-
-class InitFn(NetFunction):
-    """Initialises finite networks."""
-
-    def __call__(self, rng: Array, input_shape: Any) -> tuple[Any, Any]:
-        """Returns the output shape and the parameters of a random finite network.
-
-        Args:
-          rng: a JAX random key.
-          input_shape: shape of the input, or a list or tuple of shapes for parallel networks;
-            the batch size may be -1.
-
-        Raises:
-          ValueError: a shape does not fit; the message names the layer.
-        """
-        shape = as_shape(input_shape)
-        with located(self.net.label):
-            return self.net.output_shape(shape), self.net.init(rng, shape)
-
-
 def as_shape(shape: Any) -> Any:
     """Returns a shape as a tuple of ints, or a tree of shapes as a tuple of such trees."""
     if isinstance(shape, list | tuple) and any(isinstance(s, list | tuple) for s in shape):
@@ -336,39 +294,6 @@ def as_shape(shape: Any) -> Any:
     if not isinstance(shape, list | tuple):
         raise TypeError(f"expected a shape (a tuple of ints), got {type(shape).__name__}")
     return tuple(int(s) for s in shape)
-
-
-class ApplyFn(NetFunction):
-    """Evaluates finite networks."""
-
-    def __call__(
-        self,
-        params: Any,
-        inputs: Any,
-        *,
-        rng: Array | None = None,
-        pattern: Any = None,
-        mask_constant: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Returns the outputs of the finite network.
-
-        Args:
-          params: parameters from `init_fn`.
-          inputs: an array, a `MaskedArray`, or a list or tuple of them for parallel networks.
-          rng: random key, needed by Dropout in training.
-          pattern: graph patterns.
-          mask_constant: entries of `inputs` equal to it are masked; the result is then a
-            `MaskedArray`.
-          **kwargs: ignored, so that one call serves networks of other libraries too.
-        """
-        with located(self.net.label):
-            x, mask = split_mask(inputs, mask_constant)
-            shape = tree_shapes(x)
-            out = run(self.net, params, x, rng, mask, pattern)
-            if not jax.tree.leaves(mask):
-                return out
-            return _pair_masks(out, self.net.mask(mask, shape))
 
 
 def check_one_input(tree: Any) -> None:
@@ -396,12 +321,6 @@ def tree_shapes(x: Any) -> Any:
     if isinstance(x, list | tuple):
         return tuple(tree_shapes(part) for part in x)
     return tuple(jax.numpy.shape(x))
-
-
-def _pair_masks(out: Any, mask: Any) -> Any:
-    if isinstance(out, list | tuple):
-        return type(out)(_pair_masks(o, m) for o, m in zip(out, mask, strict=True))
-    return MaskedArray(out, mask)
 
 
 def same_need(need: Any, other: Any) -> Any:

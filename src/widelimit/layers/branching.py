@@ -10,13 +10,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances, select
+from widelimit.covariance.covariances import Covariances, select
+from widelimit.covariance.linear_maps import concatenate_positions, concatenate_samples
+from widelimit.covariance.offsets import Need
+from widelimit.covariance.signal import Signal
+from widelimit.kernel.masking import all_masked
 from widelimit.layers.base import Layer, Site, same_need
 from widelimit.layers.step import select_each
-from widelimit.linear_maps import concatenate_positions, concatenate_samples
-from widelimit.masking import all_masked
-from widelimit.offsets import Need
-from widelimit.signal import Signal
 
 
 @pytree

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
 from widelimit.layers.base import Layer, Site, located, run, same_need, tree_shapes
 from widelimit.layers.foreign import as_layer
 from widelimit.layers.step import Trio, select_each, step

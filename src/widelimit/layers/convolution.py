@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances, embed, transpose_space
+from widelimit.covariance.covariances import Covariances, embed, transpose_space
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.signal import Signal
+from widelimit.covariance.stencil import Stencil, needed_offsets
+from widelimit.covariance.verbs import affine, stencils
 from widelimit.layers.affine import AffineLayer, checked_width
 from widelimit.layers.base import Site, check_one_input
 from widelimit.layers.dimension_numbers import Axes
 from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
-from widelimit.offsets import Need, Offsets
-from widelimit.signal import Signal
-from widelimit.stencil import Stencil, needed_offsets
-from widelimit.verbs import affine, stencils
 
 
 @pytree

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from widelimit.nt_kernel import Kernel
+from widelimit.kernel.kernel import Kernel
 
 
 class Bool(enum.IntEnum):

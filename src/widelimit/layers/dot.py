@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.linear_maps import Contraction, contract
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.linear_maps import Contraction, contract
-from widelimit.offsets import Need, Offsets
-from widelimit.signal import Signal
 
 _FREE = 1000  # labels of axes of the constant that meet no axis of the input begin here
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from widelimit._pytree import is_concrete, pytree, static
-from widelimit.covariance import INPUT, Covariances
+from widelimit.covariance.covariances import INPUT, Covariances
+from widelimit.covariance.verbs import scale_same
 from widelimit.layers.base import Layer, Site
-from widelimit.verbs import scale_same
 
 
 @pytree

@@ -1,4 +1,4 @@
-"""Nonlinearities: each is its function, its dual (in `duals.py`) and a docstring.
+"""Nonlinearities: each is its function, its dual (in `activations.py`) and a docstring.
 
 All act as K' = E[f(u) f(v)] and T' = T E[f'(u) f'(v)] for (u, v) ~ N(0, [[q1, c], [c, q2]]). They
 need a Gaussian input (the output of Dense, Conv, ...) and give a non-Gaussian one.
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from widelimit import duals
+from widelimit import activations
 from widelimit._pytree import as_leaf, pytree, static
-from widelimit.covariance import Covariances
-from widelimit.duals import Dual
+from widelimit.activations import Dual
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.verbs import ElementwiseRule, elementwise
 from widelimit.layers.base import Layer, Site
-from widelimit.verbs import ElementwiseRule, elementwise
 
 
 class ElementwiseLayer(Layer):
@@ -88,7 +88,7 @@ class Erf(ElementwiseLayer):
         return self.a * jax.scipy.special.erf(self.b * x) + self.c
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.erf(c, q1, q2, gap, self.a, self.b, self.c)
+        return activations.erf(c, q1, q2, gap, self.a, self.b, self.c)
 
 
 def Sigmoid_like() -> Erf:
@@ -116,7 +116,7 @@ class Sin(ElementwiseLayer):
         return self.a * jnp.sin(self.b * x + self.c)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.sin(c, q1, q2, gap, self.a, self.b, self.c)
+        return activations.sin(c, q1, q2, gap, self.a, self.b, self.c)
 
 
 def Cos(a: Any = 1.0, b: Any = 1.0, c: Any = 0.0) -> Sin:
@@ -148,7 +148,7 @@ class Rbf(ElementwiseLayer):
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.rbf(c, q1, q2, gap, self.gamma)
+        return activations.rbf(c, q1, q2, gap, self.gamma)
 
 
 @pytree
@@ -167,7 +167,7 @@ class Gelu(ElementwiseLayer):
         return jax.nn.gelu(x, approximate=self.approximate)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.gelu(c, q1, q2, gap)
+        return activations.gelu(c, q1, q2, gap)
 
 
 @pytree
@@ -180,7 +180,7 @@ class Gabor(ElementwiseLayer):
         return jnp.exp(-jnp.square(x)) * jnp.sin(x)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.gabor(c, q1, q2, gap)
+        return activations.gabor(c, q1, q2, gap)
 
 
 @pytree
@@ -201,7 +201,7 @@ class Exp(ElementwiseLayer):
         return self.a * jnp.exp(self.b * x)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.exp(c, q1, q2, gap, self.a, self.b)
+        return activations.exp(c, q1, q2, gap, self.a, self.b)
 
 
 @pytree
@@ -222,7 +222,7 @@ class Gaussian(ElementwiseLayer):
         return self.a * jnp.exp(self.b * jnp.square(x))
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.gaussian(c, q1, q2, gap, self.a, self.b)
+        return activations.gaussian(c, q1, q2, gap, self.a, self.b)
 
 
 @pytree
@@ -245,7 +245,7 @@ class Monomial(ElementwiseLayer):
         return x**self.degree
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.monomial(c, q1, q2, gap, self.degree)
+        return activations.monomial(c, q1, q2, gap, self.degree)
 
 
 @pytree
@@ -271,7 +271,7 @@ class RectifiedMonomial(ElementwiseLayer):
         return jnp.where(x >= 0, x**self.degree, 0)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.rectified_monomial(c, q1, q2, gap, self.degree)
+        return activations.rectified_monomial(c, q1, q2, gap, self.degree)
 
 
 @pytree
@@ -295,7 +295,7 @@ class Polynomial(ElementwiseLayer):
         return out
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.polynomial(c, q1, q2, gap, self.coef)
+        return activations.polynomial(c, q1, q2, gap, self.coef)
 
 
 @pytree
@@ -323,7 +323,7 @@ class Hermite(ElementwiseLayer):
         return current
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.hermite(c, q1, q2, gap, self.degree)
+        return activations.hermite(c, q1, q2, gap, self.degree)
 
 
 @pytree
@@ -348,7 +348,7 @@ class ExpNormalized(ElementwiseLayer):
         )
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.exp_normalized(c, q1, q2, gap, self.gamma, self.shift, self.do_clip)
+        return activations.exp_normalized(c, q1, q2, gap, self.gamma, self.shift, self.do_clip)
 
 
 def _check_degree(degree: Any) -> None:

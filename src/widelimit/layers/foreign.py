@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.conversion import kernel_from_covariances
-from widelimit.covariance import Covariances
-from widelimit.layers.base import ApplyFn, InitFn, Layer, Site, as_shape
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Need
+from widelimit.covariance.signal import Signal
+from widelimit.kernel.conversion import kernel_from_covariances
+from widelimit.kernel.kernel import Kernel
+from widelimit.layers.base import Layer, Site, as_shape
 from widelimit.layers.developer import Requirements
 from widelimit.layers.returned import covariances_of, output_axes
-from widelimit.nt_kernel import Kernel
-from widelimit.offsets import Need
-from widelimit.signal import Signal
 
 
 @pytree
@@ -240,10 +240,9 @@ def as_layer(layer: Any) -> Layer:
         return layer
     if isinstance(layer, tuple | list) and len(layer) in (3, 4) and all(map(callable, layer)):
         init, apply, kernel = layer[:3]
-        if isinstance(init, InitFn) and isinstance(apply, ApplyFn):
-            net = init.net
-            if apply.net is net and getattr(kernel, "net", None) is net:
-                return net
+        net = getattr(kernel, "net", None)
+        if isinstance(net, Layer) and (init, apply) == (net.init_fn, net.apply_fn):
+            return net
         return Foreign(*layer)
     if isinstance(layer, type) and issubclass(layer, Layer):
         raise TypeError(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from widelimit.layers.base import Layer
-from widelimit.traced import Snapshot
+from widelimit.tracing.traced import Snapshot
 
 
 def as_now(net: Layer) -> Layer:

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.pair_matrices import position_maps
+from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
-from widelimit.offsets import Need, Offsets
-from widelimit.pair_matrices import position_maps
-from widelimit.signal import Signal
 
 
 class AggregateImplementation(enum.Enum):

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.linear_maps import take_positions, take_samples
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.signal import Signal
+from widelimit.covariance.stencil import index_stencil, needed_offsets
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.linear_maps import take_positions, take_samples
-from widelimit.offsets import Need, Offsets
-from widelimit.signal import Signal
-from widelimit.stencil import index_stencil, needed_offsets
 
 
 class _IndexExpression:

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances, variances
+from widelimit.covariance.covariances import Covariances, variances
+from widelimit.covariance.signal import Signal
+from widelimit.covariance.verbs import normalise
+from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.masking import one_channel
-from widelimit.signal import Signal
-from widelimit.verbs import normalise
 
 
 class _Norm(Layer):

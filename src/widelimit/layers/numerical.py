@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit import series
 from widelimit._pytree import pytree, static
-from widelimit.duals import Dual
+from widelimit.activations import Dual, series
 from widelimit.layers.elementwise import ElementwiseLayer
 
 
@@ -39,7 +38,7 @@ class SeriesLayer(ElementwiseLayer):
 
 @pytree
 class Tanh(SeriesLayer):
-    """Returns tanh(x). The kernel is a Mehler series; its error stands in `widelimit.series`."""
+    """Returns tanh(x). The kernel is a Mehler series; its error stands in `activations.series`."""
 
     def activation(self, x: Array) -> Array:
         return jnp.tanh(x)
@@ -47,7 +46,7 @@ class Tanh(SeriesLayer):
 
 @pytree
 class Sigmoid(SeriesLayer):
-    """Returns 1 / (1 + exp(-x)). The kernel is a Mehler series (`widelimit.series`)."""
+    """Returns 1 / (1 + exp(-x)). The kernel is a Mehler series (`widelimit.activations.series`)."""
 
     def activation(self, x: Array) -> Array:
         return jax.nn.sigmoid(x)
@@ -55,7 +54,7 @@ class Sigmoid(SeriesLayer):
 
 @pytree
 class Softplus(SeriesLayer):
-    """Returns log(1 + exp(x)). The kernel is a Mehler series (`widelimit.series`)."""
+    """Returns log(1 + exp(x)). The kernel is a Mehler series (`widelimit.activations.series`)."""
 
     def activation(self, x: Array) -> Array:
         return jax.nn.softplus(x)

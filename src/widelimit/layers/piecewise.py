@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit import duals
+from widelimit import activations
 from widelimit._pytree import pytree, static
-from widelimit.duals import Dual
+from widelimit.activations import Dual
 from widelimit.layers.elementwise import ElementwiseLayer
 
 
@@ -28,7 +28,7 @@ class _ReluFamily(ElementwiseLayer):
         return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.abrelu(c, q1, q2, gap, *self.slopes(), stabilize=self.do_stabilize)
+        return activations.abrelu(c, q1, q2, gap, *self.slopes(), stabilize=self.do_stabilize)
 
     def variance(self, features: Array) -> Array:
         a, b = self.slopes()
@@ -115,4 +115,4 @@ class Sign(ElementwiseLayer):
         return jnp.sign(x)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return duals.sign(c, q1, q2, gap)
+        return activations.sign(c, q1, q2, gap)

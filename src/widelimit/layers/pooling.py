@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.signal import Signal
+from widelimit.covariance.stencil import needed_offsets
+from widelimit.covariance.verbs import position_pool, stencils
+from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site, check_one_input, checked_axis
 from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
-from widelimit.masking import one_channel
-from widelimit.offsets import Need, Offsets
-from widelimit.signal import Signal
-from widelimit.stencil import needed_offsets
-from widelimit.verbs import position_pool, stencils
 
 
 class _SpatialLayer(Layer):

@@ -8,11 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.signal import Signal
+from widelimit.covariance.verbs import position_mean
 from widelimit.layers.base import Layer, Site, checked_axis
-from widelimit.offsets import Need, Offsets
-from widelimit.signal import Signal
-from widelimit.verbs import position_mean
 
 
 @pytree

@@ -11,11 +11,11 @@ from jax.image import ResizeMethod
 from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance import Covariances
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.linear_maps import axis_maps, sample_maps
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.linear_maps import axis_maps, sample_maps
-from widelimit.offsets import Need, Offsets
-from widelimit.signal import Signal
 
 _KEEP = -1
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from widelimit.conversion import covariances_from_kernel
-from widelimit.covariance import Covariances
-from widelimit.nt_kernel import Kernel
-from widelimit.offsets import Need
-from widelimit.signal import Signal
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Need
+from widelimit.covariance.signal import Signal
+from widelimit.kernel.conversion import covariances_from_kernel
+from widelimit.kernel.kernel import Kernel
 
 Shape = tuple[int, ...]
 

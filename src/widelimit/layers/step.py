@@ -9,10 +9,10 @@ import jax
 from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree
-from widelimit.covariance import Covariances, exact_diagonal, same_sample, select
+from widelimit.covariance.covariances import Covariances, exact_diagonal, same_sample, select
+from widelimit.covariance.signal import Signal
+from widelimit.covariance.verbs import apply_masks
 from widelimit.layers.base import Layer, Site
-from widelimit.signal import Signal
-from widelimit.verbs import apply_masks
 
 
 @pytree

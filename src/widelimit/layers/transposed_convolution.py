@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit._pytree import pytree
+from widelimit.covariance.stencil import Stencil, out_size, same_padding, transposed_stencil
 from widelimit.layers.convolution import ConvolutionLayer
 from widelimit.layers.windows import wrap
-from widelimit.stencil import Stencil, out_size, same_padding, transposed_stencil
 
 
 @pytree

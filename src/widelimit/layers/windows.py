@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.stencil import Stencil, out_size, same_padding, window_stencil
+from widelimit.covariance.stencil import Stencil, out_size, same_padding, window_stencil
 
 Pair = tuple[int, int]
 
@@ -123,7 +123,7 @@ class Windows:
     def stencils(
         self, spatial: tuple[int, ...], *, tied: bool, normalise: bool = False
     ) -> tuple[Stencil, ...]:
-        """Returns one stencil per axis; see `widelimit.stencil.window_stencil`."""
+        """Returns one stencil per axis; see `widelimit.covariance.stencil.window_stencil`."""
         parts = zip(
             spatial, self.shape, self.strides, self.dilation, self.pads(spatial), strict=True
         )

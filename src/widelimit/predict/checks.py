@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete, own
-from widelimit.masking import is_masked_array, split_mask
-from widelimit.messages import shown
-from widelimit.samples import finite_or_masked
+from widelimit._samples import finite_or_masked
+from widelimit._text import shown
+from widelimit.kernel.masking import is_masked_array, split_mask
 
 # Large arrays are checked so many rows at a time.
 _ROWS = 512

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
-from widelimit.messages import shown
+from widelimit._text import shown
 from widelimit.predict.checks import check_not_negative
 from widelimit.predict.factor import Cholesky, System, TrainKernel
 from widelimit.predict.spectral import Spectral

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete, own
+from widelimit._samples import same_values
+from widelimit._text import shown
 from widelimit.gram.compute import kernel_fn_of, kernels_between, unwrapped
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
-from widelimit.messages import shown
 from widelimit.predict.checks import (
     as_flag,
     as_targets,
@@ -42,7 +43,6 @@ from widelimit.predict.selection import (
     prior_kernel,
 )
 from widelimit.predict.stepping import Descent
-from widelimit.samples import same_values
 
 KernelFn = Callable[..., Any]
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from widelimit._pytree import is_concrete, own
-from widelimit.messages import warn
+from widelimit._text import warn
 from widelimit.predict import in_place
 from widelimit.predict.checks import as_flag, check_finite, check_real, check_scalar
 from widelimit.predict.matrices import to_matrix

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.messages import shown
+from widelimit._text import shown
 from widelimit.predict.checks import check_real
 
 Axes = int | Sequence[int]

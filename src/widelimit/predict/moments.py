@@ -158,7 +158,7 @@ def log_marginal_likelihood(system: System, y: Array, *, layout: Layout) -> Arra
 def _root(variance: Array) -> Array:
     """The square root, with derivative 0 at 0; rounding below 0 counts as 0, NaN stays NaN."""
     zero = variance <= 0
-    # A quotient: see `widelimit.duals.base.sqrt`.
+    # A quotient: see `widelimit.activations.base.sqrt`.
     return jnp.where(zero, 0.0, variance / jnp.sqrt(jnp.where(zero, 1.0, variance)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
-from widelimit.messages import shown
+from widelimit._text import shown
 from widelimit.predict.checks import as_targets, check_finite, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, TrainKernel, advise_diag_reg

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.messages import shown
+from widelimit._text import shown
 
 Get = str | Sequence[str] | None
 KernelArray = jax.Array | np.ndarray

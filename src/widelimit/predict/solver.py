@@ -14,8 +14,8 @@ from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import System
 from widelimit.predict.matrices import Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64
-from widelimit.traced import Snapshot
-from widelimit.varying import varying_axes
+from widelimit.tracing.traced import Snapshot
+from widelimit.tracing.varying import varying_axes
 
 Loss = Callable[[jax.Array, jax.Array], Any]
 

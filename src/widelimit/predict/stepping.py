@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.predict.spectral import RESPONSE, SpectralFunction
-from widelimit.varying import varying_like
+from widelimit.tracing.varying import varying_like
 
 # Beyond it float64 does not tell odd numbers of steps from even ones.
 BITS = 53

@@ -1,0 +1,184 @@
+"""Duals of piecewise powers: arc-cosine kernels."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from widelimit.activations.base import PI, Dual, constant, determinant, like, reciprocal, sqrt
+
+
+@jax.custom_jvp
+def _angle(v: jax.Array, c: jax.Array) -> jax.Array:
+    """Returns `theta = atan2(sqrt v, c)` in [0, pi], the angle between the two inputs.
+
+    It is pi/2 where `v = c = 0`: a zero input has no direction. Derivatives: `c / (2 s (v +
+    c^2))` and `-s / (v + c^2)` with `s = sqrt v`; zero where `s` is zero.
+    """
+    # Reverse mode inside a scan drops custom derivatives of what it has linearised, and second
+    # derivatives then meet this body: it must be differentiable too. atan2 tells 0.0 from -0.0.
+    zero = (v == 0) & (c == 0)
+    return jnp.arctan2(jnp.where(zero, 1, sqrt(v)), c)
+
+
+@_angle.defjvp
+def _angle_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (v, c), (dv, dc) = primals, tangents
+    s = sqrt(v)
+    inverse = reciprocal(v + c * c)
+    return _angle(v, c), c * reciprocal(2 * s) * inverse * dv - s * inverse * dc
+
+
+@jax.custom_jvp
+def _arc(v: jax.Array, c: jax.Array) -> jax.Array:
+    """Returns `F = sqrt v - theta c`, the part of the arc-cosine kernel that bends.
+
+    Derivatives: `s / (2 (v + c^2))` and `-theta + c s / (v + c^2)`. Both are bounded, so that
+    along `v = q1 q2 - c^2` the total `dF/dc` is `-theta` without any singular term cancelling.
+    """
+    return sqrt(v) - _angle(v, c) * c
+
+
+@_arc.defjvp
+def _arc_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (v, c), (dv, dc) = primals, tangents
+    sine = sqrt(v) * reciprocal(v + c * c)
+    return _arc(v, c), sine / 2 * dv + (c * sine - _angle(v, c)) * dc
+
+
+def _slope_angle(v: jax.Array, c: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """Returns the angle for `kdot`, in which two zero inputs count as identical: it is 0."""
+    return jnp.where((q1 == 0) & (q2 == 0), 0, _angle(v, c))
+
+
+def abrelu(
+    c: jax.Array,
+    q1: jax.Array,
+    q2: jax.Array,
+    gap: jax.Array | None,
+    a: ArrayLike,
+    b: ArrayLike,
+    stabilize: bool = False,
+) -> Dual:
+    """Returns the dual of `f(x) = a min(x, 0) + b max(x, 0)`, with its gap where `gap` is given.
+
+    With `A = (a^2 + b^2) / 2`, `g = (a - b)^2 / (2 pi)`, `s = sqrt(q1 q2 - c^2)` and
+    `theta = atan2(s, c)`: `k = A c + g (s - theta c)` and `kdot = A - g theta` (the arc-cosine
+    kernels of Cho and Saul 2009). If one variance is zero `theta` is pi/2, if both are it is 0 in
+    `kdot`: a zero input counts as orthogonal to all but zero, which keeps `kdot` positive
+    semi-definite.
+
+    Args:
+        c: covariance.
+        q1: variance of the first variable.
+        q2: variance of the second variable.
+        gap: half the mean squared distance of the two, or None.
+        a: slope for negative inputs.
+        b: slope for positive inputs.
+        stabilize: scale every entry by the larger of its two variances first. The result is the
+            same; products of variances neither overflow nor underflow.
+    """
+    a, b = like(c, a, b)
+    scale = jnp.ones((), c.dtype)
+    if stabilize:
+        # k is homogeneous: the scale drops out, and so does its derivative
+        largest = lax.stop_gradient(jnp.maximum(q1, q2))
+        scale = jnp.where(largest > 0, largest, 1)
+        c, q1, q2 = c / scale, q1 / scale, q2 / scale
+        gap = None if gap is None else gap / scale
+    mean_slope, kink = (a * a + b * b) / 2, (a - b) ** 2 / (2 * PI)
+    v = determinant(c, q1, q2, gap)
+    arc = kink * _arc(v, c)
+    return Dual(
+        k=scale * (mean_slope * c + arc),
+        kdot=mean_slope - kink * _slope_angle(v, c, q1, q2),
+        gap=None if gap is None else scale * (mean_slope * gap - arc),
+    )
+
+
+def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> Dual:
+    """Returns the dual of `f(x) = sign x`: `k = 1 - 2 theta / pi`; `kdot` is 0 by convention.
+
+    `theta` is the angle of `abrelu`, and pi/2 at zero variance, since `sign 0 = 0`. The true
+    `dk/dc` is `2 / (pi s)`: a finite network, whose gradients vanish, does not see it.
+    """
+    v = determinant(c, q1, q2, gap)
+    return Dual(1 - 2 / PI * _angle(v, c), constant(0, c, q1, q2))
+
+
+def rectified_monomial(
+    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int
+) -> Dual:
+    """Returns the dual of `f(x) = x^degree` for `x >= 0`, else 0: the arc-cosine kernels.
+
+    `kdot = degree^2 k_{degree-1}`; for degree 0 it is 0 by convention, as for `sign`. Degree 0
+    has `f(0) = 1`: with both variances zero `k` is 1, with one of them 1/2.
+
+    Cho and Saul (2009) give `k` by repeated derivatives in the angle. Here it is a recursion by
+    Stein's lemma, which divides by nothing that vanishes (see `_rectified_moment`).
+
+    Args:
+        c: covariance.
+        q1: variance of the first variable.
+        q2: variance of the second variable.
+        gap: half the mean squared distance of the two, or None.
+        degree: a static integer, at least 0.
+    """
+    v = determinant(c, q1, q2, gap)
+    if degree == 0:
+        at_zero = jnp.where((q1 == 0) & (q2 == 0), 1, 0.5).astype(c.dtype)
+        k = jnp.where((q1 == 0) | (q2 == 0), at_zero, _rectified_moment(0, v, c))
+        return Dual(k, constant(0, c, q1, q2))
+    k = _rectified_moment(degree, v, c)
+    if degree == 1:
+        return Dual(k, (PI - _slope_angle(v, c, q1, q2)) / (2 * PI))
+    return Dual(k, degree**2 * _rectified_moment(degree - 1, v, c))
+
+
+def _rectified_moments(
+    degree: int, v: jax.Array, c: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Returns `M_0, ..., M_degree` and `N_0, ..., N_degree` as functions of `v = q1 q2 - c^2`, `c`.
+
+    `M_k = E[u^k v^k; u, v > 0]` and `N_k = E[u^k v^(k+2); u, v > 0] / q2`, which is symmetric.
+    Stein's lemma: `N_k = (k + 1) M_k + k c N_{k-1}`, `M_k = (k - 1) p N_{k-2} + k c M_{k-1}`
+    with `p = q1 q2`, started by the closed forms of `M_0`, `M_1`, `N_0`.
+    """
+    p = v + c * c
+    first = (PI - _angle(v, c)) / (2 * PI)
+    moments = [first, (_arc(v, c) + PI * c) / (2 * PI)]
+    mixed = [first + c * sqrt(v) * reciprocal(p) / (2 * PI)]
+    for k in range(1, degree + 1):
+        if k > 1:
+            moments.append((k - 1) * p * mixed[k - 2] + k * c * moments[k - 1])
+        mixed.append((k + 1) * moments[k] + k * c * mixed[k - 1])
+    return moments, mixed
+
+
+def _rectified_moment(degree: int, v: jax.Array, c: jax.Array) -> jax.Array:
+    return _smooth_moment(degree, v, c) if degree > 1 else _rectified_moments(1, v, c)[0][degree]
+
+
+def _smooth_moment_value(degree: int, v: jax.Array, c: jax.Array) -> jax.Array:
+    return _rectified_moments(degree, v, c)[0][degree]
+
+
+def _smooth_moment_jvp(
+    degree: int,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    # dM/dp = d (d - 1) N / 2 and dM/dc = d^2 M_{d-1} at fixed p = v + c^2. Differentiating the
+    # recursion itself would leave 1/s terms that only cancel against each other.
+    (v, c), (dv, dc) = primals, tangents
+    slope = degree * (degree - 1) / 2 * _rectified_moments(degree - 2, v, c)[1][degree - 2]
+    below = degree**2 * _rectified_moment(degree - 1, v, c)
+    return _smooth_moment(degree, v, c), slope * dv + (below + 2 * c * slope) * dc
+
+
+_smooth_moment = jax.custom_jvp(_smooth_moment_value, nondiff_argnums=(0,))
+_smooth_moment.defjvp(_smooth_moment_jvp)

@@ -1,0 +1,205 @@
+"""Covariances inside a network: how they are stored. Only this and `verbs` touch their axes.
+
+    nngp, ntk, gap   [n1, n2, d, p]   cov( z(x1[n1])[p], z(x2[n2])[p + d] )
+    cov1, cov2       [n, d, p]        the same for an image with itself
+
+d runs over stored offsets, p over flat positions; a network without spatial axes has one of each.
+Invariant: entries whose partner p + d lies outside the image are zero after every verb.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from widelimit._pytree import pytree, static
+from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.pairs import (
+    permute_axes,
+    relayout,
+    shift,
+)
+from widelimit.covariance.signal import Signal
+
+# Origins that are no fresh weights: raw input, and a Kernel from outside.
+INPUT = "<input>"
+KERNEL = "<kernel>"
+
+
+@pytree
+class Covariances:
+    """Covariances of one activation of x1 with one of x2, by offset.
+
+    Attributes:
+      nngp: covariance [n1, n2, d, p].
+      ntk: tangent kernel, same shape; None while structurally zero, or when not wanted.
+      gap: (q1 + q2) / 2 - c, half the mean squared distance, carried because the difference
+        loses it for near-duplicates; None after a layer that cannot carry it.
+      cov1: covariance of each image of x1 with itself, [n1, d, p].
+      cov2: likewise for x2; None means symmetric (x2 is x1).
+      signal: shapes here.
+      need: which offsets are stored.
+      tangent: whether the NTK is wanted.
+      gaussian: whether channels are independent Gaussians given the inputs.
+      origins: the fresh weights that this activation depends on without further fresh weights in
+        between. Activations that share an origin are correlated.
+    """
+
+    nngp: Float[Array, "n1 n2 d p"]
+    ntk: Float[Array, "n1 n2 d p"] | None
+    gap: Float[Array, "n1 n2 d p"] | None
+    cov1: Float[Array, "n1 e p"]
+    cov2: Float[Array, "n2 e p"] | None
+    signal: Signal = static()
+    need: Need = static()
+    tangent: bool = static()
+    gaussian: bool = static()
+    origins: frozenset[str] = static()
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether x2 is x1."""
+        return self.cov2 is None
+
+    def replace(self, **changes: Any) -> Covariances:
+        """Returns a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def cross_variances(cov: Covariances) -> tuple[Array, Array]:
+    """Returns variances that broadcast against the cross-covariance.
+
+    Returns:
+      q1 [n1, 1, 1, p] at p, and q2 [1, n2, d, p] at p + d.
+    """
+    return pair_features(cov, *variances(cov))
+
+
+def variances(cov: Covariances) -> tuple[Array, Array]:
+    """Returns the variances [n, p] of both sides."""
+    zero = cov.need.own.zero_index
+    var1 = cov.cov1[:, zero]
+    return var1, var1 if cov.cov2 is None else cov.cov2[:, zero]
+
+
+def pair_features(cov: Covariances, f1: Any, f2: Any) -> tuple[Any, Any]:
+    """Returns per-position trees [..., n, p] shaped to broadcast against [n1, n2, d, p]."""
+    left = jax.tree.map(lambda f: f[..., :, None, None, :], f1)
+    right = jax.tree.map(
+        lambda f: shift(f, cov.need.cross, cov.signal.spatial)[..., None, :, :, :], f2
+    )
+    return left, right
+
+
+def map_values(
+    cov: Covariances,
+    function: Callable[[Array, Offsets, Offsets], Array],
+    signal: Signal,
+    need: Need,
+) -> Covariances:
+    """Returns the covariances with every array mapped; the gap is dropped.
+
+    Args:
+      cov: covariances.
+      function: from an array [..., d, p], its stored offsets and those of the result, to the
+        result.
+      signal: shapes of the result.
+      need: offsets of the result.
+    """
+
+    def cross(value: Array | None) -> Array | None:
+        return None if value is None else function(value, cov.need.cross, need.cross)
+
+    return cov.replace(
+        nngp=cross(cov.nngp),
+        ntk=cross(cov.ntk),
+        gap=None,
+        cov1=function(cov.cov1, cov.need.own, need.own),
+        cov2=None if cov.cov2 is None else function(cov.cov2, cov.need.own, need.own),
+        signal=signal,
+        need=need,
+    )
+
+
+def select(cov: Covariances, need: Need) -> Covariances:
+    """Returns the covariances at other offsets, all of which are stored.
+
+    Raises:
+      AssertionError: an offset is not stored.
+    """
+    for stored, wanted in ((cov.need.cross, need.cross), (cov.need.own, need.own)):
+        if wanted.wanted:
+            assert stored.wanted, (stored, wanted)
+            axes = zip(stored.axes, wanted.axes, strict=True)
+            assert all(set(w) <= set(s) for s, w in axes), (stored, wanted)
+    return embed(cov, need)
+
+
+def embed(cov: Covariances, need: Need) -> Covariances:
+    """Returns the covariances at other offsets; pairs that were not stored are zero."""
+    if need == cov.need:
+        return cov
+    spatial = cov.signal.spatial
+
+    def read(value: Array, stored: Offsets, wanted: Offsets) -> Array:
+        return relayout(value, stored, wanted, spatial)
+
+    gap = None if cov.gap is None else read(cov.gap, cov.need.cross, need.cross)
+    return map_values(cov, read, cov.signal, need).replace(gap=gap)
+
+
+def exact_diagonal(cov: Covariances) -> Covariances:
+    """Returns symmetric covariances whose diagonal is the variance to the bit, with gap 0."""
+    if not cov.symmetric or not cov.need.own.wanted:
+        return cov
+    same = same_entry(cov)
+    variance = variances(cov)[0][:, None, None, :]
+    return cov.replace(
+        nngp=jnp.where(same, variance, cov.nngp),
+        gap=None if cov.gap is None else jnp.where(same, 0, cov.gap),
+    )
+
+
+def same_entry(cov: Covariances) -> Array:
+    """Returns a mask [n, n, d, p]: same sample and same position."""
+    zero = np.zeros((1, 1, cov.need.cross.count, 1), bool)
+    zero[..., cov.need.cross.zero_index, :] = True
+    equal = jnp.eye(cov.signal.n1, dtype=bool)[:, :, None, None] & zero
+    return jnp.broadcast_to(equal, cov.nngp.shape)
+
+
+def transpose_space(
+    cov: Covariances, order: tuple[int, ...], spatial: tuple[int, ...], need: Need
+) -> Covariances:
+    """Returns the covariances with spatial axes in another order.
+
+    Args:
+      cov: covariances, stored in the present order.
+      order: where each new axis stands at present.
+      spatial: present sizes.
+      need: offsets in the new order.
+    """
+    if order == tuple(range(len(order))):
+        return cov
+
+    def permute(value: Array, stored: Offsets, _: Offsets) -> Array:
+        return permute_axes(value, stored, spatial, order)
+
+    return map_values(cov, permute, cov.signal, need)
+
+
+def same_sample(cov: Covariances) -> Array:
+    """Returns what covariances of samples with themselves say of equal samples, [n, d, p].
+
+    For symmetric covariances that hold at least the own offsets: after a layer that mixes
+    samples, the self-covariances are the diagonal of the whole.
+    """
+    n = cov.nngp.shape[0]
+    diagonal = cov.nngp[np.arange(n), np.arange(n)]
+    return relayout(diagonal, cov.need.cross, cov.need.own, cov.signal.spatial)

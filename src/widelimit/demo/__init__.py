@@ -1,1 +1,0 @@
-"""The demonstration that `widelimit demo` runs: networks of infinite width at work on real data."""

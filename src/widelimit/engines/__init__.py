@@ -1,0 +1,1 @@
+"""From inputs to kernels: plans, costs, and the engines that compute."""

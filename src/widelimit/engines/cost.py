@@ -1,0 +1,213 @@
+"""What a kernel costs, counted from the sites of a network: entries, operations, peak memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+from widelimit.covariance.signal import Signal
+from widelimit.layers.affine import AffineLayer
+from widelimit.layers.base import Layer, Site
+from widelimit.layers.combine import Parallel, Repeat, Serial
+from widelimit.layers.convolution import Conv, ConvLocal
+from widelimit.layers.elementwise import ElementwiseLayer
+from widelimit.layers.numerical import SeriesLayer
+from widelimit.layers.pooling import AvgPool, SumPool
+from widelimit.layers.transposed_convolution import ConvTranspose
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The size of a call.
+
+    Attributes:
+      samples: number of samples of x1.
+      arrays: covariances kept per entry: NNGP, NTK if wanted, gap without spatial axes.
+      itemsize: bytes of one number.
+      others: number of samples of x2; None for x1 with itself.
+    """
+
+    samples: int
+    arrays: int
+    itemsize: int
+    others: int | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of samples."""
+        return self.samples * self.columns
+
+    @property
+    def columns(self) -> int:
+        """Number of samples of the second input."""
+        return self.samples if self.others is None else self.others
+
+    @property
+    def images(self) -> int:
+        """Number of samples that have covariances with themselves of their own."""
+        return self.samples + (self.others or 0)
+
+
+def kept_arrays(get: Any, signal: Any) -> int:
+    """Returns how many covariances are kept per entry where `get` is asked of `kernel_fn`."""
+    names = (get,) if isinstance(get, str) else get
+    while not isinstance(signal, Signal):
+        signal = signal[0]
+    tangent = names is None or "ntk" in [str(name).lower() for name in names]
+    return 1 + tangent + (not signal.spatial)
+
+
+def entries(need: Any, signal: Any) -> int:
+    """Returns how many numbers one covariance of one pair of samples takes as stored."""
+    if isinstance(signal, Signal):
+        return need.cross.count * signal.positions
+    return sum(entries(n, s) for n, s in zip(need, signal, strict=True))
+
+
+def all_entries(signal: Any) -> int:
+    """Returns how many numbers one covariance of all pairs of positions would take."""
+    if isinstance(signal, Signal):
+        return signal.positions**2
+    return sum(map(all_entries, signal))
+
+
+def operations(layer: Layer, site: Site) -> int:
+    """Returns floating point operations per pair of samples, by count of the formulas.
+
+    For NNGP and NTK together; per entry of the output.
+    """
+    match layer:
+        case Layer(structural=True):
+            each = 0
+        case SeriesLayer():
+            each = 5 * 256
+        case ElementwiseLayer():
+            each = 60  # an arctangent, a square root and some twenty multiply-adds
+        case Conv() | ConvLocal() | ConvTranspose():
+            each = 6 + 4 * sum(layer.filter_shape)  # one axis at a time
+        case AvgPool() | SumPool():
+            each = 4 * sum(k * k for k in layer.window_shape)
+        case AffineLayer():
+            each = 6
+        case _:
+            each = 2
+    return each * entries(site.need_out, site.signal_out)
+
+
+def peak_bytes(net: Layer, site: Site, load: Workload) -> int:
+    """Returns an estimate of the most memory that covariances take at any time.
+
+    Counted are the inputs of all networks that are being walked, and the input, the output and
+    the temporaries of the layer at work. Measured: see docs/offsets.md.
+    """
+    return _Walk(load).run(net, site)
+
+
+def _product_bytes(need: Any, signal: Any, load: Workload) -> int:
+    """Returns what the product of the inputs takes beside its result, as XLA reports for it."""
+    if not isinstance(signal, Signal):
+        return sum(_product_bytes(n, s, load) for n, s in zip(need, signal, strict=True))
+    stored = need.cross.count * signal.positions
+    wide1 = 8 * load.samples * signal.positions * signal.channels
+    wide2 = (8 + 2 * load.itemsize) * load.columns * stored * signal.channels
+    return wide1 + wide2 + 12 * load.pairs * stored
+
+
+@dataclasses.dataclass
+class _Walk:
+    """A walk over a network that keeps account of what is alive."""
+
+    load: Workload
+
+    def __post_init__(self) -> None:
+        self.sizes: dict[int, int] = {}
+        self.names = itertools.count()
+        self.peak = 0
+
+    def run(self, net: Layer, site: Site) -> int:
+        # The input holds the gap besides the NNGP, which counts as much as an NTK.
+        start = self._new(site.need_in, site.signal_in)
+        self._layer(net, site, start, frozenset(start))
+        held = sum(self.sizes[name] for name in start)
+        product = held + _product_bytes(site.need_in, site.signal_in, self.load)
+        return max(self.peak + self._whole(site.signal_in), product)
+
+    def _whole(self, signal: Any) -> int:
+        """Returns what a network without spatial axes takes besides, since it is compiled whole."""
+        while not isinstance(signal, Signal):
+            signal = signal[0]
+        return 0 if signal.spatial else 3 * 8 * self.load.pairs
+
+    def _new(self, need: Any, signal: Any) -> tuple[int, ...]:
+        """Returns the name of new covariances, or the names of several branches."""
+        if not isinstance(signal, Signal):
+            parts = zip(need, signal, strict=True)
+            return tuple(itertools.chain.from_iterable(self._new(n, s) for n, s in parts))
+        name = next(self.names)
+        cross = self.load.arrays * self.load.pairs * need.cross.count
+        own = self.load.images * need.own.count
+        self.sizes[name] = (cross + own) * signal.positions * self.load.itemsize
+        return (name,)
+
+    def _layer(
+        self, layer: Layer, site: Site, given: tuple[int, ...], held: frozenset[int]
+    ) -> tuple[int, ...]:
+        """Returns the names of the output of a layer, given those of its input."""
+        held = held | frozenset(given)
+        match layer:
+            case Serial(layers=layers):
+                for sub, child in zip(layers, site.children, strict=True):
+                    given = self._layer(sub, child, given, held)
+                return given
+            case Parallel(layers=layers):
+                out: tuple[int, ...] = ()
+                for sub, child, one in zip(
+                    layers, site.children, _split(site.signal_in, given), strict=True
+                ):
+                    result = self._layer(sub, child, one, held)
+                    out, held = out + result, held | frozenset(result)
+                return out
+            case Repeat(layer=body, n=n) if n > 0:
+                given = self._layer(body, site.children[0], given, held)
+                return self._layer(body, site.children[1], given, held) if n > 1 else given
+            case _:
+                return self._leaf(layer, site, given, held)
+
+    def _leaf(
+        self, layer: Layer, site: Site, given: tuple[int, ...], held: frozenset[int]
+    ) -> tuple[int, ...]:
+        if layer.structural:  # branches share what they were given
+            several = not isinstance(site.signal_out, Signal)
+            return given * len(site.signal_out) if several else given
+        out = self._new(site.need_out, site.signal_out)
+        alive = sum(self.sizes[name] for name in held | frozenset(out))
+        self.peak = max(self.peak, alive + self._temporaries(layer, site, given))
+        return out
+
+    def _temporaries(self, layer: Layer, site: Site, given: tuple[int, ...]) -> int:
+        """Returns what XLA allocates beside input and output, as it reports for these layers."""
+        size = sum(self.sizes[name] for name in given)
+        match layer:
+            case Conv() | ConvLocal() | ConvTranspose() | AvgPool() | SumPool():
+                folded = bool(site.need_in.cross.moduli)
+                return int(size * (2.5 if folded else 1.5))  # pairs of two kinds are summed apart
+            case ElementwiseLayer():
+                shifted = 4 * self.load.images * entries(site.need_in, site.signal_in)
+                return shifted * self.load.itemsize
+            case _:
+                return 0
+
+
+def _split(signal: Any, names: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Returns the names of each branch."""
+    parts, start = [], 0
+    for branch in signal:
+        count = _branches(branch)
+        parts.append(names[start : start + count])
+        start += count
+    return parts
+
+
+def _branches(signal: Any) -> int:
+    return 1 if isinstance(signal, Signal) else sum(map(_branches, signal))

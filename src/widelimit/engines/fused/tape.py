@@ -1,0 +1,242 @@
+"""A network as a list of instructions on slots: what both kinds of programs share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from widelimit.engines.fused import instructions as m
+from widelimit.engines.fused.rules import NonlinearRule, RefusedError, nonlinear_rule
+from widelimit.layers.affine import Dense
+from widelimit.layers.base import Layer, Site
+from widelimit.layers.branching import FanInSum, FanOut
+from widelimit.layers.combine import Parallel, Repeat, Serial
+from widelimit.layers.dropout import Dropout
+from widelimit.layers.reshape import Identity
+
+Path = tuple[int, ...]
+Source = Callable[[Layer], Any]
+
+
+def at_path(net: Layer, path: Path) -> Layer:
+    """Returns the layer at a path."""
+    for step in path:
+        net = net.layer if isinstance(net, Repeat) else net.layers[step]  # type: ignore[attr-defined]
+    return net
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """Covariances in a slot.
+
+    Attributes:
+      slot: where they are.
+      level: the grid of their positions.
+      has_t: whether there is a tangent kernel, or none yet.
+      gaussian: whether channels are Gaussian given the inputs.
+      origins: the layers with weights that they stem from, without any in between.
+    """
+
+    slot: int
+    level: int
+    has_t: bool
+    gaussian: bool
+    origins: frozenset[Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A window of a convolution, for rows and columns; that of Dense is a point."""
+
+    taps: tuple[int, int] = (1, 1)
+    pads: tuple[int, int] = (0, 0)
+    strides: tuple[int, int] = (1, 1)
+    steps: tuple[int, int] = (1, 1)
+    around: bool = False  # space closes on itself
+
+
+class Tape:
+    """Collects instructions.
+
+    Args:
+      tangent: whether the NTK is wanted.
+    """
+
+    def __init__(self, tangent: bool) -> None:
+        self.tangent = tangent
+        self.room = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets instructions and slots."""
+        self.code: list[np.ndarray] = []
+        self.sources: list[Source | None] = []
+        self.uses: dict[int, int] = {}
+
+    def lower(self, layer: Layer, path: Path, site: Site, value: Any) -> Any:
+        """Returns the value (or branches of values) after a layer.
+
+        Raises:
+          RefusedError: the layer is not known, or does not fit its input.
+        """
+        rule = nonlinear_rule(layer)
+        if rule is not None:
+            return self._nonlinear(rule, layer, path, site, value)
+        match layer:
+            case Serial(layers=layers):
+                for i, (inner, child) in enumerate(zip(layers, site.children, strict=True)):
+                    value = self.lower(inner, (*path, i), child, value)
+                return value
+            case Parallel(layers=layers):
+                parts = zip(layers, site.children, value, strict=True)
+                return tuple(
+                    self.lower(inner, (*path, i), child, v)
+                    for i, (inner, child, v) in enumerate(parts)
+                )
+            case Repeat(layer=body, n=n):
+                for i in range(n):
+                    value = self.lower(body, (*path, 0), site.children[min(i, 1)], value)
+                return value
+            case Identity() | Dropout(mode="test"):
+                return value
+            case FanOut(num=num):
+                self.uses[value.slot] += num - 1
+                return (value,) * num
+            case FanInSum():
+                return self._sum(value)
+            case Dense():
+                return self.window(layer, path, site, value, Window())
+        return self.other(layer, path, site, value)
+
+    def other(self, layer: Layer, path: Path, site: Site, value: Any) -> Value:
+        """Returns the value after a layer that not all programs know."""
+        raise RefusedError(f"{layer.label} is not among its layers")
+
+    def target(self, site: Site, value: Value, window: Window) -> int:
+        """Returns the grid of the output of a window."""
+        return value.level
+
+    def place_records(self, planes: Sequence[int]) -> None:
+        """Gives every nonlinearity a place for what it records of a sample.
+
+        Args:
+          planes: by grid, how many numbers are recorded at a time.
+        """
+        for op in self.code:
+            if op[m.CODE] == m.NONLINEAR:
+                op[m.PLACE] = self.room
+                self.room += int(op[m.PLANES]) * planes[op[m.LEVEL]]
+
+    def window(self, layer: Any, path: Path, site: Site, value: Value, window: Window) -> Value:
+        """Returns the value after a layer with weights."""
+        level = self.target(site, value, window)
+        has_t = value.has_t or (self.tangent and layer.trainable)
+        out = Value(self.slot(), level, has_t, True, frozenset({path}))
+        channels, tangent = site.signal_in.channels, self.tangent
+        self.emit(
+            m.WINDOW,
+            out,
+            value,
+            source=lambda net: _affine_numbers(at_path(net, path), channels, window, tangent),
+            columns={
+                m.TAPS_Y: window.taps[0],
+                m.TAPS_X: window.taps[1],
+                m.PAD_Y: window.pads[0],
+                m.PAD_X: window.pads[1],
+                m.STRIDE_Y: window.strides[0],
+                m.STRIDE_X: window.strides[1],
+                m.STEP_Y: window.steps[0],
+                m.STEP_X: window.steps[1],
+                m.FLAT: int(level == value.level),
+                m.AROUND: int(window.around),
+            },
+        )
+        self._release(value)
+        return out
+
+    def _nonlinear(
+        self, rule: NonlinearRule, layer: Layer, path: Path, site: Site, value: Value
+    ) -> Value:
+        if rule.needs_gaussian and not value.gaussian:
+            raise RefusedError(f"{layer.label} stands on a non-Gaussian input")
+        average = rule.average(layer, site.signal_in)
+        value = self._owned(value)
+        out = dataclasses.replace(value, gaussian=rule.keeps_gaussian and value.gaussian)
+        columns = {m.KIND: rule.kind, m.PLANES: 1 + rule.paired, m.AVERAGE: int(average)}
+        self.emit(m.NONLINEAR, out, out, lambda net: rule.numbers(at_path(net, path)), columns)
+        return out
+
+    def _sum(self, values: tuple[Value, ...]) -> Value:
+        if len(values) == 1:
+            return values[0]
+        if not all(value.gaussian for value in values):
+            raise RefusedError("a branch of a sum is not Gaussian")
+        origins = [origin for value in values for origin in value.origins]
+        if len(set(origins)) < len(origins) or len({v.level for v in values}) > 1:
+            raise RefusedError("branches of a sum are correlated")
+        first = self._owned(values[0])
+        for value in values[1:]:
+            self.emit(m.ADD, first, value)
+            self._release(value)
+        has_t = any(value.has_t for value in values)
+        return dataclasses.replace(first, has_t=has_t, origins=frozenset(origins))
+
+    def _owned(self, value: Value) -> Value:
+        """Returns the value in a slot that nothing else reads."""
+        if self.uses[value.slot] == 1:
+            return value
+        copy = dataclasses.replace(value, slot=self.slot())
+        self.emit(m.COPY, copy, value)
+        self._release(value)
+        return copy
+
+    def slot(self) -> int:
+        """Returns a free slot, used once from now on."""
+        free = [i for i, uses in self.uses.items() if uses == 0]
+        slot = free[0] if free else len(self.uses)
+        self.uses[slot] = 1
+        return slot
+
+    def _release(self, value: Value) -> None:
+        self.uses[value.slot] -= 1
+
+    def emit(
+        self,
+        code: int,
+        target: Value,
+        value: Value | None = None,
+        source: Source | None = None,
+        columns: dict[int, int] | None = None,
+    ) -> None:
+        """Adds an instruction that reads `value` (or its target alone) and numbers of `source`."""
+        op = np.zeros(m.COLUMNS, np.int64)
+        value = target if value is None else value
+        op[m.CODE], op[m.SOURCE], op[m.TARGET] = code, value.slot, target.slot
+        op[m.LEVEL], op[m.LEVEL_OUT], op[m.HAS_T] = value.level, target.level, value.has_t
+        for column, number in (columns or {}).items():
+            op[column] = number
+        self.code.append(op)
+        self.sources.append(source)
+
+
+def _affine_numbers(layer: Any, channels: int, window: Window, tangent: bool) -> Any:
+    """Returns w, b, u, v, with the mean over the window put into w and u."""
+    taps = math.prod(window.taps)
+    w, b, u, v = (0.0 if x is None else float(x) for x in layer.numbers(channels * taps))
+    if not tangent:
+        u = v = 0.0
+    return w / taps, b, u / taps, v
+
+
+def numbers_of(sources: tuple[Source | None, ...], net: Layer, dtype: np.dtype) -> np.ndarray:
+    """Returns the hyper-parameters of instructions [ops, NUMBERS]."""
+    out = np.zeros((len(sources), m.NUMBERS), dtype)
+    for row, source in zip(out, sources, strict=True):
+        if source is not None:
+            values = source(net)
+            row[: len(values)] = values
+    return out

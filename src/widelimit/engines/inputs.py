@@ -1,0 +1,198 @@
+"""Inputs of a kernel function, checked and in one dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._pytree import as_leaf, is_concrete
+from widelimit._samples import check_finite, same_values
+from widelimit.covariance.signal import is_branches
+from widelimit.kernel.kernel import Kernel
+from widelimit.kernel.masking import MaskedArray
+
+
+def as_inputs(x1: Any, x2: Any, mask_constant: Any) -> tuple[Any, Any]:
+    """Returns both inputs as arrays of the working dtype (or as kernels); x2 None if all None.
+
+    Raises:
+      TypeError: something else than real arrays, kernels, and lists or tuples of them.
+      ValueError: non-finite values, fewer than two axes, or trees that differ.
+    """
+    if is_branches(x2) and not jax.tree.leaves(x2):
+        x2 = None
+    first = _convert(x1, "x1", mask_constant)
+    if x2 is x1:
+        return first, first  # the same object stays the same object, for `same_inputs`
+    second = None if x2 is None else _convert(x2, "x2", mask_constant)
+    if second is not None:
+        _check_same_tree(first, second)
+    _check_kernels(_leaves(first), _leaves(second))
+    return first, second
+
+
+def check_inputs(x1: Any, x2: Any, mask_constant: Any) -> None:
+    """Raises where `as_inputs` would, without a copy of all inputs.
+
+    Raises:
+      TypeError: as `as_inputs`, or traced inputs.
+      ValueError: as `as_inputs`.
+    """
+    if not is_concrete(x1, x2, mask_constant):
+        raise TypeError(
+            "expected concrete inputs to compute their kernel in tiles, got traced ones: call "
+            "kernel_fn inside jit, vmap or grad"
+        )
+    as_inputs(_heads(x1), _heads(x2), mask_constant)
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x is not None:
+            _check_all_finite(x, name, mask_constant)
+
+
+def _heads(x: Any) -> Any:
+    """Returns the first entries of arrays along their first axis, anything else as it is."""
+    if is_branches(x):
+        return type(x)(map(_heads, x))
+    return x[:1] if isinstance(x, np.ndarray | jax.Array) and x.ndim else x
+
+
+def _check_all_finite(x: Any, name: str, mask_constant: Any) -> None:
+    if is_branches(x):
+        for i, part in enumerate(x):
+            _check_all_finite(part, f"{name}[{i}]", mask_constant)
+    elif x is not None:
+        # What overflows in the working dtype is not finite either.
+        check_finite(np.asarray(x), name, mask_constant, working_dtype())
+
+
+def working_dtype() -> np.dtype:
+    """Returns the dtype of all kernels: float64 with x64 on, else float32."""
+    return jax.dtypes.canonicalize_dtype(np.float64)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Kernel))
+
+
+def _check_kernels(first: list[Any], second: list[Any]) -> None:
+    """Raises if kernels are mixed with arrays, with an x2, or with kernels of another kind."""
+    kernels = [leaf for leaf in first + second if isinstance(leaf, Kernel)]
+    if not kernels:
+        return
+    if second:
+        raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
+    if len(kernels) < len(first):
+        raise TypeError("expected arrays only or Kernels only in x1, got both")
+    if len({kernel.cov2 is None for kernel in kernels}) > 1:
+        raise ValueError(
+            "expected Kernels between the same inputs, got some of x1 with itself (cov2 is None) "
+            "and some of x1 with x2"
+        )
+
+
+def _convert(x: Any, name: str, mask_constant: Any) -> Any:
+    if isinstance(x, Kernel):
+        return x
+    if is_branches(x):
+        return type(x)(_convert(part, f"{name}[{i}]", mask_constant) for i, part in enumerate(x))
+    if isinstance(x, MaskedArray):
+        raise TypeError(f"expected an array for {name}, got a MaskedArray: use mask_constant")
+    if not isinstance(x, np.ndarray | jax.Array):
+        raise TypeError(
+            f"expected an array, a Kernel, or a list or tuple of them for {name}, got "
+            f"{type(x).__name__}"
+        )
+    if not (
+        jnp.issubdtype(x.dtype, jnp.floating)
+        or jnp.issubdtype(x.dtype, jnp.integer)
+        or x.dtype == bool
+    ):
+        raise TypeError(f"expected real numbers in {name}, got dtype {x.dtype}")
+    if x.ndim < 2:
+        raise ValueError(
+            f"expected {name} with a batch and a channel axis (at least 2 axes), got "
+            f"shape {x.shape}"
+        )
+    with np.errstate(over="ignore"):  # found below, with its index
+        # A copy: JAX may alias an array of NumPy, compute later, and see what the caller writes
+        # into it meanwhile.
+        cast = jnp.array(x, working_dtype(), copy=isinstance(x, np.ndarray))
+    if mask_constant is not None and x.dtype != cast.dtype:
+        # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
+        cast = jnp.where(x == as_leaf(mask_constant), mask_constant, cast)
+    if is_concrete(cast):
+        check_finite(np.asarray(cast), name, mask_constant)
+    return cast
+
+
+def _check_same_tree(first: Any, second: Any) -> None:
+    if is_branches(first) or is_branches(second):
+        same = type(first) is type(second) and len(first) == len(second)
+        if not same:
+            raise ValueError(
+                "expected x1 and x2 with the same lists and tuples of arrays, got "
+                f"{_outline(first)} and {_outline(second)}"
+            )
+        for a, b in zip(first, second, strict=True):
+            _check_same_tree(a, b)
+
+
+def _outline(x: Any) -> str:
+    if not is_branches(x):
+        return type(x).__name__
+    return f"{type(x).__name__} of {len(x)}"
+
+
+def same_inputs(x1: Any, x2: Any) -> bool:
+    """Returns whether x2 is x1: None, the same object, or concrete and equal in every entry."""
+    if isinstance(x1, Kernel):
+        return x1.cov2 is None or (is_concrete(x1.x1_is_x2) and bool(x1.x1_is_x2))
+    if is_branches(x1):
+        others = (None,) * len(x1) if x2 is None else x2
+        return all(same_inputs(a, b) for a, b in zip(x1, others, strict=True))
+    if x2 is None or x2 is x1:
+        return True
+    if x1.shape != x2.shape or not is_concrete(x1, x2):
+        return False
+    # NaN is legal where it stands for a masked entry.
+    return same_values(x1, x2)
+
+
+def as_patterns(pattern: Any) -> tuple[Any, Any]:
+    """Returns the graph patterns of x1 and x2.
+
+    Raises:
+      TypeError: something else than None or a pair.
+    """
+    if pattern is None:
+        return None, None
+    if type(pattern) not in (list, tuple) or len(pattern) != 2:
+        raise TypeError(
+            "expected pattern=(pattern1, pattern2), a pair of graph patterns for x1 and x2, got "
+            f"{type(pattern).__name__}"
+        )
+    return pattern[0], pattern[1]
+
+
+def same_patterns(patterns: tuple[Any, Any], shared: bool) -> bool:
+    """Returns whether both graph patterns are the same; None for x2 stands for x1's if shared."""
+    first, second = patterns
+    if second is first or (second is None and shared):
+        return True
+    leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
+    if len(leaves1) != len(leaves2) or not is_concrete(first, second):
+        return False
+    return all(map(same_values, leaves1, leaves2))
+
+
+def shares_x1(x1: Any, x2: Any) -> bool:
+    """Returns whether the second input was not given: x2 is None, or kernels without a cov2."""
+    return x2 is None and all(getattr(leaf, "cov2", None) is None for leaf in _leaves(x1))
+
+
+def stored_diagonal(x1: Any) -> bool:
+    """Returns whether x1 holds kernels of equal positions only."""
+    return any(getattr(leaf, "diagonal_spatial", False) for leaf in _leaves(x1))

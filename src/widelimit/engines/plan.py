@@ -1,0 +1,321 @@
+"""Before anything is computed: shapes and masks forward, needed offsets backward."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from widelimit.covariance.offsets import Need, Offsets, fitting_moduli
+from widelimit.covariance.signal import Signal, is_branches
+from widelimit.layers.base import Layer, Site
+from widelimit.layers.combine import Parallel, Repeat, Serial
+from widelimit.layers.reshape import Flatten
+
+
+def input_axes(net: Layer, shape: Any, given: tuple[int | None, int | None]) -> Any:
+    """Returns the (batch, channel) axes of the input, or a tuple of such trees for branches.
+
+    Args:
+      net: the network; its axes hold where none are given, and 0 and -1 where it states none.
+      shape: shape of the input, or a tree of shapes.
+      given: axes from elsewhere. Layers that state others refuse them later.
+
+    Raises:
+      ValueError: an axis that the input does not have.
+    """
+    if not _is_shape_tree(shape):
+        stated = net.input_axes() or (0, -1)
+        axes = tuple(s if g is None else g for g, s in zip(given, stated, strict=True))
+        if len(shape) >= 2 and not all(-len(shape) <= a < len(shape) for a in axes):
+            raise ValueError(
+                f"expected an input with the batch axis {axes[0]} and the channel axis {axes[1]} "
+                f"of its network, got one with {len(shape)} axes, of shape {shape}"
+            )
+        return tuple(a % max(len(shape), 1) for a in axes)
+    match net:
+        case Serial(layers=layers) if net.input_axes() is not None:
+            first = next(layer for layer in layers if layer.input_axes() is not None)
+            return input_axes(first, shape, given)
+        case Repeat(layer=inner):
+            return input_axes(inner, shape, given)
+        case Parallel(layers=layers) if len(layers) == len(shape):
+            pairs = zip(layers, shape, strict=True)
+            return tuple(input_axes(layer, part, given) for layer, part in pairs)
+        case _:
+            return tuple(input_axes(net, part, given) for part in shape)
+
+
+def input_signal(shape1: Any, shape2: Any, axes: Any) -> Any:
+    """Returns the description of inputs of given shapes, or a tuple of such trees.
+
+    Raises:
+      ValueError: fewer than two axes, or inputs that differ in more than their batch size.
+    """
+    if _is_shape_tree(shape1):
+        return tuple(input_signal(*parts) for parts in zip(shape1, shape2, axes, strict=True))
+    for name, shape in (("x1", shape1), ("x2", shape2)):
+        if len(shape) < 2:
+            raise ValueError(
+                f"expected {name} with a batch and a channel axis (at least 2 axes), got shape "
+                f"{shape}"
+            )
+    batch, channel = axes
+    if batch == channel:
+        raise ValueError(f"expected different batch and channel axes, got {batch} for both")
+    _check_alike(shape1, shape2, batch)
+    if shape1[channel] == 0:
+        raise ValueError(f"expected at least one channel, got shape {shape1}")
+    return Signal(shape1, shape2, batch, channel)
+
+
+def check_alike(net: Layer, shape1: Any, shape2: Any, given: tuple[int | None, int | None]) -> None:
+    """Raises unless two inputs of a network differ in nothing but their numbers of samples.
+
+    A network that begins with Flatten would take images of any shape for each other otherwise.
+
+    Args:
+      net: the network.
+      shape1: shape of x1, or a tree of shapes.
+      shape2: likewise, a tree of the same structure.
+      given: (batch, channel) axes from elsewhere, as for `input_axes`.
+
+    Raises:
+      ValueError: they do not agree.
+    """
+
+    def check(first: Any, second: Any, axes: Any) -> None:
+        if not _is_shape_tree(first):
+            return _check_alike(first, second, axes[0])
+        for parts in zip(first, second, axes, strict=True):
+            check(*parts)
+
+    if shape1 != shape2:
+        check(shape1, shape2, input_axes(net, shape1, given))
+
+
+def _check_alike(shape1: tuple[int, ...], shape2: tuple[int, ...], batch: int) -> None:
+    rest1, rest2 = ((*s[:batch], *s[batch + 1 :]) for s in (shape1, shape2))
+    if len(shape1) != len(shape2) or rest1 != rest2:
+        raise ValueError(
+            f"expected x1 and x2 that agree in all axes but the batch axis {batch}, got shapes "
+            f"{shape1} and {shape2}"
+        )
+
+
+def _is_shape_tree(shape: Any) -> bool:
+    return is_branches(shape) and any(is_branches(s) for s in shape)
+
+
+def leading_flatten(net: Layer) -> tuple[Layer, Flatten | None]:
+    """Returns the network without the Flatten it begins with, and that Flatten.
+
+    On raw input Flatten is a reshape: the mean over positions of the mean over channels is the
+    mean over all. The covariance of unequal positions, and its memory, are never needed.
+    """
+    match net:
+        case Flatten():
+            return Serial(()), net
+        case Serial(layers=(first, *rest)):
+            inner, flatten = leading_flatten(first)
+            if flatten is not None:
+                return Serial((inner, *rest)), flatten
+    return net, None
+
+
+def make_site(layer: Layer, signal: Any, need: Any, masks: Any, patterns: Any) -> Site:
+    """Returns the site of a network: every layer inside it knows its shapes, masks and needs.
+
+    Args:
+      layer: the network.
+      signal: description of its input.
+      need: offsets needed at its output.
+      masks: pair of masks (or trees of masks) of its input.
+      patterns: pair of graph patterns.
+    """
+    moduli = _fitting(layer.needs(need, signal), signal, None)
+    return _site(layer, _Place(signal, need, masks, patterns, moduli, layer.label))[0]
+
+
+class _Place(NamedTuple):
+    """What is known of a layer before its site is made.
+
+    Attributes:
+      signal: description of its input.
+      need: true offsets needed at its output.
+      masks: pair of masks of its input.
+      patterns: pair of graph patterns.
+      moduli: moduli of folded offsets at its input.
+      path: where it stands.
+    """
+
+    signal: Any
+    need: Any
+    masks: Any
+    patterns: Any
+    moduli: Any
+    path: str
+
+
+def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
+    """Returns the site of a layer and the moduli of folded offsets at its output."""
+    signal_out = layer.output_signal(place.signal)
+    masks_out = tuple(
+        None if mask is None else layer.mask(mask, _shape(place.signal, side))
+        for side, mask in enumerate(place.masks)
+    )
+    children, moduli = _children(layer, place)
+    if moduli is _OWN_RULE:
+        wished = layer.moduli(place.moduli, place.signal)
+        moduli = _fitting(place.need, signal_out, wished)
+    need_in = layer.needs(place.need, place.signal)
+    site = Site(
+        masks_in=place.masks,
+        masks_out=masks_out,
+        patterns=place.patterns,
+        children=children,
+        signal_in=place.signal,
+        signal_out=signal_out,
+        need_in=_folded(need_in, place.signal, place.moduli),
+        need_out=_folded(place.need, signal_out, moduli),
+        mixes=layer.mixes_samples(place.signal) or any(child.mixes for child in children),
+        pairs=layer.pairs_samples(place.signal) or any(child.pairs for child in children),
+        path=place.path,
+    )
+    return site, moduli
+
+
+_OWN_RULE = object()
+
+
+def _children(layer: Layer, place: _Place) -> tuple[tuple[Site, ...], Any]:
+    """Returns the sites of the layers inside, and the moduli after the last of them."""
+    match layer:
+        case Serial():
+            return _serial_children(layer, place)
+        case Parallel(layers=inner):
+            pairs = [_site(sub, _branch(place, i, sub)) for i, sub in enumerate(inner)]
+            return tuple(site for site, _ in pairs), tuple(moduli for _, moduli in pairs)
+        case Repeat(layer=body, n=n) if n > 0:
+            closed = layer.needs(place.need, place.signal)
+            inside = place._replace(need=closed, path=_at(place.path, "*", body))
+            first, moduli = _site(body, inside)
+            rest, _ = _site(body, inside._replace(masks=first.masks_out))
+            return (first, rest), moduli
+        case _:
+            return (), _OWN_RULE
+
+
+def _serial_children(net: Serial, place: _Place) -> tuple[tuple[Site, ...], Any]:
+    signals = net.signals(place.signal)
+    needs = [place.need]
+    for layer, inner in zip(net.layers[::-1], signals[-2::-1], strict=True):
+        needs.append(layer.needs(needs[-1], inner))
+    needs.reverse()
+    sites: list[Site] = []
+    masks, moduli = place.masks, place.moduli
+    for i, layer in enumerate(net.layers):
+        path = _at(place.path, i, layer)
+        inner = _Place(signals[i], needs[i + 1], masks, place.patterns, moduli, path)
+        site, moduli = _site(layer, inner)
+        sites.append(site)
+        masks = site.masks_out
+    return tuple(sites), moduli
+
+
+def bare_site(
+    net: Layer,
+    shapes: tuple[Any, Any],
+    axes: tuple[int | None, int | None] = (None, None),
+    *,
+    diagonal_spatial: bool = False,
+    own: bool = False,
+) -> tuple[Layer, Site]:
+    """Returns the network behind a Flatten that it begins with, and its site without masks.
+
+    Args:
+      net: the network.
+      shapes: shapes (or trees of them) of x1 and of x2.
+      axes: (batch, channel) axes of the inputs, None where the network decides.
+      diagonal_spatial: keep equal positions of the result only.
+      own: whether the covariances of images with themselves are wanted.
+    """
+    inner, flatten = leading_flatten(net)
+    if flatten is not None:
+        shapes = flatten.output_shape(shapes[0]), flatten.output_shape(shapes[1])
+        batch = flatten.batch_axis_out % 2
+        axes = batch, 1 - batch
+    signal = input_signal(*shapes, input_axes(inner, shapes[0], axes))
+    need = output_need(inner.output_signal(signal), diagonal_spatial, own)
+    return inner, make_site(inner, signal, need, (None, None), (None, None))
+
+
+def check_unmixed(path: str | None) -> None:
+    """Raises if a network combines samples, at the layer of this path.
+
+    Raises:
+      ValueError: the path is not None; the message names it.
+    """
+    if path is not None:
+        raise ValueError(
+            "expected a network that treats samples one by one, to compute its kernel in tiles; "
+            f"got {path}, which combines samples of a batch: pass all samples to kernel_fn at once"
+        )
+
+
+def mixing_layer(site: Site) -> str | None:
+    """Returns the path of the first layer that combines samples of a batch, None without one."""
+    if not site.mixes:
+        return None
+    return next(filter(None, map(mixing_layer, site.children)), site.path)
+
+
+def _branch(place: _Place, index: int, layer: Layer) -> _Place:
+    return _Place(
+        place.signal[index],
+        place.need[index],
+        tuple(None if m is None else m[index] for m in place.masks),
+        place.patterns,
+        place.moduli[index],
+        _at(place.path, index, layer),
+    )
+
+
+def _fitting(need: Any, signal: Any, wished: Any) -> Any:
+    """Returns moduli for the offsets of a place, or a tuple of them for branches."""
+    if isinstance(signal, Signal):
+        return fitting_moduli(need.cross | need.own, signal.spatial, wished)
+    return tuple(
+        _fitting(n, s, None if wished is None else wished[i])
+        for i, (n, s) in enumerate(zip(need, signal, strict=True))
+    )
+
+
+def _folded(need: Any, signal: Any, moduli: Any) -> Any:
+    """Returns needs as they are stored."""
+    if isinstance(signal, Signal):
+        return need.fold(signal.spatial, moduli)
+    return tuple(_folded(*parts) for parts in zip(need, signal, moduli, strict=True))
+
+
+def _at(path: str, index: Any, layer: Layer) -> str:
+    return f"{path}[{index}].{layer.label}"
+
+
+def _shape(signal: Any, side: int) -> Any:
+    if isinstance(signal, Signal):
+        return (signal.shape1, signal.shape2)[side]
+    return tuple(_shape(s, side) for s in signal)
+
+
+def output_need(signal: Any, diagonal_spatial: bool, own: bool) -> Any:
+    """Returns the offsets of the result: all of them, or equal positions only.
+
+    Args:
+      signal: description of the result.
+      diagonal_spatial: keep equal positions only.
+      own: whether the covariances of images with themselves are wanted.
+    """
+    if not isinstance(signal, Signal):
+        return tuple(output_need(s, diagonal_spatial, own) for s in signal)
+    ndim = len(signal.spatial)
+    need = Need.zero(ndim) if diagonal_spatial else Need.full(signal.spatial)
+    return need if own else Need(need.cross, Offsets.none(ndim))

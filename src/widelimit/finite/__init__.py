@@ -1,0 +1,1 @@
+"""Networks of finite width: empirical kernels, linearisation, Monte Carlo."""

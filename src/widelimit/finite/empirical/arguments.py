@@ -1,0 +1,259 @@
+"""What kernels of two sets of inputs are given: which keywords belong to which, what is mapped."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._pytree import is_concrete, own
+from widelimit._samples import same_values
+
+
+class Side(NamedTuple):
+    """One set of inputs of f.
+
+    Attributes:
+      x: tree of inputs.
+      kwargs: keywords of f.
+    """
+
+    x: Any
+    kwargs: dict[str, Any]
+
+
+def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Side, Side | None]:
+    """Returns both sets of inputs with their keywords, the second None where it is the first.
+
+    Pairs (tuples of two) are split: the first belongs to x1, the second to x2. One random key `rng`
+    serves x1; x2 gets it too if it is equal to x1, and otherwise a key made from it.
+
+    Args:
+      x1: tree of inputs.
+      x2: tree of inputs; None, or a tree of None, for x1.
+      kwargs: keywords.
+
+    Raises:
+      ValueError: x1 and x2 with trees that differ.
+    """
+    given = bool(jax.tree.leaves(x2))
+    trees: tuple[Any, Any] = (jax.tree.structure(x1), jax.tree.structure(x2))
+    if given and trees[0] != trees[1]:
+        raise ValueError(
+            f"expected x1 and x2 with the same tree of arrays, got {trees[0]} and {trees[1]}"
+        )
+    first, second = {}, {}
+    for name, value in kwargs.items():
+        pair = type(value) is tuple and len(value) == 2
+        if name == "rng" and value is not None:
+            first[name], second[name] = _keys(value, pair, x1, x2 if given else None)
+        elif pair:
+            first[name] = value[0]
+            second[name] = value[0] if value[1] is None and not given else value[1]
+        else:
+            first[name] = second[name] = value
+    if not given and _same(first, second):
+        return Side(x1, first), None
+    return Side(x1, first), Side(x2 if given else x1, second)
+
+
+def _keys(rng: Any, pair: bool, x1: Any, x2: Any) -> tuple[Any, Any]:
+    """Returns the random keys of x1 and x2: the same for equal inputs."""
+    if pair:
+        if x2 is None and not _same(*rng):
+            warnings.warn(
+                "expected one random key for one set of inputs, got two: the first is used for "
+                "both, since noise of its own would make the kernel of x1 with itself another one",
+                stacklevel=4,
+            )
+            return rng[0], rng[0]
+        return rng
+    equal = _equal_inputs(x1, x2)
+    if equal is True:
+        return rng, rng
+    other = jax.random.fold_in(rng, 1)
+    return rng, other if equal is False else jnp.where(equal, rng, other)
+
+
+def _equal_inputs(x1: Any, x2: Any) -> Any:
+    """Returns whether inputs are equal: a bool, or a traced one where they are traced."""
+    if x2 is None or x2 is x1:
+        return True
+    pairs = list(zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True))
+    if any(a is not b and jnp.shape(a) != jnp.shape(b) for a, b in pairs):
+        return False
+    if is_concrete(x1, x2):
+        return all(a is b or same_values(a, b) for a, b in pairs)
+    return jnp.array([jnp.array_equal(a, b, equal_nan=True) for a, b in pairs]).all()
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Returns whether trees hold the same objects, or concrete arrays with equal entries."""
+    return Constants.of(first) == Constants.of(second)
+
+
+def _same_leaf(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if not is_concrete(a, b):
+        return False
+    if is_array(a) != is_array(b):
+        return False
+    if not is_array(a):
+        # zeros of either sign are equal numbers
+        return bool(type(a) is type(b) and a == b and (a != 0 or repr(a) == repr(b)))
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def is_array(leaf: Any) -> bool:
+    """Returns whether a leaf is an array, traced or not."""
+    return isinstance(leaf, np.ndarray | np.generic | jax.Array)
+
+
+class Constants:
+    """Leaves of arguments that are no arrays, as a static argument of compiled functions.
+
+    Two are equal if they hold the same objects, or equal ones of the same type.
+    """
+
+    def __init__(self, structure: Any, leaves: tuple[Any, ...]) -> None:
+        """Keeps the structure of a tree and its leaves, with holes for the arrays."""
+        self.structure, self.leaves = structure, leaves
+
+    @classmethod
+    def of(cls, tree: Any) -> Constants:
+        """Returns a tree without arrays, None being a leaf."""
+        leaves, structure = jax.tree.flatten(tree, is_leaf=lambda v: v is None)
+        return cls(structure, tuple(leaves))
+
+    @property
+    def tree(self) -> Any:
+        """The tree; holes where arrays were."""
+        return jax.tree.unflatten(self.structure, self.leaves)
+
+    def __hash__(self) -> int:
+        return hash((self.structure, tuple(map(type, self.leaves))))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Constants)
+            and self.structure == other.structure
+            and len(self.leaves) == len(other.leaves)
+            and all(map(_same_leaf, self.leaves, other.leaves))
+        )
+
+
+class _Hole:
+    """Stands among constants where an array belongs."""
+
+    def __repr__(self) -> str:
+        return "array"
+
+
+_HOLE = _Hole()
+
+
+def split_arrays(tree: Any) -> tuple[list[Any], Constants]:
+    """Returns the arrays of a tree, and the rest of it: flags, text, numbers, functions.
+
+    Arrays of NumPy are copied.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = own([leaf for leaf in leaves if _is_traceable(leaf)])
+    rest = tuple(_HOLE if _is_traceable(leaf) else leaf for leaf in leaves)
+    return arrays, Constants(structure, rest)
+
+
+def join_arrays(arrays: list[Any], constants: Constants) -> Any:
+    """Returns the tree that `split_arrays` took apart."""
+    given = iter(arrays)
+    leaves = [next(given) if leaf is _HOLE else leaf for leaf in constants.leaves]
+    return jax.tree.unflatten(constants.structure, leaves)
+
+
+def _is_traceable(leaf: Any) -> bool:
+    """Returns whether a leaf is an array of numbers or of random keys."""
+    return is_array(leaf) and not (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype == "O")
+
+
+def place(path: Any) -> str:
+    """Returns where a leaf stands, for messages: nothing if it is the whole tree."""
+    return f" at {jax.tree_util.keystr(path)}" if path else ""
+
+
+def mapped_axes(axes: Any, tree: Any, name: str) -> list[int | None]:
+    """Returns the mapped axis of every leaf, None for leaves that are not mapped.
+
+    Args:
+      axes: an integer or None for all leaves, or a tree of those like `tree`, or the upper part of
+        one.
+      tree: the arguments.
+      name: what errors call them.
+
+    Raises:
+      ValueError: a tree that does not fit, or an axis that a leaf does not have.
+      TypeError: axes that are neither integers nor None.
+    """
+    try:
+        spread = jax.tree.broadcast(axes, tree, is_leaf=lambda v: v is None)
+    except ValueError as error:
+        raise ValueError(
+            f"expected vmap_axes for {name} like {jax.tree.structure(tree)}, got {axes}"
+        ) from error
+    found: list[int | None] = []
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: v is None)
+    each = jax.tree.leaves(spread, is_leaf=lambda v: v is None)
+    for axis, (path, leaf) in zip(each, leaves, strict=True):
+        if leaf is None:
+            continue
+        if axis is None or not hasattr(leaf, "ndim"):
+            found.append(None)
+            continue
+        if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+            raise TypeError(
+                f"expected integers or None in vmap_axes for {name}{place(path)}, got {axis!r}"
+            )
+        if not -leaf.ndim <= axis < leaf.ndim:
+            raise ValueError(
+                f"expected an array with axis {axis} in {name}{place(path)}, as vmap_axes say, got "
+                f"shape {leaf.shape}"
+            )
+        found.append(int(axis) % leaf.ndim)
+    return found
+
+
+class VmapAxes(NamedTuple):
+    """The axis of samples in inputs, outputs and keywords, each a tree, an integer or None."""
+
+    inputs: Any
+    outputs: Any
+    kwargs: Any
+
+    @classmethod
+    def of(cls, vmap_axes: Any) -> VmapAxes:
+        """Returns the axes from what a caller gave: a triple, or the same for x and f(x)."""
+        if type(vmap_axes) is tuple and len(vmap_axes) == 3:
+            return cls(*vmap_axes)
+        return cls(vmap_axes, vmap_axes, {})
+
+    def of_kwargs(self, kwargs: dict[str, Any]) -> Any:
+        """Returns the axes of these keywords: not mapped where nothing is said.
+
+        Raises:
+          ValueError: axes for keywords that were not given.
+        """
+        if self.kwargs is None or isinstance(self.kwargs, int):
+            return {name: None if name == "rng" else self.kwargs for name in kwargs}
+        unknown = set(self.kwargs) - set(kwargs)
+        if unknown:
+            raise ValueError(
+                f"expected vmap_axes for keywords among {sorted(kwargs)}, got {sorted(unknown)}"
+            )
+        return {name: self.kwargs.get(name) for name in kwargs}

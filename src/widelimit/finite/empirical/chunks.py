@@ -1,0 +1,282 @@
+"""Tangent kernels within a budget of memory, from Jacobians computed in chunks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from widelimit._pytree import is_concrete
+from widelimit.finite.empirical.axes import Axes, contract, kernel_dtype
+from widelimit.finite.empirical.budget import Chunks, Schedule, choose_chunks
+from widelimit.finite.empirical.outputs import Call, Output
+from widelimit.finite.empirical.rows import Rows, Side, work_of_call
+from widelimit.tracing.varying import varying_like
+
+_PAIRS = Axes()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _fill(
+    rows: Rows,
+    group: tuple[int, ...],
+    buffers: list[Array],
+    at: Any,
+    params: list[Any],
+    arrays: Any,
+    samples: Array,
+    entries: Array,
+) -> list[Array]:
+    """Returns buffers [rows, *leaf] with computed rows from place `at` on."""
+    found = rows.compute(group, Call(rows.network, params, arrays), samples, entries)
+    return [
+        lax.dynamic_update_slice_in_dim(buffer, leaf.astype(buffer.dtype), at, 0)
+        for buffer, leaf in zip(buffers, found, strict=True)
+    ]
+
+
+def _add_tile(
+    kernel: Array, first: list[Array], second: list[Array], at: Any, place: Any, size: int
+) -> Array:
+    """Returns the kernels [slots, rows, columns] with products of rows added, leaf by leaf.
+
+    Args:
+      kernel: the sums so far.
+      first: rows [rows, *leaf].
+      second: rows of which `size` are taken.
+      at: the first of these.
+      place: slot, row and column where the products belong.
+      size: number of rows of `second`.
+    """
+    for a, b in zip(first, second, strict=True):
+        kernel = _add_product(kernel, a, b, at, place, size)
+    return kernel
+
+
+@functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
+def _add_product(kernel: Array, a: Array, b: Array, at: Any, place: Any, size: int) -> Array:
+    """Returns the kernels with products of rows of one leaf added; see `_add_tile`."""
+    if size < len(b):
+        b = lax.dynamic_slice_in_dim(b, at, size, 0)
+    # One leaf after the other where this is part of a larger program.
+    kernel, b = lax.optimization_barrier((kernel, b))
+    tile = contract(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1)
+    old = lax.dynamic_slice(kernel, place, (1, *tile.shape))
+    return lax.dynamic_update_slice(kernel, old + tile[None].astype(kernel.dtype), place)
+
+
+def chunked_ntk(first: Call, second: Call | None, output: Output, memory: int) -> Array:
+    """Returns the kernel of an output in real numbers, summed over trace axes.
+
+    On concrete arrays chunks are calls of compiled functions; where arguments are traced, loops.
+
+    Args:
+      first: the network on x1.
+      second: the network on x2; None for x1.
+      output: which output.
+      memory: bytes that derivatives may take.
+
+    Raises:
+      ValueError: not even two rows of the Jacobian fit.
+    """
+    work = Work.of(first, second, output, memory)
+    if work is None:
+        real = [s + (2,) * jnp.issubdtype(output.dtype, jnp.complexfloating) for s in output.shapes]
+        leaves = first.network.parameters.real(first.params)
+        dtype = kernel_dtype(*(leaf.dtype for leaf in leaves))
+        return jnp.zeros(output.axes.kernel_shape(*real), dtype)
+    return work.run()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+    """All that is to be done for one kernel.
+
+    Attributes:
+      output: which output.
+      resident: rows that are held.
+      streamed: rows that stream past them; None for the same ones.
+      swapped: whether the resident rows are those of x2.
+      chunks: how it is cut.
+    """
+
+    output: Output
+    resident: Side
+    streamed: Side | None
+    swapped: bool
+    chunks: Chunks
+
+    @classmethod
+    def of(cls, first: Call, second: Call | None, output: Output, memory: int) -> Work | None:
+        """Returns the work; None if there are no entries at all.
+
+        Raises:
+          ValueError: not even two rows of the Jacobian fit.
+        """
+        parts = (2,) if jnp.issubdtype(output.dtype, jnp.complexfloating) else ()
+        one = Side.of(first, output, output.shapes[0] + parts)
+        other = None if second is None else Side.of(second, output, output.shapes[1] + parts)
+        if not one.samples.size or (other is not None and not other.samples.size):
+            return None
+        real = jax.eval_shape(first.network.parameters.real, first.params)
+        bytes_ = [leaf.size * leaf.dtype.itemsize for leaf in real]
+        counts = one.count, None if other is None else other.count
+        chunks = choose_chunks(
+            counts, bytes_, len(one.samples), memory, lambda g: work_of_call(one, output, g, memory)
+        )
+        swapped = other is not None and other.count < one.count
+        resident, streamed = (other, one) if other is not None and swapped else (one, other)
+        return cls(output, resident, streamed, swapped, chunks)
+
+    def run(self) -> Array:
+        """Returns the kernel in the layout of kernels."""
+        chunks, same = self.chunks, self.streamed is None
+        other = self.resident if self.streamed is None else self.streamed
+        schedule = Schedule.of(chunks, other.count, same)
+        height = chunks.blocks * chunks.resident
+        width = height if same else -(-other.count // chunks.streamed) * chunks.streamed
+        sizes = [self.output.shapes[0][a] for a in self.output.axes.diagonal]
+        real = self.resident.call.network.parameters.real(self.resident.call.params)
+        dtype = kernel_dtype(*(leaf.dtype for leaf in real))
+        given = real, self.resident.call.arrays, other.call.arrays
+        kernel = varying_like(jnp.zeros((math.prod(sizes), height, width), dtype), given)
+        eager = is_concrete(self.resident.call.params, self.resident.call.arrays, other.call.arrays)
+        loop = _called if eager else _traced
+        ids = self.resident.padded(height), other.padded(width)
+        for group in chunks.groups:
+            leaves = [real[i] for i in group]
+            if not sum(leaf.size for leaf in leaves):
+                continue
+            if not eager:  # one group after the other
+                kernel, leaves = lax.optimization_barrier((kernel, leaves))
+            kernel = self._add_group(group, leaves, kernel, schedule, ids, loop)
+        if schedule.known is not None:
+            step = np.ones((chunks.resident,) * 2, bool)
+            known = np.kron(schedule.known, step)[None]
+            kernel = jnp.where(known, kernel, kernel.swapaxes(1, 2))
+        kernel = kernel[:, : self.resident.count, : other.count]
+        if self.swapped:
+            kernel = kernel.swapaxes(1, 2)
+        first, second = (other, self.resident) if self.swapped else (self.resident, other)
+        kernel = kernel.reshape(*sizes, *first.kept, *second.kept)
+        rank = len(self.output.axes.trace) + len(sizes) + len(first.kept)
+        return kernel.transpose(self.output.axes.zipped_order(rank))
+
+    def _add_group(
+        self,
+        group: tuple[int, ...],
+        leaves: list[Array],
+        kernel: Array,
+        schedule: Schedule,
+        ids: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        loop: Callable[..., Any],
+    ) -> Array:
+        """Returns the kernels with those of a group of parameters added."""
+        chunks, other = self.chunks, self.streamed or self.resident
+        size = chunks.streamed
+        streams = bool(schedule.counts.any())
+        held = [jnp.zeros((chunks.resident, *v.shape), v.dtype) for v in leaves]
+        passing = [jnp.zeros((size, *v.shape), v.dtype) for v in leaves if streams]
+        held, passing = varying_like((held, passing), kernel)
+        count = max(math.prod(self.output.shapes[0][a] for a in self.output.axes.diagonal), 1)
+        fill = functools.partial(_filled, self.output, chunks.called, group, loop=loop)
+
+        def slot_step(slot: Any, carry: Any) -> Any:
+            def block_step(block: Any, carry: Any) -> Any:
+                kernel, held, passing = carry
+                start = block * chunks.resident
+                held = fill(self.resident, held, ids[0], slot, start)
+                if self.streamed is None:
+                    kernel = loop(
+                        chunks.resident // size,
+                        lambda i, kernel: _add_tile(
+                            kernel,
+                            held,
+                            held,
+                            i * size,
+                            (slot % count, start, start + i * size),
+                            size,
+                        ),
+                        kernel,
+                    )
+
+                def chunk_step(chunk: Any, carry: Any) -> Any:
+                    kernel, passing = carry
+                    column = _pick(schedule.starts, (block, chunk))
+                    passing = fill(other, passing, ids[1], slot, column)
+                    place = slot % count, start, column
+                    return _add_tile(kernel, held, passing, 0, place, size), passing
+
+                if streams:
+                    chunks_here = _pick(schedule.counts, (block,))
+                    kernel, passing = loop(chunks_here, chunk_step, (kernel, passing))
+                return kernel, held, passing
+
+            return loop(chunks.blocks, block_step, carry)
+
+        carry = (kernel, held, passing)
+        return loop(len(self.resident.samples), slot_step, carry)[0]
+
+
+def _filled(
+    output: Output,
+    called: int,
+    group: tuple[int, ...],
+    side: Side,
+    buffers: list[Array],
+    ids: tuple[np.ndarray, np.ndarray],
+    slot: Any,
+    start: Any,
+    loop: Callable[..., Any],
+) -> list[Array]:
+    """Returns buffers filled with the rows of a slot from `start` on."""
+    rows = side.rows(output, called)
+    size = len(buffers[0])
+
+    def step(i: Any, buffers: list[Array]) -> list[Array]:
+        at = i * called
+        if loop is _called and start + at >= side.count:
+            return buffers  # rows that fill up the last chunk, and are cut
+        samples, entries = (_pick_rows(v, slot, start + at, called) for v in ids)
+        given = side.call.params, side.call.arrays
+        return _fill(rows, group, buffers, at, *given, samples, entries)
+
+    return loop(size // called, step, buffers)
+
+
+def _called(count: int, body: Callable[..., Any], carry: Any) -> Any:
+    """Returns the carry after a loop of Python."""
+    for i in range(int(count)):
+        carry = body(i, carry)
+    return carry
+
+
+def _traced(count: Any, body: Callable[..., Any], carry: Any) -> Any:
+    """Returns the carry after a compiled loop."""
+
+    def step(i: Any, carry: Any) -> Any:
+        return body(lax.convert_element_type(i, jnp.int32), carry)
+
+    return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), step, carry)
+
+
+def _pick(table: np.ndarray, index: tuple[Any, ...]) -> Any:
+    """Returns an entry of a table, as a Python integer where the index is one."""
+    if all(isinstance(i, int) for i in index):
+        return int(table[index])
+    return jnp.asarray(table)[index]
+
+
+def _pick_rows(table: np.ndarray, slot: Any, start: Any, count: int) -> Any:
+    """Returns consecutive entries of a row of a table."""
+    if isinstance(slot, int) and isinstance(start, int):
+        return table[slot, start : start + count]
+    return lax.dynamic_slice(jnp.asarray(table), (slot, start), (1, count))[0]

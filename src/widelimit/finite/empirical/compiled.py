@@ -1,0 +1,189 @@
+"""Empirical kernels of one function, compiled once per shape of its arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit.finite.empirical.arguments import two_sides
+from widelimit.finite.empirical.auto import cheapest
+from widelimit.finite.empirical.axes import contract, kernel_dtype, mean_over_trace
+from widelimit.finite.empirical.chunks import Work, chunked_ntk
+from widelimit.finite.empirical.implementations import TABLE, Implementation, NtkImplementation
+from widelimit.finite.empirical.network import Network, Parameters, complex_kernel
+from widelimit.finite.empirical.outputs import Call, Output, outputs_of
+from widelimit.finite.empirical.samples import kernel_of_samples
+from widelimit.finite.empirical.structured import Explanation
+from widelimit.finite.empirical.structured import explain as explain_structured
+from widelimit.finite.empirical.subset import real_names
+from widelimit.tracing.varying import alike
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How kernels of a function are computed; see `empirical_ntk_fn`."""
+
+    trace_axes: Any
+    diagonal_axes: Any
+    vmap_axes: Any
+    implementation: NtkImplementation
+    memory: int | None
+    subset: Any
+
+
+class Kernels:
+    """Empirical kernels of one function, compiled once per shape of its arguments."""
+
+    def __init__(self, f: Any, options: Options) -> None:
+        """Checks what does not depend on arguments.
+
+        Raises:
+          TypeError: f is no function.
+        """
+        if not callable(f):
+            raise TypeError(f"expected a function f(params, x), got {type(f).__name__}")
+        self.f, self.options = f, options
+        self._compiled = jax.jit(self._compute, static_argnums=(0, 1, 2))
+
+    def __call__(
+        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Returns the kernels by name, each in a tree like the outputs of f."""
+        first, second = self.calls(x1, x2, params, kwargs, "ntk" in names)
+        if self.options.memory is None or "ntk" not in names:
+            return self._run(names, first, second)
+        rest = tuple(name for name in names if name != "ntk")
+        found = self._run(rest, first, second) if rest else {}
+        return {**found, "ntk": self._within_memory(first, second)}
+
+    def calls(
+        self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any], differentiated: bool = True
+    ) -> tuple[Call, Call | None]:
+        """Returns the network on both sets of inputs, None for the second where it is the first."""
+        one, other = two_sides(x1, x2, kwargs)
+        if differentiated:
+            parameters = Parameters.of(params, self.options.subset)
+        else:
+            parameters = Parameters.fixed(params)
+        parameters, one, other = alike(parameters, one, other)
+        axes = self.options.vmap_axes
+        first = Call.of(self.f, parameters, one, axes)
+        return first, other and Call.of(self.f, parameters, other, axes, like=first)
+
+    def outputs(self, first: Call, second: Call | None) -> tuple[Any, list[Output]]:
+        """Returns the tree of outputs, and what is to be known of each."""
+        return outputs_of(first, second, self.options.trace_axes, self.options.diagonal_axes)
+
+    def _run(self, names: tuple[str, ...], first: Call, second: Call | None) -> dict[str, Any]:
+        networks = first.network, None if second is None else second.network
+        arrays = (first.params, first.arrays), second and (second.params, second.arrays)
+        return self._compiled(names, *networks, *arrays)
+
+    def _compute(
+        self,
+        names: tuple[str, ...],
+        network1: Network,
+        network2: Network | None,
+        arrays1: tuple[list[Any], list[Any]],
+        arrays2: tuple[list[Any], list[Any]] | None,
+    ) -> dict[str, Any]:
+        first = Call(network1, *arrays1)
+        second = None if network2 is None or arrays2 is None else Call(network2, *arrays2)
+        structure, outputs = self.outputs(first, second)
+        if "ntk" in names:
+            first.check_differentiable(outputs)
+        compute: dict[str, Callable[..., Array]] = {
+            "nngp": _nngp,
+            "ntk": functools.partial(_ntk, self.options.implementation),
+        }
+        return {
+            name: jax.tree.unflatten(structure, [compute[name](first, second, o) for o in outputs])
+            for name in names
+        }
+
+    def chunks(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """Returns the chunks of every output in a tree like the outputs of f."""
+        memory = self.options.memory
+        if memory is None:
+            raise ValueError("expected a budget `memory` to cut Jacobians to, got None")
+        first, second = self.calls(x1, x2, params, kwargs)
+        structure, outputs = self.outputs(first, second)
+        works = [Work.of(first, second, o, memory) for o in outputs]
+        return jax.tree.unflatten(structure, [None if w is None else w.chunks for w in works])
+
+    def explain(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+        """Returns what structured derivatives do, for every output in a tree like those of f."""
+        first, second = self.calls(x1, x2, params, kwargs)
+        structure, outputs = self.outputs(first, second)
+        real = first.network.parameters.real(first.params)
+        names = real_names(params, self.options.subset)
+
+        def explain(output: Output) -> Explanation:
+            return explain_structured(
+                lambda way, p: _summed_ntk(way, first, second, output, p), real, names
+            )
+
+        return jax.tree.unflatten(structure, [explain(output) for output in outputs])
+
+    def _within_memory(self, first: Call, second: Call | None) -> Any:
+        structure, outputs = self.outputs(first, second)
+        first.check_differentiable(outputs)
+        assert self.options.memory is not None
+        real = first.network.parameters.real(first.params)
+        kernels = [chunked_ntk(first, second, o, self.options.memory) for o in outputs]
+        return jax.tree.unflatten(
+            structure, [_finished(k, o, real) for k, o in zip(kernels, outputs, strict=True)]
+        )
+
+
+def _nngp(first: Call, second: Call | None, output: Output) -> Array:
+    """Returns the mean over trace axes of products of outputs."""
+    y1 = first.values(output)
+    y2 = y1 if second is None else second.values(output)
+    kernel = contract(y1, y2.conj() if jnp.iscomplexobj(y2) else y2, output.axes, y1.ndim)
+    return mean_over_trace(kernel, output.axes, output.shapes[0])
+
+
+def _ntk(
+    implementation: NtkImplementation, first: Call, second: Call | None, output: Output
+) -> Array:
+    """Returns the mean over trace axes of products of derivatives."""
+    real = first.network.parameters.real(first.params)
+    ways = {
+        key: functools.partial(_summed_ntk, compute, first, second, output)
+        for key, compute in TABLE.items()
+    }
+    if implementation is NtkImplementation.AUTO:
+        implementation = cheapest(ways, real)
+    return _finished(ways[implementation](real), output, real)
+
+
+def _summed_ntk(
+    compute: Implementation, first: Call, second: Call | None, output: Output, real: list[Array]
+) -> Array:
+    """Returns the sum over trace axes, of real parameters and outputs."""
+    if output.axis is None:
+        f1 = first.function(output.index)
+        f2 = None if second is None else second.function(output.index)
+        return compute(f1, f2, real, output.axes)
+    one = first.samples(output.index, output.axis)
+    other = None if second is None else second.samples(output.index, output.axis)
+    return kernel_of_samples(compute, one, other, real, output.axes)
+
+
+def _finished(kernel: Array, output: Output, real: list[Array]) -> Array:
+    """Returns the kernel from its sum over trace axes, in real numbers.
+
+    Whatever computed it, it has the digits of the output, of the parameters, and of float32.
+    """
+    dtype = kernel_dtype(jnp.finfo(output.dtype).dtype, *(leaf.dtype for leaf in real))
+    kernel = kernel.astype(jnp.promote_types(kernel.dtype, dtype))
+    if jnp.issubdtype(output.dtype, jnp.complexfloating):
+        kernel = complex_kernel(kernel)
+    return mean_over_trace(kernel, output.axes, output.shapes[0])

@@ -1,0 +1,74 @@
+"""The ways to compute a tangent kernel, and what they promise."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array
+
+from widelimit.finite.empirical.axes import Axes
+from widelimit.finite.empirical.jacobian import jacobian_contraction
+from widelimit.finite.empirical.structured import structured
+from widelimit.finite.empirical.vector_products import ntk_vector_products
+
+Function = Callable[[Any], Array]
+
+
+class NtkImplementation(enum.IntEnum):
+    """Ways to compute the same tangent kernel; what is fastest depends on the network.
+
+    Attributes:
+      AUTO: the one of the others with the fewest operations.
+      JACOBIAN_CONTRACTION: the Jacobians of both outputs, and their product.
+      NTK_VECTOR_PRODUCTS: products of the kernel with all unit vectors.
+      STRUCTURED_DERIVATIVES: products of Jacobians layer by layer, by the structure of each.
+    """
+
+    AUTO = 0
+    JACOBIAN_CONTRACTION = 1
+    NTK_VECTOR_PRODUCTS = 2
+    STRUCTURED_DERIVATIVES = 3
+
+
+@runtime_checkable
+class Implementation(Protocol):
+    """What every implementation is: a function that works under `jit` and `vmap`."""
+
+    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+        """Returns the kernel of two outputs, summed (not averaged) over trace axes.
+
+        Args:
+          f1: a function of the parameters, with one real array as its output.
+          f2: another one; None for f1 itself.
+          params: tree of real arrays.
+          axes: what becomes of the axes of the output.
+        """
+
+
+TABLE: dict[NtkImplementation, Implementation] = {
+    NtkImplementation.JACOBIAN_CONTRACTION: jacobian_contraction,
+    NtkImplementation.NTK_VECTOR_PRODUCTS: ntk_vector_products,
+    NtkImplementation.STRUCTURED_DERIVATIVES: structured,
+}
+
+
+def find_implementation(implementation: Any) -> NtkImplementation:
+    """Returns the member of the enum.
+
+    Args:
+      implementation: a member, its number, or its name.
+
+    Raises:
+      KeyError: no such implementation.
+    """
+    if isinstance(implementation, str) and implementation in NtkImplementation.__members__:
+        return NtkImplementation[implementation]
+    found = {int(member): member for member in NtkImplementation}
+    if isinstance(implementation, bool | str) or implementation not in found:
+        raise KeyError(
+            f"expected implementation to be one of {[*NtkImplementation.__members__]} or 0 to 3, "
+            f"got {implementation!r}"
+        )
+    return found[implementation]

@@ -1,0 +1,128 @@
+"""Jacobians, and kernels as their products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit.finite.empirical.axes import Axes, contract
+from widelimit.tracing.varying import varying_like
+
+Function = Callable[[Any], Array]
+
+
+def jacobian_contraction(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+    """Returns the kernel of two outputs as the product of their Jacobians.
+
+    Takes the memory of both Jacobians: parameters times outputs. See `Implementation`.
+    """
+    first = jacobian(f1, params)
+    second = first if f2 is None else jacobian(f2, params)
+    shapes = [jax.eval_shape(f, params).shape for f in (f1, f2 or f1)]
+    return contract_trees(first, second, axes, (shapes[0], shapes[1]))
+
+
+def contract_trees(
+    first: Any, second: Any, axes: Axes, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Array:
+    """Returns the product of two Jacobians, leaf by leaf; zeros if there is no leaf.
+
+    Args:
+      first: tree of arrays [*shape of output 1, *leaf].
+      second: tree of arrays [*shape of output 2, *leaf].
+      axes: what becomes of the axes of the outputs.
+      shapes: of both outputs.
+    """
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    total = [contract(a, b, axes, len(shapes[0])) for a, b in pairs]
+    return sum(total[1:], start=total[0]) if total else jnp.zeros(axes.kernel_shape(*shapes))
+
+
+def jacobian(f: Function, params: Any, forward: bool | None = None) -> Any:
+    """Returns the Jacobian: a tree like the parameters of arrays [*shape of f, *leaf].
+
+    Args:
+      f: a function of the parameters with one real array as its output.
+      params: tree of real arrays.
+      forward: whether by forward mode; None for what takes fewer passes, or the other mode for
+        functions that have one alone: those with a rule for reverse mode, loops of unknown length.
+    """
+    out = jax.eval_shape(f, params)
+    leaves = jax.tree.leaves(params)
+    size = math.prod(out.shape)
+    count = sum(leaf.size for leaf in leaves)
+    if size == 0 or count == 0:
+        return jax.tree.map(lambda leaf: jnp.zeros(out.shape + leaf.shape, leaf.dtype), params)
+    if forward is not None:
+        return _forward_jacobian(f, params) if forward else _reverse_jacobian(f, params)
+    first, second = _reverse_jacobian, _forward_jacobian
+    return either(*((second, first) if count < size else (first, second)))(f, params)
+
+
+def either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that does the first, and where that has no derivative the second.
+
+    It raises what the first does if neither has one.
+    """
+
+    def do(*args: Any) -> Any:
+        try:
+            return first(*args)
+        except (TypeError, ValueError) as error:
+            try:
+                return second(*args)
+            except (TypeError, ValueError):
+                raise error from None
+
+    return do
+
+
+def _reverse_jacobian(f: Function, params: Any) -> Any:
+    """Returns the Jacobian by one pass per output."""
+    out, pull = pulled(f, params)
+    size = math.prod(out.shape)
+    rows = jax.vmap(pull)(jnp.eye(size, dtype=out.dtype).reshape(size, *out.shape))
+    return jax.tree.map(lambda row, leaf: row.reshape(out.shape + leaf.shape), rows, params)
+
+
+def _forward_jacobian(f: Function, params: Any) -> Any:
+    """Returns the Jacobian by one pass per parameter."""
+    leaves, structure = jax.tree.flatten(params)
+    _, push = jax.linearize(f, params)
+    columns = []
+    for i, leaf in enumerate(leaves):
+        zeros = [jnp.zeros_like(other) for other in leaves]
+
+        def column(tangent: Array, i: int = i, zeros: list[Array] = zeros) -> Array:
+            return push(jax.tree.unflatten(structure, [*zeros[:i], tangent, *zeros[i + 1 :]]))
+
+        if leaf.size:
+            basis = jnp.eye(leaf.size, dtype=leaf.dtype).reshape(leaf.size, *leaf.shape)
+            found = jax.vmap(column, out_axes=-1)(varying_like(basis, leaf))
+            columns.append(found.reshape(*found.shape[:-1], *leaf.shape).astype(leaf.dtype))
+        else:
+            out = jax.eval_shape(f, params)
+            columns.append(jnp.zeros(out.shape + leaf.shape, leaf.dtype))
+    return jax.tree.unflatten(structure, columns)
+
+
+def unit_row(f: Function, params: Any, index: Any) -> Any:
+    """Returns one row of the Jacobian: the gradient of entry `index` of the raveled output."""
+    out, pull = pulled(f, params)
+    return pull(jnp.zeros(math.prod(out.shape), out.dtype).at[index].set(1).reshape(out.shape))
+
+
+def pulled(f: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Returns the shapes and dtypes of outputs, and the linear map v -> J^T v.
+
+    Inside `jax.shard_map` J is that of one device: parameters that are the same on all devices
+    count as copies, one for each, where outputs vary.
+    """
+    out = jax.eval_shape(f, params)
+    _, pull = jax.vjp(f, varying_like(params, out))
+    return out, lambda v: pull(varying_like(v, out))[0]

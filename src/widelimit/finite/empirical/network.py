@@ -1,0 +1,329 @@
+"""One function with its inputs, as functions of the chosen parameters alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit.finite.empirical.arguments import (
+    Constants,
+    Side,
+    VmapAxes,
+    is_array,
+    join_arrays,
+    mapped_axes,
+    place,
+    split_arrays,
+)
+from widelimit.finite.empirical.subset import choose_leaves
+from widelimit.tracing.traced import Program, shape_like, trace, type_of
+
+Function = Callable[[list[Array]], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What is static about parameters: how chosen ones become real arrays, and back.
+
+    A complex array counts as two: its real and its imaginary part.
+
+    Attributes:
+      constants: leaves that are no arrays.
+      chosen: for every array, whether the kernel is taken with respect to it.
+    """
+
+    constants: Constants
+    chosen: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, params: Any, subset: Any) -> tuple[Parameters, list[Any]]:
+        """Returns the description and the arrays of a tree of parameters.
+
+        Raises:
+          TypeError: chosen leaves that are no floating-point or complex numbers.
+          ValueError: a wrong subset.
+        """
+        flags = choose_leaves(params, subset)
+        # Python numbers among the chosen become arrays.
+        leaves, structure = jax.tree.flatten(params)
+        leaves = [
+            jnp.asarray(leaf) if flag and not is_array(leaf) else leaf
+            for leaf, flag in zip(leaves, flags, strict=True)
+        ]
+        arrays, constants = split_arrays(jax.tree.unflatten(structure, leaves))
+        chosen = [f for leaf, f in zip(leaves, flags, strict=True) if is_array(leaf)]
+        return cls(constants, tuple(chosen)), arrays
+
+    @classmethod
+    def fixed(cls, params: Any) -> tuple[Parameters, list[Any]]:
+        """Returns the description and the arrays of parameters none of which is chosen."""
+        arrays, constants = split_arrays(params)
+        return cls(constants, (False,) * len(arrays)), arrays
+
+    def real(self, arrays: list[Any]) -> list[Array]:
+        """Returns the chosen parameters as real arrays."""
+        found = []
+        for array, flag in self._flagged(arrays):
+            if flag and jnp.iscomplexobj(array):
+                found += [jnp.real(array), jnp.imag(array)]
+            elif flag:
+                found.append(jnp.asarray(array))
+        return found
+
+    def filled(self, arrays: list[Any], real: list[Array]) -> list[Any]:
+        """Returns the arrays of all parameters, the chosen ones from real arrays."""
+        given = iter(real)
+        filled = []
+        for array, flag in self._flagged(arrays):
+            if flag and jnp.iscomplexobj(array):
+                filled.append(jax.lax.complex(next(given), next(given)))
+            else:
+                filled.append(next(given) if flag else array)
+        return filled
+
+    def _flagged(self, arrays: list[Any]) -> Iterator[tuple[Any, bool]]:
+        """Returns the arrays of parameters, which may be followed by others, with their flags."""
+        return zip(arrays[: len(self.chosen)], self.chosen, strict=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What is static about inputs and keywords of f.
+
+    Attributes:
+      constants: leaves that are no arrays.
+      mapped: the axis of samples of every array, None for arrays that all samples share.
+      outputs: the axis of samples of the outputs, as given; None where samples are not mapped.
+    """
+
+    constants: Constants
+    mapped: tuple[int | None, ...]
+    outputs: Constants | None
+
+    @classmethod
+    def of(cls, side: Side, vmap_axes: Any) -> tuple[Inputs, list[Any]]:
+        """Returns the description and the arrays of inputs.
+
+        Raises:
+          TypeError: axes that are no integers.
+          ValueError: axes that do not fit the inputs, or numbers of samples that differ.
+        """
+        x = jax.tree.map(_as_array, side.x)
+        arrays, constants = split_arrays((x, side.kwargs))
+        if vmap_axes is None:
+            return cls(constants, (None,) * len(arrays), None), arrays
+        axes = VmapAxes.of(vmap_axes)
+        mapped = mapped_axes(axes.inputs, x, "x")
+        for name, axis in sorted(axes.of_kwargs(side.kwargs).items()):
+            mapped += mapped_axes(axis, side.kwargs[name], f"keyword {name}")
+        leaves = jax.tree.leaves((x, side.kwargs))
+        kept = [axis for axis, leaf in zip(mapped, leaves, strict=True) if is_array(leaf)]
+        counts = {a.shape[i] for a, i in zip(arrays, kept, strict=True) if i is not None}
+        if len(counts) != 1:
+            raise ValueError(
+                "expected vmap_axes that map inputs with one number of samples, got "
+                f"{sorted(counts) or 'no mapped input'}"
+            )
+        return cls(constants, tuple(kept), Constants.of(axes.outputs)), arrays
+
+    def count(self, arrays: list[Any]) -> int:
+        """Returns the number of samples, 0 where they are not mapped."""
+        pairs = zip(arrays, self.mapped, strict=True)
+        return next((a.shape[axis] for a, axis in pairs if axis is not None), 0)
+
+    def split(self, arrays: list[Any]) -> tuple[list[Array], list[Array]]:
+        """Returns the mapped arrays with samples first, and the shared ones."""
+        pairs = list(zip(arrays, self.mapped, strict=True))
+        mapped = [jnp.moveaxis(a, axis, 0) for a, axis in pairs if axis is not None]
+        return mapped, [a for a, axis in pairs if axis is None]
+
+    def some(self, mapped: list[Array], shared: list[Array]) -> list[Array]:
+        """Returns the arrays of a batch of some samples, given samples first."""
+        batch, common = iter(mapped), iter(shared)
+        return [
+            next(common) if axis is None else jnp.moveaxis(next(batch), 0, axis)
+            for axis in self.mapped
+        ]
+
+    def resized(self, arrays: list[Any], count: int | None) -> list[Any]:
+        """Returns the arrays with mapped ones as shapes of so many samples; None keeps all."""
+        if count is None:
+            return arrays
+
+        def struct(array: Any, axis: int | None) -> Any:
+            if axis is None:
+                return array
+            shape = (*array.shape[:axis], count, *array.shape[axis + 1 :])
+            return shape_like(array, shape)
+
+        return list(map(struct, arrays, self.mapped))
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A function f with its inputs, as it was traced; see `Call.of`.
+
+    Arrays of parameters are followed by those that f read besides its arguments.
+
+    Attributes:
+      parameters: what is static about its parameters.
+      inputs: what is static about its inputs.
+      programs: what f does with batches, by their number of samples; None stands for all.
+    """
+
+    parameters: Parameters
+    inputs: Inputs
+    programs: tuple[tuple[int | None, Traced], ...]
+
+    @classmethod
+    def of(
+        cls,
+        f: Callable[..., Any],
+        parameters: Parameters,
+        inputs: Inputs,
+        params: list[Any],
+        arrays: list[Any],
+        counts: tuple[int | None, ...],
+    ) -> tuple[Network, list[Any]]:
+        """Returns the network, and the arrays of its parameters and those that f read.
+
+        Args:
+          f: f(params, x, **kwargs).
+          parameters: what is static about its parameters.
+          inputs: what is static about its inputs.
+          params: arrays of its parameters.
+          arrays: arrays of its inputs and keywords.
+          counts: numbers of samples to trace f for.
+
+        Raises:
+          TypeError: outputs that are no arrays.
+        """
+
+        def call(params: list[Any], arrays: list[Any]) -> Any:
+            x, kwargs = join_arrays(arrays, inputs.constants)
+            out = f(join_arrays(params, parameters.constants), x, **kwargs)
+            output_leaves(out)
+            return out
+
+        programs: list[tuple[int | None, Traced]] = []
+        values = list(params)
+        for count in counts:
+            program, constants = trace(call, params, inputs.resized(arrays, count))
+            programs.append((count, Traced(program, len(values), len(constants))))
+            values += constants
+        return cls(parameters, inputs, tuple(programs)), values
+
+    def fits(self, inputs: Inputs, traced: list[Any], arrays: list[Any]) -> bool:
+        """Returns whether f was traced for batches of these inputs too.
+
+        Args:
+          inputs: what is static about the inputs.
+          traced: arrays of the inputs that it was traced for.
+          arrays: arrays of these inputs.
+        """
+        return inputs == self.inputs and all(
+            list(map(type_of, inputs.resized(traced, count)))
+            == list(map(type_of, inputs.resized(arrays, count)))
+            for count, _ in self.programs
+        )
+
+    def whole(self, params: list[Any], arrays: list[Any], real: list[Array]) -> list[Array]:
+        """Returns the outputs of all samples, with these real parameters."""
+        return self._outputs(None, params, arrays, real)
+
+    def some(
+        self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
+    ) -> list[Array]:
+        """Returns the outputs of a batch of some samples, given samples first."""
+        arrays = self.inputs.some(mapped, shared)
+        return self._outputs(mapped[0].shape[0], params, arrays, real)
+
+    def one(
+        self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
+    ) -> list[Array]:
+        """Returns the outputs of a batch of one sample, given without its axis."""
+        return self.some(params, [a[None] for a in mapped], shared, real)
+
+    def _outputs(
+        self, count: int | None, params: list[Any], arrays: list[Any], real: list[Array]
+    ) -> list[Array]:
+        traced = dict(self.programs)[count]
+        out = traced(params, self.parameters.filled(params, real), arrays)
+        return output_leaves(out)
+
+    def output_axes(self) -> list[int | None]:
+        """Returns the axis of samples of every output, None for those that are not mapped."""
+        if self.inputs.outputs is None:
+            return [None] * len(jax.tree.leaves(self.outputs))
+        return mapped_axes(self.inputs.outputs.tree, self.outputs, "outputs of f")
+
+    @property
+    def outputs(self) -> Any:
+        """Tree of the outputs, with shapes for a batch of one if samples are mapped."""
+        return self.programs[0][1].program.outputs
+
+
+class Traced(NamedTuple):
+    """What a network does with a batch.
+
+    Attributes:
+      program: the equations.
+      start: the first array that it read, among the arrays of parameters and those that follow.
+      size: number of these.
+    """
+
+    program: Program
+    start: int
+    size: int
+
+    def __call__(self, params: list[Any], filled: list[Any], arrays: list[Any]) -> Any:
+        """Returns the tree of outputs; `filled` are the arrays of parameters to take."""
+        return self.program(params[self.start : self.start + self.size], filled, arrays)
+
+
+def output_names(out: Any) -> list[str]:
+    """Returns what errors call every output."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(out))
+    return [f"an output{place(path)}" for path in paths]
+
+
+def output_leaves(out: Any) -> list[Array]:
+    """Returns the arrays of an output.
+
+    Raises:
+      TypeError: leaves that are no arrays, or no leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(out)
+    if not leaves:
+        raise TypeError(f"expected arrays as outputs of f, got {out!r}")
+    for path, leaf in leaves:
+        if not is_array(leaf):
+            raise TypeError(
+                f"expected arrays as outputs of f, got {type(leaf).__name__}{place(path)}"
+            )
+    return [jnp.asarray(leaf) for _, leaf in leaves]
+
+
+def real_output(y: Array) -> Array:
+    """Returns a real array: of complex numbers both parts, along a new last axis."""
+    return jnp.stack([y.real, y.imag], -1) if jnp.iscomplexobj(y) else y
+
+
+def complex_kernel(kernel: Array) -> Array:
+    """Returns the kernel of complex outputs from that of their parts, of shape [..., 2, 2].
+
+    With A the derivatives of a complex output with respect to real parameters it is A1 A2^H.
+    """
+    real = kernel[..., 0, 0] + kernel[..., 1, 1]
+    return jax.lax.complex(real, kernel[..., 1, 0] - kernel[..., 0, 1])
+
+
+def _as_array(leaf: Any) -> Any:
+    """Returns numbers as arrays, anything else as it is."""
+    is_number = isinstance(leaf, int | float | complex) and not isinstance(leaf, bool)
+    return jnp.asarray(leaf) if is_number else leaf

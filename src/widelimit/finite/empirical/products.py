@@ -1,0 +1,128 @@
+"""Products of a tangent kernel with vectors shaped like the outputs of a network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit._pytree import own
+from widelimit.finite.empirical.arguments import two_sides
+from widelimit.finite.empirical.network import (
+    Network,
+    Parameters,
+    output_leaves,
+    output_names,
+    real_output,
+)
+from widelimit.finite.empirical.outputs import Call, outputs_of
+from widelimit.finite.empirical.vector_products import ntk_vector_product
+from widelimit.tracing.varying import alike
+
+
+def empirical_ntk_vp_fn(
+    f: Any, x1: Any, x2: Any, params: Any, *, subset: Any = None, **kwargs: Any
+) -> Callable[[Any], Any]:
+    """Returns the linear map v -> J1 J2^H v of a network between x1 and x2.
+
+    v is shaped like f(params, x2), and the result like f(params, x1). Nothing is averaged. With
+    several outputs, each meets all others. See `empirical_ntk_fn` for complex numbers.
+
+    Args:
+      f: f(params, x, **kwargs).
+      x1: tree of inputs.
+      x2: tree of inputs, None for x1.
+      params: tree of parameters.
+      subset: parameters to differentiate by; see `empirical_ntk_fn`.
+      **kwargs: keywords of f; see `empirical_ntk_fn`.
+
+    Raises:
+      TypeError: parameters that are no floating-point numbers, or outputs that are no arrays.
+      ValueError: f that does not depend on the parameters. The function returned raises it for v
+        that is not like f(params, x2).
+    """
+    one, other = two_sides(x1, x2, kwargs)
+    parameters, one, other = alike(Parameters.of(params, subset), one, other)
+    first = Call.of(f, parameters, one, None)
+    second = other and Call.of(f, parameters, other, None, like=first)
+    structure, outputs = outputs_of(first, second, (), ())
+    first.check_differentiable(outputs)
+    last = second or first
+    expected = jax.tree.leaves(last.network.outputs)
+
+    calls = [first] if second is None else [first, second]
+    given = [(call.params, call.arrays) for call in calls]
+
+    def product(v: Any) -> Any:
+        leaves, arrays = alike(checked_vectors(v, structure, expected), given)
+        functions = [
+            functools.partial(_real_outputs, call.network, *own)
+            for call, own in zip(calls, arrays, strict=True)
+        ]
+        real = first.network.parameters.real(arrays[0][0])
+        on_real = ntk_vector_product(functions[0], (*functions[1:], None)[0], real)
+        return jax.tree.unflatten(structure, complex_product(on_real, leaves, expected))
+
+    return product
+
+
+def _real_outputs(
+    network: Network, params: list[Any], arrays: list[Any], real: list[Array]
+) -> list[Array]:
+    """Returns all outputs in real numbers."""
+    return [real_output(y) for y in network.whole(params, arrays, real)]
+
+
+def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
+    """Returns the leaves of a vector.
+
+    Raises:
+      ValueError: it is not like the output.
+    """
+    if jax.tree.structure(v) != structure:
+        raise ValueError(f"expected a vector like {structure}, got {jax.tree.structure(v)}")
+    leaves = output_leaves(own(v))
+    for leaf, want, name in zip(leaves, expected, output_names(v), strict=True):
+        if leaf.shape != want.shape:
+            raise ValueError(
+                f"expected a vector of shape {want.shape}, as {name} has, got shape {leaf.shape}"
+            )
+    return leaves
+
+
+def complex_product(
+    product: Callable[[list[Any]], list[Any]], leaves: list[Any], like: list[Any]
+) -> list[Any]:
+    """Returns the product with a kernel J1 J2^H of complex or real vectors.
+
+    Args:
+      product: the product of real vectors with the kernel of real outputs, in which complex
+        outputs are pairs of real ones along a last axis.
+      leaves: the vectors.
+      like: shapes and dtypes of outputs.
+    """
+    is_complex = [jnp.issubdtype(o.dtype, jnp.complexfloating) for o in like]
+
+    def on_real(vectors: list[Any]) -> list[Any]:
+        """Returns real parts of products; vectors of real outputs are taken as real."""
+        given = [
+            jnp.stack([v.real, v.imag], -1).astype(jnp.finfo(o.dtype).dtype)
+            if c
+            else v.real.astype(o.dtype)
+            for v, o, c in zip(vectors, like, is_complex, strict=True)
+        ]
+        found = product(given)
+        return [
+            jax.lax.complex(u[..., 0], u[..., 1]) if c else u
+            for u, c in zip(found, is_complex, strict=True)
+        ]
+
+    real = on_real(leaves)
+    if not any(is_complex) and not any(map(jnp.iscomplexobj, leaves)):
+        return real
+    imaginary = on_real([-1j * v for v in leaves])
+    return [a + 1j * b for a, b in zip(real, imaginary, strict=True)]

@@ -1,0 +1,179 @@
+"""Tangent kernels from random projections of gradients, with the error of the estimate."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from widelimit._pytree import pytree
+from widelimit.finite.empirical.arguments import Side
+from widelimit.finite.empirical.axes import contract, mean_over_trace, resolve_axes
+from widelimit.finite.empirical.network import Network, Parameters
+from widelimit.finite.empirical.outputs import Call, only_output
+from widelimit.finite.empirical.vector_products import pushed
+from widelimit.tracing.varying import alike, varying_like
+
+
+class Estimate(NamedTuple):
+    """An estimated kernel.
+
+    Attributes:
+      kernel: the mean over random directions.
+      standard_error: its standard error, estimated from the spread over directions.
+    """
+
+    kernel: Array
+    standard_error: Array
+
+
+@pytree
+class ProjectedGradients:
+    """Derivatives of an output along k random directions of the parameters: features of samples.
+
+    The directions w have independent standard normal entries, so that the product of the features
+    of two entries, averaged over directions, is the NTK in expectation. For an entry of the kernel
+    without trace axes its variance is (K(x, x) K(x', x') + K(x, x')^2) / k: the relative error of
+    the diagonal is sqrt(2 / k), whatever the number of parameters.
+
+    Attributes:
+      features: array [*shape of the output, k], not divided by sqrt(k).
+    """
+
+    features: Array
+
+    @property
+    def dimension(self) -> int:
+        """Number of directions k."""
+        return self.features.shape[-1]
+
+    def estimate(
+        self,
+        other: ProjectedGradients | None = None,
+        trace_axes: Any = (-1,),
+        diagonal_axes: Any = (),
+    ) -> Estimate:
+        """Returns the estimated kernel and its standard error, laid out as by `empirical_ntk_fn`.
+
+        Args:
+          other: gradients of other samples along the same directions (the same key, dimension,
+            parameters and subset); None for these.
+          trace_axes: axes of the output to take the mean over.
+          diagonal_axes: axes of which only equal indices are kept.
+
+        Raises:
+          TypeError: another `other`.
+          ValueError: wrong axes, numbers of directions that differ, or fewer than two.
+        """
+        other = self if other is None else other
+        if not isinstance(other, ProjectedGradients):
+            raise TypeError(
+                "expected other to be ProjectedGradients of other samples along the same "
+                f"directions, or None, got {type(other).__name__}"
+            )
+        first, second = self.features, other.features
+        if first.shape[-1] != second.shape[-1] or first.shape[-1] < 2:
+            raise ValueError(
+                "expected the same number of directions, at least 2, on both sides, got "
+                f"{first.shape[-1]} and {second.shape[-1]}"
+            )
+        shapes = first.shape[:-1], second.shape[:-1]
+        axes = resolve_axes(trace_axes, diagonal_axes, *shapes)
+
+        def one(a: Array, b: Array) -> Array:
+            product = contract(a, b.conj() if jnp.iscomplexobj(b) else b, axes, a.ndim)
+            return mean_over_trace(product, axes, shapes[0])
+
+        pairs = jnp.moveaxis(first, -1, 0), jnp.moveaxis(second, -1, 0)
+        count = self.dimension
+        like = jax.eval_shape(one, *jax.tree.map(lambda v: v[0], pairs))
+        kernel, _ = lax.scan(
+            lambda total, pair: (total + one(*pair) / count, None),
+            varying_like(jnp.zeros(like.shape, like.dtype), pairs),
+            pairs,
+        )
+
+        def add_square(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+            return total + jnp.abs(one(*pair) - kernel) ** 2, None
+
+        squares, _ = lax.scan(add_square, jnp.zeros_like(kernel.real), pairs)
+        return Estimate(kernel, jnp.sqrt(squares / (count - 1) / count))
+
+
+def projected_gradients(
+    f: Any,
+    params: Any,
+    x: Any,
+    key: Any,
+    dimension: int,
+    *,
+    subset: Any = None,
+    batch_size: int = 1,
+    **kwargs: Any,
+) -> ProjectedGradients:
+    """Returns the derivatives of a network along random directions of its parameters.
+
+    Each direction takes a forward pass; memory is that of a few of them, not of a Jacobian.
+
+    Args:
+      f: f(params, x, **kwargs), with one array as its output.
+      params: tree of parameters.
+      x: tree of inputs.
+      key: random key of the directions; the same one gives the same directions for other inputs.
+      dimension: number of directions k.
+      subset: parameters to differentiate by; see `empirical_ntk_fn`.
+      batch_size: number of directions at a time.
+      **kwargs: keywords of f.
+
+    Raises:
+      TypeError: parameters that are no floating-point numbers, or other than one array as output.
+      ValueError: f that does not depend on the parameters, or numbers below 1.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import widelimit as wl
+      >>> f = lambda params, x: x @ params
+      >>> gradients = wl.projected_gradients(
+      ...     f, jnp.ones((3, 1)), jnp.eye(3), jax.random.key(0), 4000
+      ... )
+      >>> kernel, error = gradients.estimate()
+      >>> bool((abs(kernel - jnp.eye(3)) < 5 * error).all()), bool((error < 0.03).all())
+      (True, True)
+    """
+    for name, value in (("dimension", dimension), ("batch_size", batch_size)):
+        is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_count or value < 1:
+            raise ValueError(f"expected {name} of at least 1, got {value!r}")
+    parameters, side, key = alike(Parameters.of(params, subset), Side(x, kwargs), key)
+    call = Call.of(f, parameters, side, None)
+    call.check_differentiable([only_output(call, ())])
+    directions = jax.random.split(key, int(dimension))
+    return ProjectedGradients(
+        _features(call.network, int(batch_size), call.params, call.arrays, directions)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _features(
+    network: Network, batch_size: int, params: list[Any], arrays: list[Any], keys: Array
+) -> Array:
+    """Returns derivatives [*shape of the output, k]."""
+    real = network.parameters.real(params)
+    push = pushed(lambda p: network.whole(params, arrays, p)[0], real, keep=True)
+
+    def along(key: Array) -> Array:
+        each = jax.random.split(key, len(real))
+        return push(
+            [jax.random.normal(k, p.shape, p.dtype) for k, p in zip(each, real, strict=True)]
+        )
+
+    like = jax.eval_shape(along, keys[0])
+    if not like.size:
+        return jnp.zeros((*like.shape, len(keys)), like.dtype)
+    return jnp.moveaxis(lax.map(along, keys, batch_size=batch_size), 0, -1)

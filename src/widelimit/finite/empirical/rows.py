@@ -1,0 +1,159 @@
+"""Rows of Jacobians: which there are, and calls that compute some of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from widelimit.finite.empirical.jacobian import unit_row
+from widelimit.finite.empirical.network import Network, real_output
+from widelimit.finite.empirical.outputs import Call, Output
+from widelimit.gram.liveness import inner_functions, peak_bytes
+
+# Rows that one call computes, as long as they take no more than this share of the budget.
+_MOST_CALLED = 32
+_CALLED_SHARE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of the Jacobian of one output of a network: the static part.
+
+    Attributes:
+      network: the function.
+      index: which leaf of f(params, x).
+      mapped: whether samples are mapped, so that a row takes one of them.
+      called: number of rows that one call computes.
+    """
+
+    network: Network
+    index: int
+    mapped: bool
+    called: int
+
+    def compute(
+        self, group: tuple[int, ...], call: Call, samples: Array, entries: Array
+    ) -> list[Array]:
+        """Returns rows [called, *leaf] of the leaves of a group.
+
+        Args:
+          group: which parameters.
+          call: the network with its arrays, samples first where they are mapped.
+          samples: sample of every row.
+          entries: entry of the raveled real output of every row.
+        """
+        real = self.network.parameters.real(call.params)
+
+        def row(sample: Array, entry: Array) -> list[Array]:
+            def f(chosen: list[Array]) -> Array:
+                full = list(real)
+                for i, leaf in zip(group, chosen, strict=True):
+                    full[i] = leaf
+                if not self.mapped:
+                    return real_output(
+                        self.network.whole(call.params, call.arrays, full)[self.index]
+                    )
+                mapped, shared = call.arrays
+                one = [lax.dynamic_index_in_dim(a, sample, 0, keepdims=False) for a in mapped]
+                return real_output(self.network.one(call.params, one, shared, full)[self.index])
+
+            return unit_row(f, [real[i] for i in group], entry)
+
+        if self.called == 1:  # a convolution of one sample is faster without `vmap`
+            return [leaf[None] for leaf in row(samples[0], entries[0])]
+        return jax.vmap(row)(samples, entries)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Side:
+    """All rows of one set of inputs, by slot: an index of trace and diagonal axes.
+
+    Attributes:
+      call: the network, with samples first in its arrays where they are mapped.
+      samples: [slots, rows] sample of every row.
+      entries: [slots, rows] entry of the raveled real output of one sample, or of all.
+      kept: shape of the axes of the output that rows run over.
+    """
+
+    call: Call
+    samples: np.ndarray
+    entries: np.ndarray
+    kept: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of rows of a slot."""
+        return self.samples.shape[1]
+
+    @classmethod
+    def of(cls, call: Call, output: Output, shape: tuple[int, ...]) -> Side:
+        """Returns the rows of an output of this real shape."""
+        axes, rank = output.axes, len(shape)
+        slots, kept = (*axes.trace, *axes.diagonal), axes.kept(rank)
+        places = np.moveaxis(
+            np.indices(shape, np.int32), [1 + a for a in (*slots, *kept)], range(1, 1 + rank)
+        )
+        places = places.reshape(rank, math.prod(shape[a] for a in slots), -1)
+        samples = np.zeros_like(places[0])
+        single = list(shape)
+        if output.axis is not None:
+            samples = places[output.axis].copy()
+            places[output.axis] = 0
+            single[output.axis] = 1
+            call = dataclasses.replace(call, arrays=call.network.inputs.split(call.arrays))
+        entries = samples * 0
+        for axis in range(rank):
+            entries = entries * single[axis] + places[axis]
+        return cls(call, samples, entries, tuple(shape[a] for a in kept))
+
+    def rows(self, output: Output, called: int) -> Rows:
+        """Returns what is static about the rows."""
+        return Rows(self.call.network, output.index, output.axis is not None, called)
+
+    def padded(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns samples and entries of so many rows, the last repeated."""
+        where = np.minimum(np.arange(count), self.count - 1)
+        return self.samples[:, where], self.entries[:, where]
+
+
+def work_of_call(
+    side: Side, output: Output, group: tuple[int, ...], memory: int
+) -> tuple[int, int]:
+    """Returns what a call works with beside its arguments in bytes, and how many rows it computes.
+
+    On a CPU convolutions of many samples with derivatives of their own are slow: one row per call.
+    """
+
+    def traced(called: int) -> tuple[int, bool]:
+        rows = side.rows(output, called)
+        ids = jax.ShapeDtypeStruct((called,), np.int32)
+        jaxpr = jax.make_jaxpr(
+            lambda params, arrays, a, b: rows.compute(
+                group, Call(side.call.network, params, arrays), a, b
+            )
+        )(side.call.params, side.call.arrays, ids, ids)
+        given = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in jaxpr.jaxpr.invars)
+        return peak_bytes(jaxpr) - given, _has_convolution(jaxpr)
+
+    one, convolves = traced(1)
+    if convolves and jax.default_backend() == "cpu":
+        return one, 1
+    two = traced(2)[0]
+    more = max(two - one, 1)
+    called = int(max(1, min(_MOST_CALLED, (memory // _CALLED_SHARE - one) // more)))
+    return one + (called - 1) * more, called
+
+
+def _has_convolution(jaxpr: Any) -> bool:
+    """Returns whether there is a convolution in a trace."""
+    return any(
+        equation.primitive.name == "conv_general_dilated"
+        or any(map(_has_convolution, inner_functions(equation)))
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns
+    )

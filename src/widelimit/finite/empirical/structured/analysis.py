@@ -1,0 +1,152 @@
+"""Which uses of the parameters a program has, by the rules; and which parameters have none."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from widelimit.finite.empirical.structured.links import Link, Scope, Use, disjoint
+from widelimit.finite.empirical.structured.program import Path, Program, Step, split_scan
+from widelimit.finite.empirical.structured.rules import RULES
+
+# Without derivative, whatever the type of the result.
+CONSTANT = {"stop_gradient"}
+# Ways in which one value may depend on a parameter: powers of a matrix have any number of them.
+MOST_LINKS = 16
+
+Links = dict[int, tuple[Link, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What rules found in a program.
+
+    Attributes:
+      uses: of each parameter that has any.
+      without: parameters without structure, and why.
+    """
+
+    uses: Mapping[int, tuple[Use, ...]]
+    without: Mapping[int, str]
+
+
+def analyse(program: Program, count: int) -> Analysis:
+    """Returns the uses of the parameters of a program: its first inputs, so many."""
+    walk = _Walk()
+    links: Links = {
+        number: (Link(leaf, (), shape, tuple(range(len(shape)))),)
+        for leaf, number in enumerate(program.inputs[:count])
+        if jnp.issubdtype(program.types[number].dtype, jnp.inexact)
+        for shape in [tuple(program.types[number].shape)]
+    }
+    walk.run(program, links, set(program.inputs[:count]), set(), ())
+    for leaf, uses in walk.uses.items():
+        if not compatible(uses, uses):
+            walk.refuse(leaf, "different parts of it overlap")
+    kept = {leaf: tuple(uses) for leaf, uses in walk.uses.items() if leaf not in walk.without}
+    return Analysis(kept, walk.without)
+
+
+def compatible(uses1: Sequence[Use], uses2: Sequence[Use]) -> bool:
+    """Returns whether all pairs have the same axes of the parameter, or nothing in common."""
+    frames1, frames2 = ({use.frame for use in uses} for uses in (uses1, uses2))
+    return all(a == b or disjoint(a, b) for a, b in itertools.product(frames1, frames2))
+
+
+class _Walk:
+    """Follows links through a program and the scans in it."""
+
+    def __init__(self) -> None:
+        self.uses: dict[int, list[Use]] = {}
+        self.without: dict[int, str] = {}
+        self.counter = itertools.count()
+
+    def refuse(self, leaf: int, reason: str) -> None:
+        self.without.setdefault(leaf, reason)
+
+    def run(
+        self, program: Program, links: Links, weights: set[int], fixed: set[int], path: Path
+    ) -> None:
+        """Walks one program.
+
+        Args:
+          program: a whole one, or the body of a scan.
+          links: of its inputs.
+          weights: inputs that depend on parameters and numbers alone.
+          fixed: inputs that depend on numbers alone.
+          path: of the program.
+        """
+        scope = Scope(path, program.types, self.counter)
+        scope.weights = set(weights)
+        scope.fixed = fixed | weights
+        scope.fixed |= {n for n in program.constants if not program.types[n].shape}
+        links = dict(links)
+        for index, step in enumerate(program.steps):
+            linked = [n for n in step.inputs if links.get(n)]
+            if scope.fixed.issuperset(step.inputs):
+                scope.fixed.update(step.outputs)
+                if not scope.weights.isdisjoint(step.inputs):
+                    scope.weights.update(step.outputs)
+            derives = any(jnp.issubdtype(_dtype(program, n), jnp.inexact) for n in step.outputs)
+            if not linked or not derives or step.name in CONSTANT:
+                continue
+            if step.body is not None:
+                self.scan(step, links, scope, (*path, index))
+            else:
+                self.step(step, links, scope)
+        for number in program.outputs:
+            for link in links.get(number, ()):
+                self.refuse(link.leaf, "part of the result" if not path else "carried by a scan")
+
+    def step(self, step: Step, links: Links, scope: Scope) -> None:
+        """Applies the rule of a step to every link that it takes."""
+        rule = RULES.get(step.name)
+        found: list[list[Link]] = [[] for _ in step.outputs]
+        for position, number in enumerate(step.inputs):
+            for link in links.get(number, ()):
+                if link.leaf in self.without:
+                    continue
+                outcome = rule and rule(scope, step, position, link)
+                if not outcome:
+                    self.refuse(link.leaf, f"enters {step.name}")
+                elif isinstance(outcome, Use):
+                    self.uses.setdefault(link.leaf, []).append(outcome)
+                else:
+                    for each, one in zip(found, outcome, strict=True):
+                        each.append(one)
+        for each in found:
+            for leaf, count in collections.Counter(link.leaf for link in each).items():
+                if count > MOST_LINKS:
+                    self.refuse(leaf, "one value depends on it in too many ways")
+        links.update({n: tuple(each) for n, each in zip(step.outputs, found, strict=True) if each})
+
+    def scan(self, step: Step, links: Links, scope: Scope, path: Path) -> None:
+        """Walks the body of a scan."""
+        body = step.body
+        assert body is not None
+        outer, inner = split_scan(step, step.inputs), split_scan(step, body.inputs)
+        found: Links = {}
+        weights: set[int] = set()
+        fixed: set[int] = set()
+        for kind, (taken, names) in enumerate(zip(outer, inner, strict=True)):
+            for number, name in zip(taken, names, strict=True):
+                if kind != 1 and number in scope.fixed:
+                    (weights if number in scope.weights else fixed).add(name)
+                for link in links.get(number, ()):
+                    if kind == 1:
+                        self.refuse(link.leaf, "carried by a scan")
+                        continue
+                    labels = link.labels if kind == 0 else link.labels[1:]
+                    (loop,) = scope.fresh() if kind == 0 else link.labels[:1]
+                    entered = dataclasses.replace(link, labels=labels, loops=(*link.loops, loop))
+                    found[name] = (*found.get(name, ()), entered)
+        self.run(body, found, weights, fixed, path)
+
+
+def _dtype(program: Program, number: int) -> Any:
+    return getattr(program.types[number], "dtype", jnp.dtype(bool))

@@ -1,0 +1,190 @@
+"""Factors of the derivatives of a program by its parameters: values inside it and cotangents."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from widelimit.finite.empirical.structured.analysis import Analysis
+from widelimit.finite.empirical.structured.convolutions import fast_to_derive
+from widelimit.finite.empirical.structured.factors import Factor, OneHot
+from widelimit.finite.empirical.structured.links import Pick, Read, Use, Window
+from widelimit.finite.empirical.structured.pairs import Derivative, merged
+from widelimit.finite.empirical.structured.program import Place, Program, evaluate
+from widelimit.tracing.varying import varying_like
+
+
+class Batch(NamedTuple):
+    """Samples that a program takes one by one.
+
+    Attributes:
+      arrays: further arguments of the program, samples first; empty for none.
+      axis: the axis of the output that has size 1, for the one sample; None for none.
+    """
+
+    arrays: Sequence[Array] = ()
+    axis: int | None = None
+
+
+def derivatives_of(
+    program: Program, leaves: Sequence[Array], analysis: Analysis, batch: Batch
+) -> dict[int, list[Derivative]]:
+    """Returns the derivatives of the one output by every parameter, as factors.
+
+    Args:
+      program: of parameters and the arrays of one sample, with one real output.
+      leaves: the parameters.
+      analysis: their uses; those without structure get the Jacobian.
+      batch: the samples: all of them are in the factors.
+    """
+    uses = [use for each in analysis.uses.values() for use in each]
+    uses += [_direct(leaf, leaves[leaf]) for leaf in analysis.without]
+    values = _Values(program, leaves, uses)
+    if batch.axis is None:
+        cotangents, found = values.of_sample([])
+    else:
+        cotangents, found = jax.vmap(values.of_sample)(list(batch.arrays))
+        cotangents = [_on_axis(c, batch.axis) for c in cotangents]
+    fixed = values.fixed([array[0] for array in batch.arrays])
+    # Without a barrier XLA may compute cotangents anew in every product that they enter.
+    cotangents, found = lax.optimization_barrier((cotangents, found))
+    arrays: dict[Place, Array] = dict(zip(values.varying, found, strict=True))
+    arrays.update(fixed)
+    by_place = dict(zip([*values.inside, *values.whole], cotangents, strict=True))
+    result: dict[int, list[Derivative]] = {}
+    for use in uses:
+        cotangent = by_place[use.leaf if use.place is None else use.place]
+        found_use = _derivative(use, cotangent, values.rank, arrays, batch.axis)
+        result.setdefault(use.leaf, []).append(found_use)
+    return {leaf: merged(each) for leaf, each in result.items()}
+
+
+class _Values:
+    """What a program computes for some uses of its parameters.
+
+    Attributes:
+      inside: values whose cotangents are wanted.
+      whole: parameters whose Jacobians are.
+      varying: values that are read.
+      rank: of the output.
+    """
+
+    def __init__(self, program: Program, leaves: Sequence[Array], uses: Sequence[Use]) -> None:
+        self.program, self.leaves = program, list(leaves)
+        self.inside = sorted({use.place for use in uses if use.place is not None})
+        self.whole = sorted({use.leaf for use in uses if use.place is None})
+        places = [
+            (read.source, read.fixed) for read in _reads(uses) if isinstance(read.source, tuple)
+        ]
+        self.constant = sorted({place for place, fixed in places if fixed})
+        self.varying = sorted({place for place, _ in places} - set(self.constant))
+        self.rank = len(program.types[program.outputs[0]].shape)
+
+    def of_sample(self, arrays: list[Array]) -> tuple[list[Array], list[Array]]:
+        """Returns cotangents [*output, *value], and values."""
+        chosen = [self.leaves[leaf] for leaf in self.whole]
+        zeros = [jnp.zeros(*_type_of(self.program, place)) for place in self.inside]
+        out = self.program.types[self.program.outputs[0]]
+        zeros, chosen = varying_like((zeros, chosen), out)
+        program = fast_to_derive(self.program)
+
+        def run(shifts: list[Array], chosen: list[Array]) -> tuple[Array, list[Array]]:
+            args = [*self.leaves, *arrays]
+            for leaf, value in zip(self.whole, chosen, strict=True):
+                args[leaf] = value
+            shifted = dict(zip(self.inside, shifts, strict=True))
+            (output,), found = evaluate(program, args, shifted, self.varying)
+            return output, [found[place] for place in self.varying]
+
+        output, pull, values = jax.vjp(run, zeros, chosen, has_aux=True)
+        basis = jnp.eye(output.size, dtype=output.dtype).reshape(output.size, *output.shape)
+        rows = jax.tree.leaves(jax.vmap(pull)(varying_like(basis, output)))
+        return [row.reshape(output.shape + row.shape[1:]) for row in rows], values
+
+    def fixed(self, arrays: list[Array]) -> dict[Place, Array]:
+        """Returns values that are the same for all samples, given the arrays of any one."""
+        if not self.constant:
+            return {}
+        return evaluate(self.program, [*self.leaves, *arrays], {}, self.constant)[1]
+
+
+def _on_axis(cotangent: Array, axis: int) -> Array:
+    """Returns [samples, ..., 1, ...] with the samples in place of the 1."""
+    return jnp.moveaxis(cotangent, 0, axis).squeeze(axis + 1)
+
+
+def _direct(leaf: int, value: Array) -> Use:
+    """Returns the use that stands for all uses of a parameter: its cotangent is the Jacobian."""
+    return Use(leaf, (), value.shape, None, tuple(range(value.ndim)))
+
+
+def _reads(uses: Sequence[Use]) -> list[Read]:
+    parts = [part for use in uses for part in use.parts]
+    reads = [part for part in parts if isinstance(part, Read)]
+    return reads + [part.index for part in parts if isinstance(part, Pick)]
+
+
+def _type_of(program: Program, place: Place) -> tuple[tuple[int, ...], Any]:
+    """Returns shape and dtype of a value, with the axes of the scans around it."""
+    path, number = place
+    lengths = []
+    for index in path:
+        step = program.steps[index]
+        lengths.append(step.params["length"])
+        assert step.body is not None
+        program = step.body
+    aval = program.types[number]
+    return (*lengths, *aval.shape), aval.dtype
+
+
+def _derivative(
+    use: Use, cotangent: Array, rank: int, values: Mapping[Place, Array], axis: int | None
+) -> Derivative:
+    """Returns the factors of one use."""
+    out = tuple(("out", a) for a in range(rank))
+    if use.change is not None:
+        cotangent = cotangent.reshape(cotangent.shape[: rank + len(use.loops)] + use.change)
+    parts: list[Factor | OneHot] = [Factor(cotangent, (*out, *use.loops, *use.labels))]
+    sample = () if axis is None else (("out", axis),)
+    parts += [_part(part, values, sample) for part in use.parts if not isinstance(part, Window)]
+    for window in reversed([part for part in use.parts if isinstance(part, Window)]):
+        parts = [_cut(part, window) for part in parts]
+    return Derivative(tuple(parts), use.frame, use.shape)
+
+
+def _part(
+    part: Read | Pick, values: Mapping[Place, Array], sample: tuple[Hashable, ...]
+) -> Factor | OneHot:
+    if isinstance(part, Pick):
+        index = _part(part.index, values, sample)
+        assert isinstance(index, Factor)
+        return OneHot(index.array, index.labels, part.picked, part.size)
+    if not isinstance(part.source, tuple):
+        return Factor(jnp.asarray(part.source), part.labels)
+    leading = (*(() if part.fixed else sample), *part.loops)
+    array, change = values[part.source], part.change
+    if change is not None:
+        for _ in leading:
+            change = jax.vmap(change)
+        array = change(array)
+    return Factor(array, (*leading, *part.labels))
+
+
+def _cut(part: Factor | OneHot, window: Window) -> Factor | OneHot:
+    """Returns a factor along a window of one of its labels."""
+    if isinstance(part, OneHot) and part.picked == window.outer:
+        part = part._replace(where=part.where - window.start, picked=window.inner, size=window.size)
+    if window.outer not in part.labels:
+        return part
+    axis = part.labels.index(window.outer)
+    labels = (*part.labels[:axis], window.inner, *part.labels[axis + 1 :])
+    array = part.array if isinstance(part, Factor) else part.where
+    array = lax.slice_in_dim(array, window.start, window.start + window.size, axis=axis)
+    if isinstance(part, Factor):
+        return Factor(array, labels)
+    return part._replace(where=array, labels=labels)

@@ -1,0 +1,246 @@
+"""Sums of products of arrays with labelled axes, in the order that takes the fewest operations."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from widelimit.finite.empirical.axes import kernel_dtype
+
+Labels = tuple[Hashable, ...]
+
+# What reading or writing a number takes, in multiply-adds: both per second on one machine.
+TRAFFIC = 8.0
+
+
+class Factor(NamedTuple):
+    """An array whose axes have labels, no label twice."""
+
+    array: Array
+    labels: Labels
+
+    def sizes(self) -> dict[Hashable, int]:
+        """Returns the size of each label."""
+        return dict(zip(self.labels, self.array.shape, strict=True))
+
+
+class OneHot(NamedTuple):
+    """An array [*labels, picked] of zeros and ones, given by where the ones are."""
+
+    where: Array
+    labels: Labels
+    picked: Hashable
+    size: int
+
+    def dense(self, dtype: Any) -> Factor:
+        """Returns the array itself; an index outside picks nothing."""
+        hot = self.where[..., None] == jnp.arange(self.size).reshape((1,) * self.where.ndim + (-1,))
+        return Factor(hot.astype(dtype), (*self.labels, self.picked))
+
+
+class Plan(NamedTuple):
+    """In which order to multiply: pairs of positions, the product put last; and what it takes."""
+
+    order: tuple[tuple[int, int], ...]
+    cost: float
+
+
+def sizes_of(factors: Sequence[Factor]) -> dict[Hashable, int]:
+    """Returns the size of every label."""
+    found: dict[Hashable, int] = {}
+    for factor in factors:
+        found.update(factor.sizes())
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_product(
+    operands: tuple[frozenset[Hashable], ...],
+    kept: frozenset[Hashable],
+    sizes: frozenset[tuple[Hashable, int]],
+) -> Plan:
+    """Returns the cheapest order of pairwise products.
+
+    Args:
+      operands: labels of each factor.
+      kept: labels of the result.
+      sizes: of all labels.
+    """
+    size = dict(sizes)
+
+    def volume(labels: frozenset[Hashable]) -> float:
+        return float(math.prod(size[x] for x in labels))
+
+    @functools.cache
+    def best(rest: tuple[frozenset[Hashable], ...]) -> Plan:
+        if len(rest) == 1:
+            return Plan((), 0.0)
+        plans = []
+        for i, j in itertools.combinations(range(len(rest)), 2):
+            others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
+            both = rest[i] | rest[j]
+            product = both & kept.union(*others)
+            moved = volume(rest[i]) + volume(rest[j]) + volume(product)
+            cost = volume(both) + TRAFFIC * moved
+            after = best((*others, product)) if len(rest) <= 5 else Plan((), 0.0)
+            plans.append(Plan(((i, j), *after.order), cost + after.cost))
+        found = min(plans, key=lambda plan: plan.cost)
+        if len(rest) > 5:  # the cheapest pair first: all orders would be too many
+            i, j = found.order[0]
+            others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
+            after = best((*others, (rest[i] | rest[j]) & kept.union(*others)))
+            found = Plan((*found.order, *after.order), found.cost + after.cost)
+        return found
+
+    return best(operands)
+
+
+def plan_factors(factors: Sequence[Factor], kept: Labels) -> Plan:
+    """Returns the order of multiplying factors for a result with the labels that are kept."""
+    labels = tuple(frozenset(factor.labels) for factor in factors)
+    return plan_product(labels, frozenset(kept), frozenset(sizes_of(factors).items()))
+
+
+def product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -> Array:
+    """Returns the sum of products over all labels but `kept`, with axes in that order.
+
+    Every label that is kept must be one of a factor.
+    """
+    last = unordered_product(factors, kept, plan)
+    return last.array.transpose([last.labels.index(x) for x in kept])
+
+
+def unordered_product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -> Factor:
+    """Returns the same with the axes in the order in which they are cheapest to have."""
+    left = list(factors)
+    for i, j in (plan or plan_factors(factors, kept)).order:
+        others = [factor for k, factor in enumerate(left) if k not in (i, j)]
+        wanted = set(kept).union(*(factor.labels for factor in others))
+        left = [*others, _multiply(left[i], left[j], wanted)]
+    (last,) = left
+    return _summed(last, set(kept))
+
+
+def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
+    """Returns the product of two factors, summed over labels that nothing else needs."""
+    one, two = _summed(one, wanted | set(two.labels)), _summed(two, wanted | set(one.labels))
+    large, small = (one, two) if one.array.size >= two.array.size else (two, one)
+    common = [x for x in large.labels if x in small.labels]
+    shared = [x for x in common if x in wanted]
+    summed = [x for x in common if x not in wanted]
+    if not summed and (len(shared) in (len(one.labels), len(two.labels))):
+        return _entrywise(one, two)
+    dtype = kernel_dtype(one.array.dtype, two.array.dtype)
+    a, axis_a = _as_matrices(large, shared, summed)
+    b, axis_b = _as_matrices(small, shared, summed)
+    batch = ((0,), (0,)) if shared else ((), ())
+    array = lax.dot_general(
+        a.astype(dtype) if a.dtype != b.dtype else a,
+        b.astype(dtype) if a.dtype != b.dtype else b,
+        (((axis_a,), (axis_b,)), batch),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=dtype,
+    )
+    sizes = sizes_of([one, two])
+    labels = (*shared, *(x for f in (large, small) for x in f.labels if x not in common))
+    return Factor(array.reshape([sizes[x] for x in labels]), labels)
+
+
+def _as_matrices(
+    factor: Factor, shared: Sequence[Hashable], summed: Sequence[Hashable]
+) -> tuple[Array, int]:
+    """Returns a factor as matrices, one for each entry of shared labels, and the summed axis.
+
+    Several labels become one axis here: XLA would transpose more than it has to.
+    """
+    free = [x for x in factor.labels if x not in shared and x not in summed]
+    sizes = factor.sizes()
+    last = next((x for x in reversed(factor.labels) if sizes[x] > 1), None)
+    # What is contiguous stays so.
+    groups = (
+        [list(shared), free, list(summed)] if last in summed else [list(shared), list(summed), free]
+    )
+    order = [factor.labels.index(x) for group in groups for x in group]
+    shape = [math.prod(sizes[x] for x in group) for group in groups]
+    shape = shape if shared else shape[1:]
+    axis = len(shape) - (1 if last in summed else 2)
+    return factor.array.transpose(order).reshape(shape), axis
+
+
+def _entrywise(one: Factor, two: Factor) -> Factor:
+    """Returns the product of two factors of which one has all labels of the other."""
+    large, small = (one, two) if len(one.labels) >= len(two.labels) else (two, one)
+    order = sorted(range(len(small.labels)), key=lambda a: large.labels.index(small.labels[a]))
+    missing = [a for a, x in enumerate(large.labels) if x not in small.labels]
+    spread = jnp.expand_dims(small.array.transpose(order), missing)
+    dtype = kernel_dtype(large.array.dtype, small.array.dtype)
+    return Factor(large.array.astype(dtype) * spread.astype(dtype), large.labels)
+
+
+def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
+    """Returns a factor summed over labels that are not wanted."""
+    gone = tuple(a for a, x in enumerate(factor.labels) if x not in wanted)
+    if not gone:
+        return factor
+    dtype = kernel_dtype(factor.array.dtype)
+    labels = tuple(x for x in factor.labels if x in wanted)
+    return factor._replace(array=factor.array.sum(gone, dtype=dtype), labels=labels)
+
+
+def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> list[Factor]:
+    """Returns factors with the same sum of products over all labels but those that are kept.
+
+    Those of fewer digits than the sum has are converted: products among them would round.
+    """
+    left = list(parts)
+    dtype = kernel_dtype(*(part.array.dtype for part in parts if isinstance(part, Factor)))
+    while True:
+        hot = next((part for part in left if isinstance(part, OneHot)), None)
+        if hot is None:
+            return [_widened(part, dtype) for part in left if isinstance(part, Factor)]
+        left = [part for part in left if part is not hot]
+        touched = [i for i, part in enumerate(left) if _has(part, hot.picked)]
+        if (
+            hot.picked in kept
+            or len(touched) != 1
+            or set(_labels(left[touched[0]])) & set(hot.labels)
+        ):
+            left.append(hot.dense(dtype))
+            continue
+        left[touched[0]] = _picked(left[touched[0]], hot, dtype)
+
+
+def _widened(factor: Factor, dtype: Any) -> Factor:
+    """Returns a factor whose products with its like are added up in a dtype."""
+    if kernel_dtype(factor.array.dtype) == dtype:
+        return factor
+    return factor._replace(array=factor.array.astype(dtype))
+
+
+def _labels(part: Factor | OneHot) -> Labels:
+    return part.labels if isinstance(part, Factor) else (*part.labels, part.picked)
+
+
+def _has(part: Factor | OneHot, label: Hashable) -> bool:
+    return label in _labels(part)
+
+
+def _picked(part: Factor | OneHot, hot: OneHot, dtype: Any) -> Factor:
+    """Returns the entries of a factor that a one-hot picks, along its axes."""
+    if isinstance(part, OneHot):
+        a = part.where.reshape(part.where.shape + (1,) * hot.where.ndim)
+        b = hot.where.reshape((1,) * part.where.ndim + hot.where.shape)
+        ok = (a == b) & (a >= 0) & (a < part.size)
+        return Factor(ok.astype(dtype), (*part.labels, *hot.labels))
+    axis = part.labels.index(hot.picked)
+    index = jnp.where(hot.where < 0, hot.size, hot.where)
+    array = jnp.take(part.array, index, axis=axis, mode="fill", fill_value=0)
+    labels = (*part.labels[:axis], *hot.labels, *part.labels[axis + 1 :])
+    return Factor(array, labels)

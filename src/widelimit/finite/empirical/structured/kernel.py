@@ -1,0 +1,218 @@
+"""The tangent kernel by structured derivatives, and what it did."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit.finite.empirical.axes import Axes, kernel_dtype
+from widelimit.finite.empirical.structured.analysis import Analysis, analyse, compatible
+from widelimit.finite.empirical.structured.derivatives import Batch, derivatives_of
+from widelimit.finite.empirical.structured.pairs import Chosen, Derivative, kernel_of_parameter
+from widelimit.finite.empirical.structured.program import trace
+from widelimit.tracing.varying import varying_axes, varying_like
+
+Function = Callable[[Any], Array]
+
+
+class LeafReport(NamedTuple):
+    """How structured derivatives treat one parameter.
+
+    Attributes:
+      name: its path in the tree of parameters.
+      shape: its shape.
+      rules: names of the primitives that it enters, each with a rule; empty without structure.
+      reason: why its Jacobian is contracted instead; empty with structure.
+      whole: whether its Jacobian is formed, from factors or not.
+      cost: multiply-adds of the contraction, traffic of memory included.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rules: tuple[str, ...]
+    reason: str
+    whole: bool
+    cost: float
+
+    def __str__(self) -> str:
+        how = "Jacobian" if self.whole else "factors"
+        why = f"no rule: {self.reason}" if self.reason else ", ".join(self.rules) or "unused"
+        return f"{self.name or '(itself)'} {list(self.shape)}: {how} ({why}), {self.cost:.2g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Structured:
+    """Structured derivatives as a way to compute tangent kernels.
+
+    Attributes:
+      reports: where to put how every parameter is treated, call by call; None for nowhere.
+    """
+
+    reports: list[LeafReport] | None = None
+
+    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+        """Returns the tangent kernel of two outputs, summed over trace axes.
+
+        Args:
+          f1: takes parameters, returns one real array.
+          f2: likewise, of the same rank; None stands for f1.
+          params: a tree of real arrays.
+          axes: of the outputs.
+        """
+        batches = Batch(), None if f2 is None else Batch()
+        return self.of_samples(lambda _: f1, lambda _: f2 or f1, batches, params, axes)
+
+    def of_samples(
+        self,
+        f1: Callable[[Any], Function],
+        f2: Callable[[Any], Function],
+        batches: tuple[Batch, Batch | None],
+        params: Any,
+        axes: Axes,
+    ) -> Array:
+        """Returns the same for functions of single samples: what concerns one is computed once.
+
+        Args:
+          f1: takes the arrays of a sample to a function of parameters, as above.
+          f2: likewise.
+          batches: the samples of both; None for those of f1, which then is f2.
+          params: a tree of real arrays.
+          axes: of the outputs of all samples.
+        """
+        one = _Side(f1, batches[0], params)
+        two = None if batches[1] is None else _Side(f2, batches[1], params)
+        kernel, reports = _kernel(one, two, params, axes)
+        if self.reports is not None:
+            self.reports.extend(reports)
+        return kernel
+
+
+structured = Structured()
+
+
+class Explanation(tuple[LeafReport, ...]):
+    """How structured derivatives treat every parameter; its text is a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+
+def explain(
+    compute: Callable[[Structured, Any], Array], params: Any, names: Sequence[str] | None = None
+) -> Explanation:
+    """Returns which rules apply to each parameter, and why it has none; nothing is computed.
+
+    Args:
+      compute: compute(structured, params), a kernel.
+      params: a tree of arrays, or of their shapes.
+      names: of the parameters; None for their paths.
+    """
+    recorder = Structured([])
+    jax.eval_shape(lambda p: compute(recorder, p), params)
+    reports = recorder.reports or []
+    if names is not None:
+        pairs = zip(reports, names, strict=True) if reports else ()
+        reports = [report._replace(name=name) for report, name in pairs]
+    return Explanation(reports)
+
+
+class _Side:
+    """One of the two functions, traced, and its samples."""
+
+    def __init__(self, function: Callable[[Any], Function], batch: Batch, params: Any) -> None:
+        leaves, tree = jax.tree.flatten(params)
+        one = [_sample(a) for a in batch.arrays]
+
+        def flat(leaves: list[Array], arrays: list[Array]) -> Array:
+            return function(arrays)(jax.tree.unflatten(tree, leaves))
+
+        self.batch = batch
+        self.program = trace(flat, leaves, one)
+        (output,) = self.program.outputs
+        self.like = self.program.types[output]
+        if varying_axes(self.like):  # the parameters of one device
+            self.program = trace(flat, varying_like(leaves, self.like), one)
+            (output,) = self.program.outputs
+        self.analysis = analyse(self.program, len(leaves))
+        shape = list(self.program.types[output].shape)
+        if batch.axis is not None:
+            shape[batch.axis] = batch.arrays[0].shape[0]
+        self.shape = tuple(shape)
+        self.dtype = self.program.types[output].dtype
+
+    def derivatives(self, leaves: Sequence[Array]) -> dict[int, list[Derivative]]:
+        leaves = varying_like(leaves, self.like)
+        return derivatives_of(self.program, leaves, self.analysis, self.batch)
+
+
+def _sample(array: Array) -> Any:
+    """Returns what to trace a function of one sample with."""
+    if len(array) and varying_axes(array):
+        return array[0]
+    return jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+
+
+def _kernel(
+    one: _Side, other: _Side | None, params: Any, axes: Axes
+) -> tuple[Array, list[LeafReport]]:
+    """Returns the kernel, and how every parameter was treated."""
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    leaves = [jnp.asarray(leaf) for _, leaf in paths]
+    two = one
+    if other is not None:
+        one, two = _agreed(one, other)
+    shape = axes.kernel_shape(one.shape, two.shape)
+    total = jnp.zeros(shape, kernel_dtype(one.dtype, two.dtype, *(x.dtype for x in leaves)))
+    if 0 in (*one.shape, *two.shape):
+        return total, []
+    first = one.derivatives(leaves)
+    second = None if other is None else two.derivatives(leaves)
+    parts, reports = [], []
+    for leaf, (path, value) in enumerate(paths):
+        chosen = Chosen(False, 0.0)
+        if leaf in first and (second is None or leaf in second):
+            other_side = None if second is None else second[leaf]
+            part, chosen = kernel_of_parameter(first[leaf], other_side, axes, len(one.shape))
+            parts += [] if part is None else [part]
+        reason = one.analysis.without.get(leaf, "")
+        rules = {use.rule for use in one.analysis.uses.get(leaf, ())}
+        reports.append(
+            LeafReport(
+                jax.tree_util.keystr(path),
+                jnp.shape(value),
+                tuple(sorted(rules)),
+                reason,
+                chosen.whole or bool(reason),
+                chosen.cost,
+            )
+        )
+    return functools.reduce(operator.add, parts, total), reports
+
+
+def _agreed(one: _Side, two: _Side) -> tuple[_Side, _Side]:
+    """Returns both sides, without structure for parameters that they use in different ways."""
+    for leaf in {*one.analysis.uses, *two.analysis.uses}:
+        uses1, uses2 = (side.analysis.uses.get(leaf, ()) for side in (one, two))
+        lost = leaf in one.analysis.without or leaf in two.analysis.without
+        if lost or not compatible(uses1, uses2):
+            for side in (one, two):
+                side.analysis = _without(side.analysis, leaf)
+    return one, two
+
+
+def _without(analysis: Analysis, leaf: int) -> Analysis:
+    """Returns an analysis in which a parameter has no structure, if it is used at all."""
+    if leaf not in analysis.uses:
+        return analysis
+    uses = {key: value for key, value in analysis.uses.items() if key != leaf}
+    reason = "used in another way by the other function"
+    return dataclasses.replace(analysis, uses=uses, without={**analysis.without, leaf: reason})

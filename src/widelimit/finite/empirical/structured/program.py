@@ -1,0 +1,248 @@
+"""A traced function as a flat list of steps, and its evaluation with shifts added inside.
+
+Calls that mean what their body means are inlined; a function
+with a derivative rule of its own stays one step; a `scan` keeps its body as a program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit.tracing.jaxprs import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+# Calls whose body may stand in their place, and where they keep it.
+INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+}
+
+# Where something happens: the numbers of the scans around it, from the outermost.
+Path = tuple[int, ...]
+# A value inside the program: the path of the scans around it, and its number there.
+Place = tuple[Path, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One primitive operation.
+
+    Attributes:
+      name: of the primitive.
+      params: of the primitive.
+      inputs: numbers of the values that it takes.
+      outputs: numbers of those that it returns.
+      run: takes the values and returns the list of results.
+      body: of a scan, else None.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    run: Callable[..., list[Any]]
+    body: Program | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A traced function; every value in it has a number.
+
+    Attributes:
+      inputs: numbers of the arguments.
+      outputs: numbers of the results.
+      steps: in the order of evaluation.
+      constants: values that are no arguments, by number: literals, arrays that were closed over.
+      types: of every value, with `shape` and `dtype`.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    steps: tuple[Step, ...]
+    constants: Mapping[int, Any]
+    types: Mapping[int, Any]
+
+
+def trace(function: Callable[..., Any], *args: Any) -> Program:
+    """Returns the program of a function of arrays."""
+    closed = jax.make_jaxpr(function)(*args)
+    return _Flattener().program(closed.jaxpr, closed.consts)
+
+
+class _Flattener:
+    """Numbers the values of a jaxpr, and replaces calls by what they call."""
+
+    def __init__(self) -> None:
+        self.numbers: Iterator[int] = itertools.count()
+        self.steps: list[Step] = []
+        self.constants: dict[int, Any] = {}
+        self.types: dict[int, Any] = {}
+
+    def program(self, jaxpr: Jaxpr, consts: Sequence[Any]) -> Program:
+        """Returns the whole of it."""
+        inputs = tuple(self.new(v.aval) for v in jaxpr.invars)
+        outputs = self.inline(jaxpr, consts, inputs)
+        steps = _needed(self.steps, outputs)
+        return Program(inputs, outputs, steps, self.constants, self.types)
+
+    def new(self, aval: Any) -> int:
+        number = next(self.numbers)
+        self.types[number] = aval
+        return number
+
+    def constant(self, value: Any, aval: Any) -> int:
+        number = self.new(aval)
+        self.constants[number] = value
+        return number
+
+    def inline(self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[int]) -> tuple[int, ...]:
+        """Adds the steps of a jaxpr; returns the numbers of its results."""
+        known = dict(zip(jaxpr.invars, inputs, strict=True))
+        for variable, value in zip(jaxpr.constvars, consts, strict=True):
+            known[variable] = self.constant(value, variable.aval)
+
+        def number(atom: Any) -> int:
+            if isinstance(atom, Literal):
+                return self.constant(atom.val, atom.aval)
+            return known[atom]
+
+        for equation in jaxpr.eqns:
+            taken = tuple(number(atom) for atom in equation.invars)
+            inner = _inner(equation, INLINED.get(equation.primitive.name))
+            if inner is not None:
+                given = self.inline(*inner, taken)
+            else:
+                given = tuple(self.new(v.aval) for v in equation.outvars)
+                self.steps.append(_step(jaxpr, equation, taken, given))
+            known.update(zip(equation.outvars, given, strict=True))
+        return tuple(number(atom) for atom in jaxpr.outvars)
+
+
+def _needed(steps: Sequence[Step], outputs: Sequence[int]) -> tuple[Step, ...]:
+    """Returns the steps that any of these values depends on."""
+    wanted, kept = set(outputs), []
+    for step in reversed(steps):
+        if not wanted.isdisjoint(step.outputs):
+            wanted.update(step.inputs)
+            kept.append(step)
+    return tuple(reversed(kept))
+
+
+def _inner(equation: Any, name: str | None) -> tuple[Jaxpr, Sequence[Any]] | None:
+    """Returns the body of a call and its constants, None if it has none under this name."""
+    body = equation.params.get(name)
+    if isinstance(body, ClosedJaxpr):
+        return body.jaxpr, body.consts
+    if isinstance(body, Jaxpr) and not body.constvars:
+        return body, ()
+    return None
+
+
+def _step(jaxpr: Jaxpr, equation: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Step:
+    """Returns an equation of a jaxpr as a step: to run it is to run a jaxpr of this equation."""
+    taken = [atom for atom in equation.invars if not isinstance(atom, Literal)]
+    unique = list(dict.fromkeys(taken))
+    alone = jaxpr.replace(
+        constvars=[],
+        invars=unique,
+        outvars=list(equation.outvars),
+        eqns=[equation],
+        effects=equation.effects,
+        debug_info=jaxpr.debug_info.with_unknown_names(),
+    )
+    call = jaxpr_as_fun(ClosedJaxpr(alone, []))
+    places = [equation.invars.index(atom) for atom in unique]
+
+    def run(*values: Any) -> list[Any]:
+        return list(call(*(values[place] for place in places)))
+
+    name, params = equation.primitive.name, equation.params
+    body = None
+    if name == "scan":
+        closed = params["jaxpr"]
+        body = _Flattener().program(closed.jaxpr, closed.consts)
+    return Step(name, params, inputs, outputs, run, body)
+
+
+def evaluate(
+    program: Program,
+    args: Sequence[Any],
+    shifts: Mapping[Place, Array],
+    reads: Collection[Place],
+    path: Path = (),
+) -> tuple[list[Any], dict[Place, Array]]:
+    """Returns the results of a program, and values inside it.
+
+    Args:
+      program: what to run.
+      args: its arguments.
+      shifts: what to add to values once they are computed. Inside scans they have one more leading
+        axis per scan, over its rounds, the outermost first.
+      reads: which values to return too, with such axes inside scans.
+      path: of this program.
+    """
+    values = {**program.constants, **dict(zip(program.inputs, args, strict=True))}
+    inside: dict[Place, Array] = {}
+    for index, step in enumerate(program.steps):
+        taken = [values[number] for number in step.inputs]
+        deeper = (*path, index)
+        if step.body is not None and any(p[: len(deeper)] == deeper for p, _ in (*shifts, *reads)):
+            given, found = _run_scan(step, taken, shifts, reads, deeper)
+            inside.update(found)
+        else:
+            given = step.run(*taken)
+        for number, value in zip(step.outputs, given, strict=True):
+            shift = shifts.get((path, number))
+            values[number] = value if shift is None else value + shift
+    inside.update({(p, number): jnp.asarray(values[number]) for p, number in reads if p == path})
+    return [values[number] for number in program.outputs], inside
+
+
+def _run_scan(
+    step: Step,
+    taken: Sequence[Any],
+    shifts: Mapping[Place, Array],
+    reads: Collection[Place],
+    path: Path,
+) -> tuple[list[Any], dict[Place, Array]]:
+    """Returns what `evaluate` does, for the body of one scan."""
+    consts, carry, over = split_scan(step, taken)
+    inner = {place: shift for place, shift in shifts.items() if place[0][: len(path)] == path}
+    body = step.body
+    assert body is not None
+
+    places = list(inner)
+    wanted = [place for place in reads if place[0][: len(path)] == path]
+
+    def one_round(carry: list[Any], over: tuple[list[Any], list[Any]]) -> tuple[list[Any], Any]:
+        shifted = dict(zip(places, over[1], strict=True))
+        given, found = evaluate(body, [*consts, *carry, *over[0]], shifted, wanted, path)
+        return given[: len(carry)], (given[len(carry) :], [found[place] for place in wanted])
+
+    params = step.params
+    carry, (given, found) = jax.lax.scan(
+        one_round,
+        carry,
+        (over, [inner[place] for place in places]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *given], dict(zip(wanted, found, strict=True))
+
+
+def split_scan(step: Step, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Returns what a scan takes: what stays, what is carried, what it goes over."""
+    first = step.params["num_consts"]
+    second = first + step.params["num_carry"]
+    return list(values[:first]), list(values[first:second]), list(values[second:])

@@ -1,0 +1,116 @@
+"""Which parameters a tangent kernel is made of."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.finite.empirical.arguments import is_array
+
+
+def choose_leaves(params: Any, subset: Any) -> tuple[bool, ...]:
+    """Returns for every leaf of the parameters whether the kernel is taken with respect to it.
+
+    Args:
+      params: tree of parameters.
+      subset: None for all leaves; a pattern such as "*/lora_*" of paths like "layers/0/kernel", or
+        a list of patterns; a tree of booleans like the parameters, or like the upper part of their
+        tree, whether it can be called (a module) or not; or a function of a path and a leaf.
+
+    Raises:
+      TypeError: a chosen leaf that is no array of floating-point or complex numbers.
+      ValueError: no leaf is chosen, a pattern that no path matches, or another tree.
+    """
+    found = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
+    leaves = [leaf for _, leaf in found]
+    if not leaves:
+        raise ValueError("expected parameters, got a tree without leaves: the kernel has no terms")
+    chosen = _chosen(params, paths, leaves, subset)
+    if not any(chosen):
+        raise ValueError(f"expected subset to choose some of {_few(paths)}, got {subset!r}")
+    for path, leaf, is_chosen in zip(paths, leaves, chosen, strict=True):
+        if is_chosen and not _is_inexact(leaf):
+            kind = f"{leaf.dtype} numbers" if is_array(leaf) else type(leaf).__name__
+            raise TypeError(
+                f"expected floating-point or complex parameters, got {kind} at {path!r}: leave "
+                "them out by subset, or close over them"
+            )
+    return chosen
+
+
+def real_names(params: Any, subset: Any) -> list[str]:
+    """Returns the path of every real array that the kernel is taken with respect to."""
+    names = []
+    found = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), chosen in zip(found, choose_leaves(params, subset), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if chosen:
+            names += [f"{name}.real", f"{name}.imag"] if jnp.iscomplexobj(leaf) else [name]
+    return names
+
+
+def _chosen(params: Any, paths: list[str], leaves: list[Any], subset: Any) -> tuple[bool, ...]:
+    if subset is None:
+        return (True,) * len(leaves)
+    if isinstance(subset, str):
+        subset = [subset]
+    if isinstance(subset, list | tuple) and subset and all(isinstance(s, str) for s in subset):
+        for pattern in subset:
+            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+                raise ValueError(
+                    f"expected a pattern of some path among {_few(paths)}, got {pattern!r}"
+                )
+        return tuple(any(fnmatch.fnmatchcase(p, pattern) for pattern in subset) for p in paths)
+    flags = _broadcast(subset, params)
+    if callable(subset) and not _is_tree(subset, flags is not None):
+        return tuple(bool(subset(p, leaf)) for p, leaf in zip(paths, leaves, strict=True))
+    if flags is None:
+        raise ValueError(
+            "expected subset to be a pattern, a list of patterns, a function of path and leaf, or "
+            f"booleans in a tree like {jax.tree.structure(params)}, got {subset!r}, a tree like "
+            f"{jax.tree.structure(subset)}"
+        )
+    for path, flag in zip(paths, flags, strict=True):
+        if not _is_flag(flag):
+            raise TypeError(f"expected booleans in subset, got {flag!r} for {path!r}")
+    return tuple(map(bool, flags))
+
+
+def _broadcast(subset: Any, params: Any) -> list[Any] | None:
+    """Returns what a tree like the parameters, or like its upper part, says of every leaf."""
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(subset, params))
+    except ValueError:
+        return None
+
+
+def _is_tree(subset: Any, fits: bool) -> bool:
+    """Returns whether what can be called is meant as a tree of booleans, as modules can be.
+
+    Booleans in a tree that does not fit the parameters were made for other ones, unless they are
+    arguments filled in.
+    """
+    leaves = jax.tree.leaves(subset)
+    if not leaves or leaves[0] is subset:
+        return False
+    return fits or (all(map(_is_flag, leaves)) and not isinstance(subset, jax.tree_util.Partial))
+
+
+def _is_flag(leaf: Any) -> bool:
+    return isinstance(leaf, bool | np.bool_)
+
+
+def _is_inexact(leaf: Any) -> bool:
+    if isinstance(leaf, float | complex):
+        return True
+    return is_array(leaf) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def _few(paths: list[str]) -> str:
+    """Returns the first paths as text."""
+    return ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")

@@ -1,0 +1,101 @@
+"""Products of the kernel with vectors, and kernels from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from widelimit.finite.empirical.axes import Axes, kernel_dtype
+from widelimit.finite.empirical.jacobian import pulled
+from widelimit.tracing.varying import varying_like
+
+Function = Callable[[Any], Any]
+
+
+def ntk_vector_product(f1: Function, f2: Function | None, params: Any) -> Function:
+    """Returns the linear map v -> J1 J2^T v for real functions of the parameters.
+
+    Args:
+      f1: a function of the parameters with real arrays as its outputs.
+      f2: another one, whose outputs v resembles; None for f1 itself.
+      params: tree of real arrays.
+    """
+    _, pull = pulled(f2 or f1, params)
+    push = pushed(f1, params)
+    return lambda v: push(pull(v))
+
+
+def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
+    """Returns the linear map u -> J u from directions of the parameters.
+
+    By forward mode; for a function that has a rule of its own for reverse mode alone, by the
+    transpose of that, which is the derivative of a linear map.
+
+    Args:
+      f: a function of the parameters.
+      params: tree of real arrays.
+      keep: whether to evaluate f once and keep what its derivative takes, for many directions.
+    """
+
+    def forward(u: Any) -> Any:
+        return jax.jvp(f, (varying_like(params, u),), (varying_like(u, params),))[1]
+
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), params)
+    try:
+        jax.eval_shape(jax.vmap(forward), one)  # forward mode that is missing shows under `vmap`
+    except TypeError:
+        out, pull = pulled(f, params)
+        zeros = jax.tree.map(lambda y: varying_like(jnp.zeros(y.shape, y.dtype), y), out)
+        _, transposed = pulled(pull, zeros)
+        return transposed
+    except (NotImplementedError, ValueError):
+        pass  # no `vmap`, which says nothing of forward mode
+    if not keep:
+        return forward
+    push = jax.linearize(f, params)[1]
+    return lambda u: push(varying_like(u, params))
+
+
+def ntk_vector_products(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+    """Returns the kernel of two outputs column by column; see `Implementation`.
+
+    Each column takes a reverse and a forward pass, all of them at once. Of each column only what
+    the trace and diagonal axes keep is stored.
+    """
+    out1, out2 = (jax.eval_shape(f, params) for f in (f1, f2 or f1))
+    dtype = kernel_dtype(out1.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    shape = axes.kernel_shape(out1.shape, out2.shape)
+    if not math.prod(out1.shape) * math.prod(out2.shape):
+        return jnp.zeros(shape, dtype)
+    product = ntk_vector_product(f1, f2, params)
+    rank = len(out2.shape)
+    kept = axes.kept(rank)
+    slots = (*axes.trace, *axes.diagonal)
+    slot_shape = tuple(out2.shape[a] for a in slots)
+    kept_shape = tuple(out2.shape[a] for a in kept)
+
+    def column(slot: Array, index: Array) -> Array:
+        """Returns the entries [*kept of output 1] of the column at a slot and an index."""
+        places = [jnp.int32(0)] * rank
+        for a, place in zip(slots, jnp.unravel_index(slot, slot_shape), strict=True):
+            places[a] = place
+        at_slot = list(places)
+        for a, place in zip(kept, jnp.unravel_index(index, kept_shape), strict=True):
+            places[a] = place
+        unit = jnp.zeros(out2.shape, out2.dtype).at[tuple(places)].set(1)
+        read = tuple(slice(None) if a in kept else at_slot[a] for a in range(rank))
+        return product(unit)[read].astype(dtype)
+
+    over_kept = jax.vmap(column, in_axes=(None, 0), out_axes=-1)
+    indices = jnp.arange(math.prod(kept_shape))
+    # [*trace, *diagonal, *kept of output 1, *kept of output 2]
+    columns = jax.vmap(over_kept, in_axes=(0, None))(jnp.arange(math.prod(slot_shape)), indices)
+    first = tuple(out1.shape[a] for a in kept)
+    columns = columns.reshape(*slot_shape, *first, *kept_shape)
+    summed = columns.sum(axis=tuple(range(len(axes.trace))))
+    return summed.transpose(axes.zipped_order(rank))

@@ -1,0 +1,316 @@
+"""Kernels of wide finite networks, averaged over random draws of their parameters."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._pytree import own
+from widelimit.finite.empirical import NtkImplementation, empirical_kernel_fn
+from widelimit.gram.batch import batch
+from widelimit.gram.devices import resolve_devices
+from widelimit.tracing.traced import compiled
+
+_NAMES = ("nngp", "ntk")
+
+
+class Estimate(NamedTuple):
+    """An average over random networks.
+
+    Attributes:
+      mean: the average, in the form that `get` asks for.
+      standard_error: the standard deviation of that average, entry by entry and in the same form:
+        sqrt(sum |k_i - mean|^2 / (n (n - 1))) of n draws; NaN of a single one.
+    """
+
+    mean: Any
+    standard_error: Any
+
+
+class MonteCarloKernelFn:
+    """The kernel function of `monte_carlo_kernel_fn`.
+
+    Attributes:
+      works_in_tiles: that it cuts inputs by itself, for those who would.
+    """
+
+    works_in_tiles = True
+
+    def __init__(
+        self,
+        init_fn: Callable[..., Any],
+        kernel_fn: Callable[..., Any],
+        key: Any,
+        counts: tuple[int, ...],
+        is_generator: bool,
+        tiled: Callable[[Any, int], Any],
+        takes_rng: bool,
+        standard_error: bool,
+    ) -> None:
+        """Keeps the arguments.
+
+        Args:
+          init_fn: (key, shape) -> (shape, params).
+          kernel_fn: (x1, x2, get, params, **kwargs) -> kernels.
+          key: random key of all draws.
+          counts: numbers of draws, ascending.
+          is_generator: whether averages are yielded at all of them.
+          tiled: (kernel function, number of samples) -> kernel function in tiles.
+          takes_rng: whether the network takes a random key.
+          standard_error: whether to return an `Estimate`.
+        """
+        self._init_fn, self._kernel_fn, self._key = init_fn, kernel_fn, key
+        self._counts, self._is_generator, self._tiled = counts, is_generator, tiled
+        self._takes_rng, self._standard_error = takes_rng, standard_error
+
+    def __call__(self, x1: Any, x2: Any = None, get: Any = None, **apply_kwargs: Any) -> Any:
+        """The average kernels between x1 and x2, or an iterator of running averages.
+
+        Args:
+          x1: inputs, an array or a tree of them.
+          x2: inputs, or None for x1.
+          get: "nngp", "ntk", or a tuple of names; None means ("nngp", "ntk").
+          **apply_kwargs: keywords of `apply_fn`. Pairs of arrays belong to x1 and x2.
+
+        Returns:
+          For a name an array, for a tuple a named tuple `MonteCarloKernel`; a tree of those for
+          networks with several outputs. With `standard_error=True` an `Estimate` of two of them.
+          For several numbers of draws an iterator over these.
+
+        Raises:
+          TypeError: a random key among the keywords, or an `init_fn` that returns no pair.
+          ValueError: an unknown `get`, inputs without samples, or as `empirical_kernel_fn` does.
+        """
+        if "rng" in apply_kwargs:
+            raise TypeError(
+                "expected no rng, got one: every draw has a random key of its own, made from key"
+            )
+        leaves = jax.tree.leaves(x1)
+        if not leaves or not all(jnp.ndim(leaf) and len(leaf) for leaf in leaves):
+            raise ValueError(
+                f"expected x1 with samples, got shapes {[jnp.shape(leaf) for leaf in leaves]}"
+            )
+        averages = self._averages(own(x1), own(x2), get, own(apply_kwargs))
+        return averages if self._is_generator else next(averages)
+
+    def _averages(self, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
+        shape = jax.tree.map(jnp.shape, x1)
+        init = compiled(lambda key: _drawn(self._init_fn(key, shape)), self._key)
+        running, wanted = None, set(self._counts)
+        for i in range(self._counts[-1]):
+            init_key, rng = jax.random.split(jax.random.fold_in(self._key, i))
+            extra = {"rng": rng} if self._takes_rng else {}
+            kernels = self._draw(init(init_key), x1, x2, get, {**kwargs, **extra})
+            running = _Running.start(kernels) if running is None else running.add(kernels)
+            if running.n in wanted:
+                yield self._result(running)
+
+    def _draw(self, params: Any, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Any:
+        """The kernels of one network."""
+
+        def kernel_fn(x1: Any, x2: Any, get: Any, **kwargs: Any) -> Any:
+            return self._kernel_fn(x1, x2, get, params, **kwargs)
+
+        largest = max(len(leaf) for leaf in jax.tree.leaves((x1, x2)))
+        return self._tiled(kernel_fn, largest)(x1, x2, get, **kwargs)
+
+    def _result(self, running: _Running) -> Any:
+        mean = _named(running.mean)
+        if not self._standard_error:
+            return mean
+        return Estimate(mean, _named(running.standard_error()))
+
+
+def _drawn(made: Any) -> Any:
+    """Returns the parameters in what an init_fn returned.
+
+    Raises:
+      TypeError: that is no pair.
+    """
+    if not isinstance(made, tuple | list) or len(made) != 2:
+        got = f"{len(made)} values" if isinstance(made, tuple | list) else type(made).__name__
+        raise TypeError(f"expected init_fn(key, shape) to return (output_shape, params), got {got}")
+    return made[1]
+
+
+class _Running(NamedTuple):
+    """The average of so many kernels, and the sum of squares about it, added up as they come."""
+
+    n: int
+    mean: Any
+    squares: Any
+
+    @classmethod
+    def start(cls, kernels: Any) -> _Running:
+        """Those of one draw."""
+        return cls(1, kernels, jax.tree.map(lambda k: abs(k) * 0, kernels))
+
+    def add(self, kernels: Any) -> _Running:
+        """Those of one more."""
+        n = self.n + 1
+
+        def add_square(squares: Any, k: Any, old: Any, new: Any) -> Any:
+            return squares + ((k - old) * (k - new).conj()).real
+
+        mean = jax.tree.map(lambda old, k: old + (k - old) / n, self.mean, kernels)
+        squares = jax.tree.map(add_square, self.squares, kernels, self.mean, mean)
+        return _Running(n, mean, squares)
+
+    def standard_error(self) -> Any:
+        """The standard deviation of the average, NaN of one draw."""
+        if self.n == 1:
+            return jax.tree.map(lambda squares: squares + np.nan, self.squares)
+        pairs = self.n * (self.n - 1)
+        return jax.tree.map(lambda squares: (squares / pairs) ** 0.5, self.squares)
+
+
+def monte_carlo_kernel_fn(
+    init_fn: Any,
+    apply_fn: Any,
+    key: Any,
+    n_samples: Any,
+    batch_size: Any = 0,
+    device_count: Any = -1,
+    store_on_device: bool = True,
+    trace_axes: Any = (-1,),
+    diagonal_axes: Any = (),
+    vmap_axes: Any = None,
+    implementation: Any = NtkImplementation.JACOBIAN_CONTRACTION,
+    _j_rules: bool = True,
+    _s_rules: bool = True,
+    _fwd: bool | None = None,
+    *,
+    standard_error: bool = False,
+) -> MonteCarloKernelFn:
+    """Returns `kernel_fn(x1, x2=None, get=None, **apply_kwargs)`: averages over random networks.
+
+    Draw i takes `init_key, rng = split(fold_in(key, i))`, the parameters
+    `init_fn(init_key, x1.shape)[1]` and, where `apply_fn` takes one, the key `rng` for dropout. So
+    the first n draws are the same for every number of samples, in every call, and however they are
+    cut into batches (dropout apart: every batch has noise of its own). Networks
+    that are drawn for different inputs are the same: averages fit together as kernels of one
+    ensemble.
+
+    At width n the average is the infinite kernel plus a bias of order 1 / n (none at all for one
+    hidden layer), and its `standard_error` falls as 1 / sqrt(n_samples): it knows nothing of the
+    bias.
+
+    Args:
+      init_fn: `(key, input_shape) -> (output_shape, params)`, jittable.
+      apply_fn: `apply_fn(params, x, **kwargs)`.
+      key: random key, of the old or the new kind.
+      n_samples: number of networks; or an iterable of numbers, whose function yields the
+        running average at each, in ascending order.
+      batch_size: number of samples of x2, and of x1 per device, in a tile; 0 for all.
+      device_count: number of devices that share the rows of x1; -1 for all local ones, 0 for the
+        first alone.
+      store_on_device: whether kernels are added up on devices; otherwise they are arrays of NumPy.
+      trace_axes: axes of the outputs to take the mean over.
+      diagonal_axes: axes of which only equal indices are kept.
+      vmap_axes: where samples are, see `empirical_ntk_fn`.
+      implementation: how the NTK is computed, see `NtkImplementation`.
+      _j_rules: of no effect; here for scripts that pass it.
+      _s_rules: of no effect; here for scripts that pass it.
+      _fwd: of no effect; here for scripts that pass it.
+      standard_error: whether to return `Estimate(mean, standard_error)` instead of the mean.
+
+    Raises:
+      TypeError: functions or counts of another type, or `n_samples` neither an int nor an iterable.
+      ValueError: `n_samples` below 1, without entries, or with entries that are no ints of at least
+        1; a wrong number of devices.
+      KeyError: an unknown implementation.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> import widelimit as nt
+      >>> from widelimit import stax
+      >>> init_fn, apply_fn, _ = stax.serial(stax.Dense(64), stax.Relu(), stax.Dense(1))
+      >>> kernel_fn = nt.monte_carlo_kernel_fn(
+      ...     init_fn, apply_fn, jax.random.key(0), 10, standard_error=True
+      ... )
+      >>> mean, error = kernel_fn(np.eye(3), None, "ntk")
+      >>> mean.shape, error.shape
+      ((3, 3), (3, 3))
+    """
+    del _j_rules, _s_rules, _fwd
+    if not callable(init_fn):
+        raise TypeError(f"expected a function init_fn(key, shape), got {type(init_fn).__name__}")
+    kernel_fn = empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
+    counts, is_generator = _counts(n_samples)
+    batch_size, device_count = (
+        operator.index(n) if _is_int(n) else n for n in (batch_size, device_count)
+    )
+    # Checks the numbers.
+    batch(kernel_fn, batch_size, device_count, store_on_device)
+    devices = 1 if device_count == 0 else len(resolve_devices(None)) if device_count == -1 else 2
+
+    def tiled(one: Any, largest: int) -> Any:
+        if not batch_size and devices == 1 and store_on_device:
+            return one
+        # Without a size one tile holds all: to choose it would take a trace for every draw.
+        return batch(one, batch_size or largest, device_count, store_on_device)
+
+    return MonteCarloKernelFn(
+        *(init_fn, kernel_fn, key, counts, is_generator, tiled),
+        takes_rng=_takes_rng(apply_fn),
+        standard_error=standard_error,
+    )
+
+
+def _counts(n_samples: Any) -> tuple[tuple[int, ...], bool]:
+    """Returns the numbers of draws, ascending, and whether there may be several."""
+    if _is_int(n_samples):
+        found, several = [n_samples], False
+    elif isinstance(n_samples, Iterable):
+        found, several = list(n_samples), True
+    else:
+        raise TypeError(
+            f"expected n_samples to be an int or an iterable of ints, got {n_samples!r}"
+        )
+    if not found or not all(_is_int(n) and operator.index(n) > 0 for n in found):
+        raise ValueError(f"expected n_samples of at least 1, in ints, got {n_samples!r}")
+    return tuple(sorted({operator.index(n) for n in found})), several
+
+
+def _is_int(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _takes_rng(apply_fn: Any) -> bool:
+    """Returns whether a function takes a keyword `rng`; where nothing is known of it, it does."""
+    try:
+        parameters = inspect.signature(apply_fn).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    named = {p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)}
+    return "rng" in named or any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _named(kernels: Any) -> Any:
+    """Returns the tree with named tuples of kernels named after this module."""
+    return jax.tree.map(
+        lambda k: _named_tuple(k._fields)(*k) if _is_named(k) else k, kernels, is_leaf=_is_named
+    )
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, tuple) and set(getattr(value, "_fields", ("",))) <= set(_NAMES)
+
+
+@functools.lru_cache(maxsize=8)
+def _named_tuple(names: tuple[str, ...]) -> Any:
+    return collections.namedtuple("MonteCarloKernel", names)

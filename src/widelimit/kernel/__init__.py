@@ -1,0 +1,1 @@
+"""The public `Kernel`: its axes, its conversion, and what `get` asks of it."""

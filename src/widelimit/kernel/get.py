@@ -1,0 +1,56 @@
+"""What `get` asks of a kernel function: fields of `Kernel`, singly or in named tuples."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from typing import Any
+
+from widelimit.kernel.kernel import Kernel
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
+
+
+def parse_get(get: Any) -> tuple[str, ...]:
+    """Returns the names of the `Kernel` fields asked for, in lower case.
+
+    Raises:
+      ValueError: an unknown or repeated name, or none at all.
+    """
+    if get is None:
+        return _FIELDS
+    names = tuple(get) if isinstance(get, list | tuple) else (get,)
+    lower = tuple(str(name).lower() for name in names)
+    unknown = [name for name in lower if name not in _FIELDS]
+    if unknown or not lower or len(set(lower)) < len(lower):
+        raise ValueError(
+            f"expected get to be None, one of {', '.join(_FIELDS)}, or a tuple of distinct ones; "
+            f"got {get!r}"
+        )
+    return lower
+
+
+def select(result: Any, get: Any) -> Any:
+    """Returns the fields that the user asked for, kernel by kernel.
+
+    Args:
+      result: a `Kernel`, or a list or tuple of them.
+      get: None for all of it, a name, or a tuple of names.
+
+    Raises:
+      ValueError: an unknown or repeated name.
+    """
+    if not isinstance(result, Kernel):
+        return type(result)(select(part, get) for part in result)
+    if get is None:
+        return result
+    names = parse_get(get)
+    if isinstance(get, str):
+        return getattr(result, names[0])
+    return _named_tuple(names)(*(getattr(result, name) for name in names))
+
+
+@functools.lru_cache(maxsize=64)
+def _named_tuple(names: tuple[str, ...]) -> Any:
+    return collections.namedtuple("AnalyticKernel", names)

@@ -1,0 +1,388 @@
+"""The functions of a network: init_fn, apply_fn and kernel_fn."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from widelimit._pytree import is_concrete
+from widelimit.engines.choose import (
+    ENGINES,
+    Choice,
+    choose_engine,
+    compute_fused,
+    fused_refusal,
+    is_flat,
+)
+from widelimit.engines.inputs import (
+    as_inputs,
+    as_patterns,
+    same_inputs,
+    same_patterns,
+    shares_x1,
+    stored_diagonal,
+)
+from widelimit.engines.plan import (
+    bare_site,
+    check_alike,
+    check_unmixed,
+    make_site,
+    mixing_layer,
+    output_need,
+)
+from widelimit.engines.reference import compute, holds_kernels, map_kernels
+from widelimit.engines.request import ARRAYS, Options, Request
+from widelimit.engines.tiles import NetworkTiler, batch_axes, tiler_class, traced_size
+from widelimit.kernel.get import parse_get, select
+from widelimit.kernel.kernel import Kernel, kernel_signal
+from widelimit.kernel.masking import MaskedArray, split_mask
+from widelimit.layers.base import Layer, as_shape, located, run, tree_shapes
+from widelimit.layers.functions import as_now
+
+__all__ = ["Choice", "KernelFn", "choose_engine"]
+
+
+class NetFunction:
+    """One of the three functions of a network; equal to another one of the same network.
+
+    Attributes:
+      net: the network.
+    """
+
+    def __init__(self, net: Layer) -> None:
+        self.net = net
+        self.__name__ = net.name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.net!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, NetFunction) and type(self) is type(other) and self.net is other.net
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self.net)))
+
+
+class InitFn(NetFunction):
+    """Initialises finite networks."""
+
+    def __call__(self, rng: Array, input_shape: Any) -> tuple[Any, Any]:
+        """Returns the output shape and the parameters of a random finite network.
+
+        Args:
+          rng: a JAX random key.
+          input_shape: shape of the input, or a list or tuple of shapes for parallel networks;
+            the batch size may be -1.
+
+        Raises:
+          ValueError: a shape does not fit; the message names the layer.
+        """
+        shape = as_shape(input_shape)
+        with located(self.net.label):
+            return self.net.output_shape(shape), self.net.init(rng, shape)
+
+
+class ApplyFn(NetFunction):
+    """Evaluates finite networks."""
+
+    def __call__(
+        self,
+        params: Any,
+        inputs: Any,
+        *,
+        rng: Array | None = None,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Returns the outputs of the finite network.
+
+        Args:
+          params: parameters from `init_fn`.
+          inputs: an array, a `MaskedArray`, or a list or tuple of them for parallel networks.
+          rng: random key, needed by Dropout in training.
+          pattern: graph patterns.
+          mask_constant: entries of `inputs` equal to it are masked; the result is then a
+            `MaskedArray`.
+          **kwargs: ignored, so that one call serves networks of other libraries too.
+        """
+        with located(self.net.label):
+            x, mask = split_mask(inputs, mask_constant)
+            shape = tree_shapes(x)
+            out = run(self.net, params, x, rng, mask, pattern)
+            if not jax.tree.leaves(mask):
+                return out
+            return _pair_masks(out, self.net.mask(mask, shape))
+
+
+def _pair_masks(out: Any, mask: Any) -> Any:
+    if isinstance(out, list | tuple):
+        return type(out)(_pair_masks(o, m) for o, m in zip(out, mask, strict=True))
+    return MaskedArray(out, mask)
+
+
+class KernelFn(NetFunction):
+    """The kernels of a network at infinite width, as a function of inputs."""
+
+    def __call__(
+        self,
+        x1: Any,
+        x2: Any = None,
+        get: Any = None,
+        *,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        diagonal_batch: bool | None = None,
+        diagonal_spatial: bool | None = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ) -> Any:
+        """Returns the kernels between x1 and x2.
+
+        K (NNGP) is the covariance of outputs over random networks, per channel; T (NTK) is the
+        limit of J(x1) J(x2)^T. Inputs enter as K = mean over channels of x1 x2, uncentred. Can
+        be traced by jit, vmap and grad. Traced x1 and x2 are never taken as equal: pass
+        x2=None, or the same object, for the kernel of x1 with itself.
+
+        Args:
+          x1: array [n1, ..., channels] of any real dtype, or a `Kernel`, or a list or tuple of
+            them for networks with parallel inputs. Computed in float32, or float64 with x64 on.
+          x2: array [n2, ..., channels], or None for x1; must be None with a `Kernel`.
+          get: 'nngp', 'ntk' or another field of `Kernel` for that array; a tuple of names for a
+            named tuple; None for the whole `Kernel`.
+          pattern: pair of graph patterns (for x1, for x2).
+          mask_constant: entries of the inputs equal to it are masked.
+          diagonal_batch: False asks for cov1 and cov2 between all samples.
+          diagonal_spatial: True keeps equal positions only; None does so for a `Kernel` that
+            holds no others.
+          engine: 'auto' takes the engine of `choose_engine` where inputs are concrete and without
+            masks, 'reference' plain JAX; 'fused' raises where the fused engine does not run.
+          **kwargs: `batch_axis` and `channel_axis` of the inputs, where the network states none
+            or the same; `rng` is ignored; others are refused.
+
+        Raises:
+          ValueError: shapes, masks or layers that do not fit, NaN in the inputs, unknown `get`.
+          TypeError: inputs that are not arrays, unknown keywords.
+        """
+        parse_get(get)
+        axes = _keywords(kwargs)
+        with located(self.net.label):
+            x1, x2 = as_inputs(x1, x2, mask_constant)
+            if x2 is not None:
+                check_alike(self.net, tree_shapes(x1), tree_shapes(x2), axes)
+        patterns = as_patterns(pattern)
+        # Equal inputs on two graphs are two inputs.
+        symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
+        if diagonal_spatial is None:
+            diagonal_spatial = stored_diagonal(x1)
+        options = Options(mask_constant, diagonal_batch, bool(diagonal_spatial), axes, engine)
+        return self._now().evaluate(x1, x2, get, patterns, symmetric, options)
+
+    def evaluate(
+        self, x1: Any, x2: Any, get: Any, patterns: Any, symmetric: bool, options: Options
+    ) -> Any:
+        """Returns the kernels between inputs that `as_inputs` has converted.
+
+        Args:
+          x1: inputs, as `as_inputs` returns them.
+          x2: likewise, or None.
+          get: as for a call.
+          patterns: pair of graph patterns.
+          symmetric: whether x2 is x1, on the same graphs.
+          options: what else was asked for.
+        """
+        fields = parse_get(get)
+        request = Request(
+            fields=tuple(f for f in ARRAYS if f in fields),
+            symmetric=symmetric,
+            share=symmetric and shares_x1(x1, x2),
+            diagonal_spatial=options.diagonal_spatial,
+            axes=options.axes,
+        )
+        way = self._way(x1, x2, patterns, request, options)
+        compute = functools.partial(way, self.net, mask_constant=options.mask_constant)
+        other = None if symmetric else x1 if x2 is None else x2
+        result = compute(x1, other, patterns=patterns, request=request)
+        if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
+            result = _full_batch(compute, result, x1, x2, patterns, request)
+        return select(result, get)
+
+    def fields(self, get: Any) -> tuple[str, ...]:
+        """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
+        return parse_get(get)
+
+    def select(self, kernels: Any, get: Any) -> Any:
+        """Returns what `get` asks for of whole kernels; see `selection.select`."""
+        return select(kernels, get)
+
+    def tiler(
+        self,
+        x1: Any,
+        x2: Any,
+        get: Any,
+        devices: Any,
+        *,
+        pattern: Any = None,
+        mask_constant: Any = None,
+        diagonal_batch: bool | None = None,
+        diagonal_spatial: bool | None = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ) -> NetworkTiler:
+        """Returns what computes the kernels between concrete x1 and x2 tile by tile.
+
+        Args:
+          x1: arrays, as for a call.
+          x2: likewise, or None for x1.
+          get: as for a call.
+          devices: the devices to compute on, a list.
+          pattern: as for a call, as all keywords that follow.
+          mask_constant: see above.
+          diagonal_batch: see above.
+          diagonal_spatial: see above.
+          engine: see above.
+          **kwargs: see above.
+
+        Raises:
+          ValueError: as for a call.
+          TypeError: as for a call, or traced inputs.
+          NotImplementedError: `diagonal_batch=False`.
+        """
+        parse_get(get)
+        if diagonal_batch is False:
+            raise NotImplementedError(
+                "expected diagonal_batch=None or True for kernels computed in tiles, got False: "
+                "covariances between all samples of a batch do not follow from tiles of x1 and x2"
+            )
+        axes = _keywords(kwargs)
+        options = Options(mask_constant, None, bool(diagonal_spatial), axes, engine)
+        with located(self.net.label):
+            patterns = as_patterns(pattern)
+            now = self._now()
+            kind = tiler_class(now, x1, patterns, get, options)
+            return kind(now, (x1, x2), get, patterns, options, devices)
+
+    def batch_axes(self, x: Any, **axes: int | None) -> tuple[int, ...]:
+        """Returns the batch axis of every array of the inputs; keywords as for a call."""
+        return batch_axes(self.net, x, _keywords(axes))
+
+    def traced_size(self, x: Any, get: Any, most: int, **axes: int | None) -> int:
+        """Returns how many samples a side of a tile of traced arrays should have.
+
+        Args:
+          x: the inputs.
+          get: as for a call.
+          most: the largest number.
+          **axes: `batch_axis` and `channel_axis`, as for a call.
+        """
+        return traced_size(self.net, x, get, _keywords(axes), most)
+
+    def check_tiles(self, x: Any, **axes: int | None) -> None:
+        """Raises if inputs, arrays or kernels of x1 and x2, cannot be cut into tiles of samples.
+
+        Args:
+          x: the inputs; they may be traced.
+          **axes: `batch_axis` and `channel_axis`, as for a call.
+
+        Raises:
+          ValueError: a layer combines samples; the message names it.
+        """
+        if not holds_kernels(x):
+            shapes = tree_shapes(x)
+            _, site = bare_site(self.net, (shapes, shapes), _keywords(axes))
+        else:
+            signal = map_kernels(kernel_signal, x)
+            need = output_need(self.net.output_signal(signal), diagonal_spatial=False, own=False)
+            site = make_site(self.net, signal, need, (None, None), (None, None))
+        check_unmixed(mixing_layer(site))
+
+    def _now(self) -> KernelFn:
+        """Returns the kernels of the network with the functions that it holds as they are now."""
+        net = as_now(self.net)
+        return self if net is self.net else KernelFn(net)
+
+    def _way(self, x1: Any, x2: Any, patterns: Any, request: Request, options: Options) -> Any:
+        """Returns the function that computes kernels.
+
+        Raises:
+          ValueError: an unknown engine, or the fused one where it does not run.
+        """
+        if options.engine not in ENGINES:
+            raise ValueError(
+                f"expected engine to be one of {', '.join(ENGINES)}, got {options.engine!r}"
+            )
+        concrete = is_concrete(self.net, x1, x2, options.mask_constant, patterns)
+        if options.engine != "reference":
+            why = self.why_not_fused(x1, patterns, request.fields, options, concrete)
+            if why is None:
+                return compute_fused
+            if options.engine == "fused":
+                raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
+        by_layer = concrete and not holds_kernels(x1)
+        by_layer = by_layer and not is_flat(self.net, tree_shapes(x1))
+        return functools.partial(compute, not by_layer)
+
+    def why_not_fused(
+        self, x1: Any, patterns: Any, fields: Any, options: Options, concrete: bool
+    ) -> str | None:
+        """Returns why a call does not run on the fused engine, None if it does.
+
+        Args:
+          x1: inputs.
+          patterns: pair of graph patterns.
+          fields: what is wanted of the kernel.
+          options: what else is asked for.
+          concrete: whether nothing is traced.
+        """
+        if holds_kernels(x1):
+            return "the inputs are Kernels"
+        if not concrete:
+            return "the network or its inputs are traced"
+        if options.mask_constant is not None or any(p is not None for p in patterns):
+            return "there are masks or graph patterns"
+        return fused_refusal(self.net, tree_shapes(x1), options.axes, tangent="ntk" in fields)
+
+
+def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
+    axes = kwargs.pop("batch_axis", None), kwargs.pop("channel_axis", None)
+    kwargs.pop("rng", None)  # networks have no randomness left; callers pass it to any kernel_fn
+    if kwargs:
+        raise TypeError(
+            "expected the keywords pattern, mask_constant, diagonal_batch, diagonal_spatial, "
+            f"batch_axis, channel_axis or rng, got {', '.join(kwargs)}"
+        )
+    return axes
+
+
+def _full_batch(
+    compute: Any, result: Any, x1: Any, x2: Any, patterns: Any, request: Request
+) -> Any:
+    """Returns the result with covariances between all samples of each side in cov1 and cov2."""
+    if holds_kernels(x1):
+        raise NotImplementedError(
+            "expected arrays with diagonal_batch=False, got a Kernel: pass the inputs instead"
+        )
+    own = request._replace(fields=("nngp",), symmetric=True, share=True)
+
+    def square(x: Any, pattern: Any) -> Any:
+        return compute(x, None, patterns=(pattern, pattern), request=own)
+
+    full1 = square(x1, patterns[0])
+    full2 = full1 if request.symmetric else square(x2, patterns[1])
+
+    def join(kernel: Any, first: Any, second: Any) -> Any:
+        if not isinstance(kernel, Kernel):
+            return type(kernel)(map(join, kernel, first, second))
+        return kernel.replace(
+            cov1=first.nngp, cov2=None if request.share else second.nngp, diagonal_batch=False
+        )
+
+    return join(result, full1, full2)
+
+
+Layer.functions = InitFn, ApplyFn, KernelFn

@@ -1,0 +1,280 @@
+"""One object for people: an infinite ensemble of networks that has seen data."""
+
+import copy
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from widelimit._pytree import own
+from widelimit._text import shown
+from widelimit.gram.compute import kernel_fn_of, unwrapped
+from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
+from widelimit.predict import moments
+from widelimit.predict.checks import as_targets, check_inputs, check_scalar
+from widelimit.predict.dynamics import Times
+from widelimit.predict.ensemble import call_kernel
+from widelimit.predict.factor import Ridge, TrainKernel
+from widelimit.predict.matrices import Targets, check_test_test, row_shape
+from widelimit.predict.precision import resolution, result_dtype
+
+
+class InfiniteEnsemble:
+    """An infinite ensemble of infinitely wide networks, trained on (x, y) or conditioned on it.
+
+    It is a Gaussian over functions: `mean` is the average network, `std`, `var` and `cov` say how
+    the outputs of the networks differ from one to another (epistemic uncertainty), `sample` draws
+    networks. Observations scatter about the outputs by `noise`; `std(x, noise=True)` is the
+    standard deviation of an observation, epistemic and noise together.
+
+    inference="gradient_descent": every layer is trained from a random start by gradient descent
+    with a small `learning_rate` on 0.5 mean((f - y)^2), until infinite time or for the steps of
+    `at(t)`. With the NNGP kernel K, the NTK T, Tr = T + noise^2 I + jitter, N = y.size,
+    mean = A y and covariance = K_tt + A K_dd A^T - A K_dt - K_td A^T (arXiv:1902.06720), where
+    A = T_td Tr^-1 (1 - exp(-Tr learning_rate t / N)). Here `noise` is a ridge that holds each
+    network to its own start. With noise, networks do not interpolate the training targets.
+
+    inference="bayes": the exact Gaussian process posterior, with prior covariance K and targets
+    that carry independent noise. With Kr = K + noise^2 I + jitter, mean = K_td Kr^-1 y and
+    covariance = K_tt - K_td Kr^-1 K_dt (arXiv:1711.00165).
+
+    Outputs are independent of each other and share one covariance. Systems are solved in float64;
+    results have the dtype of the kernel, and variances below its rounding (in float32 about 1e-6
+    of those before training, more where the kernel is nearly singular) are not resolved; negative
+    ones are returned as zero.
+
+    Everything may be traced by JAX: the gradient of `log_marginal_likelihood` with respect to a
+    network or to `noise` is that of a function which makes the ensemble inside. Where x64 is off,
+    only reverse mode and first derivatives are there (`jax.grad`, `jax.jacrev`, not `jax.jvp`,
+    `jax.jacfwd`); with x64 on, all
+    are. Traced numbers cannot be checked; a failed factorisation there is NaN.
+
+    Args:
+      net_or_kernel_fn: a network, a triple `(init_fn, apply_fn, kernel_fn)`, or a function
+        `kernel_fn(x1, x2, get)` of kernels.
+      x: training inputs [n, ...].
+      y: training targets [n, outputs], or [n, h, ..., outputs] for a kernel (n, n, h, h, ...).
+      inference: "gradient_descent" or "bayes".
+      learning_rate: the step, which is the time that passes in one unit of t.
+      noise: standard deviation of the noise of observations, in units of y.
+      jitter: ridge for the sake of the solver alone, in units of the mean diagonal of the kernel
+        that is factorised. None takes max(1e-10, 32 sqrt(n) eps) with the rounding error eps of
+        the kernel's dtype (4e-5 in float32 for n = 100): just above the errors by which rounding
+        makes a kernel singular, so that repeated inputs without noise do not fail. With 0 and
+        noise=0 a kernel that is singular by rounding gives the limit of a vanishing ridge, with a
+        RuntimeWarning; see `predict.gp_inference`.
+      memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
+        kernels themselves: larger ones are computed in tiles (`wl.gram`). What else an ensemble
+        takes says `wl.plan(net, shape).ensemble_bytes`.
+
+    Raises:
+      TypeError: if the first argument is neither a network nor a function.
+      ValueError: if x, y or the kernel is not finite, shapes do not fit, `inference` is unknown,
+        `noise`, `jitter` or `learning_rate` is negative, or the regularised kernel is indefinite
+        (with "gradient_descent" when it is first used). NaN in inputs is padding if `kernel_fn` is
+        `functools.partial(kernel_fn, mask_constant=nan)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import InfiniteEnsemble, stax
+      >>> net = stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))
+      >>> x, y = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0], [-1.0]])
+      >>> ensemble = InfiniteEnsemble(net, x, y, noise=0.1)
+      >>> ensemble.mean(x).shape, ensemble.std(x).shape, ensemble.at(0).cov(x).shape
+      ((2, 1), (2, 1), (2, 2))
+      >>> bool((ensemble.std(x, noise=True) > ensemble.std(x)).all())
+      True
+    """
+
+    def __init__(
+        self,
+        net_or_kernel_fn: Any,
+        x: Any,
+        y: Any,
+        *,
+        inference: str = "gradient_descent",
+        learning_rate: ArrayLike = 1.0,
+        noise: ArrayLike = 0.0,
+        jitter: ArrayLike | None = None,
+        memory: str | float | int = DEFAULT_MEMORY,
+    ) -> None:
+        """Computes the kernels of the training set."""
+        self._kernel_fn, self._memory = kernel_fn_of(net_or_kernel_fn), parse_memory(memory)
+        if not (isinstance(inference, str) and inference in ("gradient_descent", "bayes")):
+            raise ValueError(
+                f"expected inference 'gradient_descent' or 'bayes', got {shown(inference)}"
+            )
+        y = as_targets("y", y)
+        check_scalar("learning_rate", learning_rate)
+        check_scalar("noise", noise)
+        check_scalar("jitter", 0.0 if jitter is None else jitter)
+        if jnp.ndim(y) < 2:
+            raise ValueError(
+                f"expected y of shape [n, outputs], got {jnp.shape(y)}; for one output y[:, None]"
+            )
+        check_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
+        self._kernel_names = ["nngp"] if inference == "bayes" else ["nngp", "ntk"]
+        self._x, self._y, self._noise = own(x), y, noise
+        self._learning_rate, self._times = learning_rate, Times()
+
+        kernels = self._call(x, None, self._kernel_names)
+        targets = Targets.of(y, (-1,))._replace(name="y")
+        seen, told = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
+        if seen != told:
+            raise ValueError(f"expected as many samples in x as in y, got {seen} in x, {told} in y")
+        for kernel in kernels.values():
+            targets.check_train_train("the kernel of x", kernel)
+        self._nngp, driving = kernels["nngp"], kernels[self._kernel_names[-1]]
+        self._layout = moments.Layout(inference == "bayes", targets, result_dtype(driving))
+        if jitter is None:
+            size = math.prod(targets.kept_shape)
+            jitter = max(1e-10, 32 * math.sqrt(size) * resolution(driving))
+        ridge = Ridge(relative=jitter, absolute=noise * noise)
+        self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise)
+        if self._layout.bayes:
+            self._train_kernel.inverse()
+
+    def at(self, t: Any) -> "InfiniteEnsemble":
+        """The ensemble after t steps of gradient descent, which shares kernels and factors.
+
+        Args:
+          t: time in steps; an array of times puts its shape before that of every result. Infinity
+            is the limit of finite times, through the eigenbasis.
+
+        Raises:
+          ValueError: if inference is "bayes", or a concrete t is negative.
+        """
+        if self._layout.bayes:
+            raise ValueError(
+                "expected inference='gradient_descent' for an ensemble at a time t, got 'bayes': a "
+                "posterior is not trained and has no time"
+            )
+        view = copy.copy(self)
+        view._times = Times.of(t, self._learning_rate)
+        return view
+
+    def mean(self, x: Any) -> Array:
+        """The average network's outputs at x, [t, outputs].
+
+        Raises:
+          ValueError: if the concrete training kernel is indefinite.
+        """
+        return moments.ensemble_mean(self._evidence(x, covariance=False), layout=self._layout)
+
+    def cov(self, x: Any, noise: bool = False) -> Array:
+        """The covariance [t, t] of an output at x between networks, equal for all outputs.
+
+        Args:
+          x: inputs [t, ...].
+          noise: whether to return the covariance of observations, noise^2 on the diagonal added.
+
+        Raises:
+          ValueError: as `mean`, or if variances come out far below zero, as estimated kernels that
+            do not belong together make them.
+        """
+        added = self._noise if noise else 0.0
+        return moments.ensemble_covariance(self._evidence(x), added, layout=self._layout)
+
+    def var(self, x: Any, noise: bool = False) -> Array:
+        """The variance [t, outputs] of the outputs at x between networks; see `std`."""
+        added = self._noise if noise else 0.0
+        return moments.ensemble_variance(self._evidence(x), added, layout=self._layout)
+
+    def std(self, x: Any, noise: bool = False) -> Array:
+        """The standard deviation [t, outputs] of the outputs at x between networks.
+
+        Args:
+          x: inputs [t, ...].
+          noise: whether to return that of observations instead, sqrt(var + noise^2).
+
+        Raises:
+          ValueError: as `cov`.
+        """
+        added = self._noise if noise else 0.0
+        return moments.ensemble_variance(self._evidence(x), added, layout=self._layout, root=True)
+
+    def sample(self, key: Array, x: Any, n: int) -> Array:
+        """The outputs at x of n networks drawn from the ensemble, [n, t, outputs].
+
+        Args:
+          key: a JAX random key.
+          x: inputs [t, ...].
+          n: number of networks.
+
+        Raises:
+          ValueError: as `cov`, or at an array of times.
+        """
+        if self._times.shape:
+            raise ValueError(
+                "expected an ensemble at one time to sample from, got times of shape "
+                f"{self._times.shape}"
+            )
+        evidence = self._evidence(x)
+        shape = self._layout.targets.full_shape(row_shape(evidence.nngp_td))
+        normal = jax.random.normal(key, (n, *shape))
+        return moments.ensemble_sample(evidence, normal, layout=self._layout)
+
+    def loss(self, x: Any, y: Any) -> moments.Loss:
+        """The mean and standard deviation of 0.5 mean((f(x) - y)^2) over networks f.
+
+        The moments are exact: with f - y ~ N(m, S) over D entries, mean = (|m|^2 + tr S) / 2 D and
+        std^2 = (4 m^T S m + 2 tr S^2) / (2 D)^2.
+
+        Raises:
+          ValueError: as `cov`, or if y is not finite or of the wrong shape.
+        """
+        y = as_targets("y", y)
+        evidence = self._evidence(x)
+        shape = self._layout.targets.full_shape(row_shape(evidence.nngp_td))
+        if jnp.shape(y) != shape:
+            raise ValueError(f"expected y of shape {shape} for these inputs, got {jnp.shape(y)}")
+        return moments.ensemble_loss(evidence, y, layout=self._layout)
+
+    def log_marginal_likelihood(self) -> Array:
+        """The logarithm of the probability density of y under the prior and the noise, a scalar.
+
+        -y^T Kr^-1 y / 2 - log det Kr / 2 - n log(2 pi) / 2, summed over outputs (arXiv:1711.00165).
+
+        Raises:
+          ValueError: if inference is not "bayes", or the regularised kernel is singular: such a
+            prior has no density, and a vanishing ridge no limit.
+        """
+        if not self._layout.bayes:
+            raise ValueError(
+                "expected inference='bayes' for a marginal likelihood, got 'gradient_descent': "
+                "networks trained from a random start are no posterior of a probability model"
+            )
+        system = self._train_kernel.cholesky()
+        return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
+
+    def _call(self, x1: Any, x2: Any, names: list[str], apart: bool = False) -> dict[str, Any]:
+        return call_kernel(self._kernel_fn, x1, x2, names, self._memory, {}, apart)
+
+    def _evidence(self, x: Any, covariance: bool = True) -> moments.Evidence:
+        """All that predictions at x are computed from."""
+        check_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
+        names = self._kernel_names if covariance else self._kernel_names[-1:]
+        k_td, nngp_tt = self._call(x, self._x, names, apart=covariance), None
+        for kernel in k_td.values():
+            name = "the kernel of x and the training inputs"
+            self._layout.targets.check_test_train(name, kernel)
+        driving_td = k_td[names[-1]]
+        if covariance:
+            nngp_tt = self._call(x, None, ["nngp"])["nngp"]
+            check_test_test("the kernel of x", nngp_tt, driving_td)
+        system = self._times.factorise(self._train_kernel)
+        nngp_td = k_td.get("nngp", driving_td)
+        trained = covariance and not self._layout.bayes
+        nngp_dd = self._nngp if trained else None
+        return moments.Evidence(
+            *(system, self._times, self._y, nngp_dd, driving_td, nngp_td, nngp_tt)
+        )
+
+
+def _advise(relative: float, absolute: float) -> str:
+    return (
+        f"noise={math.sqrt(absolute):.1e} (a standard deviation in units of y), or "
+        f"jitter={relative:.0e}, would do"
+    )

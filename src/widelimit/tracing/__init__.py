@@ -1,0 +1,1 @@
+"""Functions of users, read as equations of JAX."""

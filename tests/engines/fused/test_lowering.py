@@ -1,0 +1,122 @@
+"""Which networks the fused engine runs, and what it says of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cases import CASES, SPATIAL
+from tests.engines.fused.test_engine import refusal
+from widelimit import stax
+from widelimit.engines.fused.lowering import Program, lower
+from widelimit.engines.fused.rules import RefusedError
+from widelimit.engines.plan import input_axes, input_signal
+from widelimit.stax import Conv, Dense, serial
+
+# The zoo's networks with spatial axes that run today. Later versions may run more.
+ACCEPTED = {"conv_strided_flatten", "conv_global_pool", "wide_residual"}
+SHAPE = (1, 6, 6, 2)
+
+
+def program(*layers: Any, shape: Any = SHAPE, tangent: bool = True) -> Program:
+    net = serial(*layers)
+    return lower(net, input_signal(shape, shape, input_axes(net, shape, (None, None))), tangent)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES + SPATIAL if c.name in ACCEPTED], ids=lambda case: case.name
+)
+def test_cases_of_the_zoo_that_run(case: Any) -> None:
+    assert refusal(case.net, (1, *case.shape)) is None
+
+
+def test_every_other_case_says_why() -> None:
+    for case in CASES + SPATIAL:
+        why = refusal(case.net, (1, *case.shape))
+        assert (why is None) or len(why) > 10
+        assert (why is None) or case.name not in ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        ([Conv(3, (3, 3))], "spatial axes"),
+        ([Conv(3, (3, 3)), stax.Relu(), stax.Relu(), stax.Flatten()], "Gaussian"),
+        ([stax.LayerNorm((1, 3)), stax.Flatten()], "LayerNorm"),
+        ([Conv(3, (3, 3)), stax.LayerNorm((1, 3)), stax.Flatten()], "some of the axes"),
+        ([stax.ConvTranspose(3, (3, 3)), stax.Flatten()], "ConvTranspose"),
+        ([Dense(3), stax.Dropout(0.5), stax.Flatten()], "Dropout"),
+        (
+            [
+                stax.FanOut(2),
+                stax.parallel(Conv(3, (3, 3)), serial(Conv(3, (3, 3)), stax.Relu())),
+                stax.FanInSum(),
+                stax.Flatten(),
+            ],
+            "Gaussian",
+        ),
+        (
+            [
+                Conv(3, (3, 3)),
+                stax.FanOut(2),
+                stax.parallel(stax.Identity(), stax.Identity()),
+                stax.FanInSum(),
+                stax.Flatten(),
+            ],
+            "correlated",
+        ),
+        (
+            [
+                Conv(3, (3, 3)),
+                stax.FanOut(2),
+                stax.parallel(serial(stax.AvgPool((2, 2)), Conv(3, (1, 1))), Conv(3, (2, 2))),
+                stax.FanInSum(),
+                stax.Flatten(),
+            ],
+            "AvgPool",
+        ),
+    ],
+)
+def test_refusals(layers: list[Any], why: str) -> None:
+    with pytest.raises(RefusedError, match=why):
+        program(*layers)
+
+
+def test_a_user_is_told_why() -> None:
+    net = serial(stax.ConvTranspose(3, (2, 2)), stax.Relu(), stax.Flatten())
+    with pytest.raises(ValueError, match="the fused engine computes, but ConvTranspose"):
+        net.kernel_fn(np.ones((1, 3, 3, 1)), None, "nngp", engine="fused")
+
+
+def test_pools_end_stages_and_layers_behind_stay() -> None:
+    dense = Dense(3)
+    found = program(
+        Conv(3, (3, 3), padding="SAME"),
+        serial(stax.Relu(), stax.AvgPool((2, 2), (2, 2))),
+        Conv(3, (3, 3), padding="SAME"),
+        stax.GlobalAvgPool(),
+        dense,
+        stax.Relu(),
+    )
+    assert len(found.stages) == 2
+    assert found.behind == ((4,), (5,))
+    assert found.tangent
+    assert found.signal_out.shape1 == (1, 3)
+
+
+def test_without_trainable_layers_there_is_no_tangent_kernel() -> None:
+    layers = [Conv(3, (3, 3), trainable=False), stax.Relu(), stax.Flatten()]
+    assert not program(*layers).tangent
+    net = serial(*layers)
+    kernel = net.kernel_fn(np.ones(SHAPE, np.float32), None, None, engine="fused")
+    reference = net.kernel_fn(np.ones(SHAPE, np.float32), None, None, engine="reference")
+    np.testing.assert_array_equal(kernel.ntk, reference.ntk)
+
+
+def test_only_the_offsets_that_are_needed() -> None:
+    found = program(Conv(3, (3, 3), padding="SAME"), stax.Relu(), stax.Flatten())
+    assert found.stages[0].cross_offsets == ((0,), (0,))
+    strided = program(Conv(3, (3, 3), (2, 2), "SAME"), stax.Relu(), stax.GlobalAvgPool())
+    assert strided.stages[0].cross_offsets == ((-4, -2, 0, 2, 4),) * 2
