@@ -4,6 +4,8 @@ from widelimit import diagnostics as diagnostics
 from widelimit import models as models
 from widelimit import predict as predict
 from widelimit import stax as stax
+from widelimit.engines.choose import choose_engine as choose_engine
+from widelimit.engines.engine import Engine as Engine
 from widelimit.finite.empirical import NtkImplementation as NtkImplementation
 from widelimit.finite.empirical import NTKOperator as NTKOperator
 from widelimit.finite.empirical import empirical_kernel_fn as empirical_kernel_fn
@@ -17,7 +19,7 @@ from widelimit.finite.monte_carlo import monte_carlo_kernel_fn as monte_carlo_ke
 from widelimit.gram import gram as gram
 from widelimit.gram.batch import batch as batch
 from widelimit.kernel.kernel import Kernel as Kernel
-from widelimit.network import choose_engine as choose_engine
+from widelimit.network import KernelFn as KernelFn
 from widelimit.plan_table import plan as plan
 from widelimit.predict.infinite import InfiniteEnsemble as InfiniteEnsemble
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
 
 from widelimit._pytree import is_concrete
-from widelimit.engines.choose import (
-    ENGINES,
-    Choice,
-    choose_engine,
-    compute_fused,
-    fused_refusal,
-    is_flat,
-)
+from widelimit.engines.choose import choose
+from widelimit.engines.engine import Engine, NetworkEngine, evaluate
 from widelimit.engines.inputs import (
     as_inputs,
     as_patterns,
@@ -33,16 +27,14 @@ from widelimit.engines.plan import (
     mixing_layer,
     output_need,
 )
-from widelimit.engines.reference import compute, holds_kernels, map_kernels
-from widelimit.engines.request import ARRAYS, Options, Request
-from widelimit.engines.tiles import NetworkTiler, batch_axes, tiler_class, traced_size
+from widelimit.engines.reference import holds_kernels, map_kernels
+from widelimit.engines.request import Options
+from widelimit.engines.tiles import NetworkTiler, batch_axes, traced_size
 from widelimit.kernel.get import parse_get, select
 from widelimit.kernel.kernel import Kernel, kernel_signal
 from widelimit.kernel.masking import MaskedArray, split_mask
 from widelimit.layers.base import Layer, as_shape, located, run, tree_shapes
 from widelimit.layers.functions import as_now
-
-__all__ = ["Choice", "KernelFn", "choose_engine"]
 
 
 class NetFunction:
@@ -139,7 +131,7 @@ class KernelFn(NetFunction):
         mask_constant: Any = None,
         diagonal_batch: bool | None = None,
         diagonal_spatial: bool | None = None,
-        engine: str = "auto",
+        engine: str | Callable[..., Engine] = "auto",
         **kwargs: Any,
     ) -> Any:
         """Returns the kernels between x1 and x2.
@@ -161,7 +153,8 @@ class KernelFn(NetFunction):
           diagonal_spatial: True keeps equal positions only; None does so for a `Kernel` that
             holds no others.
           engine: 'auto' takes the engine of `choose_engine` where inputs are concrete and without
-            masks, 'reference' plain JAX; 'fused' raises where the fused engine does not run.
+            masks, 'reference' plain JAX; 'fused' raises where the fused engine does not run. A
+            class of your own: see `Engine`.
           **kwargs: `batch_axis` and `channel_axis` of the inputs, where the network states none
             or the same; `rng` is ignored; others are refused.
 
@@ -171,46 +164,14 @@ class KernelFn(NetFunction):
         """
         parse_get(get)
         axes = _keywords(kwargs)
+        if diagonal_spatial is None:
+            diagonal_spatial = stored_diagonal(x1)
+        options = Options(mask_constant, diagonal_batch, bool(diagonal_spatial), axes, engine)
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
             if x2 is not None:
                 check_alike(self.net, tree_shapes(x1), tree_shapes(x2), axes)
-        patterns = as_patterns(pattern)
-        # Equal inputs on two graphs are two inputs.
-        symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
-        if diagonal_spatial is None:
-            diagonal_spatial = stored_diagonal(x1)
-        options = Options(mask_constant, diagonal_batch, bool(diagonal_spatial), axes, engine)
-        return self._now().evaluate(x1, x2, get, patterns, symmetric, options)
-
-    def evaluate(
-        self, x1: Any, x2: Any, get: Any, patterns: Any, symmetric: bool, options: Options
-    ) -> Any:
-        """Returns the kernels between inputs that `as_inputs` has converted.
-
-        Args:
-          x1: inputs, as `as_inputs` returns them.
-          x2: likewise, or None.
-          get: as for a call.
-          patterns: pair of graph patterns.
-          symmetric: whether x2 is x1, on the same graphs.
-          options: what else was asked for.
-        """
-        fields = parse_get(get)
-        request = Request(
-            fields=tuple(f for f in ARRAYS if f in fields),
-            symmetric=symmetric,
-            share=symmetric and shares_x1(x1, x2),
-            diagonal_spatial=options.diagonal_spatial,
-            axes=options.axes,
-        )
-        way = self._way(x1, x2, patterns, request, options)
-        compute = functools.partial(way, self.net, mask_constant=options.mask_constant)
-        other = None if symmetric else x1 if x2 is None else x2
-        result = compute(x1, other, patterns=patterns, request=request)
-        if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & set(fields):
-            result = _full_batch(compute, result, x1, x2, patterns, request)
-        return select(result, get)
+        return _evaluate(as_now(self.net), x1, x2, get, as_patterns(pattern), options)
 
     def fields(self, get: Any) -> tuple[str, ...]:
         """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
@@ -231,7 +192,7 @@ class KernelFn(NetFunction):
         mask_constant: Any = None,
         diagonal_batch: bool | None = None,
         diagonal_spatial: bool | None = None,
-        engine: str = "auto",
+        engine: str | Callable[..., Engine] = "auto",
         **kwargs: Any,
     ) -> NetworkTiler:
         """Returns what computes the kernels between concrete x1 and x2 tile by tile.
@@ -262,10 +223,8 @@ class KernelFn(NetFunction):
         axes = _keywords(kwargs)
         options = Options(mask_constant, None, bool(diagonal_spatial), axes, engine)
         with located(self.net.label):
-            patterns = as_patterns(pattern)
-            now = self._now()
-            kind = tiler_class(now, x1, patterns, get, options)
-            return kind(now, (x1, x2), get, patterns, options, devices)
+            net = as_now(self.net)
+            return NetworkTiler(net, (x1, x2), get, as_patterns(pattern), options, devices)
 
     def batch_axes(self, x: Any, **axes: int | None) -> tuple[int, ...]:
         """Returns the batch axis of every array of the inputs; keywords as for a call."""
@@ -301,51 +260,88 @@ class KernelFn(NetFunction):
             site = make_site(self.net, signal, need, (None, None), (None, None))
         check_unmixed(mixing_layer(site))
 
-    def _now(self) -> KernelFn:
-        """Returns the kernels of the network with the functions that it holds as they are now."""
-        net = as_now(self.net)
-        return self if net is self.net else KernelFn(net)
 
-    def _way(self, x1: Any, x2: Any, patterns: Any, request: Request, options: Options) -> Any:
-        """Returns the function that computes kernels.
+class _Call(NamedTuple):
+    """A network and what is asked of it, beside the samples.
 
-        Raises:
-          ValueError: an unknown engine, or the fused one where it does not run.
-        """
-        if options.engine not in ENGINES:
-            raise ValueError(
-                f"expected engine to be one of {', '.join(ENGINES)}, got {options.engine!r}"
-            )
-        concrete = is_concrete(self.net, x1, x2, options.mask_constant, patterns)
-        if options.engine != "reference":
-            why = self.why_not_fused(x1, patterns, request.fields, options, concrete)
-            if why is None:
-                return compute_fused
-            if options.engine == "fused":
-                raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
-        by_layer = concrete and not holds_kernels(x1)
-        by_layer = by_layer and not is_flat(self.net, tree_shapes(x1))
-        return functools.partial(compute, not by_layer)
+    Attributes:
+      net: the network.
+      shape: shape of x1, or a tree of shapes.
+      options: what is asked for.
+      unusual: what only plain JAX computes about the call, in words; None if nothing.
+    """
 
-    def why_not_fused(
-        self, x1: Any, patterns: Any, fields: Any, options: Options, concrete: bool
-    ) -> str | None:
-        """Returns why a call does not run on the fused engine, None if it does.
+    net: Layer
+    shape: Any
+    options: Options
+    unusual: str | None
 
-        Args:
-          x1: inputs.
-          patterns: pair of graph patterns.
-          fields: what is wanted of the kernel.
-          options: what else is asked for.
-          concrete: whether nothing is traced.
-        """
-        if holds_kernels(x1):
-            return "the inputs are Kernels"
-        if not concrete:
-            return "the network or its inputs are traced"
-        if options.mask_constant is not None or any(p is not None for p in patterns):
-            return "there are masks or graph patterns"
-        return fused_refusal(self.net, tree_shapes(x1), options.axes, tangent="ntk" in fields)
+    def engine(self, get: Any) -> Engine:
+        """Returns the engine that computes what `get` asks for."""
+        request = self.options.request(get)
+        return choose(self.net, self.shape, request, self.options.engine, self.unusual)
+
+    def prepared(self, engine: Engine, side: _Side | None) -> Any:
+        """Returns samples as an engine reads them, None for None."""
+        if side is None:
+            return None
+        if isinstance(engine, NetworkEngine):
+            return engine.prepare(side.x, side.pattern, self.options.mask_constant)
+        return engine.prepare(side.x)
+
+
+class _Side(NamedTuple):
+    """The samples of x1 or x2, and their graph pattern."""
+
+    x: Any
+    pattern: Any
+
+
+def _evaluate(net: Layer, x1: Any, x2: Any, get: Any, patterns: Any, options: Options) -> Any:
+    """Returns the kernels between inputs that `as_inputs` has converted."""
+    call = _call(net, x1, x2, patterns, options)
+    # Equal inputs on two graphs are two inputs.
+    symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
+    share = symmetric and shares_x1(x1, x2)
+    first, second = _Side(x1, patterns[0]), _Side(x1 if x2 is None else x2, patterns[1])
+    other = None if symmetric else second
+    if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & {*parse_get(get)}:
+        return select(_full_batch(call, get, first, other, share), get)
+    engine = call.engine(get)
+    sides = call.prepared(engine, first), call.prepared(engine, other)
+    return evaluate(engine, *sides, get, share)
+
+
+def _call(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Call:
+    if holds_kernels(x1):
+        return _Call(net, (), options, "the inputs are Kernels")
+    unusual = options.unusual(patterns)
+    if not is_concrete(net, x1, x2, options.mask_constant, patterns):
+        unusual = "the network or its inputs are traced"
+    return _Call(net, tree_shapes(x1), options, unusual)
+
+
+def _full_batch(call: _Call, get: Any, first: _Side, second: _Side | None, share: bool) -> Any:
+    """Returns kernels with covariances between all samples of each side in cov1 and cov2."""
+    if holds_kernels(first.x):
+        raise NotImplementedError(
+            "expected arrays with diagonal_batch=False, got a Kernel: pass the inputs instead"
+        )
+    engine, square = call.engine(get), call.engine("nngp")
+    if not (isinstance(engine, NetworkEngine) and isinstance(square, NetworkEngine)):
+        raise NotImplementedError(
+            f"expected an engine of widelimit with diagonal_batch=False, got {engine.name!r}"
+        )
+    result = engine.kernels(call.prepared(engine, first), call.prepared(engine, second), share)
+    full1 = square.kernels(call.prepared(square, first), None, True)
+    full2 = full1 if second is None else square.kernels(call.prepared(square, second), None, True)
+
+    def join(kernel: Any, one: Any, two: Any) -> Any:
+        if not isinstance(kernel, Kernel):
+            return type(kernel)(map(join, kernel, one, two))
+        return kernel.replace(cov1=one.nngp, cov2=None if share else two.nngp, diagonal_batch=False)
+
+    return join(result, full1, full2)
 
 
 def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
@@ -357,32 +353,6 @@ def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
             f"batch_axis, channel_axis or rng, got {', '.join(kwargs)}"
         )
     return axes
-
-
-def _full_batch(
-    compute: Any, result: Any, x1: Any, x2: Any, patterns: Any, request: Request
-) -> Any:
-    """Returns the result with covariances between all samples of each side in cov1 and cov2."""
-    if holds_kernels(x1):
-        raise NotImplementedError(
-            "expected arrays with diagonal_batch=False, got a Kernel: pass the inputs instead"
-        )
-    own = request._replace(fields=("nngp",), symmetric=True, share=True)
-
-    def square(x: Any, pattern: Any) -> Any:
-        return compute(x, None, patterns=(pattern, pattern), request=own)
-
-    full1 = square(x1, patterns[0])
-    full2 = full1 if request.symmetric else square(x2, patterns[1])
-
-    def join(kernel: Any, first: Any, second: Any) -> Any:
-        if not isinstance(kernel, Kernel):
-            return type(kernel)(map(join, kernel, first, second))
-        return kernel.replace(
-            cov1=first.nngp, cov2=None if request.share else second.nngp, diagonal_batch=False
-        )
-
-    return join(result, full1, full2)
 
 
 Layer.functions = InitFn, ApplyFn, KernelFn

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal, is_branches
+from widelimit.engines.choose import Choice, choose_engine
 from widelimit.engines.cost import (
     Workload,
     all_entries,
@@ -24,7 +25,6 @@ from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import bare_site, check_unmixed, mixing_layer
 from widelimit.layers.base import Layer, Site, as_shape, located
 from widelimit.layers.combine import Parallel, Repeat, Serial
-from widelimit.network import Choice, choose_engine
 
 # Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance
 # is computed: kernels, solutions, products, and what is subtracted.

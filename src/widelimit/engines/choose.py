@@ -1,18 +1,19 @@
-"""Which engine computes a kernel, and the fused one behind the interface of `kernel_fn`."""
+"""Which engine computes a kernel."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from widelimit._cache import kept_with
 from widelimit.covariance.signal import is_branches
-from widelimit.engines.fused.bridge import FlatKernel, fused_kernel, refusal
+from widelimit.engines.engine import Engine
+from widelimit.engines.fused.bridge import FusedEngine, refusal
 from widelimit.engines.inputs import working_dtype
-from widelimit.engines.plan import input_axes, input_signal, leading_flatten
-from widelimit.engines.reference import leave
-from widelimit.engines.request import Request, requested
-from widelimit.layers.base import Layer, located, tree_shapes
-from widelimit.layers.reshape import Identity
+from widelimit.engines.plan import behind_flatten
+from widelimit.engines.reference import ReferenceEngine
+from widelimit.engines.request import Request
+from widelimit.layers.base import Layer, located
 
 
 class Choice(NamedTuple):
@@ -29,8 +30,6 @@ class Choice(NamedTuple):
 
 ENGINES = ("auto", "fused", "reference")
 
-_RECENT = 64  # networks and shapes that are kept ready for another call
-
 
 def choose_engine(net: Layer, shape: Any) -> Choice:
     """Returns the engine that computes the kernel of `net` on concrete inputs of `shape`.
@@ -39,112 +38,69 @@ def choose_engine(net: Layer, shape: Any) -> Choice:
       net: the network.
       shape: shape of an input, batch size included.
     """
-    why = fused_refusal(net, shape, (None, None), tangent=True)
+    engine = choose(net, shape, Request(("nngp", "ntk")))
+    return Choice(engine.name, engine.reason)
+
+
+def choose(
+    net: Layer,
+    shape: Any,
+    request: Request,
+    engine: str | Callable[..., Engine] = "auto",
+    unusual: str | None = None,
+) -> Engine:
+    """Returns the engine that computes the kernels of a network; it is kept with the network.
+
+    Args:
+      net: the network.
+      shape: shape of x1, or a tree of shapes.
+      request: what is asked for.
+      engine: 'auto', 'fused', 'reference', or what makes one of the caller's own.
+      unusual: what only plain JAX computes about the call, in words; None if nothing.
+
+    Raises:
+      ValueError: an unknown engine, or the fused one where it does not run.
+      TypeError: what is made is no engine.
+    """
+    shape = _hashable(shape)
+    if callable(engine):
+        return _own(net, shape, request, engine, unusual)
+    if engine not in ENGINES:
+        raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine == "reference":
+        return _kept(net, shape, request, ReferenceEngine, "asked for")
+    why = unusual or _why_not_fused(net, shape, request)
     if why is None:
-        return Choice("fused", "pieces of covariances stay in cache; compiled by numba")
-    whole = "whole" if is_flat(net, shape) else "layer by layer"
-    return Choice("reference", f"plain JAX, compiled {whole}: {why}")
+        return _kept(net, shape, request, FusedEngine)
+    if engine == "fused":
+        raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
+    return _kept(net, shape, request, ReferenceEngine, why)
 
 
-def fused_refusal(net: Layer, shape: Any, axes: Any, *, tangent: bool) -> str | None:
+def _kept(net: Layer, shape: Any, request: Request, kind: Any, *more: Any) -> Engine:
+    key = kind, shape, request, working_dtype(), more
+    engine: Engine = kept_with(net, key, lambda: kind(net, shape, request, *more))
+    return engine
+
+
+def _own(net: Layer, shape: Any, request: Request, kind: Any, unusual: str | None) -> Engine:
+    """Returns an engine of the caller's own."""
+    if unusual is not None:
+        raise ValueError(f"expected a call that {kind.__name__} computes, but {unusual}")
+    engine = kind(net, shape, request)
+    if not isinstance(engine, Engine):
+        raise TypeError(f"expected engine to make an Engine, got {type(engine).__name__}")
+    return engine
+
+
+def _why_not_fused(net: Layer, shape: Any, request: Request) -> str | None:
     """Returns why the fused engine does not run a network on inputs of `shape`."""
     with located(net.label):
-        inner, signal = _reshaped(net, _hashable(shape), axes)
-        return refusal(inner, signal, tangent)
-
-
-@functools.lru_cache(maxsize=_RECENT)
-def _reshaped(net: Layer, shape: Any, axes: Any) -> tuple[Layer, Any]:
-    """Returns the network behind a Flatten that it begins with, and the signal that it gets."""
-    inner, flatten = leading_flatten(net)
-    if flatten is not None:
-        flatten.check_input(shape, axes[0])
-        shape = flatten.output_shape(shape)
-        batch = flatten.batch_axis_out % 2
-        axes = batch, 1 - batch
-    return inner, input_signal(shape, shape, input_axes(inner, shape, axes))
+        inner, signal = kept_with(
+            net, (shape, request.axes), lambda: behind_flatten(net, shape, request.axes)
+        )
+        return refusal(inner, signal, request.tangent)
 
 
 def _hashable(shape: Any) -> Any:
     return tuple(map(_hashable, shape)) if is_branches(shape) else shape
-
-
-def is_flat(net: Layer, shape: Any) -> bool:
-    """Returns whether no activation of the network has spatial axes."""
-    if leading_flatten(net)[1] is not None:
-        return True
-    if is_branches(shape) and any(is_branches(s) for s in shape):
-        return all(is_flat(Identity(), s) for s in shape)
-    return len(shape) == 2
-
-
-class FusedCall:
-    """A network and the shape of its inputs, ready for the fused engine.
-
-    `of` returns those of recent calls again.
-
-    Args:
-      net: a network without a `fused_refusal`.
-      shape: shape of the inputs.
-      axes: (batch, channel) axes of the inputs, None where not given.
-      tangent: whether the NTK is wanted.
-    """
-
-    @classmethod
-    def of(cls, net: Layer, shape: Any, axes: Any, *, tangent: bool) -> FusedCall:
-        """Returns what `FusedCall` makes of the arguments."""
-        return _recent(net, shape, axes, tangent, working_dtype())
-
-    def __init__(self, net: Layer, shape: Any, axes: Any, *, tangent: bool) -> None:
-        self._flatten = leading_flatten(net)[1]
-        inner, signal = _reshaped(net, shape, axes)
-        self._kernel = fused_kernel(inner, signal, tangent=tangent)
-
-    @property
-    def flat(self) -> bool:
-        """Whether no activation has spatial axes."""
-        return isinstance(self._kernel, FlatKernel)
-
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes that `prepare` keeps of one sample."""
-        return self._kernel.sample_bytes
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a number that is computed with."""
-        return self._kernel.itemsize
-
-    def prepare(self, *inputs: Any) -> tuple[Any, ...]:
-        """Returns each of some inputs with what concerns them alone."""
-        if self._flatten is not None:
-            inputs = tuple(self._flatten.apply((), x) for x in inputs)
-        return self._kernel.prepare(*inputs)
-
-    def kernel(self, first: Any, second: Any, request: Request) -> Any:
-        """Returns the kernel between prepared inputs, of `first` with itself if `second` is None.
-
-        Args:
-          first: inputs of x1.
-          second: inputs of x2.
-          request: what is asked for.
-        """
-        if isinstance(self._kernel, FlatKernel):
-            nngp = "nngp" in request.fields
-            return requested(self._kernel.kernel(first, second, nngp=nngp), request)
-        own = bool({"cov1", "cov2"} & set(request.fields))
-        cov, site = self._kernel.covariances(first, second, own=own)
-        return leave(cov, site, site.masks_out, request)
-
-
-@functools.lru_cache(maxsize=_RECENT)
-def _recent(net: Layer, shape: Any, axes: Any, tangent: bool, _dtype: Any) -> FusedCall:
-    return FusedCall(net, shape, axes, tangent=tangent)
-
-
-def compute_fused(net: Layer, x1: Any, x2: Any, *, request: Request, **_: Any) -> Any:
-    """Returns the same as `reference.compute`, for a network without a `fused_refusal`."""
-    tangent = "ntk" in request.fields
-    call = FusedCall.of(net, tree_shapes(x1), request.axes, tangent=tangent)
-    first, *others = call.prepare(*(x for x in (x1, x2) if x is not None))
-    return call.kernel(first, others[0] if others else None, request)

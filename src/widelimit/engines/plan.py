@@ -8,7 +8,7 @@ from widelimit.covariance.offsets import Need, Offsets, fitting_moduli
 from widelimit.covariance.signal import Signal, is_branches
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Parallel, Repeat, Serial
-from widelimit.layers.reshape import Flatten
+from widelimit.layers.reshape import Flatten, Identity
 
 
 def input_axes(net: Layer, shape: Any, given: tuple[int | None, int | None]) -> Any:
@@ -119,6 +119,37 @@ def leading_flatten(net: Layer) -> tuple[Layer, Flatten | None]:
             if flatten is not None:
                 return Serial((inner, *rest)), flatten
     return net, None
+
+
+def is_flat(net: Layer, shape: Any) -> bool:
+    """Returns whether no activation of the network has spatial axes."""
+    if leading_flatten(net)[1] is not None:
+        return True
+    if is_branches(shape) and any(is_branches(s) for s in shape):
+        return all(is_flat(Identity(), s) for s in shape)
+    return len(shape) == 2
+
+
+def behind_flatten(
+    net: Layer, shape: Any, axes: tuple[int | None, int | None]
+) -> tuple[Layer, Any]:
+    """Returns the network behind a Flatten that it begins with, and the signal that it gets.
+
+    Args:
+      net: the network.
+      shape: shape of its input, or a tree of shapes.
+      axes: (batch, channel) axes from elsewhere, as for `input_axes`.
+
+    Raises:
+      ValueError: an input that does not fit.
+    """
+    inner, flatten = leading_flatten(net)
+    if flatten is not None:
+        flatten.check_input(shape, axes[0])
+        shape = flatten.output_shape(shape)
+        batch = flatten.batch_axis_out % 2
+        axes = batch, 1 - batch
+    return inner, input_signal(shape, shape, input_axes(inner, shape, axes))
 
 
 def make_site(layer: Layer, signal: Any, need: Any, masks: Any, patterns: Any) -> Site:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._pytree import is_concrete
+from widelimit._cache import kept_with
+from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import KERNEL, Covariances
 from widelimit.covariance.layout import input_covariances
 from widelimit.covariance.offsets import Need
-from widelimit.covariance.signal import Signal
+from widelimit.covariance.signal import Signal, is_branches
+from widelimit.engines.cost import Workload, kept_arrays, peak_bytes
+from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.inputs import working_dtype
-from widelimit.engines.plan import input_axes, input_signal, leading_flatten, make_site, output_need
+from widelimit.engines.plan import (
+    bare_site,
+    input_axes,
+    input_signal,
+    is_flat,
+    leading_flatten,
+    make_site,
+    output_need,
+)
 from widelimit.engines.request import Request, requested
 from widelimit.kernel.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.kernel.kernel import Kernel, kernel_signal
@@ -24,24 +35,154 @@ from widelimit.kernel.masking import split_mask
 from widelimit.layers.base import Layer, Site, located, tree_shapes
 from widelimit.layers.functions import evaluates_functions, layers_of
 from widelimit.layers.numerical import SeriesLayer
+from widelimit.layers.recording import Recording, compiled, recorded
+from widelimit.layers.reshape import Flatten
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
 
+# Bytes of tiles beyond which larger ones are no faster, per device. On a processor, pages cost
+# more than calls: without spatial axes 0.36 us per pair at 2**24, 1.6 us at 2**30 (5 layers).
+_FLAT_TILE, _SPATIAL_TILE = 2**26, 2**28
+_ACCELERATOR_TILE = 2**30
 _LARGE = 100.0  # squares of entries from which on smooth duals lose more than 1e-5 in float32
 
 
-def compute(whole: bool, net: Layer, x1: Any, x2: Any, *, request: Request, **inputs: Any) -> Any:
-    """Returns a `Kernel` (or a tree of them) that holds the requested arrays.
+class Batch(NamedTuple):
+    """Samples, as the reference engine reads them.
 
-    The conversion is compiled apart: XLA would compute an entry once for either triangle of a
-    symmetric kernel, rounded in two ways. Where float32 is too short for concrete inputs, all is
-    computed in float64.
+    Attributes:
+      x: arrays with zeros where they are masked, or kernels.
+      mask: True where an entry is masked; None without masks.
+      pattern: graph pattern, or None.
     """
-    if _wants_float64(net, x1, x2):
-        return _in_float64(compute, whole, net, x1, x2, request=request, **inputs)
-    found = _compute(whole, net, x1, x2, request=request, **inputs)
-    if any(isinstance(layer, SeriesLayer) for layer in layers_of(net)) and is_concrete(found):
-        _check_series(found)
-    return found
+
+    x: Any
+    mask: Any = None
+    pattern: Any = None
+
+
+class ReferenceEngine(NetworkEngine):
+    """Plain JAX: layer by layer, but whole where inputs are traced or have no spatial axes."""
+
+    name = "reference"
+
+    def __init__(self, net: Layer, shape: Any, request: Request, reason: str) -> None:
+        """Makes an engine.
+
+        Args:
+          net: the network.
+          shape: shape of x1, or a tree of shapes; of no importance where kernels are given.
+          request: what is asked for.
+          reason: why no other engine was chosen.
+        """
+        self._net, self._shape, self._request = net, shape, request
+        self._flat = is_flat(net, shape)
+        self._anew = evaluates_functions(net)
+        self._series = any(isinstance(layer, SeriesLayer) for layer in layers_of(net))
+        self._smooth = any(getattr(layer, "subtracts", False) for layer in layers_of(net))
+        self.reason = f"plain JAX, compiled {'whole' if self._flat else 'layer by layer'}: {reason}"
+
+    @functools.cached_property
+    def plan(self) -> tuple[Layer, Site]:
+        """The network behind a Flatten that it begins with, and its site for one sample of each."""
+        axes = input_axes(self._net, self._shape, self._request.axes)
+        one = _one_sample(self._shape, axes)
+        return bare_site(
+            *(self._net, (one, one), self._request.axes),
+            diagonal_spatial=self._request.diagonal_spatial,
+            own=self._request.variances,
+        )
+
+    @property
+    def target_bytes(self) -> int:  # type: ignore[override]
+        """Bytes of a tile beyond which it is no faster, on one device."""
+        if jax.default_backend() != "cpu":
+            return _ACCELERATOR_TILE
+        return (
+            _FLAT_TILE if self._arrays(self.plan[1]) > 1 + self._request.tangent else _SPATIAL_TILE
+        )
+
+    @property
+    def traced_target_bytes(self) -> int:
+        """Bytes of a tile beyond which it is no faster, inside a trace."""
+        return _FLAT_TILE if jax.default_backend() == "cpu" else _ACCELERATOR_TILE
+
+    def pair_bytes(self, n1: int, n2: int) -> int:
+        """Returns the most bytes that `pairs` takes for n1 and n2 samples, result included."""
+        net, site = self.plan
+        workload = Workload(n1, self._arrays(site), working_dtype().itemsize, n2)
+        return peak_bytes(net, site, workload)
+
+    def _arrays(self, site: Site) -> int:
+        return kept_arrays(self._request.fields, site.signal_in)
+
+    def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Batch:
+        """Returns samples with their masks."""
+        if holds_kernels(x):
+            return Batch(x, None, pattern)
+        values, mask = split_mask(x, mask_constant)
+        return Batch(values, mask if jax.tree.leaves(mask) else None, pattern)
+
+    def kernels(self, first: Batch, second: Batch | None, share: bool) -> Any:
+        """Returns a `Kernel` (or a tree of them); where float32 is too short, through float64."""
+        if self._smooth and _wants_float64(first, second):
+            with jax.enable_x64(True):
+                one, two = _cast((first, second), np.float32, np.float64)
+                found = _cast(self._kernels(one, two, share), np.float64, np.float32)
+        else:
+            found = self._kernels(first, second, share)
+        if self._series and is_concrete(found):
+            _check_series(found)
+        return found
+
+    def _kernels(self, first: Batch, second: Batch | None, share: bool) -> Any:
+        request = self._request._replace(symmetric=second is None, share=share)
+        by_layer = not (self._flat or holds_kernels(first.x))
+        if not (by_layer and is_concrete(self._net, first, second)):
+            propagate = _propagate if self._anew else _propagate_whole
+            out, site = propagate(self._net, first, second, request=request)
+            return leave(out, site, request)
+        if self._anew or jax.tree.leaves((first[1:], None if second is None else second[1:])):
+            out, site = _propagate(self._net, first, second, request=request)
+            return leave(out, site, request)
+        key = "reference", tree_shapes(first.x), second and tree_shapes(second.x), request
+        run = kept_with(self._net, (*key, working_dtype()), lambda: _Run(self._net, request))
+        return run(first, second)
+
+
+def _one_sample(shape: Any, axes: Any) -> Any:
+    """Returns a shape, or a tree of shapes, with one sample."""
+    if is_branches(shape) and shape and is_branches(shape[0]):
+        return tuple(map(_one_sample, shape, axes))
+    return tuple(1 if axis == axes[0] else size for axis, size in enumerate(shape))
+
+
+class _Run:
+    """Kernels of a network at inputs of fixed shapes, recorded at the first call."""
+
+    def __init__(self, net: Layer, request: Request) -> None:
+        self._net, self._request = net, request
+        self._recorded: tuple[Recording, Any] | None = None
+
+    def __call__(self, first: Batch, second: Batch | None) -> Any:
+        inputs = first.x, None if second is None else second.x
+        if self._recorded is None:
+            return self._record(inputs, first, second)
+        recording, structure = self._recorded
+        if recording.complete:
+            return jax.tree.unflatten(structure, recording.run(inputs))
+        return self._anew(first, second)
+
+    def _anew(self, first: Batch, second: Batch | None) -> Any:
+        out, site = _propagate(self._net, first, second, request=self._request)
+        return leave(out, site, self._request)
+
+    def _record(self, inputs: Any, first: Batch, second: Batch | None) -> Any:
+        with recorded(inputs, self._net) as recording:
+            result = self._anew(first, second)
+            leaves, structure = jax.tree.flatten(result)
+            recording.end(leaves)
+        self._recorded = recording, structure
+        return result
 
 
 def _check_series(found: Any) -> None:
@@ -60,48 +201,26 @@ def _check_series(found: Any) -> None:
         )
 
 
-def _compute(whole: bool, net: Layer, x1: Any, x2: Any, *, request: Request, **inputs: Any) -> Any:
-    run = _propagate_whole if whole and not evaluates_functions(net) else _propagate
-    out, site = run(net, x1, x2, request=request, **inputs)
-    return leave(out, site, site.masks_out, request)
-
-
-def _wants_float64(net: Layer, x1: Any, x2: Any) -> bool:
-    """Returns whether float32 would lose the result: smooth nonlinearities and large inputs."""
-    if working_dtype() == np.float64 or holds_kernels(x1) or not is_concrete(net, x1, x2):
+def _wants_float64(first: Batch, second: Batch | None) -> bool:
+    """Returns whether inputs are too large for float32 and smooth nonlinearities."""
+    xs = first.x, None if second is None else second.x
+    if working_dtype() == np.float64 or holds_kernels(xs) or not is_concrete(xs):
         return False
-    if not any(getattr(layer, "subtracts", False) for layer in layers_of(net)):
-        return False
-    values = (np.asarray(leaf) for leaf in jax.tree.leaves((x1, x2)))
-    sizes = [np.square(v, dtype=np.float64) for v in values if np.issubdtype(v.dtype, np.floating)]
-    return any(square[np.isfinite(square)].max(initial=0) > _LARGE for square in sizes)
+    values = (np.asarray(leaf) for leaf in jax.tree.leaves(xs))
+    return any(np.square(v, dtype=np.float64).max(initial=0) > _LARGE for v in values)
 
 
-def _in_float64(
-    function: Any, whole: bool, net: Layer, *xs: Any, mask_constant: Any, **keywords: Any
-) -> Any:
-    """Returns results of float32 inputs, computed in float64 and rounded at the end."""
-
-    def cast(tree: Any, old: Any, new: Any) -> Any:
-        return jax.tree.map(lambda v: v.astype(new) if v.dtype == old else v, tree)
-
-    with jax.enable_x64(True):
-        if mask_constant is not None:
-            mask_constant = np.float32(mask_constant)  # as the inputs were rounded
-        wide = (cast(x, np.float32, np.float64) for x in xs)
-        found = function(whole, net, *wide, mask_constant=mask_constant, **keywords)
-        return cast(found, np.float64, np.float32)
+def _cast(tree: Any, old: Any, new: Any) -> Any:
+    return jax.tree.map(lambda v: v.astype(new) if v.dtype == old else v, tree)
 
 
 def _propagate(
-    net: Layer, x1: Any, x2: Any, *, mask_constant: Any, patterns: Any, request: Request
+    net: Layer, first: Batch, second: Batch | None, *, request: Request
 ) -> tuple[Any, Site]:
     """Returns the covariances of the output, and what is to be known of the site of the network."""
     with located(net.label):
-        if holds_kernels(x1):
-            cov, site, net = _enter_kernels(net, x1, patterns, request)
-        else:
-            cov, site, net = _enter_arrays(net, x1, x2, mask_constant, patterns, request)
+        enter = _enter_kernels if holds_kernels(first.x) else _enter_arrays
+        cov, site, net = enter(net, first, second, request)
         out = step(net, cov, site)
     nothing = (None, None)
     return out, dataclasses.replace(site, children=(), masks_in=nothing, patterns=nothing)
@@ -111,47 +230,54 @@ _propagate_whole = jax.jit(_propagate, static_argnames="request")
 
 
 def _enter_arrays(
-    net: Layer, x1: Any, x2: Any, mask_constant: Any, patterns: Any, request: Request
+    net: Layer, first: Batch, second: Batch | None, request: Request
 ) -> tuple[Any, Any, Layer]:
     """Returns the covariances of the inputs, the site of the network, and what is left of it."""
-    x1, mask1 = split_mask(x1, mask_constant)
-    x2, mask2 = split_mask(x2, mask_constant)
+    other = Batch(None) if second is None else second
     net, flatten = leading_flatten(net)
     axes = request.axes
     if flatten is not None:
-        flatten.check_input(tree_shapes(x1), axes[0])
-        x1, mask1 = flatten.apply((), x1), flatten.mask(mask1, x1.shape)
-        if x2 is not None:
-            x2, mask2 = flatten.apply((), x2), flatten.mask(mask2, x2.shape)
-        batch = flatten.batch_axis_out % 2
-        axes = batch, 1 - batch
+        flatten.check_input(tree_shapes(first.x), axes[0])
+        first, other = (_flattened(flatten, batch) for batch in (first, other))
+        batch_axis = flatten.batch_axis_out % 2
+        axes = batch_axis, 1 - batch_axis
+    x1, x2 = first.x, other.x
     shape1 = tree_shapes(x1)
     shape2 = shape1 if x2 is None else tree_shapes(x2)
     signal = input_signal(shape1, shape2, input_axes(net, shape1, axes))
-    masks = tuple(m if jax.tree.leaves(m) else None for m in (mask1, mask2))
-    need = _output_need(net, signal, request)
-    site = make_site(net, signal, need, masks, patterns)
-    tangent = "ntk" in request.fields
-    cov = _inputs(x1, x2, signal, site.need_in, masks, tangent)
+    masks, patterns = (first.mask, other.mask), _patterns(first, second)
+    site = make_site(net, signal, _output_need(net, signal, request), masks, patterns)
+    cov = _inputs(x1, x2, signal, site.need_in, masks, request.tangent)
     if site.pairs and x2 is not None:
         alone = site.side(0), site.side(1)
-        first, second = (
-            _inputs(x, None, at.signal_in, site.need_in, at.masks_in, tangent)
+        parts = (
+            _inputs(x, None, at.signal_in, site.need_in, at.masks_in, request.tangent)
             for x, at in zip((x1, x2), alone, strict=True)
         )
-        cov = join_trio(first, second, cov)
+        cov = join_trio(next(parts), next(parts), cov)
     return cov, site, net
 
 
+def _patterns(first: Batch, second: Batch | None) -> tuple[Any, Any]:
+    return first.pattern, first.pattern if second is None else second.pattern
+
+
+def _flattened(flatten: Flatten, batch: Batch) -> Batch:
+    """Returns samples behind a Flatten."""
+    if batch.x is None:
+        return batch
+    x, mask = flatten.apply((), batch.x), flatten.mask(batch.mask, batch.x.shape)
+    return Batch(x, mask, batch.pattern)
+
+
 def _output_need(net: Layer, signal: Any, request: Request) -> Any:
-    own = bool({"cov1", "cov2"} & set(request.fields))
-    return output_need(net.output_signal(signal), request.diagonal_spatial, own)
+    return output_need(net.output_signal(signal), request.diagonal_spatial, request.variances)
 
 
 def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool) -> Any:
     """Returns the covariances of arrays or of trees of arrays."""
     if isinstance(signal, Signal):
-        return _masked_inputs(x1, x2, masks, signal, need, tangent)
+        return compiled(_masked_inputs, x1, x2, masks, _Entry(signal, need, tangent))
     parts = []
     for i, part in enumerate(signal):
         inner = tuple(None if m is None else m[i] for m in masks)
@@ -159,20 +285,31 @@ def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool)
     return type(x1)(parts)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _masked_inputs(
-    x1: Any, x2: Any, masks: Any, signal: Signal, need: Need, tangent: bool
-) -> Covariances:
-    return mask_covariances(input_covariances(x1, x2, signal, need, tangent), masks)
+@pytree
+class _Entry:
+    """What is static where inputs become covariances.
+
+    Attributes:
+      signal: description of the inputs.
+      need: offsets needed.
+      tangent: whether the NTK is wanted.
+    """
+
+    signal: Signal = static()
+    need: Need = static()
+    tangent: bool = static()
 
 
-_public = jax.jit(kernel_from_covariances, static_argnames=("diagonal_spatial", "share"))
+def _masked_inputs(x1: Any, x2: Any, masks: Any, entry: _Entry) -> Covariances:
+    cov = input_covariances(x1, x2, entry.signal, entry.need, entry.tangent)
+    return mask_covariances(cov, masks)
 
 
 def _enter_kernels(
-    net: Layer, kernels: Any, patterns: Any, request: Request
+    net: Layer, first: Batch, second: Batch | None, request: Request
 ) -> tuple[Any, Any, Layer]:
-    """Returns the same as `_enter_arrays` for public kernels."""
+    """Returns the same as `_enter_arrays` for public kernels, of which `first` holds all."""
+    kernels, patterns = first.x, _patterns(first, second)
     signal = map_kernels(kernel_signal, kernels)
     masks1 = map_kernels(lambda k: k.mask1, kernels)
     masks2 = map_kernels(lambda k: k.mask2, kernels)
@@ -187,13 +324,13 @@ def _enter_kernels(
         cov = covariances_from_kernel(kernel, part, kernel.cov2 is None or request.symmetric)
         # Kernels given side by side are taken as independent: nothing tells where they come from.
         # For the same reason a kernel is not taken as raw input.
-        tangent = cov.tangent and "ntk" in request.fields
+        tangent = cov.tangent and request.tangent
         return cov.replace(origins=frozenset({origin}), tangent=tangent)
 
     cov = enter(kernels, site.need_in, KERNEL)
     if site.pairs and not request.symmetric:
-        first, second = (enter(_map_sides(kernels, i), site.need_in, KERNEL) for i in (0, 1))
-        cov = join_trio(first, second, cov)
+        parts = (enter(_map_sides(kernels, i), site.need_in, KERNEL) for i in (0, 1))
+        cov = join_trio(next(parts), next(parts), cov)
     return cov, site, net
 
 
@@ -204,22 +341,44 @@ def _map_sides(kernels: Any, index: int) -> Any:
     return kernels.side(index)
 
 
-def leave(cov: Any, site: Site, masks: Any, request: Request) -> Any:
-    """Returns covariances as public kernels that hold the requested arrays and no others."""
+@pytree
+class _Exit:
+    """What is static where covariances become public kernels; see `kernel_from_covariances`."""
+
+    diagonal_spatial: bool = static()
+    share: bool = static()
+
+
+def _public(cov: Covariances, masks: Any, wanted: _Exit) -> Kernel:
+    return kernel_from_covariances(
+        cov, diagonal_spatial=wanted.diagonal_spatial, share=wanted.share, masks=masks
+    )
+
+
+def leave(cov: Any, site: Site, request: Request) -> Any:
+    """Returns covariances as public kernels that hold the requested arrays and no others.
+
+    The conversion is compiled apart: XLA would compute an entry once for either triangle of a
+    symmetric kernel, rounded in two ways.
+    """
+    return _leave(cov, site.pairs, site.masks_out, request)
+
+
+def _leave(cov: Any, pairs: bool, masks: Any, request: Request) -> Any:
     if isinstance(cov, list | tuple):
         parts = []
         for i, part in enumerate(cov):
             inner = tuple(None if m is None else m[i] for m in masks)
-            parts.append(leave(part, site, inner, request))
+            parts.append(_leave(part, pairs, inner, request))
         return type(cov)(parts)
     if request.symmetric:
         masks = masks[0], masks[0]
-    public = functools.partial(_public, diagonal_spatial=request.diagonal_spatial)
     cross = cov.cross if isinstance(cov, Trio) else cov
-    kernel = public(cross, share=request.share, masks=masks)
-    if site.pairs and kernel.cov1 is not None:
+    kernel = compiled(_public, cross, masks, _Exit(request.diagonal_spatial, request.share))
+    if pairs and kernel.cov1 is not None:
         sides = (cov.first, cov.second) if isinstance(cov, Trio) else (cov, cov)
-        full1, full2 = (public(side, share=True, masks=masks).nngp for side in sides)
+        alone = _Exit(request.diagonal_spatial, True)
+        full1, full2 = (compiled(_public, side, masks, alone).nngp for side in sides)
         cov2 = None if request.share else full2
         kernel = kernel.replace(cov1=full1, cov2=cov2, diagonal_batch=False)
     return requested(kernel, request)

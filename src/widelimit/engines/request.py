@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from widelimit.kernel.get import parse_get
 from widelimit.kernel.kernel import Kernel
 
 ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
@@ -14,17 +15,27 @@ class Request(NamedTuple):
 
     Attributes:
       fields: arrays of `Kernel` to compute.
-      symmetric: whether x2 is x1.
-      share: whether x2 was not given.
       diagonal_spatial: keep equal positions only.
       axes: (batch, channel) axes of the input, None where not given.
+      symmetric: whether x2 is x1.
+      share: whether x2 was not given.
     """
 
     fields: tuple[str, ...]
-    symmetric: bool
-    share: bool
-    diagonal_spatial: bool
-    axes: tuple[int | None, int | None]
+    diagonal_spatial: bool = False
+    axes: tuple[int | None, int | None] = (None, None)
+    symmetric: bool = False
+    share: bool = False
+
+    @property
+    def tangent(self) -> bool:
+        """Whether the NTK is wanted."""
+        return "ntk" in self.fields
+
+    @property
+    def variances(self) -> bool:
+        """Whether covariances of samples with themselves are wanted."""
+        return bool({"cov1", "cov2"} & set(self.fields))
 
 
 class Options(NamedTuple):
@@ -35,14 +46,26 @@ class Options(NamedTuple):
       diagonal_batch: False asks for cov1 and cov2 between all samples.
       diagonal_spatial: keep equal positions only.
       axes: (batch, channel) axes of the inputs, None where not given.
-      engine: 'auto', 'fused' or 'reference'.
+      engine: 'auto', 'fused', 'reference', or what makes an engine of the caller's.
     """
 
     mask_constant: Any
     diagonal_batch: bool | None
     diagonal_spatial: bool
     axes: tuple[int | None, int | None]
-    engine: str = "auto"
+    engine: Any = "auto"
+
+    def unusual(self, patterns: tuple[Any, Any] = (None, None)) -> str | None:
+        """Returns what only plain JAX computes about the call, in words; None if nothing."""
+        if self.mask_constant is not None or any(p is not None for p in patterns):
+            return "there are masks or graph patterns"
+        return None
+
+    def request(self, get: Any) -> Request:
+        """Returns what is asked of an engine where `get` is asked of the kernels."""
+        fields = parse_get(get)
+        arrays = tuple(f for f in ARRAYS if f in fields)
+        return Request(arrays, self.diagonal_spatial, self.axes)
 
 
 def requested(kernel: Kernel, request: Request) -> Kernel:

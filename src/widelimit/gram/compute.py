@@ -172,38 +172,51 @@ def kernels_between(
       ValueError: a budget too small for one entry, or as `kernel_fn`.
     """
     kernel_fn, kwargs = unwrapped(kernel_fn, kwargs)
-    in_tiles = _tiles_within(kernel_fn, x1, x2, get, memory, kwargs)
-    if in_tiles is None:
+    tiler = _tiler_for(kernel_fn, x1, x2, get, memory, kwargs)
+    if tiler is None:
         return kernel_fn(x1, x2, get, **kwargs)
-    result = compute(*in_tiles, get, Memory(), progress=True)
+    grid = choose_grid(tiler, memory, len(resolve_devices(None)))
+    known = hasattr(kernel_fn, "tiler")
+    if grid.whole and known:
+        return _only_tile(tiler)
+    if grid.single or not (known or is_concrete(tiler.outline())):
+        return kernel_fn(x1, x2, get, **kwargs)
+    result = compute(tiler, grid, get, Memory(), progress=True)
     for leaf in jax.tree.leaves(result):
         if isinstance(leaf, np.ndarray):
             leaf.flags.writeable = False  # so that it need not be copied
     return result
 
 
-def _tiles_within(
+def _tiler_for(
     kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any, memory: int, kwargs: dict[str, Any]
-) -> tuple[Tiler, Grid] | None:
-    """Returns the tiles that compute a kernel, None where one call does."""
+) -> Tiler | None:
+    """Returns what computes the tiles of a kernel function, None where one call has to do."""
     if getattr(kernel_fn, "works_in_tiles", False) or "rng" in kwargs:
         return None
-    net = getattr(kernel_fn, "net", None)
-    if not is_concrete(x1, x2, kwargs, net):
+    arrays = jax.tree.leaves((x1, x2), is_leaf=is_kernel)
+    if not all(isinstance(leaf, np.ndarray | jax.Array) and leaf.ndim for leaf in arrays):
         return None
-    devices = resolve_devices(None)
-    try:
-        tiler = make_tiler(kernel_fn, x1, x2, (get,), devices, kwargs)
-        tiler.check()
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
-        return None  # one call raises the same, or knows what to do
+    if not is_concrete(x1, x2, kwargs, getattr(kernel_fn, "net", None)):
+        return None
     known = hasattr(kernel_fn, "tiler")
-    if not known and tiler.counts[0] * tiler.counts[1] * _LARGE_ENTRY <= memory:
-        return None  # not worth a trace
-    grid = choose_grid(tiler, memory, len(devices))
-    if grid.single or not (known or is_concrete(tiler.outline())):
+    if known and kwargs.get("diagonal_batch") is False:
         return None
-    return tiler, grid
+    try:
+        tiler = make_tiler(kernel_fn, x1, x2, (get,), resolve_devices(None), kwargs)
+        tiler.check()
+    except ValueError:
+        return None  # samples that cannot be cut or belong together; one call may raise the same
+    entries = tiler.counts[0] * tiler.counts[1]
+    # Of other functions it may not be worth a trace.
+    return tiler if known or entries * _LARGE_ENTRY > memory else None
+
+
+def _only_tile(tiler: Tiler) -> Any:
+    """Returns the kernels between all samples."""
+    n1, n2 = tiler.counts
+    first = tiler.prepare(tiler.rows(0, 0, n1, n1))
+    return tiler.tile(first, None if tiler.same else tiler.prepare(tiler.rows(1, 0, n2, n2)))
 
 
 class _Assembly:

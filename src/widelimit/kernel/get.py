@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from widelimit.kernel.kernel import Kernel
@@ -35,20 +36,21 @@ def select(result: Any, get: Any) -> Any:
     """Returns the fields that the user asked for, kernel by kernel.
 
     Args:
-      result: a `Kernel`, or a list or tuple of them.
+      result: a `Kernel`, arrays by name, or a list or tuple of them.
       get: None for all of it, a name, or a tuple of names.
 
     Raises:
       ValueError: an unknown or repeated name.
     """
-    if not isinstance(result, Kernel):
+    if isinstance(result, list | tuple):
         return type(result)(select(part, get) for part in result)
     if get is None:
         return result
     names = parse_get(get)
+    arrays = result if isinstance(result, Mapping) else vars(result)
     if isinstance(get, str):
-        return getattr(result, names[0])
-    return _named_tuple(names)(*(getattr(result, name) for name in names))
+        return arrays[names[0]]
+    return _named_tuple(names)(*(arrays[name] for name in names))
 
 
 @functools.lru_cache(maxsize=64)

@@ -96,6 +96,10 @@ class Layer:
         for name in data_fields(self):
             object.__setattr__(self, name, as_leaf(getattr(self, name)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the fields, without what is kept between calls."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def as_now(self, snapshot: Callable[..., Any]) -> Layer:
         """Returns the layer with the functions that it holds as snapshots (see `traced.py`).
 

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from widelimit._pytree import is_concrete, pytree
+from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances, exact_diagonal, same_sample, select
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import apply_masks
 from widelimit.layers.base import Layer, Site
+from widelimit.layers.recording import compiled
 
 
 @pytree
@@ -47,17 +48,28 @@ def step(layer: Layer, cov: Any, site: Site) -> Any:
     given = {name for part in _leaves(cov) for name in part.origins}
     # Names in the structure would tell equal layers apart.
     short = {name: f"@{i}" for i, name in enumerate(sorted(given)) if not name.startswith("<")}
-    out = _compiled_step(layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
+    out = compiled(_step, layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
     return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
 
 
 def select_each(tree: Any, need: Any) -> Any:
     """Returns trees of covariances (or trios) at the offsets needed, all of which are stored."""
     if isinstance(tree, Covariances):
-        return select(tree, need)
+        if tree.need == need or not is_concrete(tree):
+            return select(tree, need)
+        return compiled(_select, tree, _Wanted(need))
     if isinstance(tree, Trio):
-        return Trio(*(select(part, need) for part in (tree.first, tree.second, tree.cross)))
+        return Trio(*(select_each(part, need) for part in (tree.first, tree.second, tree.cross)))
     return type(tree)(select_each(part, n) for part, n in zip(tree, need, strict=True))
+
+
+@pytree
+class _Wanted:
+    need: Any = static()
+
+
+def _select(cov: Covariances, wanted: _Wanted) -> Covariances:
+    return select(cov, wanted.need)
 
 
 def _step_trio(layer: Layer, cov: Any, site: Site) -> Any:
@@ -95,9 +107,6 @@ def _from_diagonal(out: Any) -> Any:
     if not isinstance(out, Covariances):
         return type(out)(map(_from_diagonal, out))
     return out.replace(cov1=same_sample(out)) if out.symmetric else out
-
-
-_compiled_step = jax.jit(_step)
 
 
 def _settled(out: Any, need: Any, masks: Any) -> Any:

@@ -2,69 +2,53 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import importlib.util
-import itertools
-import threading
-import weakref
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit._cache import Cache, kept_with
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.signal import Signal
-from widelimit.engines.fused.engine import Engine, Prepared, pair_order
-from widelimit.engines.fused.flat import FlatEngine, FlatProgram, PreparedRows, lower_flat
+from widelimit.engines.engine import NetworkEngine
+from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
+from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, lower_flat
 from widelimit.engines.fused.lowering import Program, lower
+from widelimit.engines.fused.parallel import count_threads
 from widelimit.engines.fused.rules import RefusedError, has_smooth
-from widelimit.engines.plan import make_site, output_need
+from widelimit.engines.plan import behind_flatten, leading_flatten, make_site, output_need
+from widelimit.engines.reference import leave
+from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.functions import evaluates_functions
 from widelimit.layers.step import step
 
+# Bytes of tiles beyond which larger ones are no faster. Without space any tile goes in strips.
+_FLAT_TILE, _TILE = 2**30, 2**27
+_SCRATCH = 2**21  # bytes of a thread's slices, and of what it has pooled
 _ORIGIN = "<space>"  # stands for all weights before the spatial axes ended
 
 
-class _Programs:
-    """The programs of recent networks, by structure: hyper-parameters do not matter."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._lock = threading.RLock()
-        self._known: collections.OrderedDict[Any, Program | FlatProgram | str] = (
-            collections.OrderedDict()
-        )
-        # Of networks that are still in use: their structures take a while to compare.
-        self._of: weakref.WeakKeyDictionary[Layer, dict[Any, Program | FlatProgram | str]] = (
-            weakref.WeakKeyDictionary()
-        )
-
-    def find(self, net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
-        """Returns the program of a network, or why there is none."""
-        one = _with_samples(signal, 1, 1) if isinstance(signal, Signal) else signal
-        with self._lock:
-            own = self._of.setdefault(net, {})
-            if (one, tangent) not in own:
-                own[one, tangent] = self._alike(net, one, tangent)
-            return own[one, tangent]
-
-    def _alike(self, net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
-        """Returns the program that networks of one structure share."""
-        key = jax.tree.structure(net), signal, tangent
-        if key not in self._known:
-            self._known[key] = _lowered(net, signal, tangent)
-        self._known.move_to_end(key)
-        while len(self._known) > self._size:
-            self._known.popitem(last=False)
-        return self._known[key]
+# Programs of recent networks, by structure: hyper-parameters do not matter.
+_programs = Cache(64)
 
 
-_programs = _Programs(64)
+def _program(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
+    """Returns the program of a network, or why there is none."""
+    one = _with_samples(signal, 1, 1) if isinstance(signal, Signal) else signal
+
+    def alike() -> Any:
+        key = jax.tree.structure(net), one, tangent
+        return _programs.get(key, lambda: _lowered(net, one, tangent))
+
+    # Structures take a while to compare.
+    found: Program | FlatProgram | str = kept_with(net, ("program", one, tangent), alike)
+    return found
 
 
 def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
@@ -80,53 +64,87 @@ def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | 
         return str(error)
 
 
+@functools.cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
 def refusal(net: Layer, signal: Any, tangent: bool = True) -> str | None:
     """Returns why the fused engine does not run a network on such inputs; None if it does."""
-    if importlib.util.find_spec("numba") is None:
+    if not _has_numba():
         return "numba is not installed"
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}"
-    found = _programs.find(net, signal, tangent)
+    found = _program(net, signal, tangent)
     return found if isinstance(found, str) else None
 
 
-def fused_kernel(net: Layer, signal: Signal, *, tangent: bool) -> FusedKernel | FlatKernel:
-    """Returns the kernel of a network on inputs of one shape.
+class FusedEngine(NetworkEngine):
+    """Whole networks on slices of covariances that stay in cache, on a CPU."""
 
-    Args:
-      net: a network without a `refusal`.
-      signal: description of its inputs; batch sizes do not matter.
-      tangent: whether the NTK is wanted.
+    name = "fused"
+    reason = "pieces of covariances stay in cache; compiled by numba"
 
-    Raises:
-      ValueError: the fused engine does not run the network.
-    """
-    program = _programs.find(net, signal, tangent)
-    match program:
-        case Program():
-            return FusedKernel(program, net, signal, tangent)
-        case FlatProgram():
-            return FlatKernel(program, net, signal, tangent)
-        case why:
-            raise ValueError(f"expected a network that the fused engine runs, but {why}")
+    def __init__(self, net: Layer, shape: Any, request: Request) -> None:
+        """Makes an engine.
+
+        Args:
+          net: a network without a `refusal`.
+          shape: shape of x1; the number of samples does not matter.
+          request: what is asked for.
+
+        Raises:
+          ValueError: the fused engine does not run the network.
+        """
+        inner, signal = behind_flatten(net, shape, request.axes)
+        self._flatten = leading_flatten(net)[1]
+        program = _program(inner, signal, request.tangent)
+        if isinstance(program, str):
+            raise ValueError(f"expected a network that the fused engine runs, but {program}")
+        self._kernel: _FlatKernel | _SpatialKernel
+        if isinstance(program, FlatProgram):
+            self._kernel = _FlatKernel(program, inner, signal, request)
+        else:
+            self._kernel = _SpatialKernel(program, inner, signal, request)
+        self.halves = isinstance(program, FlatProgram)
+        self.target_bytes = _FLAT_TILE if self.halves else _TILE
+
+    def sample_bytes(self) -> int:
+        """Returns the bytes that `prepare` keeps of one sample."""
+        return self._kernel.sample_bytes
+
+    def pair_bytes(self, n1: int, n2: int) -> int:
+        """Returns the most bytes that `pairs` takes for n1 and n2 samples, result included."""
+        # Products of inputs or sums of pairs in float64, K and T, and their public copies.
+        return n1 * n2 * (16 + 6 * self._kernel.itemsize) + _SCRATCH * count_threads()
+
+    def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Any:
+        """Returns samples with their variances at all layers.
+
+        Raises:
+          ValueError: patterns or masks.
+        """
+        if pattern is not None or mask_constant is not None:
+            raise ValueError("expected inputs without patterns and masks for the fused engine")
+        return self._kernel.prepare(x if self._flatten is None else self._flatten.apply((), x))
+
+    def kernels(self, first: Any, second: Any, share: bool) -> Kernel:
+        """Returns the kernel between prepared samples."""
+        return self._kernel.kernel(first, second, share)
 
 
-class FlatKernel:
-    """The kernel of a network without spatial axes; see `fused_kernel`."""
+class _FlatKernel:
+    """The kernel of a network without spatial axes."""
 
-    def __init__(self, program: FlatProgram, net: Layer, signal: Signal, tangent: bool) -> None:
-        self._net = net
-        self._signal = signal
-        self._tangent = tangent
-        self._program = program
+    def __init__(self, program: FlatProgram, net: Layer, signal: Signal, request: Request) -> None:
+        self._net, self._signal, self._request, self._program = net, signal, request, program
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
         inner = np.float64 if has_smooth(program.code) else self._dtype
-        self._engine = FlatEngine(program, net, inner)
+        self._engine = RowKernels(program, net, inner)
 
-    def prepare(self, *inputs: Any) -> tuple[PreparedRows, ...]:
-        """Returns each of some inputs with their variances at every layer."""
-        order = self._signal.to_canonical()
-        return tuple(self._engine.prepare(np.asarray(x).transpose(order)) for x in inputs)
+    def prepare(self, x: Any) -> PreparedRows:
+        """Returns inputs with their variances at every layer."""
+        return self._engine.prepare(np.asarray(x).transpose(self._signal.to_canonical()))
 
     @property
     def sample_bytes(self) -> int:
@@ -138,32 +156,26 @@ class FlatKernel:
         """Bytes of a number that is computed with."""
         return self._engine.dtype.itemsize
 
-    def kernel(self, first: PreparedRows, second: PreparedRows | None, *, nngp: bool) -> Kernel:
-        """Returns the kernel between prepared inputs, self-covariances included.
-
-        Args:
-          first: inputs of x1.
-          second: inputs of x2, None for x1.
-          nngp: whether the NNGP is wanted.
-        """
+    def kernel(self, first: PreparedRows, second: PreparedRows | None, share: bool) -> Kernel:
+        """Returns the kernel between prepared inputs; None stands for `first`."""
         other = first if second is None else second
-        program = self._program
+        program, fields = self._program, self._request.fields
         signal = self._net.output_signal(_with_samples(self._signal, len(first.x), len(other.x)))
-        tangent = self._tangent and program.tangent
+        tangent = "ntk" in fields and program.tangent
         # No copies: the arrays lie where JAX wants them, and nobody else holds them.
         k, t = (
             None if values is None else jnp.from_dlpack(_rounded(values, self._dtype))
-            for values in self._engine.kernels(first, second, (nngp, tangent))
+            for values in self._engine.kernels(first, second, ("nngp" in fields, tangent))
         )
-        if self._tangent and not tangent:  # as the reference: a scalar before the first weights
+        if "ntk" in fields and not tangent:  # as the reference: a scalar before the first weights
             shape = (len(first.x), len(other.x)) if program.weighted else ()
             t = jnp.zeros(shape, self._dtype)
         return Kernel(
             nngp=k,
             ntk=t,
-            cov1=jnp.array(first.variances),
-            cov2=jnp.array(other.variances),
-            x1_is_x2=jnp.asarray(second is None),
+            cov1=jnp.array(first.variances) if "cov1" in fields else None,
+            cov2=jnp.array(other.variances) if "cov2" in fields and not share else None,
+            x1_is_x2=jnp.asarray(second is None) if "x1_is_x2" in fields else None,
             is_gaussian=program.gaussian,
             is_reversed=False,
             is_input=False,
@@ -178,35 +190,29 @@ class FlatKernel:
         )
 
 
-class FusedKernel:
-    """The kernel of a network with spatial axes; see `fused_kernel`."""
+class _SpatialKernel:
+    """The kernel of a network with spatial axes."""
 
-    def __init__(self, program: Program, net: Layer, signal: Signal, tangent: bool) -> None:
-        self._signal = signal
-        self._tangent = tangent
-        self._program = program
+    def __init__(self, program: Program, net: Layer, signal: Signal, request: Request) -> None:
+        self._signal, self._request, self._program = signal, request, program
         self._tail = program.tail(net)
         anew = evaluates_functions(self._tail)
         self._tail_step = _tail_step if anew else _compiled_tail_step
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
         smooth = any(has_smooth(stage.code) for stage in program.stages)
-        self._engine = Engine(program, net, np.float64 if smooth else self._dtype)
-        self._site = functools.lru_cache(maxsize=16)(self._make_site)
+        self._engine = ImageKernels(program, net, np.float64 if smooth else self._dtype)
+        self._sites = Cache(16)
 
-    def _make_site(self, n1: int, n2: int, own: bool) -> Site:
+    def _site(self, n1: int, n2: int) -> Site:
         """Returns the site of the layers behind the spatial axes."""
         signal = _with_samples(self._program.signal_out, n1, n2)
-        need = output_need(self._tail.output_signal(signal), diagonal_spatial=False, own=own)
+        need = output_need(self._tail.output_signal(signal), False, self._request.variances)
         return make_site(self._tail, signal, need, (None, None), (None, None))
 
-    def prepare(self, *inputs: Any) -> tuple[Prepared, ...]:
-        """Returns each of some batches of images with their variances at every layer."""
-        order = self._signal.to_canonical()
-        batches = [np.moveaxis(np.asarray(x).transpose(order), -1, 1) for x in inputs]
-        images = batches[0] if len(batches) == 1 else np.concatenate(batches)
-        prepared = self._engine.prepare(images.reshape(len(images), *self._program.image))
-        ends = itertools.accumulate(map(len, batches), initial=0)
-        return tuple(prepared.part(slice(*part)) for part in itertools.pairwise(ends))
+    def prepare(self, x: Any) -> Prepared:
+        """Returns images with their variances at every layer."""
+        images = np.moveaxis(np.asarray(x).transpose(self._signal.to_canonical()), -1, 1)
+        return self._engine.prepare(images.reshape(len(images), *self._program.image))
 
     @property
     def sample_bytes(self) -> int:
@@ -218,18 +224,10 @@ class FusedKernel:
         """Bytes of a number that is computed with."""
         return self._engine.dtype.itemsize
 
-    def covariances(
-        self, first: Prepared, second: Prepared | None, *, own: bool
-    ) -> tuple[Covariances, Site]:
-        """Returns the covariances of the output between prepared images; None stands for `first`.
-
-        Args:
-          first: images of x1.
-          second: images of x2.
-          own: whether self-covariances of the output are wanted.
-        """
-        other = first if second is None else second
-        site = self._site(len(first.digests), len(other.digests), own)
+    def kernel(self, first: Prepared, second: Prepared | None, share: bool) -> Any:
+        """Returns the kernel between prepared images; None stands for `first`."""
+        sizes = len(first.digests), len((first if second is None else second).digests)
+        site = self._sites.get(sizes, lambda: self._site(*sizes))
         values = self._matrix(first, second)
         wanted = site.need_in.own.wanted
         if second is None and wanted:
@@ -239,8 +237,9 @@ class FusedKernel:
             cov2 = None if second is None else self._variances(second, wanted)
         ntk = values[1] if self._program.tangent else None
         start = _Start(values[0], ntk, cov1, cov2)
-        gaussian = self._program.gaussian
-        return self._tail_step(self._tail, start, site, self._tangent, gaussian), site
+        request = self._request._replace(symmetric=second is None, share=share)
+        cov = self._tail_step(self._tail, start, site, request.tangent, self._program.gaussian)
+        return leave(cov, site, request)
 
     def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
         """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""

@@ -38,11 +38,6 @@ class Prepared:
     digests: tuple[bytes, ...]
     variances: np.ndarray | None
 
-    def part(self, images: slice) -> Prepared:
-        """Returns some of the images."""
-        variances = None if self.variances is None else self.variances[images]
-        return Prepared(self.numbers[images], self.digests[images], variances)
-
 
 @dataclasses.dataclass(frozen=True)
 class _BoundStage:
@@ -57,7 +52,7 @@ class _BoundStage:
     room: int
 
 
-class Engine:
+class ImageKernels:
     """A network bound to its hyper-parameters, ready to run.
 
     Args:

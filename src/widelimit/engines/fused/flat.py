@@ -121,7 +121,7 @@ class PreparedRows:
     variances: np.ndarray
 
 
-class FlatEngine:
+class RowKernels:
     """A network bound to its hyper-parameters.
 
     Args:

@@ -1,0 +1,51 @@
+"""What is kept between calls: bounded, and safe from several threads."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_SIZE = 64  # entries that are kept with one object
+_NAME = "_kept"
+
+
+class Cache:
+    """Values by key, the last used ones.
+
+    Args:
+      size: how many are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.RLock()
+        self._known: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Returns the value of a key, made now if it is not there."""
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = make()
+                while len(self._known) > self._size:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(key)
+            return self._known[key]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def kept_with(owner: Any, key: Any, make: Callable[[], Any]) -> Any:
+    """Returns the value of a key that belongs to an immutable object, and is freed with it.
+
+    Args:
+      owner: the object.
+      key: a hashable key.
+      make: makes the value, which may refer to the object.
+    """
+    cache = owner.__dict__.get(_NAME)
+    if cache is None:
+        cache = owner.__dict__.setdefault(_NAME, Cache(_SIZE))
+    return cache.get(key, make)

@@ -1,0 +1,121 @@
+"""What computes the kernels of a network: the contract of an engine."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from widelimit.engines.request import ARRAYS
+from widelimit.kernel.get import parse_get, select
+
+
+class Engine(abc.ABC):
+    """Computes the kernels of one network between inputs of one shape.
+
+    Samples are prepared once, alone; pairs of prepared samples then give kernels. `kernel_fn`,
+    `wl.gram`, `wl.batch` and ensembles ask an engine for nothing else. One of your own is a class
+    with this contract, given by `kernel_fn(..., engine=MyEngine)`, `wl.gram(..., engine=MyEngine)`:
+    it is called as `MyEngine(net, shape, request)`, where `shape` is that of x1, and
+    `request.fields` names the arrays wanted, among "nngp", "ntk", "cov1" and "cov2".
+
+    Attributes:
+      name: the name of the engine.
+      reason: one line for people: why it was chosen.
+      target_bytes: a tile that takes more bytes is no faster.
+      halves: whether tiles are quick, and one of samples with themselves takes half the work.
+    """
+
+    name: str = "own"
+    reason: str = "given by the caller"
+    target_bytes: int = 2**26
+    halves: bool = False
+
+    @abc.abstractmethod
+    def prepare(self, x: Any) -> Any:
+        """Returns what `pairs` reads of samples.
+
+        Args:
+          x: array [n, ...] of the working dtype, or a tree of them for networks of several inputs.
+        """
+
+    @abc.abstractmethod
+    def pairs(self, first: Any, second: Any) -> Mapping[str, Array]:
+        """Returns the arrays wanted, by name: "nngp" and "ntk" [n1, n2], "cov1" [n1], "cov2" [n2].
+
+        Args:
+          first: prepared samples.
+          second: likewise, or None for the kernels of the first with themselves.
+        """
+
+    def sample_bytes(self) -> int:
+        """Returns the bytes that `prepare` keeps of one sample."""
+        return 0
+
+    def pair_bytes(self, n1: int, n2: int) -> int:
+        """Returns the most bytes that `pairs` takes for n1 and n2 samples, result included."""
+        return 16 * n1 * n2
+
+
+class NetworkEngine(Engine):
+    """An engine of this package, which also knows patterns, masks and whole Kernels."""
+
+    @abc.abstractmethod
+    def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Any:
+        """Returns samples prepared; see `Engine.prepare`.
+
+        Args:
+          x: the samples.
+          pattern: their graph pattern.
+          mask_constant: entries of x equal to it are masked.
+        """
+
+    @abc.abstractmethod
+    def kernels(self, first: Any, second: Any, share: bool) -> Any:
+        """Returns a `Kernel` that holds the arrays wanted, or a tree of them.
+
+        Args:
+          first: prepared samples.
+          second: likewise, or None for the kernels of the first with themselves.
+          share: whether no x2 was given, so that nothing is said of one.
+        """
+
+    def pairs(self, first: Any, second: Any) -> Mapping[str, Array]:
+        """Returns the arrays wanted, by name; see `Engine.pairs`.
+
+        Raises:
+          TypeError: a network with several outputs.
+        """
+        kernel = self.kernels(first, second, share=False)
+        if isinstance(kernel, list | tuple):
+            raise TypeError(f"expected a network with one output, got {len(kernel)}")
+        found = {name: getattr(kernel, name) for name in ARRAYS}
+        return {name: value for name, value in found.items() if isinstance(value, jax.Array)}
+
+
+def evaluate(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> Any:
+    """Returns what `get` asks for of the kernels between prepared samples.
+
+    Args:
+      engine: what computes them.
+      first: samples of x1.
+      second: samples of x2, None for x1.
+      get: None, a name or a tuple of names.
+      share: whether no x2 was given.
+
+    Raises:
+      ValueError: fields that an engine of the caller does not compute.
+    """
+    if isinstance(engine, NetworkEngine):
+        return select(engine.kernels(first, second, share), get)
+    found = engine.pairs(first, second)
+    missing = [name for name in parse_get(get) if name not in found]
+    if get is None or missing:
+        raise ValueError(
+            f"expected get to ask for arrays that {type(engine).__name__} computes, "
+            f"{', '.join(found)}, got {get!r}"
+        )
+    return select(found, get)

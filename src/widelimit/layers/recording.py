@@ -1,0 +1,164 @@
+"""The computation of a kernel, recorded at its first call and run again without the layers.
+
+Layers decide what to compute from shapes alone. So a later call with the same shapes needs none of
+these decisions: it runs the compiled steps of the first, in order, on other arrays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from widelimit._cache import Cache
+
+_STEPS = 1024  # compiled steps that are kept
+
+_current: contextvars.ContextVar[Recording | None] = contextvars.ContextVar(
+    "recording", default=None
+)
+
+
+class _CompiledStep:
+    """A function of trees as one of flat arrays, compiled for one structure of its arguments.
+
+    Attributes:
+      run: the function of a tuple of arrays, which returns a list of arrays.
+      out: structure of the result, known after the first call.
+    """
+
+    def __init__(self, function: Callable[..., Any], structure: Any) -> None:
+        self._function, self._structure = function, structure
+        self.out: Any = None
+        self.run = jax.jit(self._flat)
+
+    def _flat(self, leaves: tuple[Any, ...]) -> list[Any]:
+        out, self.out = jax.tree.flatten(
+            self._function(*jax.tree.unflatten(self._structure, leaves))
+        )
+        return out
+
+
+_steps = Cache(_STEPS)
+
+
+class _Entry(NamedTuple):
+    """A step of a recording.
+
+    Attributes:
+      run: the compiled function.
+      arguments: places of its arguments.
+      start: place of its first result.
+      dead: places that no later step reads.
+    """
+
+    run: Callable[[tuple[Any, ...]], list[Any]]
+    arguments: tuple[int, ...]
+    start: int
+    dead: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def recorded(inputs: Any, constants: Any) -> Iterator[Recording]:
+    """Records the compiled steps inside; see `Recording`."""
+    recording = Recording(inputs, constants)
+    token = _current.set(recording)
+    try:
+        yield recording
+    finally:
+        _current.reset(token)
+
+
+def compiled(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns the function of trees of concrete arrays, compiled, and records the step if asked to.
+
+    Args:
+      function: a function of a module, which is the same object at every call.
+      *args: trees of arrays; what is static of them is in their structure.
+    """
+    recording = _current.get()
+    if recording is not None:
+        return recording.call(function, *args)
+    leaves, structure = jax.tree.flatten(args)
+    step = _step_of(function, structure)
+    out = step.run(tuple(leaves))
+    return jax.tree.unflatten(step.out, out)
+
+
+def _step_of(function: Callable[..., Any], structure: Any) -> _CompiledStep:
+    return _steps.get((function, structure), lambda: _CompiledStep(function, structure))
+
+
+class Recording:
+    """What was computed of some arrays, step by step.
+
+    Attributes:
+      complete: whether every argument of a step was an input, a constant, or the result of an
+        earlier step. If not, something was computed apart, and the steps are not all there is.
+    """
+
+    def __init__(self, inputs: Any, constants: Any) -> None:
+        """Begins.
+
+        Args:
+          inputs: tree of the arrays that will be others in later calls.
+          constants: tree of arrays that will be the same, such as hyper-parameters.
+        """
+        self.complete = True
+        self._values: list[Any] = []
+        self._places: dict[int, int] = {}
+        self._constants = list(jax.tree.leaves(constants))
+        self._fixed = {id(value) for value in self._constants}
+        self._entries: list[_Entry] = []
+        self._results: tuple[int, ...] = ()
+        self._add(jax.tree.leaves(inputs))
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Returns the function of trees, compiled, and records the step; see `compiled`."""
+        leaves, structure = jax.tree.flatten(args)
+        step = _step_of(function, structure)
+        arguments = tuple(map(self._place, leaves))
+        out = step.run(tuple(leaves))
+        self._entries.append(_Entry(step.run, arguments, len(self._values), ()))
+        self._add(out)
+        return jax.tree.unflatten(step.out, out)
+
+    def end(self, results: Any) -> None:
+        """Ends with the arrays that later calls return, and forgets those of this one."""
+        self._results = tuple(map(self._place, jax.tree.leaves(results)))
+        self._values = [value if id(value) in self._fixed else None for value in self._values]
+        self._places = {}
+        last = {p: i for i, entry in enumerate(self._entries) for p in entry.arguments}
+        kept = {*self._results, *(p for p, value in enumerate(self._values) if value is not None)}
+        self._entries = [
+            entry._replace(dead=tuple(p for p in {*entry.arguments} - kept if last[p] == i))
+            for i, entry in enumerate(self._entries)
+        ]
+
+    def run(self, inputs: Any) -> list[Any]:
+        """Returns the same results of other inputs, of the same shapes and dtypes."""
+        values = self._values.copy()
+        leaves = jax.tree.leaves(inputs)
+        values[: len(leaves)] = leaves
+        for run, arguments, start, dead in self._entries:
+            out = run(tuple([values[p] for p in arguments]))
+            values[start : start + len(out)] = out
+            for place in dead:
+                values[place] = None
+        return [values[p] for p in self._results]
+
+    def _add(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self._places[id(value)] = len(self._values)
+            self._values.append(value)
+
+    def _place(self, value: Any) -> int:
+        if id(value) not in self._places:
+            is_fixed = id(value) in self._fixed or not isinstance(value, jax.Array)
+            self.complete = self.complete and is_fixed
+            self._fixed.add(id(value))
+            self._add([value])
+        return self._places[id(value)]
