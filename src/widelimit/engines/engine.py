@@ -6,11 +6,11 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from jaxtyping import Array
 
-from widelimit.engines.request import ARRAYS
 from widelimit.kernel.get import parse_get, select
+
+_COMPUTED = ("nngp", "ntk", "cov1", "cov2")
 
 
 class Engine(abc.ABC):
@@ -92,8 +92,8 @@ class NetworkEngine(Engine):
         kernel = self.kernels(first, second, share=False)
         if isinstance(kernel, list | tuple):
             raise TypeError(f"expected a network with one output, got {len(kernel)}")
-        found = {name: getattr(kernel, name) for name in ARRAYS}
-        return {name: value for name, value in found.items() if isinstance(value, jax.Array)}
+        found = {name: getattr(kernel, name) for name in _COMPUTED}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def evaluate(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> Any:
@@ -111,11 +111,17 @@ def evaluate(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> 
     """
     if isinstance(engine, NetworkEngine):
         return select(engine.kernels(first, second, share), get)
-    found = engine.pairs(first, second)
-    missing = [name for name in parse_get(get) if name not in found]
-    if get is None or missing:
+    names = parse_get(get)
+    if not set(names) <= set(_COMPUTED):
         raise ValueError(
-            f"expected get to ask for arrays that {type(engine).__name__} computes, "
-            f"{', '.join(found)}, got {get!r}"
+            f"expected get to be one of {', '.join(_COMPUTED)}, or a tuple of them, for an engine "
+            f"of your own, got {get!r}"
+        )
+    found = engine.pairs(first, second)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(
+            f"expected {', '.join(names)} from {type(engine).__name__}.pairs, got no "
+            f"{', '.join(missing)}"
         )
     return select(found, get)

@@ -14,9 +14,8 @@ import pytest
 from tests.cases import CASES, SPATIAL
 from tests.engines.fused import oracle
 from tests.engines.fused.test_engine import error
-from widelimit import stax
+from widelimit import choose_engine, stax
 from widelimit.engines.fused import bridge, engine
-from widelimit.network import choose_engine
 from widelimit.stax import Conv, Dense, serial
 
 STORED = np.load(pathlib.Path(__file__).parents[2] / "data" / "reference_kernels.npz")
@@ -147,18 +146,6 @@ def test_hyper_parameters_lower_nothing_again(monkeypatch: pytest.MonkeyPatch) -
         other = net(W_std, gamma)
         found = other.kernel_fn(IMAGES[:2], IMAGES, "nngp", engine="fused")
         assert error(found, oracle.kernels(other, IMAGES[:2], IMAGES).nngp) < 1e-6
-
-
-def test_old_programs_are_forgotten() -> None:
-    programs = bridge._Programs(2)
-    shape = IMAGES.shape
-    from widelimit.engines.plan import input_axes, input_signal
-
-    for width in (1, 2, 3):
-        net = serial(Conv(width, (2, 2)), stax.Flatten())
-        signal = input_signal(shape, shape, input_axes(net, shape, (None, None)))
-        assert not isinstance(programs.find(net, signal, True), str)
-    assert len(programs._known) == 2
 
 
 def test_channels_first_and_one_axis() -> None:

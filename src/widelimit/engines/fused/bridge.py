@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -64,14 +63,9 @@ def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | 
         return str(error)
 
 
-@functools.cache
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
-
-
 def refusal(net: Layer, signal: Any, tangent: bool = True) -> str | None:
     """Returns why the fused engine does not run a network on such inputs; None if it does."""
-    if not _has_numba():
+    if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}"
