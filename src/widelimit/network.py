@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
+from widelimit._cache import kept_with
 from widelimit._pytree import is_concrete
 from widelimit.engines.choose import choose
 from widelimit.engines.engine import Engine, NetworkEngine, evaluate
@@ -316,7 +317,8 @@ def _call(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Cal
     if holds_kernels(x1):
         return _Call(net, (), options, "the inputs are Kernels")
     unusual = options.unusual(patterns)
-    if not is_concrete(net, x1, x2, options.mask_constant, patterns):
+    concrete = kept_with(net, "concrete", lambda: is_concrete(net))
+    if not (concrete and is_concrete(x1, x2, options.mask_constant, patterns)):
         unusual = "the network or its inputs are traced"
     return _Call(net, tree_shapes(x1), options, unusual)
 

@@ -131,7 +131,8 @@ class _FlatKernel:
     """The kernel of a network without spatial axes."""
 
     def __init__(self, program: FlatProgram, net: Layer, signal: Signal, request: Request) -> None:
-        self._net, self._signal, self._request, self._program = net, signal, request, program
+        self._signal, self._request, self._program = signal, request, program
+        self._signal_out = net.output_signal(signal)
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
         inner = np.float64 if has_smooth(program.code) else self._dtype
         self._engine = RowKernels(program, net, inner)
@@ -154,7 +155,7 @@ class _FlatKernel:
         """Returns the kernel between prepared inputs; None stands for `first`."""
         other = first if second is None else second
         program, fields = self._program, self._request.fields
-        signal = self._net.output_signal(_with_samples(self._signal, len(first.x), len(other.x)))
+        signal = _with_samples(self._signal_out, len(first.x), len(other.x))
         tangent = "ntk" in fields and program.tangent
         # No copies: the arrays lie where JAX wants them, and nobody else holds them.
         k, t = (
