@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import operator
+from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -30,8 +32,10 @@ def pytree(cls: type[_T]) -> type[_T]:
     meta = tuple(f.name for f in fields if f.metadata.get("static"))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
 
+    get_data, get_meta = _getter(data), _getter(meta)
+
     def flatten(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(obj, k) for k in data), tuple(getattr(obj, k) for k in meta)
+        return get_data(obj), get_meta(obj)
 
     def flatten_with_keys(obj: Any) -> tuple[Any, tuple[Any, ...]]:
         leaves, structure = flatten(obj)
@@ -45,6 +49,17 @@ def pytree(cls: type[_T]) -> type[_T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """Returns a function from an object to a tuple of its attributes."""
+    match names:
+        case ():
+            return lambda _: ()
+        case (name,):
+            return lambda obj: (getattr(obj, name),)
+        case _:
+            return operator.attrgetter(*names)
 
 
 def data_fields(obj: Any) -> tuple[str, ...]:

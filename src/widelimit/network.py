@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
-from widelimit._cache import kept_with
 from widelimit._pytree import is_concrete
 from widelimit.engines.choose import choose
 from widelimit.engines.engine import Engine, NetworkEngine, evaluate
@@ -35,7 +34,7 @@ from widelimit.kernel.get import parse_get, select
 from widelimit.kernel.kernel import Kernel, kernel_signal
 from widelimit.kernel.masking import MaskedArray, split_mask
 from widelimit.layers.base import Layer, as_shape, located, run, tree_shapes
-from widelimit.layers.functions import as_now
+from widelimit.layers.functions import as_now, is_concrete_network
 
 
 class NetFunction:
@@ -317,8 +316,7 @@ def _call(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Cal
     if holds_kernels(x1):
         return _Call(net, (), options, "the inputs are Kernels")
     unusual = options.unusual(patterns)
-    concrete = kept_with(net, "concrete", lambda: is_concrete(net))
-    if not (concrete and is_concrete(x1, x2, options.mask_constant, patterns)):
+    if not (is_concrete_network(net) and is_concrete(x1, x2, options.mask_constant, patterns)):
         unusual = "the network or its inputs are traced"
     return _Call(net, tree_shapes(x1), options, unusual)
 

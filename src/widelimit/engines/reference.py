@@ -33,7 +33,7 @@ from widelimit.kernel.conversion import covariances_from_kernel, kernel_from_cov
 from widelimit.kernel.kernel import Kernel, kernel_signal
 from widelimit.kernel.masking import split_mask
 from widelimit.layers.base import Layer, Site, located, tree_shapes
-from widelimit.layers.functions import evaluates_functions, layers_of
+from widelimit.layers.functions import evaluates_functions, is_concrete_network, layers_of
 from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.recording import Recording, compiled, recorded
 from widelimit.layers.reshape import Flatten
@@ -137,7 +137,7 @@ class ReferenceEngine(NetworkEngine):
     def _kernels(self, first: Batch, second: Batch | None, share: bool) -> Any:
         request = self._request._replace(symmetric=second is None, share=share)
         by_layer = not (self._flat or holds_kernels(first.x))
-        if not (by_layer and is_concrete(self._net, first, second)):
+        if not (by_layer and is_concrete_network(self._net) and is_concrete(first, second)):
             propagate = _propagate if self._anew else _propagate_whole
             out, site = propagate(self._net, first, second, request=request)
             return leave(out, site, request)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from widelimit._cache import kept_with
 from widelimit._pytree import is_concrete
 from widelimit._samples import Rows, Samples, place, to_host
 from widelimit.covariance.signal import is_branches
@@ -24,6 +25,7 @@ from widelimit.engines.plan import bare_site, check_alike, check_unmixed, input_
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Options
 from widelimit.layers.base import Layer, tree_shapes
+from widelimit.layers.functions import is_concrete_network
 
 
 class NetworkTiler:
@@ -62,7 +64,7 @@ class NetworkTiler:
         check_inputs(x1, x2, options.mask_constant)
         if x2 is not None:
             check_alike(net, tree_shapes(x1), tree_shapes(x2), options.axes)
-        if not is_concrete(net, patterns):
+        if not (is_concrete_network(net) and is_concrete(patterns)):
             raise TypeError(
                 "expected a concrete network and concrete patterns to compute kernels in tiles, "
                 "got traced ones: call kernel_fn inside jit, vmap or grad"
@@ -103,11 +105,14 @@ class NetworkTiler:
         Raises:
           ValueError: it does; the message names the layer.
         """
-        shapes = tree_shapes(self.rows(0, 0, min(self.counts[0], 1), 1).x)
-        if self.counts[0]:
-            check_unmixed(
-                mixing_layer(bare_site(self._net, (shapes, shapes), self._options.axes)[1])
-            )
+        if not self.counts[0]:
+            return
+        shapes, axes = tree_shapes(self._sides[0].x), self._options.axes
+
+        def find() -> str | None:
+            return mixing_layer(bare_site(self._net, (shapes, shapes), axes)[1])
+
+        check_unmixed(kept_with(self._net, ("mixing layer", shapes, axes), find))
 
     def layout(self) -> None:
         """Returns None: names of kernels tell where samples are in them."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from widelimit._cache import kept_with
+from widelimit._pytree import is_concrete
 from widelimit.layers.base import Layer
 from widelimit.tracing.traced import Snapshot
 
@@ -41,6 +43,12 @@ def as_now(net: Layer) -> Layer:
 
 # Networks as they were at the last call; None for those without functions.
 _latest: weakref.WeakKeyDictionary[Layer, tuple[Layer | None]] = weakref.WeakKeyDictionary()
+
+
+def is_concrete_network(net: Layer) -> bool:
+    """Returns whether no hyper-parameter of the network is being traced."""
+    concrete: bool = kept_with(net, "concrete", lambda: is_concrete(net))
+    return concrete
 
 
 def evaluates_functions(net: Layer) -> bool:
