@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / PACKAGE
 
 # A module is named by its first component below the package: "layers" stands for all of layers/.
 FOUNDATION = {
+    "_cache",
     "_pytree",
     "_samples",
     "_text",
