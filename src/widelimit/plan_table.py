@@ -23,8 +23,8 @@ from widelimit.engines.cost import (
 )
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import bare_site, check_unmixed, mixing_layer
-from widelimit.layers.base import Layer, Site, as_shape, located
-from widelimit.layers.combine import Parallel, Repeat, Serial
+from widelimit.layers.base import Layer, Site, as_shape, inner_layers, located
+from widelimit.layers.combine import Repeat
 
 # Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance
 # is computed: kernels, solutions, products, and what is subtracted.
@@ -253,30 +253,35 @@ def _input_row(site: Site) -> Row:
 
 
 def _walk(layer: Layer, site: Site, depth: int) -> Iterator[Row]:
-    """Yields a row per layer without layers inside."""
-    match layer:
-        case Serial(layers=inner) | Parallel(layers=inner):
-            deeper = depth + isinstance(layer, Parallel)
-            for sub, child in zip(inner, site.children, strict=True):
-                yield from _walk(sub, child, deeper)
-        case Repeat(layer=body, n=n) if n > 0:
-            for row in _walk(body, site.children[1], depth + 1):
-                yield dataclasses.replace(
-                    row,
-                    layer=f"{row.layer} x {n}",
-                    parameters=n * row.parameters,
-                    operations=n * row.operations,
-                )
-        case _:
-            yield Row(
-                layer="  " * depth + repr(layer),
-                shape=_shape(site.signal_out),
-                parameters=_count_parameters(layer, _shape(site.signal_in)),
-                offsets=_offsets(site.need_out),
-                entries=_stored(layer, site),
-                all_entries=all_entries(site.signal_in if layer.structural else site.signal_out),
-                operations=operations(layer, site),
-            )
+    """Yields a row per layer that computes something, those inside of it first."""
+    if isinstance(layer, Repeat) and layer.n > 0:
+        yield from _repeated(layer, site, depth)
+        return
+    layers = inner_layers(layer)
+    for child, inside in zip(site.inside, site.children, strict=True):
+        deeper = depth + (child.branch is not None or not layer.structural)
+        yield from _walk(layers[child.place], inside, deeper)
+    if layer.structural and site.inside:
+        return
+    yield Row(
+        layer="  " * depth + repr(layer),
+        shape=_shape(site.signal_out),
+        parameters=0 if site.inside else _count_parameters(layer, _shape(site.signal_in)),
+        offsets=_offsets(site.need_out),
+        entries=_stored(layer, site),
+        all_entries=all_entries(site.signal_in if layer.structural else site.signal_out),
+        operations=operations(layer, site),
+    )
+
+
+def _repeated(layer: Repeat, site: Site, depth: int) -> Iterator[Row]:
+    for row in _walk(layer.layer, site.children[1], depth + 1):
+        yield dataclasses.replace(
+            row,
+            layer=f"{row.layer} x {layer.n}",
+            parameters=layer.n * row.parameters,
+            operations=layer.n * row.operations,
+        )
 
 
 def _stored(layer: Layer, site: Site) -> int:

@@ -8,8 +8,7 @@ from typing import Any
 
 from widelimit.covariance.signal import Signal
 from widelimit.layers.affine import AffineLayer
-from widelimit.layers.base import Layer, Site
-from widelimit.layers.combine import Parallel, Repeat, Serial
+from widelimit.layers.base import Layer, Site, inner_layers
 from widelimit.layers.convolution import Conv, ConvLocal
 from widelimit.layers.elementwise import ElementwiseLayer
 from widelimit.layers.numerical import SeriesLayer
@@ -155,24 +154,19 @@ class _Walk:
     ) -> tuple[int, ...]:
         """Returns the names of the output of a layer, given those of its input."""
         held = held | frozenset(given)
-        match layer:
-            case Serial(layers=layers):
-                for sub, child in zip(layers, site.children, strict=True):
-                    given = self._layer(sub, child, given, held)
-                return given
-            case Parallel(layers=layers):
-                out: tuple[int, ...] = ()
-                for sub, child, one in zip(
-                    layers, site.children, _split(site.signal_in, given), strict=True
-                ):
-                    result = self._layer(sub, child, one, held)
-                    out, held = out + result, held | frozenset(result)
-                return out
-            case Repeat(layer=body, n=n) if n > 0:
-                given = self._layer(body, site.children[0], given, held)
-                return self._layer(body, site.children[1], given, held) if n > 1 else given
-            case _:
-                return self._leaf(layer, site, given, held)
+        results: list[tuple[int, ...]] = []
+        layers = inner_layers(layer)
+        for child, inside in zip(site.inside, site.children, strict=True):
+            read = given if child.reads is None else results[child.reads]
+            if child.branch is not None:
+                read = _split(site.signal_in, read)[child.branch]
+                held = held | frozenset(itertools.chain.from_iterable(results))
+            results.append(self._layer(layers[child.place], inside, read, held))
+        joined = layer.join(results)
+        if joined is None:
+            return self._leaf(layer, site, given, held.union(*results))
+        branches = not isinstance(joined[0], int)
+        return tuple(itertools.chain.from_iterable(joined)) if branches else joined
 
     def _leaf(
         self, layer: Layer, site: Site, given: tuple[int, ...], held: frozenset[int]

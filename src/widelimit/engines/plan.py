@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from widelimit.covariance.offsets import Need, Offsets, fitting_moduli
 from widelimit.covariance.signal import Signal, is_branches
-from widelimit.layers.base import Layer, Site
+from widelimit.layers.base import Child, Layer, Site, inner_layers
 from widelimit.layers.combine import Parallel, Repeat, Serial
 from widelimit.layers.reshape import Flatten, Identity
 
@@ -193,8 +193,10 @@ def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
         None if mask is None else layer.mask(mask, _shape(place.signal, side))
         for side, mask in enumerate(place.masks)
     )
-    children, moduli = _children(layer, place)
-    if moduli is _OWN_RULE:
+    inside = layer.children(place.signal, place.need)
+    children, moduli_inside = _children(layer, inside, place)
+    moduli = layer.join(moduli_inside)
+    if moduli is None:
         wished = layer.moduli(place.moduli, place.signal)
         moduli = _fitting(place.need, signal_out, wished)
     need_in = layer.needs(place.need, place.signal)
@@ -210,45 +212,32 @@ def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
         mixes=layer.mixes_samples(place.signal) or any(child.mixes for child in children),
         pairs=layer.pairs_samples(place.signal) or any(child.pairs for child in children),
         path=place.path,
+        inside=inside,
     )
     return site, moduli
 
 
-_OWN_RULE = object()
-
-
-def _children(layer: Layer, place: _Place) -> tuple[tuple[Site, ...], Any]:
-    """Returns the sites of the layers inside, and the moduli after the last of them."""
-    match layer:
-        case Serial():
-            return _serial_children(layer, place)
-        case Parallel(layers=inner):
-            pairs = [_site(sub, _branch(place, i, sub)) for i, sub in enumerate(inner)]
-            return tuple(site for site, _ in pairs), tuple(moduli for _, moduli in pairs)
-        case Repeat(layer=body, n=n) if n > 0:
-            closed = layer.needs(place.need, place.signal)
-            inside = place._replace(need=closed, path=_at(place.path, "*", body))
-            first, moduli = _site(body, inside)
-            rest, _ = _site(body, inside._replace(masks=first.masks_out))
-            return (first, rest), moduli
-        case _:
-            return (), _OWN_RULE
-
-
-def _serial_children(net: Serial, place: _Place) -> tuple[tuple[Site, ...], Any]:
-    signals = net.signals(place.signal)
-    needs = [place.need]
-    for layer, inner in zip(net.layers[::-1], signals[-2::-1], strict=True):
-        needs.append(layer.needs(needs[-1], inner))
-    needs.reverse()
+def _children(
+    layer: Layer, inside: tuple[Child, ...], place: _Place
+) -> tuple[tuple[Site, ...], list[Any]]:
+    """Returns the sites of the layers inside, and the moduli at their outputs."""
+    layers = inner_layers(layer)
     sites: list[Site] = []
-    masks, moduli = place.masks, place.moduli
-    for i, layer in enumerate(net.layers):
-        path = _at(place.path, i, layer)
-        inner = _Place(signals[i], needs[i + 1], masks, place.patterns, moduli, path)
-        site, moduli = _site(layer, inner)
+    moduli: list[Any] = []
+    for child in inside:
+        at = child.reads
+        masks, folds = place.masks, place.moduli
+        if at is not None:
+            masks, folds = sites[at].masks_out, moduli[at]
+        if child.branch is not None:
+            masks = tuple(None if mask is None else mask[child.branch] for mask in masks)
+            folds = folds[child.branch]
+        inner = layers[child.place]
+        path = f"{place.path}[{child.key}].{inner.label}"
+        within = _Place(child.signal, child.need, masks, place.patterns, folds, path)
+        site, after = _site(inner, within)
         sites.append(site)
-        masks = site.masks_out
+        moduli.append(after)
     return tuple(sites), moduli
 
 
@@ -299,17 +288,6 @@ def mixing_layer(site: Site) -> str | None:
     return next(filter(None, map(mixing_layer, site.children)), site.path)
 
 
-def _branch(place: _Place, index: int, layer: Layer) -> _Place:
-    return _Place(
-        place.signal[index],
-        place.need[index],
-        tuple(None if m is None else m[index] for m in place.masks),
-        place.patterns,
-        place.moduli[index],
-        _at(place.path, index, layer),
-    )
-
-
 def _fitting(need: Any, signal: Any, wished: Any) -> Any:
     """Returns moduli for the offsets of a place, or a tuple of them for branches."""
     if isinstance(signal, Signal):
@@ -325,10 +303,6 @@ def _folded(need: Any, signal: Any, moduli: Any) -> Any:
     if isinstance(signal, Signal):
         return need.fold(signal.spatial, moduli)
     return tuple(_folded(*parts) for parts in zip(need, signal, moduli, strict=True))
-
-
-def _at(path: str, index: Any, layer: Layer) -> str:
-    return f"{path}[{index}].{layer.label}"
 
 
 def _shape(signal: Any, side: int) -> Any:

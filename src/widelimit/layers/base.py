@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -27,6 +27,7 @@ class Site:
       masks_out: pair of masks of its output.
       patterns: pair of graph patterns (x1, x2).
       children: the sites of the layers inside.
+      inside: what these are and read, one `Child` for each.
       signal_in: shapes of its input.
       signal_out: shapes of its output.
       need_in: offsets stored at its input.
@@ -47,6 +48,7 @@ class Site:
     mixes: bool = static()
     pairs: bool = static()
     path: str = static()
+    inside: tuple[Child, ...] = static(default=())
 
     def side(self, index: int) -> Site:
         """Returns the site of one batch with itself: that of x1 (0) or of x2 (1).
@@ -70,6 +72,26 @@ def side_signal(signal: Any, index: int) -> Any:
         return tuple(side_signal(s, index) for s in signal)
     shape = (signal.shape1, signal.shape2)[index]
     return dataclasses.replace(signal, shape1=shape, shape2=shape)
+
+
+class Child(NamedTuple):
+    """A layer inside of another one, and what it reads.
+
+    Attributes:
+      place: which of `inner_layers`.
+      signal: description of its input.
+      need: offsets needed at its output.
+      reads: the earlier child whose output it reads; None for the input of the layer around it.
+      branch: the branch that it reads of that; None for all of it.
+      key: its name in paths.
+    """
+
+    place: int
+    signal: Any
+    need: Any
+    reads: int | None = None
+    branch: int | None = None
+    key: int | str = 0
 
 
 @pytree
@@ -170,6 +192,25 @@ class Layer:
         while not isinstance(signal, Signal):
             signal, moduli = signal[0], moduli[0]
         return moduli if out.spatial == signal.spatial else None
+
+    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+        """Returns the layers inside, in the order in which `propagate` runs `step` on them.
+
+        A combinator states them; their sites are then `site.children`. See `join` too.
+
+        Args:
+          signal: description of the input.
+          need: offsets needed at the output.
+        """
+        return ()
+
+    def join(self, inside: list[Any]) -> Any:
+        """Returns what holds of the output, from what holds of the outputs of the layers inside.
+
+        For combinators that hand covariances on: the last one's, or a tuple for branches. None:
+        the output is something of its own.
+        """
+        return None
 
     def mixes_samples(self, signal: Any) -> bool:
         """Returns whether the layer moves or combines samples, so that batches cannot be split."""
@@ -274,6 +315,13 @@ def run(layer: Layer, params: Any, x: Any, rng: Any, mask: Any, pattern: Any) ->
     if mask is not None and not isinstance(x, list | tuple):
         x = hide(x, mask)
     return layer.apply(params, x, rng=rng, mask=mask, pattern=pattern)
+
+
+def inner_layers(layer: Layer) -> list[Layer]:
+    """Returns the layers that are fields of a layer, or in tuples there, in order."""
+    values = (getattr(layer, field.name) for field in dataclasses.fields(layer))
+    parts = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [part for some in parts for part in some if isinstance(part, Layer)]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
-from widelimit.layers.base import Layer, Site, located, run, same_need, tree_shapes
+from widelimit.layers.base import Child, Layer, Site, located, run, same_need, tree_shapes
 from widelimit.layers.foreign import as_layer
 from widelimit.layers.step import Trio, select_each, step
 
@@ -82,6 +82,18 @@ class Serial(Layer):
             need = layer.needs(need, inner)
         return need
 
+    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+        signals, needs = self.signals(signal), [need]
+        for layer, inner in zip(self.layers[::-1], signals[-2::-1], strict=True):
+            needs.append(layer.needs(needs[-1], inner))
+        return tuple(
+            Child(i, signals[i], needs[-2 - i], i - 1 if i else None, key=i)
+            for i in range(len(self.layers))
+        )
+
+    def join(self, inside: list[Any]) -> Any:
+        return inside[-1] if inside else None
+
     def propagate(self, cov: Any, site: Site) -> Any:
         for i, (layer, child) in enumerate(zip(self.layers, site.children, strict=True)):
             with located(f"{self.label}[{i}]", layer):
@@ -146,6 +158,13 @@ class Parallel(Layer):
 
     def needs(self, need: Any, signal: Any) -> Any:
         return self._each(lambda layer, n, s: layer.needs(n, s), need, signal)
+
+    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+        pairs = enumerate(zip(signal, need, strict=True))
+        return tuple(Child(i, part, wanted, branch=i, key=i) for i, (part, wanted) in pairs)
+
+    def join(self, inside: list[Any]) -> Any:
+        return tuple(inside)
 
     def propagate(self, cov: Any, site: Site) -> Any:
         return type(cov)(self._each(step, cov, site.children))
@@ -231,6 +250,16 @@ class Repeat(Layer):
                 break
             closed = grown
         return closed
+
+    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+        if self.n == 0:
+            return ()
+        closed = self.needs(need, signal)
+        first = Child(0, signal, closed, key="*")
+        return first, first._replace(reads=0)  # all later applications are alike
+
+    def join(self, inside: list[Any]) -> Any:
+        return inside[0] if inside else None
 
     def propagate(self, cov: Any, site: Site) -> Any:
         if self.n == 0:

@@ -11,7 +11,7 @@ import jax
 
 from widelimit._cache import kept_with
 from widelimit._pytree import is_concrete
-from widelimit.layers.base import Layer
+from widelimit.layers.base import Layer, inner_layers
 from widelimit.tracing.traced import Snapshot
 
 
@@ -59,15 +59,8 @@ def evaluates_functions(net: Layer) -> bool:
 def layers_of(net: Layer) -> Iterator[Layer]:
     """Yields a network and all layers inside of it."""
     yield net
-    for layer in _inside(net):
+    for layer in inner_layers(net):
         yield from layers_of(layer)
-
-
-def _inside(net: Layer) -> list[Layer]:
-    """Returns the layers inside of a layer."""
-    values = (getattr(net, field.name) for field in dataclasses.fields(net))
-    parts = (value if isinstance(value, tuple) else (value,) for value in values)
-    return [part for some in parts for part in some if isinstance(part, Layer)]
 
 
 def _map_layers(net: Layer, snapshot: Any) -> Layer:
