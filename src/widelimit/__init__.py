@@ -1,6 +1,7 @@
 """Kernels, training dynamics and Bayesian inference of infinitely wide neural networks."""
 
 from widelimit import diagnostics as diagnostics
+from widelimit import extend as extend
 from widelimit import models as models
 from widelimit import predict as predict
 from widelimit import stax as stax
@@ -19,6 +20,7 @@ from widelimit.finite.monte_carlo import monte_carlo_kernel_fn as monte_carlo_ke
 from widelimit.gram import gram as gram
 from widelimit.gram.batch import batch as batch
 from widelimit.kernel.kernel import Kernel as Kernel
+from widelimit.layers.base import Layer as Layer
 from widelimit.network import KernelFn as KernelFn
 from widelimit.plan_table import plan as plan
 from widelimit.predict.infinite import InfiniteEnsemble as InfiniteEnsemble

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import operator
 from typing import Any
 
 import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
+from widelimit.covariance.branches import (
+    check_gaussian,
+    check_uncorrelated,
+    independent_sum,
+    weighted_sum,
+    with_tangents_of_all,
+)
 from widelimit.covariance.covariances import Covariances, select
 from widelimit.covariance.linear_maps import concatenate_positions, concatenate_samples
 from widelimit.covariance.offsets import Need
@@ -110,11 +116,7 @@ class FanInSum(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
-        cov = _with_tangents_of_all(cov)
-        cov = [select(branch, site.need_out) for branch in cov]
-        _check_gaussian(cov, "to sum")
-        check_uncorrelated(cov, "sum")
-        return _weighted(cov, [None] * len(cov), site, gaussian=True)
+        return independent_sum(cov, [None] * len(cov), site.signal_out, site.need_out)
 
 
 @pytree
@@ -136,7 +138,7 @@ class FanInProd(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
-        cov = _with_tangents_of_all(cov)
+        cov = with_tangents_of_all(cov)
         cov = [select(branch, site.need_out) for branch in cov]
         check_uncorrelated(cov, "product")
 
@@ -234,72 +236,19 @@ class FanInConcat(_FanIn):
     def propagate(self, cov: Any, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
-        cov = _with_tangents_of_all(cov)
+        cov = with_tangents_of_all(cov)
         signal, need = site.signal_out, site.need_out
         if self._axis(signal.ndim) == signal.channel_axis:
             cov = [select(branch, need) for branch in cov]
             widths = [s.channels for s in site.signal_in]
-            return _weighted(cov, [w / sum(widths) for w in widths], site, gaussian=False)
-        _check_gaussian(cov, "to concatenate along batch or space")
+            shares = [w / sum(widths) for w in widths]
+            return weighted_sum(cov, shares, site.signal_out, gaussian=False)
+        check_gaussian(cov, "to concatenate along batch or space")
         check_uncorrelated(cov, "concatenation along batch or space")
         space = self._space(signal)
         if space is None:
             return concatenate_samples(list(cov), signal, need)
         return concatenate_positions(list(cov), space, signal, need)
-
-
-def _with_tangents_of_all(cov: Any) -> Any:
-    """Returns branches without NTK if one of them has none: then that of the join is unknown."""
-    if all(branch.tangent for branch in cov):
-        return cov
-    return [branch.replace(ntk=None, tangent=False) for branch in cov]
-
-
-def _weighted(cov: Any, weights: Any, site: Site, gaussian: bool) -> Covariances:
-    """Returns the weighted sum of the covariances of several branches (weight None is 1)."""
-
-    def total(parts: Any) -> Any:
-        pairs = [(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
-        terms = [p if w is None else p * w for p, w in pairs]
-        return functools.reduce(operator.add, terms) if terms else None
-
-    gaps = [c.gap for c in cov]
-    return cov[0].replace(
-        nngp=total([c.nngp for c in cov]),
-        ntk=total([c.ntk for c in cov]),
-        gap=None if any(g is None for g in gaps) else total(gaps),
-        cov1=total([c.cov1 for c in cov]),
-        cov2=total([c.cov2 for c in cov]),
-        signal=site.signal_out,
-        gaussian=gaussian,
-        origins=frozenset().union(*(c.origins for c in cov)),
-    )
-
-
-def _check_gaussian(cov: Any, purpose: str) -> None:
-    """Raises if a branch may have another mean than zero."""
-    for i, branch in enumerate(cov):
-        if not branch.gaussian:
-            raise NotImplementedError(
-                f"expected Gaussian branches {purpose} (outputs of Dense, Conv, ...); branch {i} "
-                "comes from a nonlinearity or is raw input: end it with a Dense or Conv layer"
-            )
-
-
-def check_uncorrelated(cov: Any, verb: str) -> None:
-    """Raises if two branches depend on the same weights without fresh ones in between."""
-    for (i, a), (j, b) in itertools.combinations(enumerate(cov), 2):
-        if a.origins & b.origins:
-            raise NotImplementedError(
-                f"expected independent branches in a {verb}: branches {i} and {j} both depend on "
-                f"{_listed(a.origins & b.origins)} without fresh weights in between, so they are "
-                "correlated and their kernels do not combine; put a Dense or Conv layer into all "
-                "but one of them"
-            )
-
-
-def _listed(origins: frozenset[str]) -> str:
-    return ", ".join(f"'{o}'" for o in sorted(origins))
 
 
 def _check_branches(tree: Any) -> None:
