@@ -118,6 +118,18 @@ def test_extreme_variances_in_float32(scale):
     assert np.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("norm", [LayerNorm(eps=1e-30), RMSNorm(eps=1e-30)])
+def test_rows_of_very_different_norms_before_a_kink(norm):
+    x = inputs(4, 5).astype(np.float32)
+    norms = np.exp2([-20, 0, 10, 25]).astype(np.float32)[:, None]
+    kernel_fn = serial(Dense(4), norm, Dense(4), Relu(), Dense(4)).kernel_fn
+    both, right = (kernel_fn(v, None, ("nngp", "ntk")) for v in (norms * x, x))
+    assert_close(both.nngp, right.nngp, rtol=1e-6)
+    assert_close(both.ntk, right.ntk, rtol=1e-6)
+    grad = jax.grad(lambda x: kernel_fn(norms * x, None, "ntk").sum())(x)
+    assert_close(grad, jax.grad(lambda x: kernel_fn(x, None, "ntk").sum())(x), rtol=1e-4)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("x2", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_over_the_batch_then_a_nonlinearity(x2):

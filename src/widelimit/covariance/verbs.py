@@ -186,10 +186,13 @@ def normalise(cov: Covariances, v1: Array, v2: Array) -> Covariances:
     scale = jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2)  # the product w1 w2 may overflow
     gap = cov.gap
     if gap is not None:
-        # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2) written with small differences only.
-        r = jnp.sqrt(w2 / w1)
-        excess = (w2 - w1) / (w1 * (r + 1))
-        gap = scale * (gap + excess * (q1 * excess + (q1 - q2)) / (2 * r))
+        # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2), for similar normalisers by small differences only.
+        similar = (w1 < 4 * w2) & (w2 < 4 * w1)
+        other = jnp.where(similar, w2, w1)
+        r = jnp.sqrt(other / w1)
+        excess = (other - w1) / (w1 * (r + 1))
+        small = scale * (gap + excess * (q1 * excess + (q1 - q2)) / (2 * r))
+        gap = jnp.where(similar, small, (q1 / w1 + q2 / w2) / 2 - cov.nngp * scale)
         gap = rezero(gap, cov.need.cross, cov.signal.spatial)
 
     def own(value: Array, v: Array) -> Array:
