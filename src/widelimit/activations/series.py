@@ -34,7 +34,7 @@ So `k` is exact at rho = 1 and rho = -1, `kdot` too while the mean degree of the
     ==========  ===============  ===============  ===============  ===============
 
 The error grows with the steepness of `f` on the scale `sqrt(q)`, and is largest beyond
-|rho| = 0.99. At rho = 1 and -1 both are right to 1e-11 for variances up to 1e8. Between, beyond a
+|rho| = 0.99. At rho = 1 and -1 of equal variances up to 1e8 both are right to 1e-11. Else, beyond a
 variance of 100, what is not known to 1e-8 (1e-5 in float32) of the value at rho = 1 is NaN, and
 `kernel_fn` refuses it: about where |rho| > 0.9. A kink at 0 is integrated exactly, but its
 coefficients decay slowly (`selu`, a ReLU); a kink or a jump elsewhere also costs accuracy in the
@@ -175,12 +175,13 @@ def series(c: jax.Array, f1: Features, f2: Features) -> Dual:
 def _lost(rho: jax.Array, f1: Features, f2: Features) -> list[jax.Array]:
     """Returns where `k` and `kdot` of large variances hang on degrees that stand for the tail.
 
-    What these have of the value at rho = 1 bounds the error. It falls like |rho|^L, and next to
-    |rho| = 1, where the sum is right, like q (1 - |rho|).
+    What these have of the value at rho = 1 bounds the error. It falls like |rho|^L, and where the
+    variables are nearly the same or opposite, like the mean squared distance.
     """
     tolerance = _TOLERANCE[rho.dtype == jnp.float64]
     q, size = lax.stop_gradient((f1.root * f2.root, jnp.abs(rho)))
     apart = jnp.where(1 - size > 4 * jnp.finfo(rho.dtype).eps, q * (1 - size), 0)
+    apart = apart + lax.stop_gradient(f1.root - f2.root) ** 2 / 2
     nearby = jnp.minimum(lax.integer_pow(size, f1.values.shape[0]), apart)
     shares = []
     for f in (f1, f2):
