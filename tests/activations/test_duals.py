@@ -66,7 +66,7 @@ KINKED = {
         lambda x: -0.3 * np.minimum(x, 0) + 1.2 * np.maximum(x, 0),
         1,
     ),
-    "abs": Case(bind(duals.abrelu, -1.0, 1.0, True), np.abs, 1),
+    "abs": Case(bind(duals.abrelu, -1.0, 1.0), np.abs, 1),
     "sign": Case(duals.sign, np.sign, 0, convention=True),
     **{
         f"rectified_{d}": Case(
@@ -241,16 +241,16 @@ def test_abrelu_gap_is_half_the_mean_squared_distance():
     assert duals.abrelu(c, q1, q2, None, 0.3, 1.2).gap is None
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-33, 1e30, 1e37])
 @pytest.mark.parametrize("with_gap", [False, True])
-def test_abrelu_stabilize(scale, with_gap):
+@parametrize({name: case for name, case in KINKED.items() if case.homogeneous in (0, 1)})
+def test_kinked_duals_of_any_size(case, with_gap, scale):
     inside = np.abs(RHO) < 1
     c, q1, q2 = (jnp.asarray(a[inside], jnp.float32) for a in (C, Q1, Q2))
     gap = (q1 + q2) / 2 - c if with_gap else None
-    expected = duals.abrelu(c, q1, q2, gap, 0.0, 1.0)
-    scaled = [None if a is None else a * scale for a in (c, q1, q2, gap)]
-    actual = duals.abrelu(*scaled, 0.0, 1.0, stabilize=True)
-    assert_close(actual.k / scale, expected.k, rtol=1e-6)
+    expected = case.dual(c, q1, q2, gap)
+    actual = case.dual(*(None if a is None else a * scale for a in (c, q1, q2, gap)))
+    assert_close(actual.k / scale**case.homogeneous, expected.k, rtol=1e-6)
     assert_close(actual.kdot, expected.kdot, rtol=1e-6)
 
 

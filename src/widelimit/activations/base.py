@@ -45,6 +45,19 @@ def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | Non
     return value + lax.stop_gradient(jnp.maximum(-value, 0))
 
 
+def magnitude(q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """Returns a power of two next to `sqrt(q1 q2)`, without derivatives; of both if one is zero.
+
+    Products of what is divided by it neither overflow nor underflow, and round as they were.
+    """
+    largest = jnp.maximum(q1, q2)
+    mean = jnp.sqrt(q1) * jnp.sqrt(q2)
+    size = jnp.where(mean > 0, mean, jnp.where(largest > 0, largest, 1))
+    numbers = jnp.finfo(size.dtype)
+    size = jnp.minimum(size, numbers.max / 8)  # its inverse is a normal number
+    return lax.stop_gradient(lax.reduce_precision(size, numbers.nexp, mantissa_bits=0))
+
+
 def half_distance(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
     """Returns `gap`, or the difference `(q1 + q2) / 2 - c` that it stands for."""
     return (q1 + q2) / 2 - c if gap is None else gap

@@ -2,10 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
-from widelimit.activations.base import PI, Dual, constant, determinant, like, reciprocal, sqrt
+from widelimit.activations.base import (
+    PI,
+    Dual,
+    constant,
+    determinant,
+    like,
+    magnitude,
+    reciprocal,
+    sqrt,
+)
 
 
 @jax.custom_jvp
@@ -55,6 +63,16 @@ def _slope_angle(v: jax.Array, c: jax.Array, q1: jax.Array, q2: jax.Array) -> ja
     return jnp.where((q1 == 0) & (q2 == 0), 0, _angle(v, c))
 
 
+def _scaled(
+    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the determinant and `c` in units of `magnitude`, and that."""
+    scale = magnitude(q1, q2)
+    unit = 1 / scale
+    c, q1, q2 = c * unit, q1 * unit, q2 * unit
+    return determinant(c, q1, q2, None if gap is None else gap * unit), c, scale
+
+
 def abrelu(
     c: jax.Array,
     q1: jax.Array,
@@ -62,7 +80,6 @@ def abrelu(
     gap: jax.Array | None,
     a: ArrayLike,
     b: ArrayLike,
-    stabilize: bool = False,
 ) -> Dual:
     """Returns the dual of `f(x) = a min(x, 0) + b max(x, 0)`, with its gap where `gap` is given.
 
@@ -79,24 +96,15 @@ def abrelu(
         gap: half the mean squared distance of the two, or None.
         a: slope for negative inputs.
         b: slope for positive inputs.
-        stabilize: scale every entry by the larger of its two variances first. The result is the
-            same; products of variances neither overflow nor underflow.
     """
     a, b = like(c, a, b)
-    scale = jnp.ones((), c.dtype)
-    if stabilize:
-        # k is homogeneous: the scale drops out, and so does its derivative
-        largest = lax.stop_gradient(jnp.maximum(q1, q2))
-        scale = jnp.where(largest > 0, largest, 1)
-        c, q1, q2 = c / scale, q1 / scale, q2 / scale
-        gap = None if gap is None else gap / scale
     mean_slope, kink = (a * a + b * b) / 2, (a - b) ** 2 / (2 * PI)
-    v = determinant(c, q1, q2, gap)
-    arc = kink * _arc(v, c)
+    v, ratio, scale = _scaled(c, q1, q2, gap)
+    arc = scale * kink * _arc(v, ratio)
     return Dual(
-        k=scale * (mean_slope * c + arc),
-        kdot=mean_slope - kink * _slope_angle(v, c, q1, q2),
-        gap=None if gap is None else scale * (mean_slope * gap - arc),
+        k=mean_slope * c + arc,
+        kdot=mean_slope - kink * _slope_angle(v, ratio, q1, q2),
+        gap=None if gap is None else mean_slope * gap - arc,
     )
 
 
@@ -106,7 +114,7 @@ def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> D
     `theta` is the angle of `abrelu`, and pi/2 at zero variance, since `sign 0 = 0`. The true
     `dk/dc` is `2 / (pi s)`: a finite network, whose gradients vanish, does not see it.
     """
-    v = determinant(c, q1, q2, gap)
+    v, c, _ = _scaled(c, q1, q2, gap)
     return Dual(1 - 2 / PI * _angle(v, c), constant(0, c, q1, q2))
 
 
@@ -128,15 +136,15 @@ def rectified_monomial(
         gap: half the mean squared distance of the two, or None.
         degree: a static integer, at least 0.
     """
-    v = determinant(c, q1, q2, gap)
+    v, c, scale = _scaled(c, q1, q2, gap)
     if degree == 0:
         at_zero = jnp.where((q1 == 0) & (q2 == 0), 1, 0.5).astype(c.dtype)
         k = jnp.where((q1 == 0) | (q2 == 0), at_zero, _rectified_moment(0, v, c))
         return Dual(k, constant(0, c, q1, q2))
-    k = _rectified_moment(degree, v, c)
+    k = scale**degree * _rectified_moment(degree, v, c)
     if degree == 1:
         return Dual(k, (PI - _slope_angle(v, c, q1, q2)) / (2 * PI))
-    return Dual(k, degree**2 * _rectified_moment(degree - 1, v, c))
+    return Dual(k, degree**2 * scale ** (degree - 1) * _rectified_moment(degree - 1, v, c))
 
 
 def _rectified_moments(

@@ -17,7 +17,6 @@ class _ReluFamily(ElementwiseLayer):
     """Piecewise linear functions with a kink at 0."""
 
     alias = "ABRelu"
-    do_stabilize: bool
 
     def slopes(self) -> tuple[Any, Any]:
         """Returns the slopes for negative and for positive x."""
@@ -28,7 +27,7 @@ class _ReluFamily(ElementwiseLayer):
         return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
 
     def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
-        return activations.abrelu(c, q1, q2, gap, *self.slopes(), stabilize=self.do_stabilize)
+        return activations.abrelu(c, q1, q2, gap, *self.slopes())
 
     def variance(self, features: Array) -> Array:
         a, b = self.slopes()
@@ -45,8 +44,7 @@ class ABRelu(_ReluFamily):
     Args:
       a: slope for negative x.
       b: slope for positive x.
-      do_stabilize: scale every entry to order 1 before the formula; for very deep networks whose
-        products of variances overflow.
+      do_stabilize: without effect: every entry is scaled to order 1 before the formula.
     """
 
     a: Any
