@@ -132,6 +132,20 @@ def test_the_public_kernel_is_that_of_the_reference_engine() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
+@pytest.mark.parametrize("pool", [stax.GlobalSumPool(), stax.Flatten()])
+def test_smooth_layers_behind_the_spatial_axes_are_computed_in_float64(pool: Any) -> None:
+    x = (np.random.default_rng(0).standard_normal((3, 3, 3, 1)) + 100).astype(np.float32)
+    x[1] = x[0] * np.float32(1.0001)
+    net = serial(Conv(1, (2, 2)), stax.Relu(), pool, Dense(1), stax.Sin(), Dense(1))
+    found = net.kernel_fn(x, x[:2], engine="fused")
+    with jax.enable_x64(True):
+        right = net.kernel_fn(x.astype(np.float64), x[:2].astype(np.float64), engine="reference")
+        right = [np.asarray(v) for v in (right.nngp, right.ntk, right.cov1, right.cov2)]
+    for a, b in zip((found.nngp, found.ntk, found.cov1, found.cov2), right, strict=True):
+        assert a.dtype == np.float32
+        assert error(a, b) < 1e-6
+
+
 def test_hyper_parameters_lower_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def net(W_std: float, gamma: float) -> Any:
         return serial(Conv(3, (2, 2), W_std=W_std), stax.Rbf(gamma), stax.Flatten())

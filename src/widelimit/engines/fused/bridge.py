@@ -24,7 +24,7 @@ from widelimit.engines.reference import leave
 from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site
-from widelimit.layers.functions import evaluates_functions
+from widelimit.layers.functions import evaluates_functions, layers_of
 from widelimit.layers.step import step
 
 # Bytes of tiles beyond which larger ones are no faster. Without space any tile goes in strips.
@@ -194,9 +194,13 @@ class _SpatialKernel:
         anew = evaluates_functions(self._tail)
         self._tail_step = _tail_step if anew else _compiled_tail_step
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        smooth = any(has_smooth(stage.code) for stage in program.stages)
-        self._engine = ImageKernels(program, net, np.float64 if smooth else self._dtype)
-        self._sites = Cache(16)
+        self._in_float64 = any(
+            getattr(layer, "subtracts", False) for layer in layers_of(self._tail)
+        )
+        self._tail_dtype = np.dtype(np.float64) if self._in_float64 else self._dtype
+        smooth = self._in_float64 or any(has_smooth(stage.code) for stage in program.stages)
+        self._engine = Engine(program, net, np.float64 if smooth else self._dtype)
+        self._site = functools.lru_cache(maxsize=16)(self._make_site)
 
     def _site(self, n1: int, n2: int) -> Site:
         """Returns the site of the layers behind the spatial axes."""
@@ -232,9 +236,18 @@ class _SpatialKernel:
             cov2 = None if second is None else self._variances(second, wanted)
         ntk = values[1] if self._program.tangent else None
         start = _Start(values[0], ntk, cov1, cov2)
-        request = self._request._replace(symmetric=second is None, share=share)
-        cov = self._tail_step(self._tail, start, site, request.tangent, self._program.gaussian)
-        return leave(cov, site, request)
+        return self._behind(start, site), site
+
+    def _behind(self, start: _Start, site: Site) -> Covariances:
+        """Returns the covariances behind the tail, which smooth layers compute in float64."""
+        arguments = self._tail, start, site, self._tangent, self._program.gaussian
+        if not self._in_float64:
+            return self._tail_step(*arguments)
+        with jax.enable_x64(True):
+            found = self._tail_step(*arguments)
+            return jax.tree.map(
+                lambda v: v.astype(self._dtype) if v.dtype == np.float64 else v, found
+            )
 
     def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
         """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
@@ -242,8 +255,9 @@ class _SpatialKernel:
         n1, n2 = len(first.digests), len(other.digests)
         pairs = pair_order(n1, n2, symmetric=second is None)
         values = self._engine.kernels(first, other, pairs)
-        out = np.empty((2, n1, n2), self._dtype)
-        values = _rounded(values, self._dtype)
+        dtype = self._tail_dtype
+        out = np.empty((2, n1, n2), dtype)
+        values = _rounded(values, dtype)
         out[:, pairs[:, 0], pairs[:, 1]] = values.T
         if second is None:
             out[:, pairs[:, 1], pairs[:, 0]] = values.T
@@ -253,11 +267,11 @@ class _SpatialKernel:
         """Returns the covariance of every image with itself [n], or nothing [n, 0]."""
         n = len(images.digests)
         if not wanted:
-            return np.zeros((n, 0, 1), self._dtype)
+            return np.zeros((n, 0, 1), self._tail_dtype)
         if images.variances is not None:
-            return images.variances.astype(self._dtype)
+            return images.variances.astype(self._tail_dtype)
         same = np.stack([np.arange(n), np.arange(n)], axis=1)
-        return self._engine.kernels(images, images, same)[:, 0].astype(self._dtype)
+        return self._engine.kernels(images, images, same)[:, 0].astype(self._tail_dtype)
 
 
 def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
