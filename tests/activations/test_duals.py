@@ -254,6 +254,15 @@ def test_kinked_duals_of_any_size(case, with_gap, scale):
     assert_close(actual.kdot, expected.kdot, rtol=1e-6)
 
 
+@parametrize({name: KINKED[name] for name in ("relu", "sign", "rectified_1")})
+@pytest.mark.parametrize("q", [1e-30, 1e-20, 1e20, 1e30])
+def test_kinked_duals_of_one_small_or_large_variance(case, q):
+    # XLA sees that all are one array, and that the gap is a constant.
+    k, kdot, _ = jax.jit(lambda q: case.dual(q, q, q, jnp.zeros((1, 1))))(jnp.full((1, 1), q))
+    assert_close(k / q**case.homogeneous, case.dual(*map(jnp.ones, ((1, 1),) * 3), None).k)
+    assert_close(kdot, case.dual(*map(jnp.ones, ((1, 1),) * 3), None).kdot)
+
+
 @parametrize({"relu": KINKED["relu"], "abrelu": KINKED["abrelu"], "abs": KINKED["abs"]})
 def test_abrelu_derivatives_near_identical_inputs(case):
     """float32 derivatives are those of float64, at any distance."""

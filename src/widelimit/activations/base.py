@@ -29,7 +29,7 @@ class Dual(NamedTuple):
 def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
     """Returns `q1 q2 - c^2`, at least zero, in the broadcast shape of its arguments.
 
-    With a small `gap` it is `2 m gap - gap^2 - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
+    With a small `gap` it is `gap (2 m - gap) - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
     accurate for nearly equal inputs, where `q1 q2 - c^2` is all rounding error. With a large one
     it is the other way about.
 
@@ -40,22 +40,22 @@ def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | Non
         value = q1 * q2 - c * c
     else:
         half = (q1 - q2) / 2
-        close = (q1 + q2) * gap - gap * gap - half * half
+        # Not gap * gap: of a constant gap times a unit XLA makes the square of the unit.
+        close = gap * (q1 + q2 - gap) - half * half
         value = jnp.where(8 * gap < q1 + q2, close, q1 * q2 - c * c)
     return value + lax.stop_gradient(jnp.maximum(-value, 0))
 
 
-def magnitude(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """Returns a power of two next to `sqrt(q1 q2)`, without derivatives; of both if one is zero.
+def unit(q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """Returns a power of two next to `1 / sqrt(q1 q2)`, 1 if one is zero; without derivatives.
 
-    Products of what is divided by it neither overflow nor underflow, and round as they were.
+    Products of what it multiplies neither overflow nor underflow, and round as they did.
     """
-    largest = jnp.maximum(q1, q2)
-    mean = jnp.sqrt(q1) * jnp.sqrt(q2)
-    size = jnp.where(mean > 0, mean, jnp.where(largest > 0, largest, 1))
-    numbers = jnp.finfo(size.dtype)
-    size = jnp.minimum(size, numbers.max / 8)  # its inverse is a normal number
-    return lax.stop_gradient(lax.reduce_precision(size, numbers.nexp, mantissa_bits=0))
+    numbers = jnp.finfo(q1.dtype)
+    inverse = lax.rsqrt(q1) * lax.rsqrt(q2)
+    inverse = jnp.where((q1 > 0) & (q2 > 0), inverse, 1)
+    inverse = jnp.clip(inverse, 8 * numbers.tiny, numbers.max / 8)
+    return lax.stop_gradient(lax.reduce_precision(inverse, numbers.nexp, mantissa_bits=0))
 
 
 def half_distance(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:

@@ -4,16 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from widelimit.activations.base import (
-    PI,
-    Dual,
-    constant,
-    determinant,
-    like,
-    magnitude,
-    reciprocal,
-    sqrt,
-)
+from widelimit.activations.base import PI, Dual, constant, determinant, like, reciprocal, sqrt, unit
 
 
 @jax.custom_jvp
@@ -66,11 +57,10 @@ def _slope_angle(v: jax.Array, c: jax.Array, q1: jax.Array, q2: jax.Array) -> ja
 def _scaled(
     c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the determinant and `c` in units of `magnitude`, and that."""
-    scale = magnitude(q1, q2)
-    unit = 1 / scale
-    c, q1, q2 = c * unit, q1 * unit, q2 * unit
-    return determinant(c, q1, q2, None if gap is None else gap * unit), c, scale
+    """Returns the determinant and `c` times `unit`, and its inverse."""
+    small = unit(q1, q2)
+    c, q1, q2 = c * small, q1 * small, q2 * small
+    return determinant(c, q1, q2, None if gap is None else gap * small), c, 1 / small
 
 
 def abrelu(
