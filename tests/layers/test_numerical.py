@@ -71,3 +71,12 @@ class TestLargeVariances:
                 net.kernel_fn(x, None, "ntk")
             assert np.isfinite(net.kernel_fn(x, x[:1] * 0.01, "ntk")).all()
             assert np.isfinite(net.kernel_fn(300 * x[:1], np.copy(300 * x[:1]), "ntk")).all()
+
+    @pytest.mark.parametrize("fn", [jnp.sin, lambda y: jnp.exp(y / 4)])
+    def test_integrals_that_are_not_resolved_are_refused(self, fn):
+        # E sin(u)^2 was off by 1.5e-3 at a variance of 1000, E exp(u / 4)^2 by 99 %.
+        net = stax.serial(stax.Dense(1), stax.Elementwise(fn))
+        x = np.array([[np.sqrt(2000), 0.0]])
+        with pytest.raises(ValueError, match="variances of at most 100"):
+            net.kernel_fn(x, None, "nngp")
+        assert np.isfinite(net.kernel_fn(0.3 * x, None, "nngp")).all()

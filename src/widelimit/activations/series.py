@@ -36,7 +36,8 @@ So `k` is exact at rho = 1 and rho = -1, `kdot` too while the mean degree of the
 The error grows with the steepness of `f` on the scale `sqrt(q)`, and is largest beyond
 |rho| = 0.99. At rho = 1 and -1 of equal variances up to 1e8 both are right to 1e-11. Else, beyond a
 variance of 100, what is not known to 1e-8 (1e-5 in float32) of the value at rho = 1 is NaN, and
-`kernel_fn` refuses it: about where |rho| > 0.9. A kink at 0 is integrated exactly, but its
+`kernel_fn` refuses it: about where |rho| > 0.9, and everything of functions with features that are
+narrow far from 0, such as sin. A kink at 0 is integrated exactly, but its
 coefficients decay slowly (`selu`, a ReLU); a kink or a jump elsewhere also costs accuracy in the
 integrals.
 """
@@ -77,6 +78,7 @@ _SHORT_NODES = 16
 # rho = 1, are NaN: in float32, in float64.
 _LARGE = 100.0
 _TOLERANCE = (1e-5, 1e-8)
+_FINE = 1e-2  # and integrals that have more than this share in `_finest`
 _EDGES = (0.15, 0.4, 1.0, 2.2, 3.8, 5.6, 7.6, 9.6, 11.6, 13.6)
 
 
@@ -206,6 +208,7 @@ class _Rule(NamedTuple):
     odd: np.ndarray  # l = 1, 3, ..., L - 1
     even: np.ndarray  # l = 2, 4, ..., L
     even_below: np.ndarray  # l = 0, 2, ..., L - 2
+    fine: np.ndarray  # see `_finest`
 
 
 @functools.lru_cache(maxsize=8)
@@ -223,7 +226,22 @@ def _rule(terms: int) -> _Rule:
     for l in range(1, terms):
         h.append((z * h[l] - math.sqrt(l) * h[l - 1]) / math.sqrt(l + 1))
     table = np.stack(h) * w
-    return _Rule(z, w, table[1::2], table[2::2], table[:-1:2])
+    return _Rule(z, w, table[1::2], table[2::2], table[:-1:2], _finest(count) * w)
+
+
+def _finest(count: int) -> np.ndarray:
+    """Returns what takes the two finest modes of every panel, and 100 times the last panel.
+
+    Where these have much of an integral, the nodes do not resolve it or end too early.
+    """
+    sizes = [_SHORT_NODES] * (len(_SHORT) - 1) + [count] * (len(_EDGES) - 1)
+    out = np.zeros((len(sizes), 2, sum(sizes)))
+    for panel, (n, end) in enumerate(zip(sizes, np.cumsum(sizes), strict=True)):
+        points = np.polynomial.legendre.leggauss(n)[0]
+        modes = np.polynomial.legendre.legvander(points, n - 1) * (2 * np.arange(n) + 1)
+        out[panel, :, end - n : end] = modes[:, -2:].T
+    last = np.where(np.arange(sum(sizes)) >= sum(sizes) - count, 100, 0)
+    return np.concatenate([out.reshape(-1, sum(sizes)), last[None]])
 
 
 def _panels(edges: tuple[float, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -256,6 +274,10 @@ def _integrate(
 
         square_slope = weigh(even_slope * even_slope) + weigh(odd_slope * odd_slope)
         noise, slope_noise = _TAIL_NOISE * square, _TAIL_NOISE * square_slope
+        lost, slope_lost = (
+            (q > _LARGE) & (abs(_product(rule.fine, a * a + b * b)).sum() > _FINE * total)
+            for a, b, total in ((even, odd, square), (even_slope, odd_slope, square_slope))
+        )
         odd_tail = _tail(
             _excess(weigh(odd * odd), a_odd, noise),
             _excess(weigh(even_slope * even_slope), d_even, slope_noise),
@@ -271,6 +293,7 @@ def _integrate(
         slopes = _interleave(d_even, d_odd)
         values = _values(_interleave(a_odd, a_even) / root, slopes, square_slope)
         value_tail = jnp.stack([odd_tail[0], odd_tail[1], even_tail[0], even_tail[1]])
+        mean = jnp.where(lost, jnp.nan, mean)
         result = Features(
             mean=mean,
             # E[f^2], summed as `series` does, without the cancellation of E[f^2] - E[f]^2
@@ -278,7 +301,7 @@ def _integrate(
             root=root,
             lift=jnp.sqrt(added),
             values=values,
-            slopes=slopes,
+            slopes=jnp.where(slope_lost, jnp.nan, slopes),
             value_tail=value_tail,
             slope_tail=jnp.stack([odd_tail[2], odd_tail[3], even_tail[2], even_tail[3]]),
         )
