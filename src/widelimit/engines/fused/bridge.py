@@ -199,8 +199,8 @@ class _SpatialKernel:
         )
         self._tail_dtype = np.dtype(np.float64) if self._in_float64 else self._dtype
         smooth = self._in_float64 or any(has_smooth(stage.code) for stage in program.stages)
-        self._engine = Engine(program, net, np.float64 if smooth else self._dtype)
-        self._site = functools.lru_cache(maxsize=16)(self._make_site)
+        self._engine = ImageKernels(program, net, np.float64 if smooth else self._dtype)
+        self._sites = Cache(16)
 
     def _site(self, n1: int, n2: int) -> Site:
         """Returns the site of the layers behind the spatial axes."""
@@ -236,11 +236,12 @@ class _SpatialKernel:
             cov2 = None if second is None else self._variances(second, wanted)
         ntk = values[1] if self._program.tangent else None
         start = _Start(values[0], ntk, cov1, cov2)
-        return self._behind(start, site), site
+        request = self._request._replace(symmetric=second is None, share=share)
+        return leave(self._behind(start, site), site, request)
 
     def _behind(self, start: _Start, site: Site) -> Covariances:
         """Returns the covariances behind the tail, which smooth layers compute in float64."""
-        arguments = self._tail, start, site, self._tangent, self._program.gaussian
+        arguments = self._tail, start, site, self._request.tangent, self._program.gaussian
         if not self._in_float64:
             return self._tail_step(*arguments)
         with jax.enable_x64(True):
