@@ -514,3 +514,25 @@ class TestSnapshots:
         one = Snapshot(fails, ())
         assert one == one
         assert one != Snapshot(fails, ())
+
+
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+def test_trees_of_outputs_that_change(vmap_axes):
+    x, p = jnp.eye(2), jnp.ones((2, 1))
+    trees = [
+        lambda a, b: {"a": a, "b": b},
+        lambda a, b: {"c": a, "d": b},
+        lambda a, b: [a, b],
+        lambda a, b: (a, b),
+    ]
+    tree = trees[0]
+
+    def f(p, x):
+        return tree(x @ p, 3 * x @ p)
+
+    ntk_fn, nngp_fn = wl.empirical_ntk_fn(f, vmap_axes=vmap_axes), wl.empirical_nngp_fn(f)
+    for tree in trees:
+        for kernel_fn, one in ((ntk_fn, jnp.eye(2)), (nngp_fn, jnp.ones((2, 2)))):
+            found, right = kernel_fn(x, None, p), tree(one, 9 * one)
+            assert jax.tree.structure(found) == jax.tree.structure(right)
+            jax.tree.map(assert_close, found, right)

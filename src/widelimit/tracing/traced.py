@@ -84,7 +84,7 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]
     closed, outputs = jax.make_jaxpr(anew, return_shape=True)(*args)
     closed = _with_changing_numbers(closed)
     reader = _Reader()
-    key = reader.jaxpr(closed.jaxpr)
+    key = reader.jaxpr(closed.jaxpr), reader.param(jax.tree.structure(outputs))
     if reader.rules:
         key = key, _derivative_key(closed, reader.rules)
     constants = [c if isinstance(c, jax.Array) else np.array(c) for c in closed.consts]
@@ -266,23 +266,24 @@ class _Reader:
     def _params(self, equation: Any) -> Any:
         params = equation.params
         if not has_rule(equation):
-            return tuple((name, self._param(value)) for name, value in params.items())
+            return tuple((name, self.param(value)) for name, value in params.items())
         params = {k: v for k, v in params.items() if _is_jaxpr(v) or isinstance(v, int)}
-        key = tuple((name, self._param(value)) for name, value in params.items())
+        key = tuple((name, self.param(value)) for name, value in params.items())
         where = places(equation)
         if where is not None:
             self.rules.add((where, _Key(key)))
         return where, key
 
-    def _param(self, value: Any) -> Any:
+    def param(self, value: Any) -> Any:
+        """Returns what tells a parameter of an equation from others."""
         if isinstance(value, ClosedJaxpr):
             return self._closed(value)
         if isinstance(value, Jaxpr):
             return self.jaxpr(value)
         if isinstance(value, tuple | list):
-            return type(value).__name__, *map(self._param, value)
+            return type(value).__name__, *map(self.param, value)
         if isinstance(value, Mapping):
-            return tuple((name, self._param(part)) for name, part in value.items())
+            return tuple((name, self.param(part)) for name, part in value.items())
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return _array_key(value)
         try:
