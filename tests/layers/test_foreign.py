@@ -180,3 +180,34 @@ def test_refused_functions():
     ) as error:
         serial(Dense(2), flatten).kernel_fn(X1.reshape(2, 2, 5))
     assert "at serial[1].Foreign" in error.value.__notes__
+
+
+@stax.layer
+def Shift(std):
+    """Adds a random bias, with all that it does to a Kernel."""
+
+    def init_fn(rng, input_shape):
+        return input_shape, jax.random.normal(rng, (input_shape[-1],))
+
+    def apply_fn(params, inputs, **kwargs):
+        return inputs + std * params
+
+    def kernel_fn(k, **kwargs):
+        def shifted(value):
+            return None if value is None else value + std**2
+
+        return k.replace(
+            nngp=shifted(k.nngp), ntk=shifted(k.ntk), cov1=shifted(k.cov1), cov2=shifted(k.cov2)
+        )
+
+    return init_fn, apply_fn, kernel_fn
+
+
+@pytest.mark.usefixtures("x64")
+def test_tangent_kernel_of_one_number():
+    net = serial(Shift(0.7), Dense(1))
+    right = X1 @ X2.T / 5 + 2 * 0.49
+    assert_close(net.kernel_fn(X1, X2, "ntk"), right)
+    assert_close(jax.jit(lambda x1, x2: net.kernel_fn(x1, x2, "ntk"))(X1, X2), right)
+    assert_close(serial(Shift(0.7)).kernel_fn(X1, X2, "ntk"), np.full((4, 3), 0.49))
+    assert serial(Scale(2.0)).kernel_fn(X1, X2, "ntk").shape == ()

@@ -114,7 +114,7 @@ def covariances_from_kernel(
         )
 
     def cross(value: Array | None) -> Array | None:
-        if value is None or value.ndim == 0:
+        if value is None or jnp.ndim(value) == 0:
             return None
         return from_public(value, need.cross, spatial, diagonal)
 

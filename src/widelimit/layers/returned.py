@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from widelimit._pytree import is_concrete
+from widelimit.kernel.conversion import covariances_from_kernel
 from widelimit.covariance.covariances import Covariances
+from widelimit.kernel.kernel import Kernel
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
-from widelimit.kernel.conversion import covariances_from_kernel
-from widelimit.kernel.kernel import Kernel
 
 Shape = tuple[int, ...]
 
@@ -78,9 +80,19 @@ def covariances_of(
         batch_axis=signal.batch_axis,
         channel_axis=signal.channel_axis,
     )
+    unchanged = any(kernel.ntk is k.ntk for k in given)
+    if _is_one_number(kernel.ntk) and not unchanged and kernel.nngp is not None:
+        kernel = kernel.replace(ntk=jnp.full_like(kernel.nngp, kernel.ntk))
     if symmetric and any(kernel.cov1 is k.cov1 for k in given):
         kernel = _with_own(kernel)
     return covariances_from_kernel(kernel, need, symmetric, "init_fn says")
+
+
+def _is_one_number(ntk: Any) -> bool:
+    """Returns whether an NTK is one number for all entries that may be other than zero."""
+    if ntk is None or jnp.ndim(ntk):
+        return False
+    return not is_concrete(ntk) or bool(np.any(ntk))
 
 
 def _with_own(kernel: Kernel) -> Kernel:
