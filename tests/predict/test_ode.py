@@ -229,3 +229,21 @@ def test_errors(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffrax", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs diffrax; .*widelimit\[ode\]"):
         predict_fn(1.0)
+
+
+def test_equal_losses_are_compiled_once():
+    k, y = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.ones((2, 1))
+    calls = []
+
+    def predict(factor):
+        def loss(fx, y):
+            calls.append(factor)
+            return jnp.mean((fx - y) ** 2) / 2
+
+        return gradient_descent(loss, factor * k, y)(t=1.0)
+
+    predict(1.0)
+    calls.clear()
+    faster = predict(2.0)
+    assert calls == [2.0]  # to see whether it does the same
+    assert_close(faster, gradient_descent_mse(2 * k, y)(t=1.0))

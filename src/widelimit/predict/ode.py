@@ -41,7 +41,7 @@ class TrainedByOde:
         ridge = Ridge.of(0.0, False)
         self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg).plain()
         self._y, self._learning_rate, self._momentum = y_train, learning_rate, momentum
-        self._loss, self._velocity, self._tolerance = loss, Velocity(loss, self._targets), tolerance
+        self._loss, self._tolerance = loss, tolerance
 
     def __call__(
         self,
@@ -86,8 +86,8 @@ class TrainedByOde:
             *(self._kernel, times, self._y, start, k_test_train),
             *(self._learning_rate, self._momentum),
         )
-        self._velocity = self._velocity.with_loss(self._loss)
-        state = solve(problem, self._velocity, self._tolerance, self._dtype)
+        velocity = Velocity(self._loss, self._targets)
+        state = solve(problem, velocity, self._tolerance, self._dtype)
         if isinstance(given, ODEState):
             return state
         if fx_test_0 is None:

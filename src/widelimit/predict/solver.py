@@ -52,7 +52,7 @@ class Tolerance(NamedTuple):
 
 
 class Velocity:
-    """The right hand side of the equation; one object, so that JAX compiles it once.
+    """The right hand side of the equation; equal for losses that do the same, and compiled once.
 
     Attributes:
       targets: layout of the training targets.
@@ -61,10 +61,13 @@ class Velocity:
     def __init__(self, loss: Loss, targets: Targets) -> None:
         self._loss, self.targets = Snapshot(loss, targets.shape, targets.shape), targets
 
-    def with_loss(self, loss: Loss) -> Velocity:
-        """Returns the velocity with the loss as it is now: itself if that does the same."""
-        now = Velocity(loss, self.targets)
-        return self if now._loss == self._loss else now
+    def __hash__(self) -> int:
+        return hash((self._loss, self.targets))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Velocity):
+            return False
+        return self._loss == other._loss and self.targets == other.targets
 
     def __call__(self, tau: Any, state: ODEState, args: Any) -> ODEState:
         """The velocity of a state, which depends on no time."""
