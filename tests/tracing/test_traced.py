@@ -536,3 +536,26 @@ def test_trees_of_outputs_that_change(vmap_axes):
             found, right = kernel_fn(x, None, p), tree(one, 9 * one)
             assert jax.tree.structure(found) == jax.tree.structure(right)
             jax.tree.map(assert_close, found, right)
+
+
+def test_keywords_that_change_compile_nothing():
+    ntk_fn = wl.empirical_ntk_fn(lambda p, x, scale=1.0, name=None: jnp.tanh(scale * (x @ p)))
+    for scale in (1.0, 2.0, -0.0, 0.5, 3):
+        jacobian = jax.jacrev(lambda p, s=scale: jnp.tanh(s * (X @ p)))(PARAMS).reshape(3, -1)
+        kernel = ntk_fn(X, None, PARAMS, scale=scale, name=object())
+        assert_close(kernel, jacobian @ jacobian.T)
+    assert ntk_fn._kernels._compiled._cache_size() <= 2
+    assert_close(ntk_fn(X, X + 0, PARAMS, scale=(0.0, 1.0)), np.zeros((3, 3)))
+
+
+def test_parameters_that_are_no_arrays():
+    def f(p, x):
+        return p["act"](p["scale"] * (x @ p["w"]))
+
+    ntk_fn = wl.empirical_ntk_fn(f, subset="w")
+    for act, scale in ((jnp.tanh, 1.0), (jnp.sin, 1.0), (jnp.sin, 2.0), (jnp.tanh, 1)):
+        jacobian = jax.jacrev(lambda w, act=act, scale=scale: act(scale * (X @ w)))(PARAMS).reshape(
+            3, -1
+        )
+        found = ntk_fn(X, None, {"act": act, "scale": scale, "w": PARAMS})
+        assert_close(found, jacobian @ jacobian.T)

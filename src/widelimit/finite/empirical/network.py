@@ -33,11 +33,11 @@ class Parameters:
     A complex array counts as two: its real and its imaginary part.
 
     Attributes:
-      constants: leaves that are no arrays.
+      constants: leaves that are no arrays. They tell no two apart: the equations of f do.
       chosen: for every array, whether the kernel is taken with respect to it.
     """
 
-    constants: Constants
+    constants: Constants = dataclasses.field(compare=False)
     chosen: tuple[bool, ...]
 
     @classmethod
@@ -96,12 +96,12 @@ class Inputs:
     """What is static about inputs and keywords of f.
 
     Attributes:
-      constants: leaves that are no arrays.
+      constants: leaves that are no arrays, which tell no two apart either.
       mapped: the axis of samples of every array, None for arrays that all samples share.
       outputs: the axis of samples of the outputs, as given; None where samples are not mapped.
     """
 
-    constants: Constants
+    constants: Constants = dataclasses.field(compare=False)
     mapped: tuple[int | None, ...]
     outputs: Constants | None
 
@@ -226,7 +226,8 @@ class Network:
           traced: arrays of the inputs that it was traced for.
           arrays: arrays of these inputs.
         """
-        return inputs == self.inputs and all(
+        same = inputs == self.inputs and inputs.constants == self.inputs.constants
+        return same and all(
             list(map(type_of, inputs.resized(traced, count)))
             == list(map(type_of, inputs.resized(arrays, count)))
             for count, _ in self.programs
