@@ -281,3 +281,19 @@ def test_errors():
     for kernel_fn in [direct, stax.serial(stax.Dense(1)), stax.serial(stax.Dense(1)).kernel_fn]:
         with pytest.raises(TypeError, match=r"k_train_train to be a kernel, got a (func|netw)"):
             gp_inference(kernel_fn, y, y)
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("get", ["nngp", "ntk", "ntkgp"])
+def test_arrays_of_numpy_that_change(get, used):
+    k_dd = Kernels(2 * np.eye(3), 3 * np.eye(3))
+    others = Kernels(np.ones((2, 3)), np.ones((2, 3))), Kernels(4 * np.eye(2), 4 * np.eye(2))
+    y = np.ones((3, 1))
+    right = gp_inference(Kernels(*map(jnp.asarray, k_dd)), y)(get, *others)
+    several, one = gp_inference(k_dd, y), gp_inference(k_dd.nngp, y)
+    if used:
+        several(get, *others)
+    k_dd.nngp[:], k_dd.ntk[:] = 50 * np.eye(3), 70 * np.eye(3)
+    for found, expected in zip(several(get, *others), right, strict=True):
+        assert_close(found, expected)
+    assert_close(one("nngp", others[0].nngp), np.full((2, 1), 1.5))

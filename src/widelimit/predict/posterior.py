@@ -1,12 +1,15 @@
 """Gaussian process posteriors of infinite networks: Bayesian, or after training to convergence."""
 
 import math
+import types
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import ArrayLike
 
+from widelimit._pytree import own
 from widelimit.predict.checks import as_targets, test_set_advice
 from widelimit.predict.dynamics import Times, trained_covariance
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
@@ -98,7 +101,7 @@ class GPInference:
 
     def __init__(self, k_train_train: Any, y_train: Any, ridge: Ridge, trace_axes: Axes) -> None:
         """Keeps the arguments; each kernel is factorised when it is first used."""
-        self._k_train_train, self._y, self._ridge = k_train_train, y_train, ridge
+        self._k_train_train, self._y, self._ridge = _owned(k_train_train), y_train, ridge
         self._targets = Targets.of(y_train, trace_axes)
         self._train_kernels: dict[str, TrainKernel] = {}
 
@@ -179,6 +182,17 @@ class GPInference:
                 "k_train_train", kernel, self._ridge, advise_diag_reg
             )
         return self._train_kernels[name]
+
+
+def _owned(kernels: Any) -> Any:
+    """The kernels with copies of arrays of NumPy, which callers may change before they are used."""
+    if not is_array(kernels):
+        names = sorted(set(DRIVING_KERNEL.values()))
+        return types.SimpleNamespace(**{n: _owned(getattr(kernels, n, None)) for n in names})
+    kernels = own(kernels)
+    if isinstance(kernels, np.ndarray):
+        kernels.flags.writeable = False  # or it would be copied again
+    return kernels
 
 
 def gp_inference(
