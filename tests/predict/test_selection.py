@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from widelimit import stax
+from widelimit.predict import gp_inference, gradient_descent_mse_ensemble
 from widelimit.predict.selection import check_is_array, check_is_kernel, parse_get
 
 
@@ -31,3 +32,12 @@ def test_what_is_asked_for():
         with pytest.raises(ValueError, match="expected get to be None, one of") as caught:
             parse_get(get)
         assert len(str(caught.value)) < 200
+
+
+def test_kernels_in_a_dict():
+    kernels = {"ntk": np.eye(2), "nngp": np.eye(2)}
+    expected = r"k_train_train to be an array, .* a dict with keys \['nngp', 'ntk'\]"
+    with pytest.raises(TypeError, match=expected):
+        gp_inference(kernels, np.ones((2, 1)))("nngp", np.eye(2))
+    with pytest.raises(TypeError, match="result of kernel_fn to be an array"):
+        gradient_descent_mse_ensemble(lambda *_: kernels, np.eye(2), np.ones((2, 1)))(t=1.0)

@@ -1,7 +1,7 @@
 """Which kernels a request is made of: modes of inference, and kernels out of containers."""
 
 from collections import namedtuple
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -74,8 +74,14 @@ def pick(kernels: Any, name: str, where: str, mode: str) -> KernelArray:
     """The kernel of that name; a single array stands for whichever is asked for.
 
     Raises:
+      TypeError: if it is a dict.
       ValueError: if the container lacks it.
     """
+    if isinstance(kernels, Mapping):
+        raise TypeError(
+            f"expected {where} to be an array, or an object with fields nngp and ntk such as a "
+            f"named tuple, got a {type(kernels).__name__} with keys {sorted(map(str, kernels))}"
+        )
     kernel = kernels if is_array(kernels) else getattr(kernels, name, None)
     if kernel is None:
         raise ValueError(f"expected {where} to hold {name!r}, which get={mode!r} needs")
