@@ -6,7 +6,11 @@ import scipy.linalg
 
 from tests.predict import linear_model
 from tests.tolerance import assert_close
-from widelimit.predict import gradient_descent_mse
+from widelimit.predict import (
+    discrete_gradient_descent_mse,
+    gradient_descent_mse,
+    gradient_descent_mse_ensemble,
+)
 
 
 def problem(n=5, t=3, outputs=2, rank=20, seed=0):
@@ -213,3 +217,16 @@ def test_complex_numbers_are_refused():
         predict_fn(1.0, 0.0, 0.0, 1j * k)
     with pytest.raises(TypeError, match="expected a number for t"):
         predict_fn(1 + 1j)
+
+
+def test_numbers_of_numpy_that_change():
+    k, y, rate, ridge = 2 * np.eye(2), np.ones((2, 1)), np.array(0.5), np.array(0.1)
+    flow = gradient_descent_mse(k, y, rate, ridge)
+    ensemble = gradient_descent_mse_ensemble(lambda *_: k, np.eye(2), y, rate, ridge)
+    steps = discrete_gradient_descent_mse(k, y, rate, momentum := np.array(0.3))
+    before = flow(3.0), ensemble(3.0, get="nngp"), steps(3)
+    for number in (rate, ridge, momentum):
+        number[...] = 0.7
+    after = flow(3.0), ensemble(3.0, get="nngp"), steps(3)
+    for found, expected in zip(after, before, strict=True):
+        assert_close(found, expected)

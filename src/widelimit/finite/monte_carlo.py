@@ -67,7 +67,7 @@ class MonteCarloKernelFn:
           takes_rng: whether the network takes a random key.
           standard_error: whether to return an `Estimate`.
         """
-        self._init_fn, self._kernel_fn, self._key = init_fn, kernel_fn, key
+        self._init_fn, self._kernel_fn, self._key = init_fn, kernel_fn, own(key)
         self._counts, self._is_generator, self._tiled = counts, is_generator, tiled
         self._takes_rng, self._standard_error = takes_rng, standard_error
 

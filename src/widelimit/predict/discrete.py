@@ -4,8 +4,7 @@ from typing import Any
 
 from jaxtyping import ArrayLike
 
-from widelimit._pytree import is_concrete
-from widelimit._text import shown
+from widelimit._pytree import is_concrete, own
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict.checks import as_targets, check_scalar, test_set_advice
 from widelimit.predict.ensemble import EnsemblePrediction, KernelFn
@@ -163,7 +162,7 @@ def _optimiser(
     check_scalar("weight_decay", weight_decay)
     if not isinstance(nesterov, bool):
         raise TypeError(f"expected nesterov to be True or False, got {shown(nesterov)}")
-    return Descent(momentum, float(nesterov)), Ridge(0.0, size * weight_decay)
+    return Descent(own(momentum), float(nesterov)), Ridge(0.0, size * weight_decay)
 
 
 def check_momentum(momentum: Any) -> None:

@@ -95,7 +95,7 @@ class EnsemblePrediction:
         kernel_fn = kernel_fn_of(kernel_fn)
         check_inputs("x_train", x_train, unwrapped(kernel_fn, kernel_kwargs)[1])
         self._kernel_fn, self._x, self._y = kernel_fn, own(x_train), y_train
-        self._learning_rate, self._descent = learning_rate, descent
+        self._learning_rate, self._descent = own(learning_rate), descent
         self._ridge, self._kwargs = ridge, own(kernel_kwargs)
         self._targets, self._memory = Targets.of(y_train, trace_axes), memory
         self._kernels: dict[str, KernelArray] = {}

@@ -54,6 +54,7 @@ class Ridge(NamedTuple):
           ValueError: if diag_reg is negative, or an array: then with the advice.
         """
         check_scalar("diag_reg", diag_reg, advice)
+        diag_reg = own(diag_reg)
         absolute = as_flag("diag_reg_absolute_scale", diag_reg_absolute_scale)
         return cls(0.0, diag_reg) if absolute else cls(diag_reg, 0.0)
 

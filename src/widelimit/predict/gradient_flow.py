@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
+from widelimit._pytree import own
 from widelimit.predict.checks import as_targets, check_real, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
 from widelimit.predict.factor import Ridge, System, TrainKernel, remedy
@@ -43,7 +44,7 @@ class TrainedOutputs:
         self._targets = Targets.of(y_train, trace_axes)
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)
-        self._y, self._learning_rate, self._descent = y_train, learning_rate, descent
+        self._y, self._learning_rate, self._descent = y_train, own(learning_rate), descent
         size = None if descent is None else y_train.size
         self._kernel = TrainKernel("k_train_train", kernel, ridge, remedy(size))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import is_concrete, own
 from widelimit._text import shown
 from widelimit.predict.checks import as_targets, check_finite, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
@@ -40,7 +40,7 @@ class TrainedByOde:
         self._dtype = result_dtype(kernel)
         ridge = Ridge.of(0.0, False)
         self._kernel = TrainKernel("k_train_train", kernel, ridge, advise_diag_reg).plain()
-        self._y, self._learning_rate, self._momentum = y_train, learning_rate, momentum
+        self._y, self._learning_rate, self._momentum = y_train, own(learning_rate), own(momentum)
         self._loss, self._tolerance = loss, tolerance
 
     def __call__(

@@ -268,3 +268,10 @@ def test_wrong_parameters_and_options():
     # The NNGP asks for no derivatives.
     y = wl.empirical_nngp_fn(lambda p, x: x * p)(inputs(2), None, jnp.array(2))
     assert_close(y, (inputs(2) @ inputs(2).T))
+
+
+def test_axes_that_change():
+    axes = [-1]
+    ntk_fn = wl.empirical_ntk_fn(lambda p, x: x @ p, trace_axes=axes)
+    axes.clear()
+    assert ntk_fn(inputs(3), None, jnp.ones((4, 2))).shape == (3, 3)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from widelimit._pytree import own
 from widelimit.finite.empirical.compiled import Kernels, Options
 from widelimit.finite.empirical.implementations import NtkImplementation, find_implementation
 from widelimit.gram.sizes import parse_memory
@@ -214,6 +215,7 @@ def _kernels(
                 f"{found.name}: `wl.gram` computes any kernel function in tiles of samples"
             )
         found = NtkImplementation.JACOBIAN_CONTRACTION
+    trace_axes, diagonal_axes, vmap_axes = own((trace_axes, diagonal_axes, vmap_axes))
     return Kernels(f, Options(trace_axes, diagonal_axes, vmap_axes, found, budget, subset))
 
 
