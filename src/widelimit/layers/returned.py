@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete
-from widelimit.kernel.conversion import covariances_from_kernel
 from widelimit.covariance.covariances import Covariances
-from widelimit.kernel.kernel import Kernel
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
+from widelimit.kernel.conversion import covariances_from_kernel
+from widelimit.kernel.kernel import Kernel
 
 Shape = tuple[int, ...]
 

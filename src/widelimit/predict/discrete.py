@@ -5,6 +5,7 @@ from typing import Any
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete, own
+from widelimit._text import shown
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict.checks import as_targets, check_scalar, test_set_advice
 from widelimit.predict.ensemble import EnsemblePrediction, KernelFn
