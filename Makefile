@@ -6,9 +6,23 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 WORKERS ?= 2
 QUICK ?= 1
+EMPTY := .venv-wheel
+OLDEST := .venv-oldest
+OLDEST_JAX := 0.8.0
+SMOKE_TESTS := tests/test_readme.py tests/test_extending.py tests/tracing/test_varying.py
+
+define SMOKE
+import numpy as np, widelimit as wl
+net = wl.stax.serial(wl.stax.Dense(512), wl.stax.Relu(), wl.stax.Dense(1))
+x = np.eye(3, dtype=np.float32)
+found = [np.asarray(net.kernel_fn(x, None, 'ntk', engine=e)) for e in ('fused', 'reference')]
+np.testing.assert_allclose(*found, rtol=1e-5)
+print(wl.choose_engine(net, x.shape).name, found[0][0])
+endef
+export SMOKE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo study test test-all check format bench bench-finite clean
+.PHONY: help env demo study test test-all check wheel oldest format bench bench-finite clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -37,6 +51,19 @@ check: env  ## Check format, lint and types: changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/mypy src
 
+wheel:  ## Build the wheel, and compute a kernel with it in an environment that has nothing else
+	rm -rf $(EMPTY) dist
+	$(PYTHON) -m venv $(EMPTY)
+	$(EMPTY)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd $(EMPTY) && bin/python -c "$$SMOKE"
+
+oldest:  ## Run some of the tests with the oldest JAX that is supported
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+		jax==$(OLDEST_JAX) jaxlib==$(OLDEST_JAX) beartype pytest
+	WIDELIMIT_QUICK_COMPILE=1 $(OLDEST)/bin/python -m pytest -q -m "not slow" $(SMOKE_TESTS)
+
 format: env  ## Format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -48,6 +75,6 @@ bench-finite: env  ## Time empirical kernels beside two other libraries; writes 
 	$(BIN)/python -m benchmarks.finite --output docs/finite_benchmarks.md $(BENCH_ARGS)
 
 clean:  ## Remove the environment, caches and outputs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist demo_output study_output \
+	rm -rf $(VENV) $(EMPTY) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache build dist demo_output study_output \
 		benchmarks/.environments benchmarks/.results
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
