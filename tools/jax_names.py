@@ -74,9 +74,9 @@ class Wheel:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 if any(name in (a.asname, a.name.split(".")[0]) for a in node.names):
                     return True
-            elif isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-                return True
-            elif isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store):
+            elif (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name) or (
+                isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+            ):
                 return True
             elif isinstance(node, ast.Constant) and node.value == name:
                 return True  # names that `__getattr__` serves stand in tables of text
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
         return 0
     wheel = Wheel(Path(arguments[0]))
     missing = [name for name in names if wheel.lacks(name)]
-    if EITHER <= set(missing):
+    if set(missing) >= EITHER:
         print(f"missing: one of {', '.join(sorted(EITHER))}")
         return 1
     missing = [name for name in missing if name not in EITHER]

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete
 from widelimit.engines.choose import choose
-from widelimit.engines.engine import Engine, NetworkEngine, evaluate
+from widelimit.engines.engine import Engine, NetworkEngine, answer
 from widelimit.engines.inputs import (
     as_inputs,
     as_patterns,
@@ -30,10 +30,10 @@ from widelimit.engines.plan import (
 from widelimit.engines.reference import holds_kernels, map_kernels
 from widelimit.engines.request import Options
 from widelimit.engines.tiles import NetworkTiler, batch_axes, traced_size
-from widelimit.kernel.get import parse_get, select
+from widelimit.kernel.get import parse_get, select_fields
 from widelimit.kernel.kernel import Kernel, kernel_signal
 from widelimit.kernel.masking import MaskedArray, split_mask
-from widelimit.layers.base import Layer, as_shape, located, run, tree_shapes
+from widelimit.layers.base import Layer, as_shape, located, run_layer, tree_shapes
 from widelimit.layers.functions import as_now, is_concrete_network
 
 
@@ -106,7 +106,7 @@ class ApplyFn(NetFunction):
         with located(self.net.label):
             x, mask = split_mask(inputs, mask_constant)
             shape = tree_shapes(x)
-            out = run(self.net, params, x, rng, mask, pattern)
+            out = run_layer(self.net, params, x, rng, mask, pattern)
             if not jax.tree.leaves(mask):
                 return out
             return _pair_masks(out, self.net.mask(mask, shape))
@@ -177,9 +177,9 @@ class KernelFn(NetFunction):
         """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
         return parse_get(get)
 
-    def select(self, kernels: Any, get: Any) -> Any:
+    def select_fields(self, kernels: Any, get: Any) -> Any:
         """Returns what `get` asks for of whole kernels; see `selection.select`."""
-        return select(kernels, get)
+        return select_fields(kernels, get)
 
     def tiler(
         self,
@@ -281,7 +281,7 @@ class _Call(NamedTuple):
         request = self.options.request(get)
         return choose(self.net, self.shape, request, self.options.engine, self.unusual)
 
-    def prepared(self, engine: Engine, side: _Side | None) -> Any:
+    def prepared(self, engine: Engine, side: _Input | None) -> Any:
         """Returns samples as an engine reads them, None for None."""
         if side is None:
             return None
@@ -290,7 +290,7 @@ class _Call(NamedTuple):
         return engine.prepare(side.x)
 
 
-class _Side(NamedTuple):
+class _Input(NamedTuple):
     """The samples of x1 or x2, and their graph pattern."""
 
     x: Any
@@ -303,13 +303,13 @@ def _evaluate(net: Layer, x1: Any, x2: Any, get: Any, patterns: Any, options: Op
     # Equal inputs on two graphs are two inputs.
     symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
     share = symmetric and shares_x1(x1, x2)
-    first, second = _Side(x1, patterns[0]), _Side(x1 if x2 is None else x2, patterns[1])
+    first, second = _Input(x1, patterns[0]), _Input(x1 if x2 is None else x2, patterns[1])
     other = None if symmetric else second
     if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & {*parse_get(get)}:
-        return select(_full_batch(call, get, first, other, share), get)
+        return select_fields(_full_batch(call, get, first, other, share), get)
     engine = call.engine(get)
     sides = call.prepared(engine, first), call.prepared(engine, other)
-    return evaluate(engine, *sides, get, share)
+    return answer(engine, *sides, get, share)
 
 
 def _call(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Call:
@@ -321,7 +321,7 @@ def _call(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Cal
     return _Call(net, tree_shapes(x1), options, unusual)
 
 
-def _full_batch(call: _Call, get: Any, first: _Side, second: _Side | None, share: bool) -> Any:
+def _full_batch(call: _Call, get: Any, first: _Input, second: _Input | None, share: bool) -> Any:
     """Returns kernels with covariances between all samples of each side in cov1 and cov2."""
     if holds_kernels(first.x):
         raise NotImplementedError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from widelimit import stax
-from widelimit.layers.recording import compiled, recorded
+from widelimit.layers.recording import recorded, run_compiled
 
 IMAGES = np.random.default_rng(0).standard_normal((5, 6, 6, 2)).astype(np.float32)
 
@@ -25,7 +25,7 @@ def twice(tree):
 def test_a_recording_gives_the_results_of_other_inputs() -> None:
     x, y, three = jnp.arange(4.0), jnp.ones(4), jnp.asarray(3.0)
     with recorded((x, y), three) as recording:
-        result = compiled(total, compiled(twice, compiled(total, x, y)), three)
+        result = run_compiled(total, run_compiled(twice, run_compiled(total, x, y)), three)
         recording.end(result)
     assert recording.complete
     np.testing.assert_array_equal(result["sum"], 2 * (x + y) - x * y + 3)
@@ -37,7 +37,7 @@ def test_a_recording_gives_the_results_of_other_inputs() -> None:
 def test_what_is_computed_apart_is_noticed() -> None:
     x = jnp.arange(4.0)
     with recorded(x, ()) as recording:
-        recording.end(compiled(total, x, x + 1))
+        recording.end(run_compiled(total, x, x + 1))
     assert not recording.complete
 
 

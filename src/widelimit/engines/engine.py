@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from widelimit.kernel.get import parse_get, select
+from widelimit.kernel.get import parse_get, select_fields
 
 _COMPUTED = ("nngp", "ntk", "cov1", "cov2")
 
@@ -96,7 +96,7 @@ class NetworkEngine(Engine):
         return {name: value for name, value in found.items() if value is not None}
 
 
-def evaluate(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> Any:
+def answer(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> Any:
     """Returns what `get` asks for of the kernels between prepared samples.
 
     Args:
@@ -110,7 +110,7 @@ def evaluate(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> 
       ValueError: fields that an engine of the caller does not compute.
     """
     if isinstance(engine, NetworkEngine):
-        return select(engine.kernels(first, second, share), get)
+        return select_fields(engine.kernels(first, second, share), get)
     names = parse_get(get)
     if not set(names) <= set(_COMPUTED):
         raise ValueError(
@@ -124,4 +124,4 @@ def evaluate(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> 
             f"expected {', '.join(names)} from {type(engine).__name__}.pairs, got no "
             f"{', '.join(missing)}"
         )
-    return select(found, get)
+    return select_fields(found, get)

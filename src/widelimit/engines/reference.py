@@ -35,7 +35,7 @@ from widelimit.kernel.masking import split_mask
 from widelimit.layers.base import Layer, Site, located, tree_shapes
 from widelimit.layers.functions import evaluates_functions, is_concrete_network, layers_of
 from widelimit.layers.numerical import SeriesLayer
-from widelimit.layers.recording import Recording, compiled, recorded
+from widelimit.layers.recording import Recording, recorded, run_compiled
 from widelimit.layers.reshape import Flatten
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
 
@@ -46,7 +46,7 @@ _ACCELERATOR_TILE = 2**30
 _LARGE = 100.0  # squares of entries from which on smooth duals lose more than 1e-5 in float32
 
 
-class Batch(NamedTuple):
+class Operand(NamedTuple):
     """Samples, as the reference engine reads them.
 
     Attributes:
@@ -115,14 +115,14 @@ class ReferenceEngine(NetworkEngine):
     def _arrays(self, site: Site) -> int:
         return kept_arrays(self._request.fields, site.signal_in)
 
-    def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Batch:
+    def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Operand:
         """Returns samples with their masks."""
         if holds_kernels(x):
-            return Batch(x, None, pattern)
+            return Operand(x, None, pattern)
         values, mask = split_mask(x, mask_constant)
-        return Batch(values, mask if jax.tree.leaves(mask) else None, pattern)
+        return Operand(values, mask if jax.tree.leaves(mask) else None, pattern)
 
-    def kernels(self, first: Batch, second: Batch | None, share: bool) -> Any:
+    def kernels(self, first: Operand, second: Operand | None, share: bool) -> Any:
         """Returns a `Kernel` (or a tree of them); where float32 is too short, through float64."""
         if self._smooth and _wants_float64(first, second):
             with jax.enable_x64(True):
@@ -134,7 +134,7 @@ class ReferenceEngine(NetworkEngine):
             _check_series(found)
         return found
 
-    def _kernels(self, first: Batch, second: Batch | None, share: bool) -> Any:
+    def _kernels(self, first: Operand, second: Operand | None, share: bool) -> Any:
         request = self._request._replace(symmetric=second is None, share=share)
         by_layer = not (self._flat or holds_kernels(first.x))
         if not (by_layer and is_concrete_network(self._net) and is_concrete(first, second)):
@@ -163,7 +163,7 @@ class _Run:
         self._net, self._request = net, request
         self._recorded: tuple[Recording, Any] | None = None
 
-    def __call__(self, first: Batch, second: Batch | None) -> Any:
+    def __call__(self, first: Operand, second: Operand | None) -> Any:
         inputs = first.x, None if second is None else second.x
         if self._recorded is None:
             return self._record(inputs, first, second)
@@ -172,11 +172,11 @@ class _Run:
             return jax.tree.unflatten(structure, recording.run(inputs))
         return self._anew(first, second)
 
-    def _anew(self, first: Batch, second: Batch | None) -> Any:
+    def _anew(self, first: Operand, second: Operand | None) -> Any:
         out, site = _propagate(self._net, first, second, request=self._request)
         return leave(out, site, self._request)
 
-    def _record(self, inputs: Any, first: Batch, second: Batch | None) -> Any:
+    def _record(self, inputs: Any, first: Operand, second: Operand | None) -> Any:
         with recorded(inputs, self._net) as recording:
             result = self._anew(first, second)
             leaves, structure = jax.tree.flatten(result)
@@ -201,7 +201,7 @@ def _check_series(found: Any) -> None:
         )
 
 
-def _wants_float64(first: Batch, second: Batch | None) -> bool:
+def _wants_float64(first: Operand, second: Operand | None) -> bool:
     """Returns whether inputs are too large for float32 and smooth nonlinearities."""
     xs = first.x, None if second is None else second.x
     if working_dtype() == np.float64 or holds_kernels(xs) or not is_concrete(xs):
@@ -215,7 +215,7 @@ def _cast(tree: Any, old: Any, new: Any) -> Any:
 
 
 def _propagate(
-    net: Layer, first: Batch, second: Batch | None, *, request: Request
+    net: Layer, first: Operand, second: Operand | None, *, request: Request
 ) -> tuple[Any, Site]:
     """Returns the covariances of the output, and what is to be known of the site of the network."""
     with located(net.label):
@@ -230,10 +230,10 @@ _propagate_whole = jax.jit(_propagate, static_argnames="request")
 
 
 def _enter_arrays(
-    net: Layer, first: Batch, second: Batch | None, request: Request
+    net: Layer, first: Operand, second: Operand | None, request: Request
 ) -> tuple[Any, Any, Layer]:
     """Returns the covariances of the inputs, the site of the network, and what is left of it."""
-    other = Batch(None) if second is None else second
+    other = Operand(None) if second is None else second
     net, flatten = leading_flatten(net)
     axes = request.axes
     if flatten is not None:
@@ -258,16 +258,16 @@ def _enter_arrays(
     return cov, site, net
 
 
-def _patterns(first: Batch, second: Batch | None) -> tuple[Any, Any]:
+def _patterns(first: Operand, second: Operand | None) -> tuple[Any, Any]:
     return first.pattern, first.pattern if second is None else second.pattern
 
 
-def _flattened(flatten: Flatten, batch: Batch) -> Batch:
+def _flattened(flatten: Flatten, batch: Operand) -> Operand:
     """Returns samples behind a Flatten."""
     if batch.x is None:
         return batch
     x, mask = flatten.apply((), batch.x), flatten.mask(batch.mask, batch.x.shape)
-    return Batch(x, mask, batch.pattern)
+    return Operand(x, mask, batch.pattern)
 
 
 def _output_need(net: Layer, signal: Any, request: Request) -> Any:
@@ -277,7 +277,7 @@ def _output_need(net: Layer, signal: Any, request: Request) -> Any:
 def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool) -> Any:
     """Returns the covariances of arrays or of trees of arrays."""
     if isinstance(signal, Signal):
-        return compiled(_masked_inputs, x1, x2, masks, _Entry(signal, need, tangent))
+        return run_compiled(_masked_inputs, x1, x2, masks, _Inputs(signal, need, tangent))
     parts = []
     for i, part in enumerate(signal):
         inner = tuple(None if m is None else m[i] for m in masks)
@@ -286,7 +286,7 @@ def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool)
 
 
 @pytree
-class _Entry:
+class _Inputs:
     """What is static where inputs become covariances.
 
     Attributes:
@@ -300,13 +300,13 @@ class _Entry:
     tangent: bool = static()
 
 
-def _masked_inputs(x1: Any, x2: Any, masks: Any, entry: _Entry) -> Covariances:
+def _masked_inputs(x1: Any, x2: Any, masks: Any, entry: _Inputs) -> Covariances:
     cov = input_covariances(x1, x2, entry.signal, entry.need, entry.tangent)
     return mask_covariances(cov, masks)
 
 
 def _enter_kernels(
-    net: Layer, first: Batch, second: Batch | None, request: Request
+    net: Layer, first: Operand, second: Operand | None, request: Request
 ) -> tuple[Any, Any, Layer]:
     """Returns the same as `_enter_arrays` for public kernels, of which `first` holds all."""
     kernels, patterns = first.x, _patterns(first, second)
@@ -374,11 +374,11 @@ def _leave(cov: Any, pairs: bool, masks: Any, request: Request) -> Any:
     if request.symmetric:
         masks = masks[0], masks[0]
     cross = cov.cross if isinstance(cov, Trio) else cov
-    kernel = compiled(_public, cross, masks, _Exit(request.diagonal_spatial, request.share))
+    kernel = run_compiled(_public, cross, masks, _Exit(request.diagonal_spatial, request.share))
     if pairs and kernel.cov1 is not None:
         sides = (cov.first, cov.second) if isinstance(cov, Trio) else (cov, cov)
         alone = _Exit(request.diagonal_spatial, True)
-        full1, full2 = (compiled(_public, side, masks, alone).nngp for side in sides)
+        full1, full2 = (run_compiled(_public, side, masks, alone).nngp for side in sides)
         cov2 = None if request.share else full2
         kernel = kernel.replace(cov1=full1, cov2=cov2, diagonal_batch=False)
     return requested(kernel, request)

@@ -13,7 +13,7 @@ from widelimit._pytree import is_concrete
 from widelimit._samples import Rows, Samples, place, to_host
 from widelimit.covariance.signal import is_branches
 from widelimit.engines.choose import choose
-from widelimit.engines.engine import Engine, NetworkEngine, evaluate
+from widelimit.engines.engine import Engine, NetworkEngine, answer
 from widelimit.engines.inputs import (
     as_inputs,
     check_inputs,
@@ -158,7 +158,7 @@ class NetworkTiler:
                 first = self._placed(first, split=True)
             first = self._prepared(first)
             second = None if second is None else self._prepared(second)
-        return evaluate(self._engine, first, second, self._get, share)
+        return answer(self._engine, first, second, self._get, share)
 
     @property
     def _on_devices(self) -> bool:

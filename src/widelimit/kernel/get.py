@@ -32,7 +32,7 @@ def parse_get(get: Any) -> tuple[str, ...]:
     return lower
 
 
-def select(result: Any, get: Any) -> Any:
+def select_fields(result: Any, get: Any) -> Any:
     """Returns the fields that the user asked for, kernel by kernel.
 
     Args:
@@ -43,7 +43,7 @@ def select(result: Any, get: Any) -> Any:
       ValueError: an unknown or repeated name.
     """
     if isinstance(result, list | tuple):
-        return type(result)(select(part, get) for part in result)
+        return type(result)(select_fields(part, get) for part in result)
     if get is None:
         return result
     names = parse_get(get)

@@ -310,7 +310,7 @@ def _number(value: Any) -> str:
     return repr(value)
 
 
-def run(layer: Layer, params: Any, x: Any, rng: Any, mask: Any, pattern: Any) -> Any:
+def run_layer(layer: Layer, params: Any, x: Any, rng: Any, mask: Any, pattern: Any) -> Any:
     """Returns `layer.apply` on inputs whose masked entries are set to zero."""
     if mask is not None and not isinstance(x, list | tuple):
         x = hide(x, mask)

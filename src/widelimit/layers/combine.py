@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
-from widelimit.layers.base import Child, Layer, Site, located, run, same_need, tree_shapes
+from widelimit.layers.base import Child, Layer, Site, located, run_layer, same_need, tree_shapes
 from widelimit.layers.foreign import as_layer
 from widelimit.layers.step import Trio, select_each, step
 
@@ -68,7 +68,7 @@ class Serial(Layer):
         for i, (layer, p, key) in enumerate(zip(self.layers, params, keys, strict=True)):
             with located(f"{self.label}[{i}]", layer):
                 shape = tree_shapes(x)
-                x = run(layer, p, x, key, mask, pattern)
+                x = run_layer(layer, p, x, key, mask, pattern)
                 mask = layer.mask(mask, shape)
         return x
 
@@ -148,7 +148,7 @@ class Parallel(Layer):
         keys = split_keys(rng, len(self.layers))
 
         def one(layer: Layer, p: Any, branch: Any, key: Any, m: Any) -> Any:
-            return run(layer, p, branch, key, m, pattern)
+            return run_layer(layer, p, branch, key, m, pattern)
 
         return type(x)(self._each(one, tuple(params), x, keys, masks))
 
@@ -231,12 +231,12 @@ class Repeat(Layer):
             return jax.tree.map(lambda leaf: leaf[index], (params, keys))
 
         def body(carry: Any, sliced: Any) -> Any:
-            return run(self.layer, sliced[0], carry, sliced[1], later, pattern), None
+            return run_layer(self.layer, sliced[0], carry, sliced[1], later, pattern), None
 
         # The first application may change the dtype and collapse the mask; later ones do not.
         first, first_key = part(0)
         later = self.layer.mask(mask, shape)
-        x = run(self.layer, first, x, first_key, mask, pattern)
+        x = run_layer(self.layer, first, x, first_key, mask, pattern)
         return jax.lax.scan(body, x, part(slice(1, None)))[0]
 
     def mask(self, mask: Any, shape: Any) -> Any:

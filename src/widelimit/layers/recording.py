@@ -72,8 +72,8 @@ def recorded(inputs: Any, constants: Any) -> Iterator[Recording]:
         _current.reset(token)
 
 
-def compiled(function: Callable[..., Any], *args: Any) -> Any:
-    """Returns the function of trees of concrete arrays, compiled, and records the step if asked to.
+def run_compiled(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns the function of trees of concrete arrays, compiled; a recording notes the step.
 
     Args:
       function: a function of a module, which is the same object at every call.
@@ -117,7 +117,7 @@ class Recording:
         self._add(jax.tree.leaves(inputs))
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Returns the function of trees, compiled, and records the step; see `compiled`."""
+        """Returns the function of trees, compiled, and records the step; see `run_compiled`."""
         leaves, structure = jax.tree.flatten(args)
         step = _step_of(function, structure)
         arguments = tuple(map(self._place, leaves))

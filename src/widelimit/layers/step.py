@@ -13,7 +13,7 @@ from widelimit.covariance.covariances import Covariances, exact_diagonal, same_s
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import apply_masks
 from widelimit.layers.base import Layer, Site
-from widelimit.layers.recording import compiled
+from widelimit.layers.recording import run_compiled
 
 
 @pytree
@@ -48,7 +48,7 @@ def step(layer: Layer, cov: Any, site: Site) -> Any:
     given = {name for part in _leaves(cov) for name in part.origins}
     # Names in the structure would tell equal layers apart.
     short = {name: f"@{i}" for i, name in enumerate(sorted(given)) if not name.startswith("<")}
-    out = compiled(_step, layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
+    out = run_compiled(_step, layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
     return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
 
 
@@ -57,7 +57,7 @@ def select_each(tree: Any, need: Any) -> Any:
     if isinstance(tree, Covariances):
         if tree.need == need or not is_concrete(tree):
             return select(tree, need)
-        return compiled(_select, tree, _Wanted(need))
+        return run_compiled(_select, tree, _Wanted(need))
     if isinstance(tree, Trio):
         return Trio(*(select_each(part, need) for part in (tree.first, tree.second, tree.cross)))
     return type(tree)(select_each(part, n) for part, n in zip(tree, need, strict=True))

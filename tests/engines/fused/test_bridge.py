@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         monkeypatch.setattr(module, name, counted)
 
-    count(machine, "run")
+    count(machine, "run_stages")
     count(flat_machine, "run_rows")
     return made
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cases import CASES, SPATIAL
 from tests.engines.fused.test_engine import refusal
 from widelimit import stax
-from widelimit.engines.fused.lowering import Program, lower
+from widelimit.engines.fused.lowering import SpatialProgram, lower
 from widelimit.engines.fused.rules import RefusedError
 from widelimit.engines.plan import input_axes, input_signal
 from widelimit.stax import Conv, Dense, serial
@@ -20,7 +20,7 @@ ACCEPTED = {"conv_strided_flatten", "conv_global_pool", "wide_residual"}
 SHAPE = (1, 6, 6, 2)
 
 
-def program(*layers: Any, shape: Any = SHAPE, tangent: bool = True) -> Program:
+def program(*layers: Any, shape: Any = SHAPE, tangent: bool = True) -> SpatialProgram:
     net = serial(*layers)
     return lower(net, input_signal(shape, shape, input_axes(net, shape, (None, None))), tangent)
 

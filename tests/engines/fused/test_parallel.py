@@ -8,7 +8,7 @@ import threadpoolctl
 
 import widelimit as wl
 from widelimit import stax
-from widelimit.engines.fused.parallel import one_blas_thread, parallel
+from widelimit.engines.fused.parallel import one_blas_thread, run_parallel
 
 
 def blas_threads() -> set[int]:
@@ -19,7 +19,7 @@ def blas_threads() -> set[int]:
 
 def test_every_task_runs_once() -> None:
     done: list[int] = []
-    parallel(done.append, list(range(100)))
+    run_parallel(done.append, list(range(100)))
     assert sorted(done) == list(range(100))
 
 
@@ -28,7 +28,7 @@ def test_an_error_in_a_task_is_raised_and_ends_the_others() -> None:
         raise ValueError(f"task {task}")
 
     with pytest.raises(ValueError, match="task"):
-        parallel(fail, list(range(100)))
+        run_parallel(fail, list(range(100)))
 
 
 def test_blas_has_one_thread_inside_and_its_own_number_behind() -> None:

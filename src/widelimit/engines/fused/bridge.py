@@ -16,7 +16,7 @@ from widelimit.covariance.signal import Signal
 from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, lower_flat
-from widelimit.engines.fused.lowering import Program, lower
+from widelimit.engines.fused.lowering import SpatialProgram, lower
 from widelimit.engines.fused.parallel import count_threads
 from widelimit.engines.fused.rules import RefusedError, has_smooth
 from widelimit.engines.plan import behind_flatten, leading_flatten, make_site, output_need
@@ -37,7 +37,7 @@ _ORIGIN = "<space>"  # stands for all weights before the spatial axes ended
 _programs = Cache(64)
 
 
-def _program(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
+def _program(net: Layer, signal: Any, tangent: bool) -> SpatialProgram | FlatProgram | str:
     """Returns the program of a network, or why there is none."""
     one = _with_samples(signal, 1, 1) if isinstance(signal, Signal) else signal
 
@@ -46,11 +46,11 @@ def _program(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | 
         return _programs.get(key, lambda: _lowered(net, one, tangent))
 
     # Structures take a while to compare.
-    found: Program | FlatProgram | str = kept_with(net, ("program", one, tangent), alike)
+    found: SpatialProgram | FlatProgram | str = kept_with(net, ("program", one, tangent), alike)
     return found
 
 
-def _lowered(net: Layer, signal: Any, tangent: bool) -> Program | FlatProgram | str:
+def _lowered(net: Layer, signal: Any, tangent: bool) -> SpatialProgram | FlatProgram | str:
     if not isinstance(signal, Signal):
         return "the network has several inputs"
     try:
@@ -188,7 +188,9 @@ class _FlatKernel:
 class _SpatialKernel:
     """The kernel of a network with spatial axes."""
 
-    def __init__(self, program: Program, net: Layer, signal: Signal, request: Request) -> None:
+    def __init__(
+        self, program: SpatialProgram, net: Layer, signal: Signal, request: Request
+    ) -> None:
         self._signal, self._request, self._program = signal, request, program
         self._tail = program.tail(net)
         anew = evaluates_functions(self._tail)

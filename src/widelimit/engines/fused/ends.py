@@ -37,7 +37,7 @@ from widelimit.engines.fused.instructions import (
     ZERO_BLOCK,
 )
 from widelimit.engines.fused.places import region, u, whole
-from widelimit.engines.fused.stencils import clear, combine, correlate, pack
+from widelimit.engines.fused.stencils import clear, combine, correlate, pack_rows
 
 
 @loop
@@ -76,13 +76,13 @@ def _pack_plane(
     row, d = block_levels[b, level, ROW], block_levels[b, level, D_X]
     if levels[level, CIRCULAR] == 0:
         start = base + block_levels[b, level, P_X] + end * d
-        pack(packed, u(at), u(row), prep, u(start), pitch, rows, u(row))
+        pack_rows(packed, u(at), u(row), prep, u(start), pitch, rows, u(row))
         return
     turn, width = end * d, levels[level, SIZE_X]
     for _ in range(1 + end):
-        pack(packed, u(at), u(row), prep, u(base + turn), pitch, rows, u(width - turn))
-        pack(packed, u(at + width - turn), u(row), prep, u(base), pitch, rows, u(turn))
-        pack(packed, u(at + width), u(row), prep, u(base + width), pitch, rows, u(row - width))
+        pack_rows(packed, u(at), u(row), prep, u(base + turn), pitch, rows, u(width - turn))
+        pack_rows(packed, u(at + width - turn), u(row), prep, u(base), pitch, rows, u(turn))
+        pack_rows(packed, u(at + width), u(row), prep, u(base + width), pitch, rows, u(row - width))
         at += levels[level, SIZE_Y] * row
 
 

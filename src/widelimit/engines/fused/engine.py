@@ -14,8 +14,8 @@ import numpy as np
 from widelimit.engines.fused import geometry as g
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.constants import table
-from widelimit.engines.fused.lowering import Program, Stage
-from widelimit.engines.fused.parallel import count_threads, parallel
+from widelimit.engines.fused.lowering import SpatialProgram, Stage
+from widelimit.engines.fused.parallel import count_threads, run_parallel
 from widelimit.engines.fused.tape import numbers_of
 from widelimit.layers.base import Layer
 
@@ -61,7 +61,7 @@ class ImageKernels:
       dtype: float32 or float64.
     """
 
-    def __init__(self, program: Program, net: Layer, dtype: Any) -> None:
+    def __init__(self, program: SpatialProgram, net: Layer, dtype: Any) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
         numbers = [numbers_of(stage.sources, net, self.dtype) for stage in program.stages]
@@ -87,7 +87,7 @@ class ImageKernels:
             def record(part: slice) -> None:
                 sums[part] = self._run(self._own, same[part], numbers, numbers, record=True)
 
-            parallel(record, _split(n, count_threads()))
+            run_parallel(record, _split(n, count_threads()))
             variances = sums[:, 0] * self.program.scale
         return Prepared(numbers, digests, variances if self.program.own else None)
 
@@ -110,7 +110,7 @@ class ImageKernels:
             )
 
         group = max(1, min(self._group(), -(-many // threads)))  # work for every thread
-        parallel(whole, [slice(i, min(i + group, many)) for i in range(0, many, group)])
+        run_parallel(whole, [slice(i, min(i + group, many)) for i in range(0, many, group)])
         for i in range(many, len(full)):
             out[i] = self._run_split(full[i : i + 1], first.numbers, second.numbers, threads)
         return out * self.program.scale
@@ -153,13 +153,13 @@ class ImageKernels:
                 chosen, columns = task
                 _call(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, False)
 
-            parallel(part, parts)
+            run_parallel(part, parts)
             store = out
         return _ordered_sum(sums)
 
 
 def _bind(
-    program: Program, numbers: list[np.ndarray], dtype: np.dtype, *, own: bool
+    program: SpatialProgram, numbers: list[np.ndarray], dtype: np.dtype, *, own: bool
 ) -> tuple[_BoundStage, ...]:
     """Returns the stages for pairs of x1 with x2, or for images with themselves."""
     bound = []
@@ -262,13 +262,13 @@ def _call(
     record: bool,
 ) -> None:
     """Runs a stage."""
-    from widelimit.engines.fused.machine import run
+    from widelimit.engines.fused.machine import run_stages
 
     geometry, sizes = stage.geometry, stage.sizes
     copies = 1 + int(geometry.tables[0][0, m.CIRCULAR])
     widest = -(-int(geometry.tables[0][:, m.SIZE_X].max()) // m.VECTOR) * m.VECTOR
     slots = 2 * int(sizes[m.SLOTS]) + m.MASKS + len(geometry.tables[0])
-    run(
+    run_stages(
         stage.code,
         stage.numbers,
         table(stage.numbers.dtype),

@@ -10,7 +10,7 @@ import numpy as np
 
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.constants import table
-from widelimit.engines.fused.parallel import count_threads, one_blas_thread, parallel
+from widelimit.engines.fused.parallel import count_threads, one_blas_thread, run_parallel
 from widelimit.engines.fused.rules import RefusedError
 from widelimit.engines.fused.tape import Path, Source, Tape, Value, numbers_of
 from widelimit.layers.base import Layer, Site
@@ -147,7 +147,7 @@ class RowKernels:
             part[:] = x[slice(*rows)]
             squares[slice(*rows)] = np.einsum("nc,nc->n", part, part) / x.shape[1]
 
-        parallel(widen, _parts(*x.shape))
+        run_parallel(widen, _parts(*x.shape))
         own = squares.astype(self.dtype)
         numbers = np.zeros((self.program.places, len(x)), self.dtype)
         variances = own.copy()
@@ -172,7 +172,9 @@ class RowKernels:
         out = tuple(_aligned(n1, n2 if want else 0, self.dtype) for want in wanted)
         # A thread takes strips of rows: products by BLAS, then the loops.
         with one_blas_thread():
-            parallel(lambda rows: self._strip(first, other, symmetric, rows, out), _parts(n1, n2))
+            run_parallel(
+                lambda rows: self._strip(first, other, symmetric, rows, out), _parts(n1, n2)
+            )
         if symmetric:
             for values in itertools.compress(out, wanted):
                 _mirror(values)
@@ -229,6 +231,6 @@ def _aligned(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
 
 def _mirror(values: np.ndarray) -> None:
     """Copies the upper triangle to the lower one."""
-    from widelimit.engines.fused.flat_machine import mirror
+    from widelimit.engines.fused.flat_machine import mirror_rows
 
-    parallel(lambda rows: mirror(values, rows), _parts(*values.shape))
+    run_parallel(lambda rows: mirror_rows(values, rows), _parts(*values.shape))

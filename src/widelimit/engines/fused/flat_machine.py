@@ -289,7 +289,7 @@ def run_own(code: Any, numbers: Any, cst: Any, own: Any, prep: Any, buf: Any) ->
 
 
 @entry
-def mirror(values: Any, rows: Any) -> None:
+def mirror_rows(values: Any, rows: Any) -> None:
     """Copies the upper triangle of a matrix to the lower one, in the rows low to high - 1."""
     low: Any = np.uint64(rows[0])
     high: Any = np.uint64(rows[1])

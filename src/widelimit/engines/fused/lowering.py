@@ -18,7 +18,7 @@ from widelimit.covariance.signal import Signal
 from widelimit.engines.fused import geometry as g
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.rules import RefusedError
-from widelimit.engines.fused.tape import Path, Source, Tape, Value, Window, at_path
+from widelimit.engines.fused.tape import Path, Reach, Source, Tape, Value, at_path
 from widelimit.engines.plan import make_site, output_need
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Serial
@@ -56,7 +56,7 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Program:
+class SpatialProgram:
     """A network up to the end of its spatial axes.
 
     Attributes:
@@ -86,7 +86,7 @@ class Program:
         return Serial(tuple(at_path(net, path) for path in self.behind))
 
 
-def lower(net: Layer, signal: Signal, tangent: bool) -> Program:
+def lower(net: Layer, signal: Signal, tangent: bool) -> SpatialProgram:
     """Returns the program of a network.
 
     Args:
@@ -183,7 +183,7 @@ class _Builder(Tape):
         if layer.axes.order != tuple(range(len(windows.shape))):
             raise RefusedError("a convolution permutes spatial axes")
         pads = windows.pads(site.signal_in.spatial)
-        window = Window(
+        window = Reach(
             _plane(windows.shape, 1),
             _plane((before for before, _ in pads), 0),
             _plane(windows.strides, 1),
@@ -193,7 +193,7 @@ class _Builder(Tape):
         self._check_circular(window, _plane(site.signal_in.spatial, 1))
         return self.window(layer, path, site, value, window)
 
-    def _check_circular(self, window: Window, size: tuple[int, int]) -> None:
+    def _check_circular(self, window: Reach, size: tuple[int, int]) -> None:
         """Raises unless a window fits the other ones: circular or not."""
         if window.around and not self.circular:
             raise _CircularError
@@ -207,7 +207,7 @@ class _Builder(Tape):
         if any(span > n for span, n in zip(spans, size, strict=True)):
             raise RefusedError("a circular window is larger than the image")
 
-    def target(self, site: Site, value: Value, window: Window) -> int:
+    def target(self, site: Site, value: Value, window: Reach) -> int:
         """Returns the grid of the output of a window."""
         size = _plane(site.signal_out.spatial, 1)
         level = self.levels[value.level]
@@ -229,7 +229,7 @@ class _Builder(Tape):
         self.levels.append(g.Level(size, stride, (0, 0), self.circular))
         return len(self.levels) - 1
 
-    def _reach(self, index: int, window: Window, size: tuple[int, int]) -> None:
+    def _reach(self, index: int, window: Reach, size: tuple[int, int]) -> None:
         """Widens the zeros between rectangles to what a window reads."""
         level = self.levels[index]
         reach = []
@@ -347,9 +347,9 @@ class _Builder(Tape):
                 self.scale = 1 / positions
         self.flattened = isinstance(layer, Flatten)
 
-    def program(self, signal_out: Signal, own: bool, behind: tuple[Path, ...]) -> Program:
+    def program(self, signal_out: Signal, own: bool, behind: tuple[Path, ...]) -> SpatialProgram:
         """Returns the program of everything added."""
-        return Program(
+        return SpatialProgram(
             tuple(self.stages),
             self.image,
             self.room,

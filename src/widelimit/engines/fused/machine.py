@@ -70,7 +70,7 @@ from widelimit.engines.fused.pools import pool_columns, pool_rows
 from widelimit.engines.fused.relu import relu_ends
 from widelimit.engines.fused.stencils import (
     add,
-    affine,
+    affine_map,
     affine_strided,
     affine_sum3,
     clear,
@@ -142,7 +142,7 @@ def _window(geometry: Any, sizes: Any, b: Any, code: Any, i: Any, buf: Any, numb
             sum_taps(buf, sum_k, sum_t, from_k, from_t, both, step, taps, n)
             from_k, from_t = sum_k, sum_t
         if flat:
-            affine(buf, u(to_k), u(to_t), from_k, from_t, both, u(mask), n, p)
+            affine_map(buf, u(to_k), u(to_t), from_k, from_t, both, u(mask), n, p)
         else:
             _crop(geometry, b, code, i, to_k, to_t, from_k, from_t, buf, p)
     if code[i, AROUND]:
@@ -158,7 +158,7 @@ def _crop(
     geometry: Any, b: Any, code: Any, i: Any, to_k: Any, to_t: Any, k: Any, t: Any, buf: Any,
     p: Any,
 ) -> None:  # fmt: skip
-    """Writes `affine` of the sums at every so many positions, onto another grid."""
+    """Writes `affine_map` of the sums at every so many positions, onto another grid."""
     _, blocks, block_levels, rect_levels = geometry
     level, level_out = code[i, LEVEL], code[i, LEVEL_OUT]
     row, row_out = block_levels[b, level, ROW], block_levels[b, level_out, ROW]
@@ -272,7 +272,7 @@ def _layers(
 
 
 @entry
-def run(
+def run_stages(
     code: Any, numbers: Any, cst: Any, sizes: Any, geometry: Any, masks: Any, rows: Any,
     places: Any, scale: Any, pool: Any, chosen: Any, pairs: Any, prep1: Any, prep2: Any,
     store_in: Any, store_out: Any, sums: Any, columns: Any, record: Any, buf: Any,

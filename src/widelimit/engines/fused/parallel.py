@@ -30,7 +30,7 @@ def _pool(_process: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(threads, "widelimit")
 
 
-def parallel(function: Callable[[Any], Any], tasks: list[Any]) -> None:
+def run_parallel(function: Callable[[Any], Any], tasks: list[Any]) -> None:
     """Runs the function of every task, on all threads. After an error or Ctrl-C none is begun.
 
     The calling thread works too: to wake another one takes as long as a small task. When this

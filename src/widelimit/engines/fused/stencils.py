@@ -107,7 +107,7 @@ def pool_row(middle: Any, source: Any, store: Any, to: Any, taps: Any, stride: A
 
 
 @loop
-def affine(
+def affine_map(
     buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, both: Any, mask: Any, n: Any, numbers: Any
 ) -> None:
     """Writes K' = w K + b and T' = w T + u K + v where the mask is one, and zero elsewhere.
@@ -132,7 +132,7 @@ def affine_sum3(
     buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, both: Any, step: Any, mask: Any, n: Any,
     numbers: Any,
 ) -> None:  # fmt: skip
-    """Writes `affine` of sums of three taps."""
+    """Writes `affine_map` of sums of three taps."""
     w, b, u, v = numbers[0], numbers[1], numbers[2], numbers[3]
     k1, k2, t1, t2 = k + step, k + step + step, t + step, t + step + step
     if both:
@@ -154,7 +154,7 @@ def affine_sum3(
 def affine_strided(
     buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, both: Any, stride: Any, n: Any, numbers: Any
 ) -> None:
-    """Writes `affine` of every `stride`-th entry, without a mask."""
+    """Writes `affine_map` of every `stride`-th entry, without a mask."""
     w, b, u, v = numbers[0], numbers[1], numbers[2], numbers[3]
     if both:
         for i in range(n):
@@ -169,7 +169,7 @@ def affine_strided(
 
 
 @loop
-def pack(
+def pack_rows(
     to: Any, at: Any, row: Any, source: Any, start: Any, pitch: Any, rows: Any, n: Any
 ) -> None:
     """Copies the first n entries of rows that are `pitch` apart to rows that are `row` apart."""

@@ -49,7 +49,7 @@ class Value:
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Reach:
     """A window of a convolution, for rows and columns; that of Dense is a point."""
 
     taps: tuple[int, int] = (1, 1)
@@ -109,14 +109,14 @@ class Tape:
             case FanInSum():
                 return self._sum(value)
             case Dense():
-                return self.window(layer, path, site, value, Window())
+                return self.window(layer, path, site, value, Reach())
         return self.other(layer, path, site, value)
 
     def other(self, layer: Layer, path: Path, site: Site, value: Any) -> Value:
         """Returns the value after a layer that not all programs know."""
         raise RefusedError(f"{layer.label} is not among its layers")
 
-    def target(self, site: Site, value: Value, window: Window) -> int:
+    def target(self, site: Site, value: Value, window: Reach) -> int:
         """Returns the grid of the output of a window."""
         return value.level
 
@@ -131,7 +131,7 @@ class Tape:
                 op[m.PLACE] = self.room
                 self.room += int(op[m.PLANES]) * planes[op[m.LEVEL]]
 
-    def window(self, layer: Any, path: Path, site: Site, value: Value, window: Window) -> Value:
+    def window(self, layer: Any, path: Path, site: Site, value: Value, window: Reach) -> Value:
         """Returns the value after a layer with weights."""
         level = self.target(site, value, window)
         has_t = value.has_t or (self.tangent and layer.trainable)
@@ -223,7 +223,7 @@ class Tape:
         self.sources.append(source)
 
 
-def _affine_numbers(layer: Any, channels: int, window: Window, tangent: bool) -> Any:
+def _affine_numbers(layer: Any, channels: int, window: Reach, tangent: bool) -> Any:
     """Returns w, b, u, v, with the mean over the window put into w and u."""
     taps = math.prod(window.taps)
     w, b, u, v = (0.0 if x is None else float(x) for x in layer.numbers(channels * taps))
