@@ -19,3 +19,6 @@ from widelimit.predict.ode import gradient_descent as gradient_descent
 from widelimit.predict.posterior import Gaussian as Gaussian
 from widelimit.predict.posterior import gp_inference as gp_inference
 from widelimit.predict.solver import ODEState as ODEState
+from widelimit.predict.solvers.base import Solver as Solver
+from widelimit.predict.solvers.cholesky import Cholesky as Cholesky
+from widelimit.predict.solvers.eigenbasis import Spectral as Spectral

@@ -17,53 +17,55 @@ import numpy as np
 from widelimit._pytree import is_concrete
 from widelimit._text import shown
 from widelimit.predict.checks import check_not_negative
-from widelimit.predict.factor import Cholesky, System, TrainKernel
-from widelimit.predict.spectral import Spectral
+from widelimit.predict.factor import TrainKernel
+from widelimit.predict.solvers.base import Factorisation, System
+from widelimit.predict.solvers.cholesky import Cholesky
+from widelimit.predict.solvers.eigenbasis import Spectral
+from widelimit.predict.spectral import DECAY, RESPONSE, Eigenbasis
 from widelimit.predict.stepping import LEFT, MOST_STEPS, STEPPED_RESPONSE, Descent, Progress
 
 
 class Converged(NamedTuple):
-    """Infinite time, E = 0, by a Cholesky factor; one leading axis of size 1."""
+    """Infinite time, E = 0; one leading axis of size 1."""
 
-    cholesky: Cholesky
+    factor: Factorisation
 
     def response(self, b: jax.Array) -> jax.Array:
         """K^-1 b [1, r, c] for b [r, c]."""
-        return self.cholesky.solve(b)[None]
+        return self.factor.solve(b)[None]
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """The posterior prior - K_td K^-1 K_dt [1, t, t]; what is subtracted is a Gram matrix."""
-        half = self.cholesky.half_solve(k_td.T)
-        return _symmetric(prior - half.T @ half)[None]
+        """The posterior prior - K_td K^-1 K_dt [1, t, t]."""
+        return _symmetric(prior - self.factor.quadratic(k_td.T))[None]
 
 
 class Evolving(NamedTuple):
     """Times tau [m], in units that already hold the learning rate and 1 / N, E = exp(-K tau)."""
 
-    spectral: Spectral
+    factor: Factorisation
     tau: jax.Array
 
     def response(self, b: jax.Array) -> jax.Array:
         """K^-1 (1 - E) b [m, r, c] for b [r, c]."""
-        return self.spectral.response(self.tau, b[None])
+        return self.factor.apply(RESPONSE, self.tau, b[None])
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
         """The posterior prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]."""
-        learnt = k_td @ self.spectral.response(2 * self.tau, k_td.T[None])
+        learnt = k_td @ self.factor.apply(RESPONSE, 2 * self.tau, k_td.T[None])
         return _symmetric(prior[None] - learnt)
 
     def decay(self, b: jax.Array) -> jax.Array:
         """E b [m, r, c] for b [r, c]."""
-        return self.spectral.decay(self.tau, b[None])
+        return self.factor.apply(DECAY, self.tau, b[None])
 
     def train_covariance(self) -> jax.Array:
         """K E^2 [m, r, r], the covariance on the training set when K itself is the prior."""
-        return _symmetric(self.spectral.decayed(2 * self.tau))
+        return _symmetric(self.factor.state.decayed(2 * self.tau))
 
     def trained_train_covariance(self, nngp: jax.Array) -> jax.Array:
         """E K E [m, r, r] on the training set, where E is of the NTK and K is the NNGP kernel."""
-        left = self.spectral.decay(self.tau, nngp[None])
-        return _symmetric(self.spectral.decay(self.tau, left.swapaxes(-1, -2)))
+        left = self.factor.apply(DECAY, self.tau, nngp[None])
+        return _symmetric(self.factor.apply(DECAY, self.tau, left.swapaxes(-1, -2)))
 
 
 class Stepping(NamedTuple):
@@ -75,7 +77,7 @@ class Stepping(NamedTuple):
       ridge: a scalar.
     """
 
-    spectral: Spectral
+    spectral: Eigenbasis
     progress: Progress
     ridge: jax.Array
 
@@ -135,8 +137,8 @@ class Times(NamedTuple):
     """Training times as they were given, arrays that JAX can trace.
 
     Attributes:
-      steps: t, of any shape; None is infinite time by Cholesky, or in the eigenbasis if the kernel
-        is singular by rounding.
+      steps: t, of any shape; None is infinite time by Cholesky, in the eigenbasis if the kernel is
+        singular by rounding, or by the solver that was chosen.
       learning_rate: time that passes in a step.
       descent: the optimiser whose steps are counted; None is the flow, the limit of small steps.
     """
@@ -178,10 +180,8 @@ class Times(NamedTuple):
 
     def dynamics(self, system: System, size: int) -> Dynamics:
         """What the training kernel does in these times to N targets; call it in float64."""
-        if self.steps is None and isinstance(system.factor, Spectral):
-            return Evolving(system.factor, jnp.full((1,), jnp.inf))
         if self.steps is None:
-            return Converged(system.cholesky())
+            return Converged(system.factorised(Cholesky()))
         return self.progressing(system, size)
 
     def progressing(self, system: System, size: int) -> Evolving | Stepping:
@@ -190,12 +190,12 @@ class Times(NamedTuple):
         Raises:
           ValueError: if infinitely many steps of a concrete optimiser diverge.
         """
-        spectral = system.spectral()
+        factor = system.factorised(Spectral())
         if self.descent is None:
-            return Evolving(spectral, self.tau(size))
+            return Evolving(factor, self.tau(size))
         progress = Progress(self.steps.reshape(-1), self.learning_rate / size, self.descent)
-        _check_converges(spectral, progress, size)
-        return Stepping(spectral, progress, system.ridge.absolute)
+        _check_converges(factor.state, progress, size)
+        return Stepping(factor.state, progress, system.ridge.absolute)
 
     def unflatten(self, results: jax.Array) -> jax.Array:
         """Results with the flat axis of times [m, ...] in the shape of t (..., ...)."""
@@ -214,7 +214,7 @@ def _check_steps(t: Any) -> None:
         raise ValueError(f"expected t of at most 2^53 steps, or infinity, got {shown(t)}")
 
 
-def _check_converges(spectral: Spectral, progress: Progress, size: int) -> None:
+def _check_converges(spectral: Eigenbasis, progress: Progress, size: int) -> None:
     """Raise ValueError if concrete steps without end diverge."""
     if not is_concrete(spectral.evals, progress) or not np.isinf(np.asarray(progress.steps)).any():
         return

@@ -6,192 +6,37 @@ numbers can do neither: there a failed factorisation is NaN.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 
 from widelimit._pytree import is_concrete, own
 from widelimit._text import warn
-from widelimit.predict import in_place
-from widelimit.predict.checks import as_flag, check_finite, check_real, check_scalar
+from widelimit.predict.checks import check_finite, check_real
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
-from widelimit.predict.spectral import Spectral
+from widelimit.predict.solvers.base import Factorisation, Solver
+from widelimit.predict.solvers.base import Ridge as Ridge
+from widelimit.predict.solvers.base import System as System
+from widelimit.predict.solvers.cholesky import Cholesky
+from widelimit.predict.solvers.eigenbasis import Spectral
+from widelimit.predict.spectral import Eigenbasis
 
 # Rounding errors of relative size eps move the eigenvalues of an n x n kernel by about
-# sqrt(n) eps times its largest entry, the noise floor. The entries of a kernel that was computed in
-# its own dtype are off by several eps, so eigenvalues below ZERO_BELOW floors count as zero, or
-# below twice the most negative one, which measures the error. Float32 kernels of ten layers of Erf
-# on 200 points of a line come out at -50 floors; beyond INDEFINITE_BELOW it cannot be rounding.
-# A Cholesky factor is used if the smallest eigenvalue is at least one floor. Pivots alone do not
-# tell: those of a matrix with one eigenvalue of rounding errors may all be large.
-ZERO_BELOW = 8.0
-INDEFINITE_BELOW = 128.0
+# sqrt(n) eps times its largest entry, the noise floor. A Cholesky factor is used if the smallest
+# eigenvalue is at least one floor. Pivots alone do not tell: those of a matrix with one eigenvalue
+# of rounding errors may all be large.
 
 # Kernels are checked so many rows at a time.
 _ROWS = 512
-# From a start that is drawn at random, these find an eigenvalue far below all others.
-_INVERSE_ITERATIONS = 3
 
 Remedy = Callable[[float, float], str]
-
-
-class Ridge(NamedTuple):
-    """What is added to the diagonal: relative times the mean diagonal, plus absolute."""
-
-    relative: Any = 0.0
-    absolute: Any = 0.0
-
-    @classmethod
-    def of(cls, diag_reg: Any, diag_reg_absolute_scale: Any, advice: str = "") -> "Ridge":
-        """The ridge of the parameters of this package's functions.
-
-        Raises:
-          TypeError: if diag_reg is no number, or diag_reg_absolute_scale neither True nor False.
-          ValueError: if diag_reg is negative, or an array: then with the advice.
-        """
-        check_scalar("diag_reg", diag_reg, advice)
-        diag_reg = own(diag_reg)
-        absolute = as_flag("diag_reg_absolute_scale", diag_reg_absolute_scale)
-        return cls(0.0, diag_reg) if absolute else cls(diag_reg, 0.0)
-
-
-class Cholesky(NamedTuple):
-    """The lower triangular factor [r, r] of a positive definite float64 matrix."""
-
-    lower: jax.Array
-
-    def solve(self, b: jax.Array | np.ndarray) -> jax.Array:
-        """K^-1 b for b [r, c]."""
-        return self._solve(self.half_solve(b), transposed=True)
-
-    def half_solve(self, b: jax.Array | np.ndarray) -> jax.Array:
-        """L^-1 b for b [r, c], whose Gram matrix is b^T K^-1 b."""
-        return self._solve(b, transposed=False)
-
-    def _solve(self, b: jax.Array | np.ndarray, transposed: bool) -> jax.Array:
-        if is_concrete(self.lower, b) and jax.default_backend() == "cpu":
-            return in_place.solve_lower(self.lower, b, transposed)
-        return solve_triangular(self.lower, b, lower=True, trans=int(transposed))
-
-    def log_determinant(self) -> jax.Array:
-        """Log det K, a scalar."""
-        return 2.0 * jnp.log(jnp.diagonal(self.lower)).sum()
-
-    def is_trusted(self, floor: Any, xp: Any) -> Any:
-        """Whether the smallest eigenvalue is at least `floor`, by NumPy or jax.numpy.
-
-        It is found from above by inverse iteration, and is no larger than the smallest pivot.
-        """
-        rows = self.lower.shape[0]
-        vector = xp.asarray(np.random.default_rng(0).normal(size=(rows, 1)))
-        for _ in range(_INVERSE_ITERATIONS):
-            vector = xp.asarray(self.solve(vector / xp.linalg.norm(vector)))
-        pivots = xp.diagonal(xp.asarray(self.lower))
-        # A NaN compares false.
-        return (pivots.min() ** 2 >= floor) & (floor * xp.linalg.norm(vector) <= 1.0)
-
-
-class System(NamedTuple):
-    """The matrix K + ridge I as arrays that JAX can trace, to be used in float64.
-
-    Attributes:
-      kernel: zipped train-train kernel K; None where there is a factor of concrete numbers.
-      ridge: what is added to its diagonal.
-      eps: relative rounding error of the kernel's entries.
-      factor: its factorisation if there is one already.
-    """
-
-    kernel: Any
-    ridge: Ridge
-    eps: Any
-    factor: Cholesky | Spectral | None = None
-
-    def matrix(self) -> jax.Array:
-        """K + ridge I [r, r]."""
-        matrix = to_matrix("kernel", self.kernel)
-        matrix = (matrix + matrix.T) / 2
-        return matrix + self.added() * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-
-    def added(self) -> jax.Array:
-        """The ridge, a scalar."""
-        mean_diagonal = jnp.diagonal(to_matrix("kernel", self.kernel)).mean()
-        return self.ridge.relative * mean_diagonal + self.ridge.absolute
-
-    def cholesky(self) -> Cholesky:
-        """The Cholesky factor of the matrix; NaN if it is singular to working precision."""
-        if isinstance(self.factor, Cholesky):
-            return self.factor
-        matrix = self.matrix()
-        lower = jnp.linalg.cholesky(matrix)
-        constants = jax.lax.stop_gradient((lower, self._noise_floor(matrix)))
-        trusted = Cholesky(constants[0]).is_trusted(constants[1], jnp)
-        return Cholesky(jnp.where(trusted, lower, jnp.nan))
-
-    def spectral(self) -> Spectral:
-        """The eigendecomposition, with those lost in rounding set to zero; NaN if indefinite."""
-        if isinstance(self.factor, Spectral):
-            return self.factor
-        matrix = self.matrix()
-        evals, evecs = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))
-        floor = jax.lax.stop_gradient(self._noise_floor(matrix))
-        return Spectral(matrix, _live(evals, floor, jnp), evecs)
-
-    def _noise_floor(self, matrix: jax.Array) -> jax.Array:
-        return np.sqrt(len(matrix)) * self.eps * jnp.diagonal(matrix).max()
-
-
-def _live(evals: Any, floor: Any, xp: Any) -> Any:
-    """Eigenvalues, by NumPy or jax.numpy, of which those lost in rounding are zero.
-
-    All are NaN if the lowest cannot be negative by rounding.
-    """
-    solver_error = len(evals) * np.finfo(np.float64).eps * xp.abs(evals).max()
-    lowest = evals.min()
-    lost = xp.maximum(ZERO_BELOW * floor + solver_error, -2.0 * lowest)
-    live = xp.where(xp.abs(evals) <= lost, 0.0, evals)
-    trusted = lowest >= -(INDEFINITE_BELOW * floor + solver_error)
-    return xp.where(trusted, live, xp.nan)
 
 
 @in_float64
 def _matrix_and_ridge(system: System) -> tuple[jax.Array, jax.Array]:
     return system.matrix(), system.added()
-
-
-@in_float64
-def _cholesky(system: System) -> Cholesky:
-    return system.cholesky()
-
-
-@in_float64
-def _spectral(system: System) -> Spectral:
-    return system.spectral()
-
-
-def _host_cholesky(system: System) -> Cholesky | None:
-    """What `System.cholesky` returns, on the host; None for NaN."""
-    matrix = in_place.regularised(system.kernel, *system.ridge)
-    floor = np.sqrt(len(matrix)) * system.eps * matrix.diagonal().max()
-    lower = in_place.cholesky(matrix)
-    if lower is None:
-        return None
-    factor = Cholesky(in_place.to_jax(lower))
-    return factor if factor.is_trusted(floor, np) else None
-
-
-def _host_spectral(system: System) -> Spectral | None:
-    """What `System.spectral` returns but for the matrix, on the host; None for NaN."""
-    matrix = in_place.regularised(system.kernel, *system.ridge)
-    floor = np.sqrt(len(matrix)) * system.eps * matrix.diagonal().max()
-    evals, evecs = in_place.eigh(matrix)
-    live = _live(evals, floor, np)
-    if np.isnan(live).any():
-        return None
-    return Spectral(None, in_place.to_jax(live), in_place.to_jax(evecs))
 
 
 class TrainKernel:
@@ -201,7 +46,9 @@ class TrainKernel:
     checked. Traced, it is factorised wherever it is used: a tracer must not outlive its trace.
     """
 
-    def __init__(self, name: str, kernel: Any, ridge: Ridge, remedy: Remedy) -> None:
+    def __init__(
+        self, name: str, kernel: Any, ridge: Ridge, remedy: Remedy, solver: Solver | None = None
+    ) -> None:
         """Checks the kernel.
 
         Args:
@@ -209,6 +56,7 @@ class TrainKernel:
           kernel: zipped train-train kernel.
           ridge: what to add to the diagonal.
           remedy: words of an error, from a relative and an absolute ridge that would do.
+          solver: what solves it; None for what is asked for.
 
         Raises:
           TypeError: if the kernel is complex.
@@ -218,9 +66,10 @@ class TrainKernel:
         check_real(name, kernel)
         check_finite(name, kernel)
         self._name, self._remedy = name, remedy
-        self._bare = System(kernel, ridge, resolution(kernel))
-        self._is_concrete = is_concrete(self._bare)
-        self._factorised: dict[Callable[[System], Any], System | None] = {}
+        self._solver = solver
+        chosen = None if solver is None else Factorisation(None, solver)
+        self._bare = System(kernel, ridge, resolution(kernel), chosen)
+        self._factorised: dict[type[Solver], System | None] = {}
         self._warned = False
         if is_concrete(kernel):
             _check_symmetric(name, np.asarray(kernel), self._bare.eps)
@@ -230,69 +79,65 @@ class TrainKernel:
         return self._bare
 
     def cholesky(self) -> System:
-        """The system, with its Cholesky factor if it is concrete.
+        """The system, with its Cholesky factor, or by the solver chosen, if it is concrete.
 
         Raises:
           ValueError: if the matrix is concrete and singular or indefinite to working precision:
             the factorisation fails, or its smallest eigenvalue is below sqrt(n) eps times the
             largest diagonal entry, where eps belongs to the kernel's own dtype.
         """
-        system = self._factor(_cholesky, _host_cholesky)
-        if system is None:
-            raise ValueError(self._failure("singular or indefinite to working precision"))
-        return system
+        return self._by(self._solver or Cholesky())
 
     def spectral(self) -> System:
-        """The system, with its eigendecomposition if it is concrete.
+        """The system, with its eigendecomposition, or by the solver chosen, if it is concrete.
 
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
         """
-        system = self._factor(_spectral, _host_spectral)
-        if system is None:
-            raise ValueError(self._failure("indefinite"))
-        return system
+        return self._by(self._solver or Spectral())
 
     def inverse(self) -> System:
         """The system, with what solves it if it is concrete: the limit of a vanishing ridge.
 
         That is its Cholesky factor. If there is none to be trusted it is its eigendecomposition,
         in which eigenvalues lost in rounding are zero and contribute nothing: a RuntimeWarning says
-        so, once.
+        so, once. A solver that was chosen has no such deputy.
 
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
         """
-        system = self._factor(_cholesky, _host_cholesky)
-        if system is not None:
-            return system
+        if self._solver is None and self._factor(Cholesky()) is not None:
+            return self.cholesky()
         system = self.spectral()
-        if not self._warned and isinstance(system.factor, Spectral):
+        lost = _lost(system)
+        if lost is not None and lost.any() and not self._warned:
             self._warned = True
-            evals = np.asarray(system.factor.evals)
             warn(
-                f"{self._failure('singular to working precision')}. {np.sum(evals == 0)} of "
-                f"{evals.size} eigenvalues are lost in rounding and left out: the result is the "
-                "limit of a vanishing ridge",
+                f"{self._failure('singular to working precision')}. {lost.sum()} of {lost.size} "
+                "eigenvalues are lost in rounding and left out: the result is the limit of a "
+                "vanishing ridge",
                 RuntimeWarning,
             )
         return system
 
-    def _factor(
-        self, traced: Callable[[System], Any], on_host: Callable[[System], Any]
-    ) -> System | None:
+    def _by(self, solver: Solver) -> System:
+        system = self._factor(solver)
+        if system is None:
+            raise ValueError(self._failure(solver.failure))
+        return system
+
+    def _factor(self, solver: Solver) -> System | None:
         """The system with a factor if it is concrete, None if that cannot be trusted; kept."""
-        if not self._is_concrete:
+        if not self._bare.is_concrete():
             return self._bare
-        if traced not in self._factorised:
-            with jax.ensure_compile_time_eval():
-                on_cpu = jax.default_backend() == "cpu"
-                factor = (on_host if on_cpu else traced)(self._bare)
-            failed = factor is None or not (on_cpu or _is_finite(factor))
+        key = type(solver)
+        if key not in self._factorised:
+            with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+                factor = self._bare.factorised(solver)
             # Nothing but the factor is read: the kernel would be copied to float64 at every use.
-            kept = None if failed else self._bare._replace(kernel=None, factor=factor)
-            self._factorised[traced] = kept
-        return self._factorised[traced]
+            kept = self._bare._replace(kernel=None, factor=factor)
+            self._factorised[key] = None if factor.state is None else kept
+        return self._factorised[key]
 
     def _failure(self, failure: str) -> str:
         """What was expected and what came: the smallest eigenvalue, and ridges that would do."""
@@ -314,8 +159,10 @@ class TrainKernel:
         )
 
 
-def _is_finite(factor: Any) -> bool:
-    return not any(np.isnan(np.asarray(leaf)).any() for leaf in jax.tree.leaves(factor))
+def _lost(system: System) -> np.ndarray | None:
+    """Which eigenvalues of a factorised system are lost in rounding; None if it does not tell."""
+    state = None if system.factor is None else system.factor.state
+    return np.asarray(state.evals) == 0 if isinstance(state, Eigenbasis) else None
 
 
 def advise_diag_reg(relative: float, absolute: float) -> str:

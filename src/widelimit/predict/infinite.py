@@ -19,6 +19,7 @@ from widelimit.predict.ensemble import call_kernel
 from widelimit.predict.factor import Ridge, TrainKernel
 from widelimit.predict.matrices import Targets, check_test_test, row_shape
 from widelimit.predict.precision import resolution, result_dtype
+from widelimit.predict.solvers.base import Solver, check_solver, require
 
 
 class InfiniteEnsemble:
@@ -65,12 +66,16 @@ class InfiniteEnsemble:
         makes a kernel singular, so that repeated inputs without noise do not fail. With 0 and
         noise=0 a kernel that is singular by rounding gives the limit of a vanishing ridge, with a
         RuntimeWarning; see `predict.gp_inference`.
+      solver: what solves the regularised kernel, a `predict.Solver`: `Cholesky()`, `Spectral()`,
+        `ConjugateGradients()` or one of your own. None takes a Cholesky factor, or the eigenbasis
+        for finite times and for kernels that are singular by rounding.
       memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
         kernels themselves: larger ones are computed in tiles (`wl.gram`). What else an ensemble
         takes says `wl.plan(net, shape).ensemble_bytes`.
 
     Raises:
-      TypeError: if the first argument is neither a network nor a function.
+      TypeError: if the first argument is neither a network nor a function, or `solver` is none; or
+        if it is given traced numbers and takes none.
       ValueError: if x, y or the kernel is not finite, shapes do not fit, `inference` is unknown,
         `noise`, `jitter` or `learning_rate` is negative, or the regularised kernel is indefinite
         (with "gradient_descent" when it is first used). NaN in inputs is padding if `kernel_fn` is
@@ -98,6 +103,7 @@ class InfiniteEnsemble:
         learning_rate: ArrayLike = 1.0,
         noise: ArrayLike = 0.0,
         jitter: ArrayLike | None = None,
+        solver: Solver | None = None,
         memory: str | float | int = DEFAULT_MEMORY,
     ) -> None:
         """Computes the kernels of the training set."""
@@ -110,6 +116,7 @@ class InfiniteEnsemble:
         check_scalar("learning_rate", learning_rate)
         check_scalar("noise", noise)
         check_scalar("jitter", 0.0 if jitter is None else jitter)
+        check_solver(solver)
         if jnp.ndim(y) < 2:
             raise ValueError(
                 f"expected y of shape [n, outputs], got {jnp.shape(y)}; for one output y[:, None]"
@@ -117,7 +124,7 @@ class InfiniteEnsemble:
         check_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
         self._kernel_names = ["nngp"] if inference == "bayes" else ["nngp", "ntk"]
         self._x, self._y, self._noise = own(x), y, noise
-        self._learning_rate, self._times = learning_rate, Times()
+        self._learning_rate, self._times, self._solver = learning_rate, Times(), solver
 
         kernels = self._call(x, None, self._kernel_names)
         targets = Targets.of(y, (-1,))._replace(name="y")
@@ -132,7 +139,7 @@ class InfiniteEnsemble:
             size = math.prod(targets.kept_shape)
             jitter = max(1e-10, 32 * math.sqrt(size) * resolution(driving))
         ridge = Ridge(relative=jitter, absolute=noise * noise)
-        self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise)
+        self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise, solver)
         if self._layout.bayes:
             self._train_kernel.inverse()
 
@@ -145,12 +152,15 @@ class InfiniteEnsemble:
 
         Raises:
           ValueError: if inference is "bayes", or a concrete t is negative.
+          NotImplementedError: if the solver has no functions of eigenvalues.
         """
         if self._layout.bayes:
             raise ValueError(
                 "expected inference='gradient_descent' for an ensemble at a time t, got 'bayes': a "
                 "posterior is not trained and has no time"
             )
+        if t is not None:
+            require(self._solver, "apply")
         view = copy.copy(self)
         view._times = Times.of(t, self._learning_rate)
         return view
@@ -240,12 +250,14 @@ class InfiniteEnsemble:
         Raises:
           ValueError: if inference is not "bayes", or the regularised kernel is singular: such a
             prior has no density, and a vanishing ridge no limit.
+          NotImplementedError: if the solver has no determinant.
         """
         if not self._layout.bayes:
             raise ValueError(
                 "expected inference='bayes' for a marginal likelihood, got 'gradient_descent': "
                 "networks trained from a random start are no posterior of a probability model"
             )
+        require(self._solver, "log_determinant")
         system = self._train_kernel.cholesky()
         return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
 

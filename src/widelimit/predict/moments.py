@@ -10,10 +10,11 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete
 from widelimit.predict.dynamics import Times, trained_covariance
-from widelimit.predict.factor import System
 from widelimit.predict.matrices import Targets, from_matrix, row_shape, to_matrix
 from widelimit.predict.precision import in_float64
-from widelimit.predict.spectral import Spectral
+from widelimit.predict.solvers.base import System
+from widelimit.predict.solvers.cholesky import Cholesky
+from widelimit.predict.spectral import Eigenbasis
 
 # A variance this far below zero, in units of the largest prior variance, is no rounding error.
 _NEGATIVE_VARIANCE = 1e-2
@@ -127,7 +128,7 @@ def ensemble_sample(evidence: Evidence, normal: Array, *, layout: Layout) -> Arr
     evals, evecs = jnp.linalg.eigh(jax.lax.stop_gradient(covariance[0]))
     # The symmetric root needs no positive definite matrix: at training points it is singular.
     normal = jax.vmap(layout.targets.to_matrix)(normal)
-    draws = mean + Spectral(covariance[0], evals, evecs).root(normal)
+    draws = mean + Eigenbasis(covariance[0], evals, evecs).root(normal)
     return layout.targets.from_matrix(draws, row_shape(evidence.nngp_tt)).astype(layout.dtype)
 
 
@@ -148,9 +149,9 @@ def ensemble_loss(evidence: Evidence, y: Array, *, layout: Layout) -> Loss:
 @in_float64
 def log_marginal_likelihood(system: System, y: Array, *, layout: Layout) -> Array:
     """The log density of the targets under N(0, K + ridge I), summed over outputs."""
-    factor, aims = system.cholesky(), layout.targets.to_matrix(y)
+    factor, aims = system.factorised(Cholesky()), layout.targets.to_matrix(y)
     rows, outputs = aims.shape
-    fit = (factor.half_solve(aims) ** 2).sum()
+    fit = jnp.trace(factor.quadratic(aims))
     volume = factor.log_determinant() + rows * math.log(2 * math.pi)
     return (-0.5 * (fit + outputs * volume)).astype(layout.dtype)
 

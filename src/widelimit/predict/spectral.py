@@ -30,6 +30,22 @@ class SpectralFunction(NamedTuple):
     slope: Callable[[jax.Array, Any, Any], jax.Array]
 
 
+class AtTimes(NamedTuple):
+    """A function of eigenvalues at m times: called with l [r], it returns its values [m, r].
+
+    Attributes:
+      function: the function of eigenvalues and times.
+      tau: times [m], or a tree of arrays that tells more about each.
+    """
+
+    function: SpectralFunction
+    tau: Any
+
+    def __call__(self, l: Any) -> jax.Array:
+        """The values [m, r] at eigenvalues l [r]."""
+        return self.function.value(jnp.asarray(l), self.tau)
+
+
 def _exponent(l: jax.Array, tau: jax.Array) -> jax.Array:
     """L tau, where an eigenvalue of zero wins against infinite time."""
     return jnp.where(l == 0, 0.0, l * jnp.where(l == 0, 1.0, tau))
@@ -118,7 +134,7 @@ RESPONSE = SpectralFunction(_response_value, _response_divided, _response_slope)
 ROOT = SpectralFunction(_root_value, _root_divided, _root_slope)
 
 
-class Spectral(NamedTuple):
+class Eigenbasis(NamedTuple):
     """The eigenvalues and eigenvectors of a symmetric float64 matrix [r, r].
 
     Attributes:

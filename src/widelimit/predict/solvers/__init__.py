@@ -1,0 +1,1 @@
+"""What solves the systems of training sets: the contract of a solver, and three of them."""

@@ -1,0 +1,53 @@
+"""Systems by a Cholesky factor."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from widelimit._pytree import is_concrete
+from widelimit.predict import in_place
+from widelimit.predict.solvers.base import Solver, System
+
+
+class Cholesky(Solver):
+    """A direct solver of positive definite systems; its state is the lower factor [r, r].
+
+    It has means, covariances and the marginal likelihood of posteriors and of training to infinite
+    time. Kernels that are singular by rounding are an error.
+    """
+
+    traceable: ClassVar[bool] = True
+
+    def factorise(self, system: System) -> jax.Array | None:
+        """Returns the lower triangular factor."""
+        if not system.is_on_host():
+            return jnp.linalg.cholesky(system.matrix())
+        lower = in_place.cholesky(system.host_matrix())
+        return None if lower is None else in_place.to_jax(lower)
+
+    def solve(self, state: jax.Array, b: Any) -> jax.Array:
+        """Returns K^-1 b for b [r, c]."""
+        return _half(state, _half(state, b), transposed=True)
+
+    def quadratic(self, state: jax.Array, b: Any) -> jax.Array:
+        """Returns b^T K^-1 b as the Gram matrix of L^-1 b."""
+        half = _half(state, b)
+        return half.T @ half
+
+    def log_determinant(self, state: jax.Array) -> jax.Array:
+        """Returns log det K, a scalar."""
+        return 2.0 * jnp.log(jnp.diagonal(state)).sum()
+
+    def is_trusted(self, state: jax.Array, rows: int, floor: Any) -> Any:
+        """Whether the smallest eigenvalue, no larger than any pivot, is at least `floor`."""
+        pivots = state.diagonal()
+        return (pivots.min() ** 2 >= floor) & super().is_trusted(state, rows, floor)
+
+
+def _half(lower: jax.Array, b: Any, transposed: bool = False) -> jax.Array:
+    """L^-1 b, or L^-T b."""
+    if is_concrete(lower, b) and jax.default_backend() == "cpu":
+        return in_place.solve_lower(lower, b, transposed)
+    return solve_triangular(lower, b, lower=True, trans=int(transposed))

@@ -1,0 +1,71 @@
+"""Systems by their eigenvalues and eigenvectors."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._pytree import is_concrete
+from widelimit.predict import in_place
+from widelimit.predict.solvers.base import Solver, System
+from widelimit.predict.spectral import RESPONSE, AtTimes, Eigenbasis
+
+# The entries of a kernel that was computed in its own dtype are off by several eps, so eigenvalues
+# below ZERO_BELOW floors count as zero, or below twice the most negative one, which measures the
+# error. Float32 kernels of ten layers of Erf on 200 points of a line come out at -50 floors; beyond
+# INDEFINITE_BELOW it cannot be rounding.
+ZERO_BELOW = 8.0
+INDEFINITE_BELOW = 128.0
+
+
+class Spectral(Solver):
+    """A direct solver in the eigenbasis, of singular systems too; its state is an `Eigenbasis`.
+
+    Eigenvalues lost in rounding are zero and contribute nothing, which is the limit of a vanishing
+    ridge. It has means and covariances of posteriors and of training to any time, but no marginal
+    likelihood. It takes about ten times as long as Cholesky factors.
+    """
+
+    traceable: ClassVar[bool] = True
+    failure: ClassVar[str] = "indefinite"
+
+    def factorise(self, system: System) -> Eigenbasis | None:
+        """Returns the eigendecomposition, with eigenvalues lost in rounding set to zero."""
+        if system.is_on_host():
+            evals, evecs = in_place.eigh(system.host_matrix())
+            live = _live(evals, system.noise_floor(), np)
+            constant = Eigenbasis(None, in_place.to_jax(live), in_place.to_jax(evecs))
+            return None if np.isnan(live).any() else constant
+        matrix = system.matrix()
+        constants = jax.lax.stop_gradient((matrix, system.noise_floor()))
+        lowest_first, eigenvectors = jnp.linalg.eigh(constants[0])
+        alive = _live(lowest_first, constants[1], jnp)
+        failed = is_concrete(alive) and bool(jnp.isnan(alive).any())
+        return None if failed else Eigenbasis(matrix, alive, eigenvectors)
+
+    def solve(self, state: Eigenbasis, b: Any) -> jax.Array:
+        """Returns the limit of (K + d I)^-1 b for d to 0, for b [r, c]."""
+        return state.apply(RESPONSE, jnp.full((1,), jnp.inf), b[None])[0]
+
+    def apply(self, state: Eigenbasis, function: AtTimes, b: Any) -> jax.Array:
+        """Returns f(K) b [m, r, c] for b [1 or m, r, c]."""
+        return state.apply(function.function, function.tau, b)
+
+    def is_trusted(self, state: Eigenbasis, rows: int, floor: Any) -> Any:
+        """True: what is lost in rounding is zero already."""
+        del state, rows, floor
+        return True
+
+
+def _live(evals: Any, floor: Any, xp: Any) -> Any:
+    """Eigenvalues, by NumPy or jax.numpy, of which those lost in rounding are zero.
+
+    All are NaN if the lowest cannot be negative by rounding.
+    """
+    solver_error = len(evals) * np.finfo(np.float64).eps * xp.abs(evals).max()
+    lowest = evals.min()
+    lost = xp.maximum(ZERO_BELOW * floor + solver_error, -2.0 * lowest)
+    live = xp.where(xp.abs(evals) <= lost, 0.0, evals)
+    trusted = lowest >= -(INDEFINITE_BELOW * floor + solver_error)
+    return xp.where(trusted, live, xp.nan)
