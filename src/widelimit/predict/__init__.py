@@ -21,4 +21,5 @@ from widelimit.predict.posterior import gp_inference as gp_inference
 from widelimit.predict.solver import ODEState as ODEState
 from widelimit.predict.solvers.base import Solver as Solver
 from widelimit.predict.solvers.cholesky import Cholesky as Cholesky
+from widelimit.predict.solvers.conjugate_gradients import ConjugateGradients as ConjugateGradients
 from widelimit.predict.solvers.eigenbasis import Spectral as Spectral
