@@ -27,12 +27,14 @@ FOUNDATION = {
     "tracing",
 }
 # Each may import the foundation and what stands before it.
-TOWER = ["layers", "engines", "network", "extend", "plan_table", "stax", "models"]
+TOWER = ["layers", "engines", "network", "plan_table", "stax", "models"]
 # These see networks only as callables: they may import the foundation and each other.
 PROTOCOL = {"diagnostics", "finite", "gram", "predict"}
 PACKAGE_ITSELF = "__init__"
+# These hold names alone, of all others.
+NAMES = {PACKAGE_ITSELF, "extend"}
 
-KNOWN = FOUNDATION | set(TOWER) | PROTOCOL | {PACKAGE_ITSELF}
+KNOWN = FOUNDATION | set(TOWER) | PROTOCOL | NAMES
 
 NOT_ON_IMPORT = [
     "diffrax",
@@ -117,7 +119,7 @@ def resolve(name: str, modules: dict[str, ast.Module]) -> str | None:
 
 def allowed(importer: str, imported: str) -> bool:
     a, b = importer.split(".")[0], imported.split(".")[0]
-    if a in (b, PACKAGE_ITSELF):
+    if a == b or a in NAMES:
         return True
     if a in FOUNDATION or b in FOUNDATION:
         return b in FOUNDATION

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.test_readme import run_blocks
-from widelimit import gram, plan, stax
+from widelimit import InfiniteEnsemble, gram, plan, stax
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.standard_normal((3, 6, 5, 2)).astype(np.float32)
@@ -16,7 +16,7 @@ IMAGES = RNG.standard_normal((3, 6, 5, 2)).astype(np.float32)
 @pytest.fixture(scope="module")
 def doors() -> dict[str, Any]:
     with jax.numpy_rank_promotion("allow"):
-        return run_blocks("docs/extending.md", 5)
+        return run_blocks("docs/extending.md", 6)
 
 
 def close(found: Any, right: Any, rtol: float = 2e-5) -> None:
@@ -98,3 +98,18 @@ def test_a_combinator(doors: dict[str, Any]) -> None:
 def test_an_engine(doors: dict[str, Any]) -> None:
     net, x = doors["net"], np.asarray(doors["x"], np.float32)
     close(doors["nngp"], net.kernel_fn(x, None, "nngp"))
+
+
+def test_a_solver(doors: dict[str, Any]) -> None:
+    x, x_test = RNG.standard_normal((12, 3)), RNG.standard_normal((5, 3))
+    for inference in ("bayes", "gradient_descent"):
+        own, known = (
+            InfiniteEnsemble(
+                *(doors["net"], x, np.sin(x[:, :2])), inference=inference, noise=0.2, solver=solver
+            )
+            for solver in (doors["Eigenvalues"](), None)
+        )
+        close(own.mean(x_test), known.mean(x_test), 1e-6)
+        close(own.cov(x_test), known.cov(x_test), 1e-6)
+    close(own.at(3.0).mean(x_test), known.at(3.0).mean(x_test), 1e-6)
+    assert doors["std"].shape == doors["early"].shape == (4, 1)

@@ -1,4 +1,4 @@
-"""What activations, layers, combinators and engines of your own are made of.
+"""What activations, layers, combinators, engines and solvers of your own are made of.
 
 docs/extending.md has a recipe for each.
 """
@@ -30,3 +30,5 @@ from widelimit.layers.base import Layer as Layer
 from widelimit.layers.base import Site as Site
 from widelimit.layers.elementwise import ElementwiseLayer as ElementwiseLayer
 from widelimit.layers.step import step as step
+from widelimit.predict.solvers.base import Solver as Solver
+from widelimit.predict.solvers.base import System as System
