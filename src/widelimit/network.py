@@ -177,8 +177,8 @@ class KernelFn(NetFunction):
         """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
         return parse_get(get)
 
-    def select_fields(self, kernels: Any, get: Any) -> Any:
-        """Returns what `get` asks for of whole kernels; see `selection.select`."""
+    def select(self, kernels: Any, get: Any) -> Any:
+        """Returns what `get` asks for of whole kernels; see `get.select_fields`."""
         return select_fields(kernels, get)
 
     def tiler(
