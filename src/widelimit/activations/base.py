@@ -46,16 +46,16 @@ def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | Non
     return value + lax.stop_gradient(jnp.maximum(-value, 0))
 
 
-def unit(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """Returns a power of two next to `1 / sqrt(q1 q2)`, 1 if one is zero; without derivatives.
+def unit(q: jax.Array) -> jax.Array:
+    """Returns a power of two next to `1 / sqrt q`, 1 at zero; without derivatives.
 
-    Products of what it multiplies neither overflow nor underflow, and round as they did.
+    Covariances and variances times the units of both ends have products that neither overflow nor
+    underflow, and round as they did. Of variances there are far fewer than of covariances.
     """
-    numbers = jnp.finfo(q1.dtype)
-    inverse = lax.rsqrt(q1) * lax.rsqrt(q2)
-    inverse = jnp.where((q1 > 0) & (q2 > 0), inverse, 1)
-    inverse = jnp.clip(inverse, 8 * numbers.tiny, numbers.max / 8)
-    return lax.stop_gradient(lax.reduce_precision(inverse, numbers.nexp, mantissa_bits=0))
+    numbers = jnp.finfo(q.dtype)
+    inverse = lax.rsqrt(jnp.maximum(q, 8 * numbers.tiny))
+    inverse = lax.reduce_precision(inverse, numbers.nexp, mantissa_bits=0)
+    return lax.stop_gradient(jnp.where(q > 0, inverse, 1))
 
 
 def half_distance(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:

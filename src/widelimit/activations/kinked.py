@@ -57,10 +57,13 @@ def _slope_angle(v: jax.Array, c: jax.Array, q1: jax.Array, q2: jax.Array) -> ja
 def _scaled(
     c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the determinant and `c` times `unit`, and its inverse."""
-    small = unit(q1, q2)
-    c, q1, q2 = c * small, q1 * small, q2 * small
-    return determinant(c, q1, q2, None if gap is None else gap * small), c, 1 / small
+    """Returns the determinant and `c` in units of both ends, and what undoes them."""
+    u1, u2 = unit(q1), unit(q2)
+    small, back = u1 * u2, (1 / u1) * (1 / u2)
+    ratio = c * small
+    if gap is None:
+        return determinant(ratio, q1 * u1 * u1, q2 * u2 * u2, None), ratio, back
+    return determinant(ratio, q1 * small, q2 * small, gap * small), ratio, back
 
 
 def abrelu(

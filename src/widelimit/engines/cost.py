@@ -136,7 +136,7 @@ class _Walk:
         """Returns what a network without spatial axes takes besides, since it is compiled whole."""
         while not isinstance(signal, Signal):
             signal = signal[0]
-        return 0 if signal.spatial else 3 * 8 * self.load.pairs
+        return 0 if signal.spatial else 6 * 8 * self.load.pairs
 
     def _new(self, need: Any, signal: Any) -> tuple[int, ...]:
         """Returns the name of new covariances, or the names of several branches."""
