@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -18,9 +19,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if TYPECHECK:
     # Checks the shapes and types in the annotations at every call. It must come before the first
     # import of the package. WIDELIMIT_TYPECHECK=0 turns it off.
-    from jaxtyping import install_import_hook
+    from jaxtyping import config, install_import_hook
 
     install_import_hook("widelimit", "beartype.beartype")
+
+    class Refusal(pytest.RaisesExc[BaseException]):
+        """`pytest.raises` without these checks: what a test expects to be refused is not legal."""
+
+        def __enter__(self) -> pytest.ExceptionInfo[BaseException]:
+            self._before = config.jaxtyping_disable
+            config.update("jaxtyping_disable", True)
+            return super().__enter__()
+
+        def __exit__(self, *error: Any) -> bool:
+            config.update("jaxtyping_disable", self._before)
+            return super().__exit__(*error)
+
+    pytest.raises = Refusal  # type: ignore[assignment]
 
 # `make test` compiles fast, all but the tests marked `optimised`, which take the code that users
 # run. XLA reads its flags anew at every compilation; one that it does not know would end the

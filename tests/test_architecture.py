@@ -25,6 +25,7 @@ FOUNDATION = {
     "covariance",
     "kernel",
     "tracing",
+    "typing",
 }
 # Each may import the foundation and what stands before it.
 TOWER = ["layers", "engines", "network", "plan_table", "stax", "models"]

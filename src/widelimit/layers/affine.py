@@ -14,6 +14,7 @@ from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse
 from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.typing import Arrays, Key, Masks, Params, Pattern, Shapes
 
 
 class AffineLayer(Layer):
@@ -50,7 +51,7 @@ class AffineLayer(Layer):
         return int(width * self.s[1]) if self.parameterization == "standard" else width
 
     def _draw(
-        self, key: Array, weights: tuple[int, ...], bias: tuple[int, ...], fan_in: int
+        self, key: Key, weights: tuple[int, ...], bias: tuple[int, ...], fan_in: int
     ) -> tuple[Array, Array | None]:
         """Returns random weights and biases of given shapes."""
         key_w, key_b = jax.random.split(key)
@@ -128,11 +129,11 @@ class Dense(AffineLayer):
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         axis = checked_axis(self.channel_axis, shape)
         return (*shape[:axis], self._scaled_width(self.out_dim), *shape[axis + 1 :])
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         axis = checked_axis(self.channel_axis, shape)
         width = self._scaled_width(self.out_dim)
         bias = [1] * len(shape)
@@ -140,7 +141,13 @@ class Dense(AffineLayer):
         return self._draw(key, (shape[axis], width), tuple(bias), shape[axis])
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         weights, bias = self._parameters(params)
         axis = checked_axis(self.channel_axis, x.shape)
@@ -152,7 +159,7 @@ class Dense(AffineLayer):
         out = jnp.moveaxis(jnp.tensordot(x, weights, (axis, 0)), -1, axis)
         return self._scale(out, bias, x.shape[axis])
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         return collapse(mask, checked_axis(self.channel_axis, shape))
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:

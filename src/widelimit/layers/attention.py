@@ -22,6 +22,7 @@ from widelimit.layers.affine import check_number, checked_width
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
 from widelimit.layers.positions import cholesky, similarities
+from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Shapes, Signals
 
 _STDS = ("W_key_std", "W_value_std", "W_query_std", "W_out_std", "W_pos_emb_std")
 _WIDTHS = ("n_chan_out", "n_chan_key", "n_chan_val", "n_heads")
@@ -134,7 +135,7 @@ class GlobalSelfAttention(Layer):
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         checked_axis(self.batch_axis, shape)
         axis = checked_axis(self.channel_axis, shape)
         return (*shape[:axis], self.n_chan_out, *shape[axis + 1 :])
@@ -157,7 +158,7 @@ class GlobalSelfAttention(Layer):
 
     # The finite layer.
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         signal = self._signal(shape)
         keyed = valued = signal.channels
         extra = self._embedding_channels(keyed)
@@ -189,7 +190,13 @@ class GlobalSelfAttention(Layer):
         )
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         query, key, value, out, bias, embedding = params
         signal = self._signal(x.shape)
@@ -257,12 +264,12 @@ class GlobalSelfAttention(Layer):
         hidden = one_channel(collapse(mask, signal.channel_axis), signal, self.label)
         return None if hidden is None else ~hidden
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         return collapse(mask, checked_axis(self.channel_axis, shape))
 
     # The infinite layer.
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         full = Need.full(signal.spatial)
         if self.linear_scaling or need.own.wanted:
             return full

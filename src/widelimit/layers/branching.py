@@ -23,6 +23,18 @@ from widelimit.covariance.signal import Signal
 from widelimit.kernel.masking import all_masked
 from widelimit.layers.base import Layer, Site, same_need
 from widelimit.layers.step import select_each
+from widelimit.typing import (
+    Arrays,
+    Covs,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Pattern,
+    Shapes,
+    Signals,
+)
 
 
 @pytree
@@ -44,34 +56,40 @@ class FanOut(Layer):
         if self.num < 1:
             raise ValueError(f"expected at least 1 branch, got num={self.num}")
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         return (shape,) * self.num
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         return (signal,) * self.num
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         return [x] * self.num
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         return (mask,) * self.num
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         return functools.reduce(same_need, need)
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return (moduli,) * self.num
 
-    def propagate(self, cov: Any, site: Site) -> Any:
+    def propagate(self, cov: Covs, site: Site) -> Any:
         return select_each([cov] * self.num, site.need_out)
 
 
 class _FanIn(Layer):
     """What joins of branches share."""
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         _check_branches(shape)
         if len(set(shape)) > 1:
             raise ValueError(
@@ -79,7 +97,7 @@ class _FanIn(Layer):
             )
         return shape[0]
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         _check_branches(signal)
         axes = {(s.batch_axis, s.channel_axis) for s in signal}
         if len(axes) > 1:
@@ -89,10 +107,10 @@ class _FanIn(Layer):
         shape2 = self.output_shape(tuple(s.shape2 for s in signal))
         return Signal(shape1, shape2, first.batch_axis, first.channel_axis)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         return all_masked(mask or ())
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         return (need,) * len(signal)
 
 
@@ -109,11 +127,17 @@ class FanInSum(_FanIn):
     """
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         return functools.reduce(operator.add, x)
 
-    def propagate(self, cov: Any, site: Site) -> Covariances:
+    def propagate(self, cov: Covs, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
         return independent_sum(cov, [None] * len(cov), site.signal_out, site.need_out)
@@ -131,11 +155,17 @@ class FanInProd(_FanIn):
     """
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         return functools.reduce(operator.mul, x)
 
-    def propagate(self, cov: Any, site: Site) -> Covariances:
+    def propagate(self, cov: Covs, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
         cov = with_tangents_of_all(cov)
@@ -182,7 +212,7 @@ class FanInConcat(_FanIn):
 
     axis: int = static(default=-1)
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         _check_branches(shape)
         axis = self._axis(len(shape[0]))
         rest = {(*s[:axis], None, *s[axis + 1 :]) for s in shape}
@@ -204,11 +234,17 @@ class FanInConcat(_FanIn):
         return signal.spatial_axes.index(axis) if axis in signal.spatial_axes else None
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         return jnp.concatenate(list(x), axis=self.axis)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None or all(m is None for m in mask):
             return None
         present = [m.shape for m in mask if m is not None]
@@ -221,19 +257,19 @@ class FanInConcat(_FanIn):
             full.append(jnp.zeros(sizes, bool) if m is None else jnp.broadcast_to(m, sizes))
         return jnp.concatenate(full, axis=axis)
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         if self._space(signal[0]) is None:
             return super().needs(need, signal)
         return tuple(Need(need.cross.clip(s.spatial), need.own.clip(s.spatial)) for s in signal)
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         space = self._space(signal[0])
         return tuple(None if i == space else m for i, m in enumerate(moduli[0]))
 
-    def mixes_samples(self, signal: Any) -> bool:
+    def mixes_samples(self, signal: Signals) -> bool:
         return len(signal) > 1 and self._axis(signal[0].ndim) == signal[0].batch_axis
 
-    def propagate(self, cov: Any, site: Site) -> Covariances:
+    def propagate(self, cov: Covs, site: Site) -> Covariances:
         if len(cov) == 1:
             return cov[0]
         cov = with_tangents_of_all(cov)

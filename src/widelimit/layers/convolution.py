@@ -21,6 +21,7 @@ from widelimit.layers.affine import AffineLayer, checked_width
 from widelimit.layers.base import Site, check_one_input
 from widelimit.layers.dimension_numbers import Axes
 from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
+from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
 
 
 @pytree
@@ -88,7 +89,7 @@ class ConvolutionLayer(AffineLayer):
     def _stencils(self, spatial: tuple[int, ...]) -> tuple[Stencil, ...]:
         return self.windows.stencils(spatial, tied=True)
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         check_one_input(shape)
         axes = self.axes
         if len(shape) != len(axes.lhs):
@@ -116,7 +117,7 @@ class ConvolutionLayer(AffineLayer):
         width = self._scaled_width(self.out_chan)
         return tuple(width if c == "C" else 1 for c in self.axes.out)
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         self.output_shape(shape)
         channels = shape[self.axes.lhs.index("C")]
         weights = self._weights_shape(channels, shape)
@@ -126,7 +127,13 @@ class ConvolutionLayer(AffineLayer):
         return self._filter(channels)
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         weights, bias = self._parameters(params)
         self.output_shape(x.shape)
@@ -163,7 +170,7 @@ class ConvolutionLayer(AffineLayer):
             return x, self.axes.to_filter(pads)
         return wrap(x, pads, spatial), ((0, 0),) * len(pads)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None:
             return None
         axes = self.axes
@@ -174,7 +181,7 @@ class ConvolutionLayer(AffineLayer):
     def _mask_space(self, mask: Array) -> Array:
         return self.windows.centres(mask, self.axes.spatial)
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         taps = self._stencils(signal.spatial)
         back = tuple(self.axes.order.index(i) for i in range(len(taps)))
         return Need(
@@ -182,7 +189,7 @@ class ConvolutionLayer(AffineLayer):
             needed_offsets(taps, need.own.permute(back)),
         )
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         rows = self.windows.moduli(moduli)
         return tuple(rows[i] for i in self.axes.order)
 
@@ -281,7 +288,7 @@ class ConvLocal(ConvolutionLayer):
             **self._settings(),
         )
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         return super().needs(_equal_positions(need), signal)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:

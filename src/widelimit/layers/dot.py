@@ -17,6 +17,7 @@ from widelimit.covariance.linear_maps import Contraction, contract
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
 
 _FREE = 1000  # labels of axes of the constant that meet no axis of the input begin here
 
@@ -111,7 +112,7 @@ class DotGeneral(Layer):
         first = [axis for axis, _ in batched]
         return tuple(labels), (*first, *free, *new) if self._is_lhs else (*first, *new, *free)
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         check_one_input(shape)
         if self._constant is None:
             return shape
@@ -163,7 +164,13 @@ class DotGeneral(Layer):
         return jax.lax.dot_general(lhs, rhs, (contracted, batched), self.precision)
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         if self._constant is None:
             return x
@@ -171,7 +178,7 @@ class DotGeneral(Layer):
         dtype = jnp.result_type(x, jnp.float32) if x.dtype.kind in "iub" else x.dtype
         return self._dot(jnp.asarray(self._constant, dtype), x.astype(dtype))
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None or self._constant is None:
             return mask
         met = self._labels(len(shape))[0]
@@ -180,7 +187,7 @@ class DotGeneral(Layer):
         visible = (~jnp.broadcast_to(mask, full)).astype(jnp.float32)
         return self._dot((jnp.asarray(self._constant) != 0).astype(jnp.float32), visible) == 0
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         if self._constant is None:
             return need
         plan, full = self._plan(signal), Offsets.full(signal.spatial)
@@ -194,14 +201,14 @@ class DotGeneral(Layer):
 
         return Need(grow(need.cross), grow(need.own))
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         if self._constant is None:
             return moduli
         plan = self._plan(signal)
         kept = dict(zip(plan.space, moduli, strict=True))
         return tuple(kept.get(label) for label in plan.space_out)
 
-    def pairs_samples(self, signal: Any) -> bool:
+    def pairs_samples(self, signal: Signals) -> bool:
         return self._constant is not None and self._plan(signal).mixes_samples
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:

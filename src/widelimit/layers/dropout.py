@@ -11,6 +11,7 @@ from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import INPUT, Covariances
 from widelimit.covariance.verbs import scale_same
 from widelimit.layers.base import Layer, Site
+from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Signals
 
 
 @pytree
@@ -43,7 +44,13 @@ class Dropout(Layer):
             raise ValueError(f"expected mode 'train' or 'test', got {self.mode!r}")
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         if self.mode == "test":
             return x
@@ -51,7 +58,7 @@ class Dropout(Layer):
             raise ValueError("expected rng=key in apply_fn, for Dropout(mode='train'); got None")
         return jnp.where(jax.random.bernoulli(rng, self.rate, x.shape), x / self.rate, 0)
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         return need.with_variances()
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:

@@ -20,6 +20,7 @@ from widelimit.activations import Dual
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.verbs import ElementwiseRule, elementwise
 from widelimit.layers.base import Layer, Site
+from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Signals
 
 
 class ElementwiseLayer(Layer):
@@ -36,24 +37,30 @@ class ElementwiseLayer(Layer):
         """Returns f(x)."""
         raise NotImplementedError
 
-    def features(self, q: Array) -> Any:
+    def features(self, q: Array) -> Arrays:
         """Returns what `dual` needs of variances q, with their axes last."""
         return q
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried)."""
         raise NotImplementedError
 
-    def variance(self, features: Any) -> Array:
+    def variance(self, features: Arrays) -> Array:
         """Returns E[f(u)^2]."""
         return self.dual(features, features, features, jnp.zeros_like(features)).k
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         return self.activation(x)
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         return need.with_variances()
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
@@ -87,7 +94,7 @@ class Erf(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jax.scipy.special.erf(self.b * x) + self.c
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.erf(c, q1, q2, gap, self.a, self.b, self.c)
 
 
@@ -115,7 +122,7 @@ class Sin(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jnp.sin(self.b * x + self.c)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.sin(c, q1, q2, gap, self.a, self.b, self.c)
 
 
@@ -147,7 +154,7 @@ class Rbf(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.rbf(c, q1, q2, gap, self.gamma)
 
 
@@ -166,7 +173,7 @@ class Gelu(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jax.nn.gelu(x, approximate=self.approximate)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.gelu(c, q1, q2, gap)
 
 
@@ -179,7 +186,7 @@ class Gabor(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jnp.exp(-jnp.square(x)) * jnp.sin(x)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.gabor(c, q1, q2, gap)
 
 
@@ -200,7 +207,7 @@ class Exp(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * x)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.exp(c, q1, q2, gap, self.a, self.b)
 
 
@@ -221,7 +228,7 @@ class Gaussian(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * jnp.square(x))
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.gaussian(c, q1, q2, gap, self.a, self.b)
 
 
@@ -244,7 +251,7 @@ class Monomial(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return x**self.degree
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.monomial(c, q1, q2, gap, self.degree)
 
 
@@ -270,7 +277,7 @@ class RectifiedMonomial(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jnp.where(x >= 0, x**self.degree, 0)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.rectified_monomial(c, q1, q2, gap, self.degree)
 
 
@@ -294,7 +301,7 @@ class Polynomial(ElementwiseLayer):
             out = out * x + coefficient
         return out
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.polynomial(c, q1, q2, gap, self.coef)
 
 
@@ -322,7 +329,7 @@ class Hermite(ElementwiseLayer):
             previous, current = current, (x * current - n**0.5 * previous) / (n + 1) ** 0.5
         return current
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.hermite(c, q1, q2, gap, self.degree)
 
 
@@ -347,7 +354,7 @@ class ExpNormalized(ElementwiseLayer):
             "expected a layer with a finite form, got ExpNormalized: it is defined by its kernel"
         )
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.exp_normalized(c, q1, q2, gap, self.gamma, self.shift, self.do_clip)
 
 

@@ -19,6 +19,7 @@ from widelimit.covariance.pair_matrices import position_maps
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
+from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Shapes, Signals
 
 
 class AggregateImplementation(enum.Enum):
@@ -81,7 +82,7 @@ class Aggregate(Layer):
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         self._axes(self._signal(shape))
         return shape
 
@@ -105,7 +106,13 @@ class Aggregate(Layer):
     # The finite layer.
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         if pattern is None:
             return x
@@ -123,7 +130,7 @@ class Aggregate(Layer):
 
     # The infinite layer.
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         touched = self._spatial(signal)
         full = Offsets.full(signal.spatial)
 

@@ -16,6 +16,17 @@ from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import index_stencil, needed_offsets
 from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.typing import (
+    Arrays,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Pattern,
+    Shapes,
+    Signals,
+)
 
 
 class _IndexExpression:
@@ -105,7 +116,7 @@ class Index(Layer):
         place = self.idx.index(Ellipsis) if Ellipsis in self.idx else len(given)
         return (*given[:place], *[_ALL] * (ndim - len(given)), *given[place:])
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         check_one_input(shape)
         out = []
         for axis, (item, size) in enumerate(zip(self._items(len(shape)), shape, strict=True)):
@@ -138,7 +149,7 @@ class Index(Layer):
 
         return place(signal.batch_axis), place(signal.channel_axis)
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         if isinstance(signal, Signal):
             items = self._items(signal.ndim)
             samples, channels = items[signal.batch_axis], items[signal.channel_axis]
@@ -155,7 +166,13 @@ class Index(Layer):
         return super().output_signal(signal)
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         return self._read(x)
 
@@ -163,7 +180,7 @@ class Index(Layer):
         items = self._items(x.ndim)
         return x[tuple(slice(*item) if isinstance(item, _Part) else item for item in items)]
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None:
             return None
         items = zip(self._items(len(shape)), shape, mask.shape, strict=True)
@@ -190,12 +207,12 @@ class Index(Layer):
         wide = tuple((0,) if gone else next(axes) for gone in removed)
         return Offsets(wide, folds if any(folds) else ())
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         taps = tuple(map(index_stencil, signal.spatial, self._positions(signal)))
         cross, own = (self._widened(o, signal) for o in (need.cross, need.own))
         return Need(needed_offsets(taps, cross), needed_offsets(taps, own))
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         items = [self._items(signal.ndim)[axis] for axis in signal.spatial_axes]
         return tuple(
             modulus if item.whole else None
@@ -203,7 +220,7 @@ class Index(Layer):
             if isinstance(item, _Part)
         )
 
-    def mixes_samples(self, signal: Any) -> bool:
+    def mixes_samples(self, signal: Signals) -> bool:
         samples = self._items(signal.ndim)[signal.batch_axis]
         return not (isinstance(samples, _Part) and samples.whole)
 

@@ -14,6 +14,7 @@ from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import normalise
 from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Shapes, Signals
 
 
 class _Norm(Layer):
@@ -38,15 +39,15 @@ class _Norm(Layer):
             raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")
         return tuple(sorted(a % ndim for a in axes))
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         check_one_input(shape)
         self.normalised_axes(len(shape))
         return shape
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         return need.with_variances()
 
-    def mixes_samples(self, signal: Any) -> bool:
+    def mixes_samples(self, signal: Signals) -> bool:
         return signal.batch_axis in self.normalised_axes(signal.ndim)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
@@ -92,7 +93,13 @@ class LayerNorm(_Norm):
     channel_axis: int = static(default=-1)
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         axes = self.normalised_axes(x.ndim)
         if mask is None:
@@ -144,7 +151,13 @@ class RMSNorm(_Norm):
     channel_axis: int = static(default=-1)
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         axes = self.normalised_axes(x.ndim)
         square = jnp.square(x)

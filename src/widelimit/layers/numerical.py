@@ -13,6 +13,7 @@ from jaxtyping import Array
 from widelimit._pytree import pytree, static
 from widelimit.activations import Dual, series
 from widelimit.layers.elementwise import ElementwiseLayer
+from widelimit.typing import Arrays, Function
 
 
 class SeriesLayer(ElementwiseLayer):
@@ -26,13 +27,13 @@ class SeriesLayer(ElementwiseLayer):
         """Returns f', or None for automatic differentiation."""
         return None
 
-    def features(self, q: Array) -> Any:
+    def features(self, q: Array) -> Arrays:
         return series.features(self.activation, q, self.order(), self.derivative())
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return series.series(c, q1, q2)
 
-    def variance(self, features: Any) -> Array:
+    def variance(self, features: Arrays) -> Array:
         return series.variance(features)
 
 
@@ -125,7 +126,7 @@ class ElementwiseNumerical(SeriesLayer):
         if self.deg < 1:
             raise ValueError(f"expected deg of at least 1, got {self.deg}")
 
-    def as_now(self, snapshot: Callable[..., Any]) -> ElementwiseNumerical:
+    def as_now(self, snapshot: Function) -> ElementwiseNumerical:
         df = None if self.df is None else snapshot(self.df)
         return dataclasses.replace(self, fn=snapshot(self.fn), df=df)
 
@@ -166,7 +167,7 @@ class Elementwise(SeriesLayer):
             if getattr(self, name) is not None:
                 _check_callable(name, getattr(self, name))
 
-    def as_now(self, snapshot: Callable[..., Any]) -> Elementwise:
+    def as_now(self, snapshot: Function) -> Elementwise:
         if self.nngp_fn is None:
             return dataclasses.replace(self, fn=snapshot(self.fn))
         slope = None if self.d_nngp_fn is None else snapshot(self.d_nngp_fn, 3)
@@ -177,17 +178,17 @@ class Elementwise(SeriesLayer):
             raise NotImplementedError("expected Elementwise(fn=...) for the finite network")
         return self.fn(x)
 
-    def features(self, q: Array) -> Any:
+    def features(self, q: Array) -> Arrays:
         return q if self.nngp_fn is not None else super().features(q)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         if self.nngp_fn is None:
             return super().dual(c, q1, q2, gap)
         slope = self.d_nngp_fn or jax.grad(self.nngp_fn)
         k, kdot = (jnp.vectorize(f)(c, q1, q2) for f in (self.nngp_fn, slope))
         return Dual(k, kdot)
 
-    def variance(self, features: Any) -> Array:
+    def variance(self, features: Arrays) -> Array:
         if self.nngp_fn is None:
             return super().variance(features)
         return jnp.vectorize(self.nngp_fn)(features, features, features)

@@ -11,6 +11,7 @@ from widelimit import activations
 from widelimit._pytree import pytree, static
 from widelimit.activations import Dual
 from widelimit.layers.elementwise import ElementwiseLayer
+from widelimit.typing import Arrays
 
 
 class _ReluFamily(ElementwiseLayer):
@@ -26,7 +27,7 @@ class _ReluFamily(ElementwiseLayer):
         a, b = self.slopes()
         return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.abrelu(c, q1, q2, gap, *self.slopes())
 
     def variance(self, features: Array) -> Array:
@@ -112,5 +113,5 @@ class Sign(ElementwiseLayer):
     def activation(self, x: Array) -> Array:
         return jnp.sign(x)
 
-    def dual(self, c: Array, q1: Any, q2: Any, gap: Array) -> Dual:
+    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
         return activations.sign(c, q1, q2, gap)

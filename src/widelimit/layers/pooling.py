@@ -20,6 +20,7 @@ from widelimit.covariance.verbs import position_pool, stencils
 from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site, check_one_input, checked_axis
 from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
+from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
 
 
 class _SpatialLayer(Layer):
@@ -67,7 +68,7 @@ class _Pool(_SpatialLayer):
             self.window_shape, as_sizes("strides", self.strides, ndim), ones, self.padding
         )
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         axes = self._spatial_axes(shape)
         sizes = self.windows.output(tuple(shape[axis] for axis in axes))
         out = list(shape)
@@ -76,7 +77,13 @@ class _Pool(_SpatialLayer):
         return tuple(out)
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         windows, axes = self.windows, self._spatial_axes(x.shape)
         self.output_shape(x.shape)
@@ -98,7 +105,7 @@ class _Pool(_SpatialLayer):
             )
         return total(x) / math.prod(windows.shape) if self.average else total(x)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None:
             return None
         axes = self._spatial_axes(shape)
@@ -108,11 +115,11 @@ class _Pool(_SpatialLayer):
     def _stencils(self, spatial: tuple[int, ...]) -> Any:
         return self.windows.stencils(spatial, tied=False, normalise=self.edges)
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         taps = self._stencils(signal.spatial)
         return Need(needed_offsets(taps, need.cross), needed_offsets(taps, need.own))
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return self.windows.moduli(moduli)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
@@ -190,7 +197,7 @@ class _GlobalPool(_SpatialLayer):
 
     average: bool = True
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         axes = self._spatial_axes(shape)
         return tuple(size for axis, size in enumerate(shape) if axis not in axes)
 
@@ -199,7 +206,13 @@ class _GlobalPool(_SpatialLayer):
         return batch, 1 - batch
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         axes = self._spatial_axes(x.shape)
         if not self.average:
@@ -209,10 +222,10 @@ class _GlobalPool(_SpatialLayer):
         counts = jnp.broadcast_to(~mask, x.shape).sum(axes)
         return x.sum(axes) / jnp.maximum(counts, 1)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         return None if mask is None else mask.all(self._spatial_axes(shape))
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         full = Offsets.full(signal.spatial)
         return Need(full, full if need.own.wanted else Offsets.none(len(signal.spatial)))
 

@@ -13,6 +13,7 @@ from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import position_mean
 from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
 
 
 @pytree
@@ -21,13 +22,13 @@ class Identity(Layer):
 
     structural = True
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         return shape
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         return signal
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return moduli
 
 
@@ -64,12 +65,12 @@ class Flatten(Layer):
         batch = self.batch_axis_out % 2
         return batch, 1 - batch
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         if isinstance(signal, Signal):
             self.check_input(signal.shape1, signal.batch_axis)
         return super().output_signal(signal)
 
-    def check_input(self, shape: Any, batch_axis: int | None) -> None:
+    def check_input(self, shape: Shapes, batch_axis: int | None) -> None:
         """Raises unless Flatten fits inputs of `shape` with samples along `batch_axis`."""
         axis = checked_axis(self.batch_axis, shape)
         if batch_axis is not None and batch_axis % len(shape) != axis:
@@ -81,7 +82,7 @@ class Flatten(Layer):
     def _check_axes(self, signal: Signal) -> None:
         """Channels may stand anywhere: `output_signal` checks the batch axis."""
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         axis = checked_axis(self.batch_axis, shape)
         batch, rest = shape[axis], math.prod((*shape[:axis], *shape[axis + 1 :]))
         return (batch, rest) if self.batch_axis_out % 2 == 0 else (rest, batch)
@@ -92,14 +93,20 @@ class Flatten(Layer):
         return flat if self.batch_axis_out % 2 == 0 else flat.T
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         return self._flatten(x)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         return None if mask is None else self._flatten(jnp.broadcast_to(mask, shape))
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         ndim = len(signal.spatial)
         zero = Offsets.zero(ndim)
         return Need(zero, zero if need.own.wanted else Offsets.none(ndim))

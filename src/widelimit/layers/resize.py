@@ -16,6 +16,7 @@ from widelimit.covariance.linear_maps import axis_maps, sample_maps
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
 
 _KEEP = -1
 
@@ -61,7 +62,7 @@ class ImageResize(Layer):
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         check_one_input(shape)
         if len(shape) != len(self.shape):
             raise ValueError(
@@ -71,7 +72,7 @@ class ImageResize(Layer):
         pairs = zip(shape, self.shape, strict=True)
         return tuple(old if new == _KEEP else new for old, new in pairs)
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         out = super().output_signal(signal)
         if self.shape[signal.channel_axis] != _KEEP:
             raise ValueError(
@@ -85,12 +86,18 @@ class ImageResize(Layer):
         return out
 
     def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
+        self,
+        params: Params,
+        x: Arrays,
+        *,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         shape = self.output_shape(x.shape)
         return jax.image.resize(x, shape, self.method, self.antialias, self.precision)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None:
             return None
         visible = ~mask
@@ -113,7 +120,7 @@ class ImageResize(Layer):
         pairs = ((old, self.shape[axis]) for old, axis in sizes)
         return {i: (a, b) for i, (a, b) in enumerate(pairs) if b not in (_KEEP, a)}
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         full = Offsets.full(signal.spatial)
         resized = self._resized(signal)
 
@@ -125,11 +132,11 @@ class ImageResize(Layer):
 
         return Need(grow(need.cross), grow(need.own))
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         resized = self._resized(signal)
         return tuple(None if i in resized else m for i, m in enumerate(moduli))
 
-    def pairs_samples(self, signal: Any) -> bool:
+    def pairs_samples(self, signal: Signals) -> bool:
         return self.shape[signal.batch_axis] != _KEEP
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -12,6 +10,7 @@ from widelimit._pytree import pytree
 from widelimit.covariance.stencil import Stencil, out_size, same_padding, transposed_stencil
 from widelimit.layers.convolution import ConvolutionLayer
 from widelimit.layers.windows import wrap
+from widelimit.typing import Moduli, Signals
 
 
 @pytree
@@ -128,7 +127,7 @@ class ConvTranspose(ConvolutionLayer):
             mask = (read & (stencil.table >= 0).reshape(shape)).any(axis)
         return mask
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         rows = tuple(m * s for m, s in zip(moduli, self.windows.strides, strict=True))
         return tuple(rows[i] for i in self.axes.order)
 

@@ -1,0 +1,109 @@
+"""Types of the arguments of public functions, by the names that signatures use.
+
+They are as wide as what is legal: wherever JAX arrays are, arrays of NumPy are too, and numbers may
+be traced. Trees are pytrees of JAX with such leaves. A static checker takes trees as they come;
+the tests of widelimit check all of them at every call.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, SupportsFloat, SupportsIndex, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, PyTree, Real, Shaped, UInt32
+from jaxtyping import Key as TypedKey
+
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Need
+from widelimit.covariance.signal import Signal
+
+# Numbers and arrays.
+
+Scalar: TypeAlias = int | float | np.number | np.bool_ | Shaped[Array | np.ndarray, ""]
+"""One real number; it may be traced."""
+
+Scalars: TypeAlias = Scalar | Sequence[Scalar] | Shaped[Array | np.ndarray, "..."]
+"""One real number or several."""
+
+Targets: TypeAlias = (
+    Real[Array | np.ndarray, "n *outputs"]
+    | Bool[Array | np.ndarray, "n *outputs"]
+    | Sequence[Sequence[SupportsFloat] | SupportsFloat]
+)
+"""What is to be learnt: the targets of n samples."""
+
+Key: TypeAlias = TypedKey[Array, ""] | UInt32[Array | np.ndarray, "_"]
+"""A random key of JAX."""
+
+# Shapes and axes.
+
+Shape: TypeAlias = Sequence[SupportsIndex]
+"""The shape of an array."""
+
+Shapes: TypeAlias = PyTree[SupportsIndex]
+"""The shape of an array, or a list or tuple of them for parallel inputs."""
+
+Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | Shaped[Array | np.ndarray, "..."]
+"""One axis of an array, or several."""
+
+# Trees.
+
+Params: TypeAlias = PyTree
+"""Parameters of a finite network: any pytree."""
+
+Inputs: TypeAlias = PyTree[ArrayLike]
+"""An array, a `Kernel`, a `MaskedArray`, or a list, tuple or other tree of them."""
+
+Arrays: TypeAlias = PyTree[ArrayLike]
+"""An array or a tree of arrays."""
+
+Masks: TypeAlias = PyTree[Bool[Array | np.ndarray, "..."]]
+"""A mask (True = masked), or a tree of masks; None without masks."""
+
+Pattern: TypeAlias = PyTree
+"""The pattern of a graph, or a tree of patterns: whatever `Aggregate` reads."""
+
+# What layers hand on; lists of branches are tuples.
+
+Signals: TypeAlias = PyTree[Signal]
+"""Descriptions of activations."""
+
+Needs: TypeAlias = PyTree[Need]
+"""Offsets that have to be stored."""
+
+Moduli: TypeAlias = PyTree[SupportsIndex]
+"""Moduli of folded offsets, per spatial axis; None where there is none."""
+
+Covs: TypeAlias = PyTree[Covariances]
+"""Covariances between activations."""
+
+# Requests and functions.
+
+Function: TypeAlias = Callable
+"""Any function."""
+
+Get: TypeAlias = str | Sequence[str] | None
+"""Names of the kernels asked for: one, several, or None for all."""
+
+
+@runtime_checkable
+class InitFunction(Protocol):
+    """`init_fn(key, input_shape)` returns an output shape and parameters."""
+
+    def __call__(self, key: Any, input_shape: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns the shape of the output and random parameters."""
+
+
+@runtime_checkable
+class ApplyFunction(Protocol):
+    """`f(params, x, **kwargs)`, a finite network: outputs from parameters and inputs."""
+
+    def __call__(self, params: Any, x: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns the outputs, an array or a tree of arrays."""
+
+
+@runtime_checkable
+class KernelFunction(Protocol):
+    """`kernel_fn(x1, x2, get, **kwargs)`: kernels between inputs."""
+
+    def __call__(self, x1: Any, x2: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns the kernels asked for."""
