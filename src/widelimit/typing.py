@@ -6,7 +6,16 @@ the tests of widelimit check all of them at every call.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, SupportsFloat, SupportsIndex, TypeAlias, runtime_checkable
+from types import EllipsisType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    SupportsFloat,
+    SupportsIndex,
+    TypeAlias,
+    runtime_checkable,
+)
 
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, PyTree, Real, Shaped, UInt32
@@ -18,8 +27,27 @@ from widelimit.covariance.signal import Signal
 
 # Numbers and arrays.
 
-Scalar: TypeAlias = int | float | np.number | np.bool_ | Shaped[Array | np.ndarray, ""]
-"""One real number; it may be traced."""
+# Layers convert their hyper-parameters. A static checker, which does not know that, is told what
+# they can be computed with; whatever is legal is told to all others.
+if TYPE_CHECKING:
+    Scalar: TypeAlias = float | np.number | Array
+    Size: TypeAlias = int
+    Sizes: TypeAlias = Sequence[int]
+    Axes: TypeAlias = int | Sequence[int] | np.ndarray
+    BasicIndex: TypeAlias = PyTree
+else:
+    Scalar = int | float | np.number | np.bool_ | Shaped[Array | np.ndarray, ""]
+    """One real number; it may be traced."""
+    Size = SupportsIndex
+    """A number of channels, of heads and the like."""
+    Sizes = Sequence[SupportsIndex]
+    """A number for every axis of a window."""
+    Axes = SupportsIndex | Sequence[SupportsIndex] | Shaped[Array | np.ndarray, "..."]
+    """One axis of an array, or several."""
+    BasicIndex = (
+        SupportsIndex | slice | EllipsisType | tuple[SupportsIndex | slice | EllipsisType, ...]
+    )
+    """A basic index of NumPy: ints, slices, an ellipsis."""
 
 Scalars: TypeAlias = Scalar | Sequence[Scalar] | Shaped[Array | np.ndarray, "..."]
 """One real number or several."""
@@ -41,9 +69,6 @@ Shape: TypeAlias = Sequence[SupportsIndex]
 
 Shapes: TypeAlias = PyTree[SupportsIndex]
 """The shape of an array, or a list or tuple of them for parallel inputs."""
-
-Axes: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | Shaped[Array | np.ndarray, "..."]
-"""One axis of an array, or several."""
 
 # Trees.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse
 from widelimit.layers.base import Layer, Site, checked_axis
-from widelimit.typing import Arrays, Key, Masks, Params, Pattern, Shapes
+from widelimit.typing import Arrays, Key, Masks, Params, Pattern, Scalar, Shapes, Size
 
 
 class AffineLayer(Layer):
@@ -112,13 +113,13 @@ class Dense(AffineLayer):
       ValueError: an unknown parameterisation, or a non-positive width.
     """
 
-    out_dim: Any = static()
-    W_std: Any = 1.0
-    b_std: Any = None
+    out_dim: Size = static()
+    W_std: Scalar = 1.0
+    b_std: Scalar | None = None
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
     parameterization: str = static(default="ntk")
-    s: Any = static(default=(1, 1))
+    s: Sequence[Scalar] = static(default=(1, 1))
     trainable: bool = static(default=True, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -22,7 +22,19 @@ from widelimit.layers.affine import check_number, checked_width
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
 from widelimit.layers.positions import cholesky, similarities
-from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Shapes, Signals
+from widelimit.typing import (
+    Arrays,
+    Function,
+    Key,
+    Masks,
+    Needs,
+    Params,
+    Pattern,
+    Scalar,
+    Shapes,
+    Signals,
+    Size,
+)
 
 _STDS = ("W_key_std", "W_value_std", "W_query_std", "W_out_std", "W_pos_emb_std")
 _WIDTHS = ("n_chan_out", "n_chan_key", "n_chan_val", "n_heads")
@@ -97,22 +109,22 @@ class GlobalSelfAttention(Layer):
         IDENTITY.
     """
 
-    n_chan_out: Any = static()
-    n_chan_key: Any = static()
-    n_chan_val: Any = static()
-    n_heads: Any = static()
+    n_chan_out: Size = static()
+    n_chan_key: Size = static()
+    n_chan_val: Size = static()
+    n_heads: Size = static()
     linear_scaling: bool = static(default=True)
-    W_key_std: Any = 1.0
-    W_value_std: Any = 1.0
-    W_query_std: Any = 1.0
-    W_out_std: Any = 1.0
-    b_std: Any = None
-    attention_mechanism: Any = static(default="SOFTMAX")
-    pos_emb_type: Any = static(default="NONE")
-    pos_emb_p_norm: Any = static(default=2)
-    pos_emb_decay_fn: Any = static(default=None)
-    n_chan_pos_emb: Any = static(default=None)
-    W_pos_emb_std: Any = 1.0
+    W_key_std: Scalar = 1.0
+    W_value_std: Scalar = 1.0
+    W_query_std: Scalar = 1.0
+    W_out_std: Scalar = 1.0
+    b_std: Scalar | None = None
+    attention_mechanism: str | AttentionMechanism = static(default="SOFTMAX")
+    pos_emb_type: str | PositionalEmbedding = static(default="NONE")
+    pos_emb_p_norm: int | float = static(default=2)
+    pos_emb_decay_fn: Function | None = static(default=None)
+    n_chan_pos_emb: Size | None = static(default=None)
+    W_pos_emb_std: Scalar = 1.0
     val_pos_emb: bool = static(default=False)
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)

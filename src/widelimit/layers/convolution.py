@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,24 +21,37 @@ from widelimit.covariance.verbs import affine, stencils
 from widelimit.layers.affine import AffineLayer, checked_width
 from widelimit.layers.base import Site, check_one_input
 from widelimit.layers.dimension_numbers import Axes
-from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
-from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
+from widelimit.layers.windows import PaddingLike, Windows, as_padding, as_sizes, wrap
+from widelimit.typing import (
+    Arrays,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Pattern,
+    Scalar,
+    Shapes,
+    Signals,
+    Size,
+    Sizes,
+)
 
 
 @pytree
 class ConvolutionLayer(AffineLayer):
     """What convolutions share."""
 
-    out_chan: Any = static()
-    filter_shape: Any = static()
-    strides: Any = static(default=None)
-    padding: Any = static(default="VALID")
-    W_std: Any = 1.0
-    b_std: Any = None
-    dimension_numbers: Any = static(default=None)
+    out_chan: Size = static()
+    filter_shape: Sizes = static()
+    strides: Sizes | None = static(default=None)
+    padding: PaddingLike = static(default="VALID")
+    W_std: Scalar = 1.0
+    b_std: Scalar | None = None
+    dimension_numbers: Sequence[str] | None = static(default=None)
     parameterization: str = static(default="ntk")
-    s: Any = static(default=(1, 1))
-    rhs_dilation: Any = static(default=None, kw_only=True)
+    s: Sequence[Scalar] = static(default=(1, 1))
+    rhs_dilation: Sizes | None = static(default=None, kw_only=True)
     trainable: bool = static(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -68,7 +82,7 @@ class ConvolutionLayer(AffineLayer):
     def windows(self) -> Windows:
         """The window, per spatial axis of the input."""
         axes, ndim = self.axes, len(self.filter_shape)
-        padding = self.padding
+        padding = as_padding(self.padding)
         return Windows(
             axes.from_filter(self.filter_shape),
             axes.from_filter(as_sizes("strides", self.strides, ndim)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
@@ -17,7 +18,18 @@ from widelimit.covariance.linear_maps import Contraction, contract
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
+from widelimit.typing import (
+    Arrays,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Pattern,
+    Shapes,
+    Signals,
+    Sizes,
+)
 
 _FREE = 1000  # labels of axes of the constant that meet no axis of the input begin here
 
@@ -49,10 +61,12 @@ class DotGeneral(Layer):
     """
 
     _: dataclasses.KW_ONLY
-    lhs: Any = None
-    rhs: Any = None
-    dimension_numbers: Any = static(default=(((), ()), ((), ())), kw_only=True)
-    precision: Any = static(default=None, kw_only=True)
+    lhs: ArrayLike | None = None
+    rhs: ArrayLike | None = None
+    dimension_numbers: Sequence[Sequence[Sizes]] = static(
+        default=(((), ()), ((), ())), kw_only=True
+    )
+    precision: jax.lax.PrecisionLike = static(default=None, kw_only=True)
     batch_axis: int = static(default=0, kw_only=True)
     channel_axis: int = static(default=-1, kw_only=True)
 
@@ -250,7 +264,7 @@ def _as_numbers(numbers_: Any) -> Any:
     return pairs
 
 
-def _axes(axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
+def _axes(axes: Sequence[int], rank: int) -> tuple[int, ...]:
     """Returns axes of a factor as non-negative numbers."""
     if any(not -rank <= axis < rank for axis in axes):
         raise ValueError(f"expected axes of a factor with {rank} axes, got {axes}")

@@ -11,7 +11,7 @@ from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import INPUT, Covariances
 from widelimit.covariance.verbs import scale_same
 from widelimit.layers.base import Layer, Site
-from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Signals
+from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Scalar, Signals
 
 
 @pytree
@@ -33,7 +33,7 @@ class Dropout(Layer):
       NotImplementedError: at kernel time, raw input in training: its kernel stays random.
     """
 
-    rate: Any
+    rate: Scalar
     mode: str = static(default="train")
 
     def __post_init__(self) -> None:

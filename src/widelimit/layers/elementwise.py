@@ -20,7 +20,7 @@ from widelimit.activations import Dual
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.verbs import ElementwiseRule, elementwise
 from widelimit.layers.base import Layer, Site
-from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Signals
+from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Scalar, Signals
 
 
 class ElementwiseLayer(Layer):
@@ -87,9 +87,9 @@ class Erf(ElementwiseLayer):
 
     subtracts = True
 
-    a: Any = 1.0
-    b: Any = 1.0
-    c: Any = 0.0
+    a: Scalar = 1.0
+    b: Scalar = 1.0
+    c: Scalar = 0.0
 
     def activation(self, x: Array) -> Array:
         return self.a * jax.scipy.special.erf(self.b * x) + self.c
@@ -115,9 +115,9 @@ class Sin(ElementwiseLayer):
 
     subtracts = True
 
-    a: Any = 1.0
-    b: Any = 1.0
-    c: Any = 0.0
+    a: Scalar = 1.0
+    b: Scalar = 1.0
+    c: Scalar = 0.0
 
     def activation(self, x: Array) -> Array:
         return self.a * jnp.sin(self.b * x + self.c)
@@ -126,7 +126,7 @@ class Sin(ElementwiseLayer):
         return activations.sin(c, q1, q2, gap, self.a, self.b, self.c)
 
 
-def Cos(a: Any = 1.0, b: Any = 1.0, c: Any = 0.0) -> Sin:
+def Cos(a: Scalar = 1.0, b: Scalar = 1.0, c: Scalar = 0.0) -> Sin:
     """Returns a cos(b x + c), as a `Sin`.
 
     Args:
@@ -149,7 +149,7 @@ class Rbf(ElementwiseLayer):
 
     subtracts = True
 
-    gamma: Any = 1.0
+    gamma: Scalar = 1.0
 
     def activation(self, x: Array) -> Array:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
@@ -201,8 +201,8 @@ class Exp(ElementwiseLayer):
 
     subtracts = True
 
-    a: Any = 1.0
-    b: Any = 1.0
+    a: Scalar = 1.0
+    b: Scalar = 1.0
 
     def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * x)
@@ -222,8 +222,8 @@ class Gaussian(ElementwiseLayer):
 
     subtracts = True
 
-    a: Any = 1.0
-    b: Any = -1.0
+    a: Scalar = 1.0
+    b: Scalar = -1.0
 
     def activation(self, x: Array) -> Array:
         return self.a * jnp.exp(self.b * jnp.square(x))
@@ -289,7 +289,7 @@ class Polynomial(ElementwiseLayer):
       coef: coefficients, lowest power first; may be empty.
     """
 
-    coef: Any
+    coef: Arrays
 
     def __post_init__(self) -> None:
         coef = self.coef.tolist() if isinstance(self.coef, np.ndarray) else self.coef
@@ -345,8 +345,8 @@ class ExpNormalized(ElementwiseLayer):
       do_clip: clip rho to [-1, 1].
     """
 
-    gamma: Any = 1.0
-    shift: Any = -1.0
+    gamma: Scalar = 1.0
+    shift: Scalar = -1.0
     do_clip: bool = static(default=False)
 
     def activation(self, x: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -19,7 +20,18 @@ from widelimit.covariance.pair_matrices import position_maps
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
-from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Shapes, Signals
+from widelimit.typing import (
+    Arrays,
+    Axes,
+    Function,
+    Key,
+    Masks,
+    Needs,
+    Params,
+    Pattern,
+    Shapes,
+    Signals,
+)
 
 
 class AggregateImplementation(enum.Enum):
@@ -66,11 +78,11 @@ class Aggregate(Layer):
       NotImplementedError: a kernel with a pattern for only one of x1 and x2.
     """
 
-    aggregate_axis: Any = static(default=None)
+    aggregate_axis: Axes | None = static(default=None)
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
-    to_dense: Any = static(default=_identity)
-    implementation: Any = static(default="DENSE")
+    to_dense: Function = static(default=_identity)
+    implementation: str | AggregateImplementation = static(default="DENSE")
 
     def __post_init__(self) -> None:
         put = functools.partial(object.__setattr__, self)
@@ -95,7 +107,8 @@ class Aggregate(Layer):
         spatial, ndim = signal.spatial_axes, signal.ndim
         if self.aggregate_axis is None:
             return spatial
-        axes = tuple(a % ndim if -ndim <= a < ndim else a for a in self.aggregate_axis)
+        given: Iterable[int] = np.ravel(self.aggregate_axis).tolist()
+        axes = tuple(a % ndim if -ndim <= a < ndim else a for a in given)
         if len(set(axes)) < len(axes) or not set(axes) <= set(spatial):
             raise ValueError(
                 f"expected aggregate_axis to name distinct spatial axes among {spatial} of an "

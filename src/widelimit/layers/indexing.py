@@ -18,6 +18,7 @@ from widelimit.covariance.stencil import index_stencil, needed_offsets
 from widelimit.layers.base import Layer, Site, check_one_input
 from widelimit.typing import (
     Arrays,
+    BasicIndex,
     Key,
     Masks,
     Moduli,
@@ -85,7 +86,7 @@ class Index(Layer):
         channels.
     """
 
-    idx: Any = static()
+    idx: BasicIndex = static()
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
 

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from widelimit._pytree import pytree, static
 from widelimit.activations import Dual, series
 from widelimit.layers.elementwise import ElementwiseLayer
-from widelimit.typing import Arrays, Function
+from widelimit.typing import Arrays, Function, Scalar
 
 
 class SeriesLayer(ElementwiseLayer):
@@ -71,7 +71,7 @@ class Elu(SeriesLayer):
       alpha: minus the limit at minus infinity.
     """
 
-    alpha: Any = 1.0
+    alpha: Scalar = 1.0
 
     def activation(self, x: Array) -> Array:
         return jax.nn.elu(x, self.alpha)
@@ -157,8 +157,8 @@ class Elementwise(SeriesLayer):
     """
 
     fn: Callable[[Array], Array] | None = static(default=None)
-    nngp_fn: Callable[..., Any] | None = static(default=None)
-    d_nngp_fn: Callable[..., Any] | None = static(default=None)
+    nngp_fn: Function | None = static(default=None)
+    d_nngp_fn: Function | None = static(default=None)
 
     def __post_init__(self) -> None:
         if self.fn is None and self.nngp_fn is None:

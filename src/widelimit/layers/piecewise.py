@@ -11,7 +11,7 @@ from widelimit import activations
 from widelimit._pytree import pytree, static
 from widelimit.activations import Dual
 from widelimit.layers.elementwise import ElementwiseLayer
-from widelimit.typing import Arrays
+from widelimit.typing import Arrays, Scalar
 
 
 class _ReluFamily(ElementwiseLayer):
@@ -48,8 +48,8 @@ class ABRelu(_ReluFamily):
       do_stabilize: without effect: every entry is scaled to order 1 before the formula.
     """
 
-    a: Any
-    b: Any
+    a: Scalar
+    b: Scalar
     do_stabilize: bool = static(default=False)
 
     def slopes(self) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ class LeakyRelu(_ReluFamily):
       do_stabilize: see `ABRelu`.
     """
 
-    alpha: Any
+    alpha: Scalar
     do_stabilize: bool = static(default=False)
 
     def slopes(self) -> tuple[Any, float]:

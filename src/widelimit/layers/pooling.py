@@ -19,8 +19,19 @@ from widelimit.covariance.stencil import needed_offsets
 from widelimit.covariance.verbs import position_pool, stencils
 from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site, check_one_input, checked_axis
-from widelimit.layers.windows import Windows, as_padding, as_sizes, wrap
-from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
+from widelimit.layers.windows import PaddingLike, Windows, as_padding, as_sizes, wrap
+from widelimit.typing import (
+    Arrays,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Pattern,
+    Shapes,
+    Signals,
+    Sizes,
+)
 
 
 class _SpatialLayer(Layer):
@@ -154,9 +165,9 @@ class AvgPool(_Pool):
       ValueError: strides, padding or an input that do not fit the window.
     """
 
-    window_shape: Any = static()
-    strides: Any = static(default=None)
-    padding: Any = static(default="VALID")
+    window_shape: Sizes = static()
+    strides: Sizes | None = static(default=None)
+    padding: PaddingLike = static(default="VALID")
     normalize_edges: bool = static(default=False)
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
@@ -185,9 +196,9 @@ class SumPool(_Pool):
 
     average = False
 
-    window_shape: Any = static()
-    strides: Any = static(default=None)
-    padding: Any = static(default="VALID")
+    window_shape: Sizes = static()
+    strides: Sizes | None = static(default=None)
+    padding: PaddingLike = static(default="VALID")
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
 

@@ -16,7 +16,18 @@ from widelimit.covariance.linear_maps import axis_maps, sample_maps
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
+from widelimit.typing import (
+    Arrays,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Pattern,
+    Shapes,
+    Signals,
+    Sizes,
+)
 
 _KEEP = -1
 
@@ -42,10 +53,10 @@ class ImageResize(Layer):
       NotImplementedError: at kernel time, other methods.
     """
 
-    shape: Any = static()
-    method: Any = static()
+    shape: Sizes = static()
+    method: str | jax.image.ResizeMethod = static()
     antialias: bool = static(default=True)
-    precision: Any = static(default=jax.lax.Precision.HIGHEST)
+    precision: jax.lax.PrecisionLike = static(default=jax.lax.Precision.HIGHEST)
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
 

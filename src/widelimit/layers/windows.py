@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.covariance.stencil import Stencil, out_size, same_padding, window_stencil
+from widelimit.typing import Sizes
 
 Pair = tuple[int, int]
 
@@ -23,7 +25,7 @@ class Padding(enum.Enum):
     VALID = "VALID"
 
 
-def as_padding(padding: Any) -> str | tuple[Pair, ...]:
+def as_padding(padding: PaddingLike) -> str | tuple[Pair, ...]:
     """Returns a padding as the name of a rule, or as pairs (before, behind) per axis.
 
     Raises:
@@ -47,7 +49,10 @@ def _is_pair(pair: Any) -> bool:
     return len(pair) == 2 and all(isinstance(p, int) and p >= 0 for p in pair)
 
 
-def as_sizes(name: str, sizes: Any, ndim: int | None = None) -> tuple[int, ...]:
+PaddingLike: TypeAlias = str | Padding | Sequence[Sequence[int]]
+
+
+def as_sizes(name: str, sizes: Sizes | None, ndim: int | None = None) -> tuple[int, ...]:
     """Returns one positive int per axis; None means ones.
 
     Raises:
