@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from widelimit.layers.base import Layer
+from widelimit.layers.windows import PaddingLike
 from widelimit.stax import (
     AvgPool,
     Conv,
@@ -23,6 +24,7 @@ from widelimit.stax import (
     parallel,
     serial,
 )
+from widelimit.typing import Scalar
 
 _MYRTLE = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
 
@@ -32,8 +34,8 @@ def fcn(
     *,
     width: int = 2048,
     num_outputs: int = 10,
-    W_std: Any = 2**0.5,
-    b_std: Any = 0.1,
+    W_std: Scalar = 2**0.5,
+    b_std: Scalar | None = 0.1,
     activation: Layer | None = None,
 ) -> Layer:
     """Returns a fully-connected network that flattens its input first.
@@ -64,8 +66,8 @@ def cnn(
     *,
     channels: int = 512,
     num_outputs: int = 10,
-    W_std: Any = 2**0.5,
-    b_std: Any = 0.1,
+    W_std: Scalar = 2**0.5,
+    b_std: Scalar | None = 0.1,
     activation: Layer | None = None,
 ) -> Layer:
     """Returns a plain convolutional network: 3 x 3 filters, no stride, zero padding.
@@ -98,8 +100,8 @@ def myrtle(
     *,
     channels: int = 512,
     num_outputs: int = 10,
-    W_std: Any = 2**0.5,
-    b_std: Any = None,
+    W_std: Scalar = 2**0.5,
+    b_std: Scalar | None = None,
     activation: Layer | None = None,
 ) -> Layer:
     """Returns the Myrtle network for 32 x 32 images: convolutions between average pools.
@@ -131,8 +133,8 @@ def wide_resnet(
     k: int = 10,
     num_classes: int = 10,
     *,
-    W_std: Any = 1.0,
-    b_std: Any = None,
+    W_std: Scalar = 1.0,
+    b_std: Scalar | None = None,
     activation: Layer | None = None,
 ) -> Layer:
     """Returns a wide residual network: three groups of blocks, strides 1, 2, 2, global pooling.
@@ -182,9 +184,9 @@ def wide_resnet(
 def lenet(
     num_outputs: int = 10,
     *,
-    padding: Any = "VALID",
-    W_std: Any = 2**0.5,
-    b_std: Any = 0.1,
+    padding: PaddingLike = "VALID",
+    W_std: Scalar = 2**0.5,
+    b_std: Scalar | None = 0.1,
     activation: Layer | None = None,
 ) -> Layer:
     """Returns LeNet-5: two 5 x 5 convolutions, each with a 2 x 2 average pool, and three layers.
@@ -214,8 +216,8 @@ def transformer_block(
     num_heads: int = 8,
     *,
     hidden: int = 2048,
-    W_std: Any = 2**0.5,
-    b_std: Any = 0.1,
+    W_std: Scalar = 2**0.5,
+    b_std: Scalar | None = 0.1,
     **attention: Any,
 ) -> Layer:
     """Returns one encoder block: attention and a two-layer network, each on a residual branch.
@@ -250,11 +252,11 @@ def _residual(branch: Layer) -> Layer:
     return serial(FanOut(2), parallel(branch, Identity()), FanInSum())
 
 
-def _conv(channels: int, W_std: Any, b_std: Any) -> Conv:
+def _conv(channels: int, W_std: Scalar, b_std: Scalar | None) -> Conv:
     return Conv(channels, (3, 3), None, "SAME", W_std, b_std)
 
 
-def _checked(name: str, value: Any, least: int) -> int:
+def _checked(name: str, value: int, least: int) -> int:
     if int(value) != value or value < least:
         raise ValueError(f"expected {name} of at least {least}, got {value!r}")
     return int(value)

@@ -25,6 +25,7 @@ from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import bare_site, check_unmixed, mixing_layer
 from widelimit.layers.base import Layer, Site, as_shape, inner_layers, located
 from widelimit.layers.combine import Repeat
+from widelimit.typing import Get, Shapes
 
 # Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance
 # is computed: kernels, solutions, products, and what is subtracted.
@@ -195,7 +196,7 @@ class Plan:
     __repr__ = __str__
 
 
-def plan(net: Layer, shape: Any, get: Any = ("nngp", "ntk")) -> Plan:
+def plan(net: Layer, shape: Shapes, get: Get = ("nngp", "ntk")) -> Plan:
     """Returns what the kernel of `net` between n samples and themselves needs.
 
     Nothing is computed, but every check of the network runs.

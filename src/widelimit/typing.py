@@ -11,14 +11,14 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Protocol,
-    SupportsFloat,
     SupportsIndex,
     TypeAlias,
     runtime_checkable,
 )
 
+import jax
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, PyTree, Real, Shaped, UInt32
+from jaxtyping import Array, ArrayLike, Bool, Num, PyTree, Real, Shaped, UInt32
 from jaxtyping import Key as TypedKey
 
 from widelimit.covariance.covariances import Covariances
@@ -53,11 +53,31 @@ Scalars: TypeAlias = Scalar | Sequence[Scalar] | Shaped[Array | np.ndarray, "...
 """One real number or several."""
 
 Targets: TypeAlias = (
-    Real[Array | np.ndarray, "n *outputs"]
-    | Bool[Array | np.ndarray, "n *outputs"]
-    | Sequence[Sequence[SupportsFloat] | SupportsFloat]
+    Real[Array | np.ndarray, "samples *outputs"]
+    | Bool[Array | np.ndarray, "samples *outputs"]
+    | Sequence[Scalar | Sequence]
 )
-"""What is to be learnt: the targets of n samples."""
+"""What is to be learnt: the targets of the samples."""
+
+SquareKernel: TypeAlias = Real[Array | np.ndarray, "n n *pairs"]
+"""A kernel of samples with themselves, (n, n, h, h, ...)."""
+
+TestKernel: TypeAlias = Real[Array | np.ndarray, "t n *pairs"]
+"""A kernel between a test and a training set, (t, n, h, h, ...)."""
+
+Outputs: TypeAlias = (
+    Num[Array | np.ndarray, "samples *outputs"] | Bool[Array | np.ndarray, "samples *outputs"]
+)
+"""Outputs of the samples, or what they are compared with; they may be complex."""
+
+HermitianKernel: TypeAlias = Num[Array | np.ndarray, "n n *pairs"]
+"""A kernel of samples with themselves, (n, n, h, h, ...); it may be complex."""
+
+Vector: TypeAlias = Num[Array | np.ndarray, "*outputs"]
+"""A vector, in its shape or flat."""
+
+Kernels: TypeAlias = PyTree
+"""A kernel as an array, or anything with fields `nngp` and `ntk`."""
 
 Key: TypeAlias = TypedKey[Array, ""] | UInt32[Array | np.ndarray, "_"]
 """A random key of JAX."""
@@ -101,13 +121,26 @@ Moduli: TypeAlias = PyTree[SupportsIndex]
 Covs: TypeAlias = PyTree[Covariances]
 """Covariances between activations."""
 
+VmapAxes: TypeAlias = PyTree[SupportsIndex]
+"""Axes of samples: one, a tree, or a triple of those of inputs, outputs and keywords."""
+
 # Requests and functions.
+
+Bytes: TypeAlias = str | int | float | np.number
+"""Bytes, or text like "4GiB"."""
+
+Devices: TypeAlias = SupportsIndex | list[jax.Device] | tuple[jax.Device, ...] | None
+"""Devices, a number of them, or None for all."""
 
 Function: TypeAlias = Callable
 """Any function."""
 
 Get: TypeAlias = str | Sequence[str] | None
 """Names of the kernels asked for: one, several, or None for all."""
+
+
+Subset: TypeAlias = PyTree[str | bool | np.bool_ | Callable]
+"""Parameters chosen by patterns of their paths, a function of path and leaf, or booleans."""
 
 
 @runtime_checkable
@@ -132,3 +165,21 @@ class KernelFunction(Protocol):
 
     def __call__(self, x1: Any, x2: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Returns the kernels asked for."""
+
+
+@runtime_checkable
+class HasKernelFunction(Protocol):
+    """A network: its kernel function is an attribute."""
+
+    @property
+    def kernel_fn(self) -> Any:
+        """The kernel function."""
+
+
+NetworkLike: TypeAlias = (
+    HasKernelFunction
+    | KernelFunction
+    | tuple[InitFunction, ApplyFunction, KernelFunction]
+    | list[Function]
+)
+"""A network, its three functions, or a kernel function alone."""

@@ -11,10 +11,11 @@ from typing import Any
 from widelimit.covariance.covariances import Covariances, select
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
+from widelimit.typing import Scalar
 
 
 def independent_sum(
-    branches: Sequence[Covariances], weights: Sequence[Any], signal: Signal, need: Need
+    branches: Sequence[Covariances], weights: Sequence[Scalar | None], signal: Signal, need: Need
 ) -> Covariances:
     """Returns the covariances of a sum of independent zero-mean Gaussian branches.
 
@@ -41,7 +42,11 @@ def with_tangents_of_all(branches: Sequence[Covariances]) -> list[Covariances]:
 
 
 def weighted_sum(
-    branches: Sequence[Covariances], weights: Sequence[Any], signal: Signal, *, gaussian: bool
+    branches: Sequence[Covariances],
+    weights: Sequence[Scalar | None],
+    signal: Signal,
+    *,
+    gaussian: bool,
 ) -> Covariances:
     """Returns the weighted sum of covariances at the same offsets (weight None is 1)."""
 

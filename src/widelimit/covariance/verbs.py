@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from widelimit.activations import Dual
 from widelimit.covariance.covariances import (
     Covariances,
     cross_variances,
@@ -22,15 +23,16 @@ from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.pairs import apply_stencils, rezero, shift
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import Stencil
+from widelimit.typing import Arrays, Scalar
 
 
 class Affine(NamedTuple):
     """The four numbers of an affine layer: K' = w A[K] + b and T' = w A[T] + u A[K] + v."""
 
-    w: Any
-    b: Any
-    u: Any
-    v: Any
+    w: Scalar
+    b: Scalar | None
+    u: Scalar | None
+    v: Scalar | None
 
 
 def stencils(
@@ -81,9 +83,9 @@ def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
 class ElementwiseRule(NamedTuple):
     """What `elementwise` needs of a nonlinearity; see `layers.elementwise.ElementwiseLayer`."""
 
-    features: Callable[[Array], Any]
-    dual: Callable[[Array, Any, Any, Array], Any]
-    variance: Callable[[Any], Array]
+    features: Callable[[Array], Arrays]
+    dual: Callable[[Array, Arrays, Arrays, Array], Dual]
+    variance: Callable[[Arrays], Array]
 
 
 def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:

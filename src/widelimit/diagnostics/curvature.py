@@ -18,6 +18,7 @@ from widelimit.finite.empirical.operator import NTKOperator
 from widelimit.finite.empirical.outputs import Call
 from widelimit.finite.empirical.vector_products import ntk_vector_product
 from widelimit.tracing.varying import varying_like
+from widelimit.typing import ApplyFunction, Inputs, Outputs, Params, Subset
 
 # Matrices up to this size are built: that takes fewer products than an iteration.
 _SMALL = 32
@@ -41,12 +42,12 @@ class RelativeScale(NamedTuple):
 
 
 def relative_scale(
-    f: Any,
-    params: Any,
-    x: Any,
-    y: Any,
+    f: ApplyFunction,
+    params: Params,
+    x: Inputs,
+    y: Outputs,
     *,
-    subset: Any = None,
+    subset: Subset = None,
     batch_size: int | None = None,
     starts: int = 3,
     tol: float = 1e-3,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from widelimit._pytree import is_concrete
 from widelimit.diagnostics.chunked import in_chunks
 from widelimit.finite.linearize import linearize
+from widelimit.typing import ApplyFunction, Inputs, Params
 
 # Errors of outputs, in units of the last place of their norm, that count as no movement.
 _ROUNDING = 16
@@ -31,7 +32,7 @@ class Gap(NamedTuple):
     moved: jax.Array
 
 
-def parameter_movement(params: Any, params0: Any) -> jax.Array:
+def parameter_movement(params: Params, params0: Params) -> jax.Array:
     """Returns |p - p0| / |p0|, Euclidean norms over all entries of all leaves.
 
     Args:
@@ -59,7 +60,7 @@ def parameter_movement(params: Any, params0: Any) -> jax.Array:
 
 
 def linearisation_gap(
-    f: Any, params: Any, params0: Any, x: Any, *, batch_size: int | None = None
+    f: ApplyFunction, params: Params, params0: Params, x: Inputs, *, batch_size: int | None = None
 ) -> Gap:
     """Returns the distance of f from its linearisation about `params0`, at `params`.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Real
 
 from widelimit._text import text_table
 from widelimit.diagnostics.chunked import in_chunks
@@ -27,6 +27,17 @@ from widelimit.diagnostics.similarity import (
 )
 from widelimit.finite.empirical import NtkImplementation, empirical_ntk_fn
 from widelimit.tracing.traced import compiled
+from widelimit.typing import (
+    ApplyFunction,
+    Axes,
+    Bytes,
+    Inputs,
+    Outputs,
+    Params,
+    Scalar,
+    Subset,
+    VmapAxes,
+)
 
 # Heading and attribute of each column of the table after that of steps.
 _COLUMNS = {
@@ -121,18 +132,18 @@ class Report:
 
 
 def report(
-    f: Any,
-    path: Iterable[Any],
-    x: Any,
-    y: Any = None,
+    f: ApplyFunction,
+    path: Iterable[Params],
+    x: Inputs,
+    y: Outputs | None = None,
     *,
-    steps: Any = None,
+    steps: Sequence[Scalar] | Real[Array | np.ndarray, " points"] | None = None,
     curvature: bool = False,
-    trace_axes: Any = (-1,),
-    vmap_axes: Any = None,
-    implementation: Any = NtkImplementation.JACOBIAN_CONTRACTION,
-    memory: str | float | None = None,
-    subset: Any = None,
+    trace_axes: Axes = (-1,),
+    vmap_axes: VmapAxes = None,
+    implementation: NtkImplementation | int | str = NtkImplementation.JACOBIAN_CONTRACTION,
+    memory: Bytes | None = None,
+    subset: Subset = None,
     batch_size: int | None = None,
 ) -> Report:
     """Returns how far a network is from lazy training between points of parameters.
@@ -182,7 +193,7 @@ def report(
             params0 = params
             samples = _check_outputs(f, params, x, y, trace_axes)
             kernel0 = ntk_fn(x, None, params)
-            if curvature:
+            if curvature and y is not None:
                 scale = relative_scale(f, params, x, y, subset=subset, batch_size=batch_size)
         check_alike(params, params0, f"path[{len(rows)}]")
         kernel = ntk_fn(x, None, params) if rows else kernel0

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from widelimit._pytree import is_concrete
 from widelimit.finite.empirical.axes import Axes, contract, resolve_axes
 from widelimit.predict.matrices import to_matrix
+from widelimit.typing import Axes as AxesLike
+from widelimit.typing import HermitianKernel, Outputs, Targets
 
 
-def kernel_drift(kernel: Any, kernel0: Any) -> jax.Array:
+def kernel_drift(kernel: HermitianKernel, kernel0: HermitianKernel) -> jax.Array:
     """Returns |K - K0| / |K0|, Frobenius norms: how far a kernel has moved, relative to its size.
 
     It sees what `kernel_alignment` does not, a change of scale. May be called on traced kernels;
@@ -39,7 +41,9 @@ def kernel_drift(kernel: Any, kernel0: Any) -> jax.Array:
     return _checked(_norm(kernel - kernel0) / _norm(kernel0), "a kernel0 that is not zero")
 
 
-def kernel_alignment(kernel1: Any, kernel2: Any, *, centred: bool = True) -> jax.Array:
+def kernel_alignment(
+    kernel1: HermitianKernel, kernel2: HermitianKernel, *, centred: bool = True
+) -> jax.Array:
     """Returns <K1, K2> / (|K1| |K2|), the cosine of two kernels: 1 for multiples of each other.
 
     Products and norms are those of Frobenius. With `centred` the mean over samples is taken
@@ -72,7 +76,11 @@ def kernel_alignment(kernel1: Any, kernel2: Any, *, centred: bool = True) -> jax
 
 
 def target_alignment(
-    kernel: Any, y: Any, *, trace_axes: Any = (-1,), centred: bool = True
+    kernel: HermitianKernel,
+    y: Outputs | Targets,
+    *,
+    trace_axes: AxesLike = (-1,),
+    centred: bool = True,
 ) -> jax.Array:
     """Returns the alignment of a kernel with y y^T, the kernel that knows the targets.
 
@@ -107,7 +115,7 @@ def target_alignment(
     return kernel_alignment(kernel, contract(y, y.conj(), axes, y.ndim), centred=centred)
 
 
-def effective_rank(kernel: Any) -> jax.Array:
+def effective_rank(kernel: HermitianKernel) -> jax.Array:
     """Returns exp(-sum p log p) of the eigenvalues' shares p: the number of directions that count.
 
     It is 1 for a kernel of rank 1 and n for a multiple of the identity of size n (Roy and Vetterli

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from widelimit._pytree import own
+from widelimit.typing import Function, Params, Size
 
 
-def linearize(f: Any, params0: Any) -> Callable[..., Any]:
+def linearize(f: Function, params0: Params) -> Function:
     """Returns `f_lin(params, *args, **kwargs)`, f to first order in its parameters.
 
     f_lin(p, x) = f(p0, x) + df/dp(p0, x) (p - p0), one Jacobian-vector product: about twice the
@@ -38,7 +39,7 @@ def linearize(f: Any, params0: Any) -> Callable[..., Any]:
     return taylor_expand(f, params0, 1)
 
 
-def taylor_expand(f: Any, params0: Any, degree: Any) -> Callable[..., Any]:
+def taylor_expand(f: Function, params0: Params, degree: Size) -> Function:
     """Returns `f_k(params, *args, **kwargs)`, the Taylor polynomial of f in its parameters.
 
     f_k(p, x) = sum over j <= k of D^j f(p0, x) [(p - p0), ..., (p - p0)] / j!, with k the degree.
@@ -76,7 +77,7 @@ def taylor_expand(f: Any, params0: Any, degree: Any) -> Callable[..., Any]:
     _check_floating("params0", params0)
     params0 = own(params0)
 
-    def expanded(params: Any, *args: Any, **kwargs: Any) -> Any:
+    def expanded(params: Params, *args: Any, **kwargs: Any) -> Any:
         direction = _difference(own(params), params0)
 
         def value(p: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from widelimit.finite.empirical import NtkImplementation, empirical_kernel_fn
 from widelimit.gram.batch import batch
 from widelimit.gram.devices import resolve_devices
 from widelimit.tracing.traced import compiled
+from widelimit.typing import ApplyFunction, Axes, Get, InitFunction, Inputs, Key, Size, VmapAxes
 
 _NAMES = ("nngp", "ntk")
 
@@ -71,7 +72,9 @@ class MonteCarloKernelFn:
         self._counts, self._is_generator, self._tiled = counts, is_generator, tiled
         self._takes_rng, self._standard_error = takes_rng, standard_error
 
-    def __call__(self, x1: Any, x2: Any = None, get: Any = None, **apply_kwargs: Any) -> Any:
+    def __call__(
+        self, x1: Inputs, x2: Inputs = None, get: Get = None, **apply_kwargs: object
+    ) -> Any:
         """The average kernels between x1 and x2, or an iterator of running averages.
 
         Args:
@@ -173,17 +176,17 @@ class _Running(NamedTuple):
 
 
 def monte_carlo_kernel_fn(
-    init_fn: Any,
-    apply_fn: Any,
-    key: Any,
-    n_samples: Any,
-    batch_size: Any = 0,
-    device_count: Any = -1,
+    init_fn: InitFunction,
+    apply_fn: ApplyFunction,
+    key: Key,
+    n_samples: Size | Iterable[Size],
+    batch_size: Size = 0,
+    device_count: Size = -1,
     store_on_device: bool = True,
-    trace_axes: Any = (-1,),
-    diagonal_axes: Any = (),
-    vmap_axes: Any = None,
-    implementation: Any = NtkImplementation.JACOBIAN_CONTRACTION,
+    trace_axes: Axes = (-1,),
+    diagonal_axes: Axes = (),
+    vmap_axes: VmapAxes = None,
+    implementation: NtkImplementation | int | str = NtkImplementation.JACOBIAN_CONTRACTION,
     _j_rules: bool = True,
     _s_rules: bool = True,
     _fwd: bool | None = None,

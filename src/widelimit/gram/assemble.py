@@ -11,20 +11,21 @@ from widelimit.gram.compute import compute, kernel_fn_of, make_tiler, unwrapped
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, parse_memory
 from widelimit.gram.storage import Disk, Memory, Storage, check_path
+from widelimit.typing import Bytes, Devices, Get, Inputs, NetworkLike
 
 _NAMES = ("nngp", "ntk")
 
 
 def gram(
-    net_or_kernel_fn: Any,
-    x1: Any,
-    x2: Any = None,
-    get: Any = "ntk",
+    net_or_kernel_fn: NetworkLike,
+    x1: Inputs,
+    x2: Inputs | None = None,
+    get: Get = "ntk",
     *,
-    memory: str | float | int = DEFAULT_MEMORY,
+    memory: Bytes = DEFAULT_MEMORY,
     progress: bool = True,
-    devices: Any = None,
-    out: Any = None,
+    devices: Devices = None,
+    out: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
     **kernel_kwargs: Any,
 ) -> Any:
     """Returns the kernels between x1 and x2 as arrays of NumPy, computed tile by tile.
@@ -79,7 +80,7 @@ def gram(
     return compute(tiler, grid, get, storage, progress)
 
 
-def _check_get(get: Any) -> tuple[str, ...]:
+def _check_get(get: Get) -> tuple[str, ...]:
     """Returns the names of the kernels.
 
     Raises:

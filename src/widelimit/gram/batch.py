@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,16 +25,17 @@ from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, fixed_grid, parse_
 from widelimit.gram.storage import Memory
 from widelimit.gram.tiler import Tiler
 from widelimit.gram.traced import compute_traced
+from widelimit.typing import Inputs, KernelFunction, Size
 
 _TILED = {"nngp", "ntk"}
 
 
 def batch(
-    kernel_fn: Any,
-    batch_size: int = 0,
-    device_count: int = -1,
+    kernel_fn: KernelFunction,
+    batch_size: Size = 0,
+    device_count: Size = -1,
     store_on_device: bool = True,
-) -> Callable[..., Any]:
+) -> KernelFunction:
     """Returns a function with the signature of `kernel_fn` that computes in tiles of samples.
 
     Sizes need not divide anything: the last tile of a side is filled up and cut. Of x1 with itself
@@ -92,7 +92,7 @@ def batch(
 
     # Attributes of the original, such as its name, are kept.
     @functools.wraps(kernel_fn)
-    def batched(x1: Any, x2: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def batched(x1: Inputs, x2: Inputs | None = None, *args: Any, **kwargs: Any) -> Any:
         devices = resolve_devices(None if device_count == -1 else max(device_count, 1))
         function, keywords = unwrapped(kernel_fn, kwargs)
         job = _Job(function, devices, int(batch_size), store_on_device)

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 
+from widelimit.typing import Devices
 
-def resolve_devices(devices: Any) -> list[jax.Device]:
+
+def resolve_devices(devices: Devices) -> list[jax.Device]:
     """Returns the devices that tiles are computed on.
 
     Args:

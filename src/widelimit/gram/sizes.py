@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from widelimit._text import shown
 from widelimit.gram.fields import relates_equal
 from widelimit.gram.tiler import Tiler
+from widelimit.typing import Bytes
 
 DEFAULT_MEMORY = "4GiB"
 # A kernel of x with itself that is too large for one tile is cut into at least this many per side,
@@ -21,7 +22,7 @@ _UNITS |= {f"{p}{s}": 1000**k for k, p in enumerate("kmgt", 1) for s in ("", "b"
 _UNITS |= {f"{p}i{s}": 1024**k for k, p in enumerate("kmgt", 1) for s in ("", "b")}
 
 
-def parse_memory(memory: Any) -> int:
+def parse_memory(memory: Bytes) -> int:
     """Returns a number of bytes.
 
     Args:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.signal import Signal
@@ -26,6 +27,7 @@ from widelimit.kernel.axes import (
     taken_shape,
 )
 from widelimit.kernel.masking import one_channel
+from widelimit.typing import BasicIndex, Scalar, Sizes
 
 
 @pytree
@@ -95,7 +97,7 @@ class Kernel:
         same = self.x1_is_x2 if n1_slice == n2_slice else jnp.asarray(False)
         return whole._take(index(n1_slice), index(n2_slice)).replace(x1_is_x2=same)
 
-    def __getitem__(self, idx: Any) -> Kernel:
+    def __getitem__(self, idx: BasicIndex) -> Kernel:
         """Returns the kernel of the indexed activations x1[idx] and x2[idx].
 
         Args:
@@ -174,7 +176,11 @@ class Kernel:
             mask2=mask(self.mask2),
         )
 
-    def mask(self, mask1: Any, mask2: Any) -> Kernel:
+    def mask(
+        self,
+        mask1: Bool[Array | np.ndarray, "..."] | None,
+        mask2: Bool[Array | np.ndarray, "..."] | None,
+    ) -> Kernel:
         """Returns the kernel with zeros wherever either position is masked, and with these masks.
 
         Args:
@@ -204,7 +210,13 @@ class Kernel:
             mask2=mask2,
         )
 
-    def dot_general(self, other1: Any, other2: Any, is_lhs: bool, dimension_numbers: Any) -> Kernel:
+    def dot_general(
+        self,
+        other1: ArrayLike | None,
+        other2: ArrayLike | None,
+        is_lhs: bool,
+        dimension_numbers: Sequence[Sequence[Sizes]],
+    ) -> Kernel:
         """Returns the kernel of activations multiplied by a constant each.
 
         The axes of the result are those of `jax.lax.dot_general`: batched ones, then the free ones
@@ -335,17 +347,17 @@ class Kernel:
             cov2=None if self.cov2 is None else nngp_only(self.cov2),
         )
 
-    def __mul__(self, other: Any) -> Kernel:
+    def __mul__(self, other: Scalar) -> Kernel:
         """Returns the kernel of the outputs times a constant."""
         return self._map(lambda k: k * other**2, lambda k: k * other**2)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Kernel:
+    def __truediv__(self, other: Scalar) -> Kernel:
         """Returns the kernel of the outputs divided by a constant."""
         return self._map(lambda k: k / other**2, lambda k: k / other**2)
 
-    def __add__(self, other: Any) -> Kernel:
+    def __add__(self, other: Scalar) -> Kernel:
         """Returns the kernel of the outputs plus a constant: covariances grow by its square."""
         return self._map(lambda k: k, lambda k: k + other**2)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jaxtyping import Array, Bool, Shaped
 
 from widelimit._pytree import pytree
 from widelimit.covariance.signal import Signal
+from widelimit.typing import Function
 
 
 @pytree
@@ -100,7 +100,7 @@ def all_masked(masks: Any) -> Array | None:
     return functools.reduce(jnp.logical_and, present) if present else None
 
 
-def unmask_fn(fn: Callable[..., Any]) -> Callable[..., Any]:
+def unmask_fn(fn: Function) -> Function:
     """Returns `fn` with masked results replaced by arrays that hold zeros under their masks."""
 
     @functools.wraps(fn)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 
-def BatchNorm(*args: Any, **kwargs: Any) -> NoReturn:
+def BatchNorm(*args: object, **kwargs: object) -> NoReturn:
     """Never returns: the kernel of a pair of inputs does not exist with batch normalisation.
 
     Statistics over a batch tie its samples to one another: the covariance of two outputs depends
@@ -24,7 +24,7 @@ def BatchNorm(*args: Any, **kwargs: Any) -> NoReturn:
     )
 
 
-def MaxPool(*args: Any, **kwargs: Any) -> NoReturn:
+def MaxPool(*args: object, **kwargs: object) -> NoReturn:
     """Never returns: max pooling has no closed-form kernel.
 
     The covariance of two maxima is an integral over the correlated Gaussians of both windows at

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from widelimit.kernel.kernel import Kernel
+from widelimit.typing import Function
 
 
 class Bool(enum.IntEnum):
@@ -111,7 +112,7 @@ class Requirements:
             )
 
 
-def requires(**reqs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def requires(**reqs: Any) -> Callable[[Function], Function]:
     """Returns a decorator that states what a function from Kernel to Kernel requires.
 
     Every call is checked. Inside a network the axes also say how its inputs are read.
@@ -147,7 +148,7 @@ def requires(**reqs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def supports_masking(remask_kernel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def supports_masking(remask_kernel: bool) -> Callable[[Function], Function]:
     """Returns a decorator for functions that return the functions of a layer; goes below `layer`.
 
     Masks then pass the layer: unchanged, or as a fourth function `mask_fn(mask, input_shape)`

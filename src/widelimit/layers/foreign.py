@@ -20,6 +20,7 @@ from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site, as_shape
 from widelimit.layers.developer import Requirements
 from widelimit.layers.returned import covariances_of, output_axes
+from widelimit.typing import Function, Shapes
 
 
 @pytree
@@ -61,7 +62,7 @@ class Foreign(Layer):
         channel = -1 if stated.channel_axis is None else stated.channel_axis
         return stated.batch_axis or 0, channel
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         # A foreign init accepts -1 as a batch size as ours does.
         key = jax.ShapeDtypeStruct((2,), "uint32")
         static_shape: list[Any] = []
@@ -254,7 +255,7 @@ def as_layer(layer: Any) -> Layer:
     )
 
 
-def layer(layer_fn: Callable[..., Any]) -> Callable[..., Layer]:
+def layer(layer_fn: Function) -> Callable[..., Layer]:
     """Returns a constructor of layers from a function that returns the functions of one.
 
     Args:

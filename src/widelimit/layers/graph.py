@@ -41,7 +41,7 @@ class AggregateImplementation(enum.Enum):
     SPARSE = "SPARSE"
 
 
-def _identity(pattern: Any) -> Any:
+def _identity(pattern: Pattern) -> Pattern:
     return pattern
 
 

@@ -8,20 +8,21 @@ from widelimit._pytree import is_concrete, own
 from widelimit._text import shown
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict.checks import as_targets, check_scalar, test_set_advice
-from widelimit.predict.ensemble import EnsemblePrediction, KernelFn
+from widelimit.predict.ensemble import EnsemblePrediction
 from widelimit.predict.factor import Ridge
 from widelimit.predict.gradient_flow import TrainedOutputs
 from widelimit.predict.matrices import Axes
 from widelimit.predict.selection import check_is_array
 from widelimit.predict.stepping import Descent
+from widelimit.typing import Bytes, Inputs, NetworkLike, SquareKernel, Targets
 
 
 def discrete_gradient_descent_mse(
-    k_train_train: ArrayLike,
-    y_train: Any,
+    k_train_train: SquareKernel,
+    y_train: Targets,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike = 0.0,
-    nesterov: Any = False,
+    nesterov: bool = False,
     weight_decay: ArrayLike = 0.0,
     trace_axes: Axes = (-1,),
 ) -> TrainedOutputs:
@@ -81,23 +82,23 @@ def discrete_gradient_descent_mse(
       Array([0.  , 0.5 , 0.75], dtype=float32)
     """
     check_is_array("k_train_train", k_train_train)
-    y_train = as_targets("y_train", y_train)
+    targets = as_targets("y_train", y_train)
     call = "discrete_gradient_descent_mse(k_train_train, y_train)(t, 0.0, 0.0, k_test_train)"
-    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, y_train.size, call)
-    return TrainedOutputs(k_train_train, y_train, learning_rate, ridge, trace_axes, descent)
+    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, targets.size, call)
+    return TrainedOutputs(k_train_train, targets, learning_rate, ridge, trace_axes, descent)
 
 
 def discrete_gradient_descent_mse_ensemble(
-    kernel_fn: KernelFn,
-    x_train: Any,
-    y_train: Any,
+    kernel_fn: NetworkLike,
+    x_train: Inputs,
+    y_train: Targets,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike = 0.0,
-    nesterov: Any = False,
+    nesterov: bool = False,
     weight_decay: ArrayLike = 0.0,
     trace_axes: Axes = (-1,),
     *,
-    memory: str | float | int = DEFAULT_MEMORY,
+    memory: Bytes = DEFAULT_MEMORY,
     **kernel_kwargs: Any,
 ) -> EnsemblePrediction:
     """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles after t steps.
@@ -142,11 +143,11 @@ def discrete_gradient_descent_mse_ensemble(
       >>> mean.shape, cov.shape
       ((2, 1), (2, 2))
     """
-    y_train = as_targets("y_train", y_train)
+    targets = as_targets("y_train", y_train)
     call = "discrete_gradient_descent_mse_ensemble(kernel_fn, x_train, y_train)(t, x_test)"
-    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, y_train.size, call)
+    descent, ridge = _optimiser(learning_rate, momentum, nesterov, weight_decay, targets.size, call)
     return EnsemblePrediction(
-        *(kernel_fn, x_train, y_train, learning_rate, ridge, trace_axes),
+        *(kernel_fn, x_train, targets, learning_rate, ridge, trace_axes),
         *(parse_memory(memory), kernel_kwargs, descent),
     )
 

@@ -43,6 +43,7 @@ from widelimit.predict.selection import (
     prior_kernel,
 )
 from widelimit.predict.stepping import Descent
+from widelimit.typing import Bytes, Inputs, NetworkLike, Scalars
 
 KernelFn = Callable[..., Any]
 
@@ -76,8 +77,8 @@ class EnsemblePrediction:
 
     def __init__(
         self,
-        kernel_fn: KernelFn,
-        x_train: Any,
+        kernel_fn: NetworkLike,
+        x_train: Inputs,
         y_train: Any,
         learning_rate: Any,
         ridge: Ridge,
@@ -103,8 +104,8 @@ class EnsemblePrediction:
 
     def __call__(
         self,
-        t: Any = None,
-        x_test: Any = None,
+        t: Scalars | None = None,
+        x_test: Inputs = None,
         get: Get = None,
         compute_cov: bool = False,
         **kernel_kwargs: Any,
@@ -258,15 +259,15 @@ def _predict_train(
 
 
 def gradient_descent_mse_ensemble(
-    kernel_fn: KernelFn,
-    x_train: Any,
-    y_train: Any,
+    kernel_fn: NetworkLike,
+    x_train: Inputs,
+    y_train: Targets,
     learning_rate: ArrayLike = 1.0,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),
     *,
-    memory: str | float | int = DEFAULT_MEMORY,
+    memory: Bytes = DEFAULT_MEMORY,
     **kernel_kwargs: Any,
 ) -> EnsemblePrediction:
     """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles during training.

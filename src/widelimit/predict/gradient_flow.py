@@ -14,6 +14,7 @@ from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import check_is_array
 from widelimit.predict.stepping import Descent
+from widelimit.typing import Scalars, SquareKernel, TestKernel
 
 
 class TrainedOutputs:
@@ -50,10 +51,10 @@ class TrainedOutputs:
 
     def __call__(
         self,
-        t: Any = None,
-        fx_train_0: Any = 0.0,
-        fx_test_0: Any = None,
-        k_test_train: Any = None,
+        t: Scalars | None = None,
+        fx_train_0: ArrayLike | None = 0.0,
+        fx_test_0: ArrayLike | None = None,
+        k_test_train: TestKernel | None = None,
     ) -> Any:
         """Outputs after t steps of gradient descent.
 
@@ -141,8 +142,8 @@ def _test(
 
 
 def gradient_descent_mse(
-    k_train_train: ArrayLike,
-    y_train: Any,
+    k_train_train: SquareKernel,
+    y_train: Targets,
     learning_rate: ArrayLike = 1.0,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,

@@ -13,13 +13,14 @@ from widelimit.predict.checks import check_finite, check_scalar
 from widelimit.predict.matrices import column_shape, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import check_is_array
+from widelimit.typing import SquareKernel
 
 # Below this size all eigenvalues together cost less than Lanczos iterations for one.
 _DENSE_UP_TO = 64
 
 
 def max_learning_rate(
-    ntk_train_train: Any,
+    ntk_train_train: SquareKernel,
     y_train_size: int | None = None,
     momentum: ArrayLike = 0.0,
     eps: ArrayLike = 1e-12,

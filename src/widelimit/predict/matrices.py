@@ -5,7 +5,7 @@ that it lacks are the trace axes: along them the kernel is read as a multiple of
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,8 @@ import numpy as np
 
 from widelimit._text import shown
 from widelimit.predict.checks import check_real
+from widelimit.typing import Axes as Axes
 
-Axes = int | Sequence[int]
 Shape = tuple[int, ...]
 
 

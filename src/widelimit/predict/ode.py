@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,7 @@ from widelimit.predict.matrices import Axes, Targets, row_shape
 from widelimit.predict.precision import result_dtype
 from widelimit.predict.selection import check_is_array
 from widelimit.predict.solver import Loss, ODEState, Problem, Tolerance, Velocity, solve
+from widelimit.typing import Scalar, Scalars, SquareKernel, TestKernel
 
 
 class TrainedByOde:
@@ -45,10 +46,10 @@ class TrainedByOde:
 
     def __call__(
         self,
-        t: Any = None,
-        fx_train_or_state_0: Any = 0.0,
-        fx_test_0: Any = None,
-        k_test_train: Any = None,
+        t: Scalars | None = None,
+        fx_train_or_state_0: ArrayLike | ODEState | None = 0.0,
+        fx_test_0: ArrayLike | None = None,
+        k_test_train: TestKernel | None = None,
     ) -> Any:
         """Outputs after t steps of gradient descent.
 
@@ -136,15 +137,15 @@ class TrainedByOde:
 
 def gradient_descent(
     loss: Loss,
-    k_train_train: ArrayLike,
-    y_train: Any,
+    k_train_train: SquareKernel,
+    y_train: Targets,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike | None = None,
     trace_axes: Axes = (-1,),
     *,
-    rtol: float = 1e-8,
-    atol: float = 1e-8,
-    max_steps: Any = 2**18,
+    rtol: Scalar = 1e-8,
+    atol: Scalar = 1e-8,
+    max_steps: SupportsIndex = 2**18,
 ) -> TrainedByOde:
     """A function `predict_fn(t, fx_train_or_state_0, fx_test_0, k_test_train)` for any loss.
 

@@ -33,6 +33,7 @@ from widelimit.predict.selection import (
     pick,
     prior_kernel,
 )
+from widelimit.typing import Kernels
 
 
 class Gaussian(NamedTuple):
@@ -105,7 +106,9 @@ class GPInference:
         self._targets = Targets.of(y_train, trace_axes)
         self._train_kernels: dict[str, TrainKernel] = {}
 
-    def __call__(self, get: Get = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
+    def __call__(
+        self, get: Get = None, k_test_train: Kernels = None, k_test_test: Kernels = None
+    ) -> Any:
         """The posterior on a test set, or on the training set if `k_test_train` is None.
 
         Args:
@@ -196,8 +199,8 @@ def _owned(kernels: Any) -> Any:
 
 
 def gp_inference(
-    k_train_train: Any,
-    y_train: Any,
+    k_train_train: Kernels,
+    y_train: Targets,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),

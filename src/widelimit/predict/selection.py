@@ -1,7 +1,7 @@
 """Which kernels a request is made of: modes of inference, and kernels out of containers."""
 
 from collections import namedtuple
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._text import shown
+from widelimit.typing import Get as Get
 
-Get = str | Sequence[str] | None
 KernelArray = jax.Array | np.ndarray
 
 # Every mode of inference, and the kernel that drives it.

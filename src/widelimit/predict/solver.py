@@ -16,8 +16,9 @@ from widelimit.predict.matrices import Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64
 from widelimit.tracing.traced import Snapshot
 from widelimit.tracing.varying import varying_axes
+from widelimit.typing import Arrays
 
-Loss = Callable[[jax.Array, jax.Array], Any]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Of steps in float32, whose results have an error of 6e-8 anyway.
 _TOLERANCE_32 = 1e-6
@@ -37,10 +38,10 @@ class ODEState:
       qx_test: velocity of `fx_test`.
     """
 
-    fx_train: Any = None
-    fx_test: Any = None
-    qx_train: Any = None
-    qx_test: Any = None
+    fx_train: Arrays = None
+    fx_test: Arrays = None
+    qx_train: Arrays = None
+    qx_test: Arrays = None
 
 
 class Tolerance(NamedTuple):

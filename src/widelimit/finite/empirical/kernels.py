@@ -13,6 +13,7 @@ from widelimit._pytree import own
 from widelimit.finite.empirical.compiled import Kernels, Options
 from widelimit.finite.empirical.implementations import NtkImplementation, find_implementation
 from widelimit.gram.sizes import parse_memory
+from widelimit.typing import ApplyFunction, Axes, Bytes, Get, Inputs, Params, Subset, VmapAxes
 
 _NAMES = ("nngp", "ntk")
 _DEFAULT = NtkImplementation.JACOBIAN_CONTRACTION
@@ -25,13 +26,13 @@ class EmpiricalNtk:
         """Keeps the kernels of the network, and whether to explain them when called."""
         self._kernels, self._explains = kernels, explains
 
-    def __call__(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+    def __call__(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
         """Returns the NTK between x1 and x2 (None for x1); see `empirical_ntk_fn`."""
         if self._explains:
             return self.explain(x1, x2, params, **kwargs)
         return self._kernels(("ntk",), x1, x2, params, kwargs)["ntk"]
 
-    def explain(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+    def explain(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
         """Returns for every output how structured derivatives treat each parameter.
 
         Each is an `Explanation`, a table to print, in a tree like f(params, x1). Nothing is
@@ -43,7 +44,7 @@ class EmpiricalNtk:
         """
         return self._kernels.explain(x1, x2, params, kwargs)
 
-    def chunks(self, x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+    def chunks(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
         """Returns for every output how its Jacobian is cut to fit the budget, without computing it.
 
         Each is a `Chunks`, or None for an output without entries, in a tree like f(params, x1).
@@ -55,17 +56,17 @@ class EmpiricalNtk:
 
 
 def empirical_ntk_fn(
-    f: Any,
-    trace_axes: Any = (-1,),
-    diagonal_axes: Any = (),
-    vmap_axes: Any = None,
-    implementation: Any = _DEFAULT,
+    f: ApplyFunction,
+    trace_axes: Axes = (-1,),
+    diagonal_axes: Axes = (),
+    vmap_axes: VmapAxes = None,
+    implementation: NtkImplementation | int | str = _DEFAULT,
     _j_rules: bool = True,
     _s_rules: bool = True,
     _fwd: bool | None = None,
     *,
-    memory: Any = None,
-    subset: Any = None,
+    memory: Bytes | None = None,
+    subset: Subset = None,
     explain: bool = False,
 ) -> EmpiricalNtk:
     """Returns a function `ntk_fn(x1, x2, params, **kwargs)`: the empirical NTK of a network.
@@ -125,7 +126,7 @@ def empirical_ntk_fn(
 
 
 def empirical_nngp_fn(
-    f: Any, trace_axes: Any = (-1,), diagonal_axes: Any = ()
+    f: ApplyFunction, trace_axes: Axes = (-1,), diagonal_axes: Axes = ()
 ) -> Callable[..., Any]:
     """Returns a function `nngp_fn(x1, x2, params, **kwargs)`: products of outputs of a network.
 
@@ -142,24 +143,24 @@ def empirical_nngp_fn(
     """
     kernels = _kernels(f, trace_axes, diagonal_axes, None, _DEFAULT, None, None)
 
-    def nngp_fn(x1: Any, x2: Any, params: Any, **kwargs: Any) -> Any:
+    def nngp_fn(x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
         return kernels(("nngp",), x1, x2, params, kwargs)["nngp"]
 
     return nngp_fn
 
 
 def empirical_kernel_fn(
-    f: Any,
-    trace_axes: Any = (-1,),
-    diagonal_axes: Any = (),
-    vmap_axes: Any = None,
-    implementation: Any = _DEFAULT,
+    f: ApplyFunction,
+    trace_axes: Axes = (-1,),
+    diagonal_axes: Axes = (),
+    vmap_axes: VmapAxes = None,
+    implementation: NtkImplementation | int | str = _DEFAULT,
     _j_rules: bool = True,
     _s_rules: bool = True,
     _fwd: bool | None = None,
     *,
-    memory: Any = None,
-    subset: Any = None,
+    memory: Bytes | None = None,
+    subset: Subset = None,
 ) -> Callable[..., Any]:
     """Returns a function `kernel_fn(x1, x2, get, params, **kwargs)`: empirical NNGP and NTK.
 
@@ -186,7 +187,7 @@ def empirical_kernel_fn(
     del _j_rules, _s_rules, _fwd
     kernels = _kernels(f, trace_axes, diagonal_axes, vmap_axes, implementation, memory, subset)
 
-    def kernel_fn(x1: Any, x2: Any, get: Any, params: Any, **kwargs: Any) -> Any:
+    def kernel_fn(x1: Inputs, x2: Inputs, get: Get, params: Params, **kwargs: object) -> Any:
         names = _check_get(get)
         found = kernels(names, x1, x2, params, kwargs)
         if isinstance(get, str):

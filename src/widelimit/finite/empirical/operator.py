@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Num
 
 from widelimit._pytree import is_concrete, own, pytree, static
 from widelimit.finite.empirical.arguments import Side
@@ -23,6 +23,17 @@ from widelimit.finite.empirical.products import complex_product
 from widelimit.finite.empirical.vector_products import ntk_vector_product, pushed
 from widelimit.predict.solvers.conjugate_gradients import Solution, conjugate_gradients
 from widelimit.tracing.varying import alike, varying_like
+from widelimit.typing import (
+    ApplyFunction,
+    Axes,
+    Inputs,
+    Params,
+    Scalar,
+    Size,
+    Subset,
+    Vector,
+    VmapAxes,
+)
 
 
 @pytree
@@ -48,15 +59,15 @@ class NTKOperator:
 
     def __init__(
         self,
-        f: Any,
-        params: Any,
-        x: Any,
+        f: ApplyFunction,
+        params: Params,
+        x: Inputs,
         *,
-        trace_axes: Any = (),
-        subset: Any = None,
-        batch_size: int | None = None,
-        vmap_axes: Any = None,
-        **kwargs: Any,
+        trace_axes: Axes = (),
+        subset: Subset = None,
+        batch_size: Size | None = None,
+        vmap_axes: VmapAxes = None,
+        **kwargs: object,
     ) -> None:
         """Checks the network.
 
@@ -113,7 +124,7 @@ class NTKOperator:
         """Dtype of the matrix."""
         return np.dtype(self.output.dtype)
 
-    def matvec(self, v: Any) -> Array:
+    def matvec(self, v: Vector) -> Array:
         """Returns the product with a vector, in its shape.
 
         Args:
@@ -125,7 +136,7 @@ class NTKOperator:
         v = self._checked(v, ())
         return _matvec(self, v.reshape(self.vector_shape)).reshape(v.shape)
 
-    def matmat(self, vectors: Any) -> Array:
+    def matmat(self, vectors: Num[Array | np.ndarray, "*outputs k"]) -> Array:
         """Returns the products with several vectors, one after the other.
 
         Args:
@@ -138,7 +149,7 @@ class NTKOperator:
         columns = jnp.moveaxis(vectors, -1, 0).reshape(vectors.shape[-1], *self.vector_shape)
         return jnp.moveaxis(_matmat(self, columns), 0, -1).reshape(vectors.shape)
 
-    def __matmul__(self, v: Any) -> Array:
+    def __matmul__(self, v: Vector) -> Array:
         """Returns the product with a vector (in its shape, or flat) or a matrix [size, k]."""
         is_vector = jnp.shape(v) in (self.vector_shape, self.shape[:1])
         return self.matvec(v) if is_vector else self.matmat(v)
@@ -151,7 +162,12 @@ class NTKOperator:
         return _diagonal(self)
 
     def solve(
-        self, b: Any, ridge: Any, *, tol: float | None = None, maxiter: int | None = None
+        self,
+        b: Vector,
+        ridge: Scalar,
+        *,
+        tol: Scalar | None = None,
+        maxiter: Size | None = None,
     ) -> Array:
         """Returns u with (K + ridge I) u = b, by conjugate gradients.
 

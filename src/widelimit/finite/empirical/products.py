@@ -22,11 +22,18 @@ from widelimit.finite.empirical.network import (
 from widelimit.finite.empirical.outputs import Call, outputs_of
 from widelimit.finite.empirical.vector_products import ntk_vector_product
 from widelimit.tracing.varying import alike
+from widelimit.typing import ApplyFunction, Arrays, Inputs, Params, Subset
 
 
 def empirical_ntk_vp_fn(
-    f: Any, x1: Any, x2: Any, params: Any, *, subset: Any = None, **kwargs: Any
-) -> Callable[[Any], Any]:
+    f: ApplyFunction,
+    x1: Inputs,
+    x2: Inputs,
+    params: Params,
+    *,
+    subset: Subset = None,
+    **kwargs: object,
+) -> Callable[[Arrays], Arrays]:
     """Returns the linear map v -> J1 J2^H v of a network between x1 and x2.
 
     v is shaped like f(params, x2), and the result like f(params, x1). Nothing is averaged. With
@@ -57,7 +64,7 @@ def empirical_ntk_vp_fn(
     calls = [first] if second is None else [first, second]
     given = [(call.params, call.arrays) for call in calls]
 
-    def product(v: Any) -> Any:
+    def product(v: Arrays) -> Arrays:
         leaves, arrays = alike(checked_vectors(v, structure, expected), given)
         functions = [
             functools.partial(_real_outputs, call.network, *own)

@@ -18,6 +18,7 @@ from widelimit.finite.empirical.network import Network, Parameters
 from widelimit.finite.empirical.outputs import Call, only_output
 from widelimit.finite.empirical.vector_products import pushed
 from widelimit.tracing.varying import alike, varying_like
+from widelimit.typing import ApplyFunction, Axes, Inputs, Key, Params, Size, Subset
 
 
 class Estimate(NamedTuple):
@@ -55,8 +56,8 @@ class ProjectedGradients:
     def estimate(
         self,
         other: ProjectedGradients | None = None,
-        trace_axes: Any = (-1,),
-        diagonal_axes: Any = (),
+        trace_axes: Axes = (-1,),
+        diagonal_axes: Axes = (),
     ) -> Estimate:
         """Returns the estimated kernel and its standard error, laid out as by `empirical_ntk_fn`.
 
@@ -106,15 +107,15 @@ class ProjectedGradients:
 
 
 def projected_gradients(
-    f: Any,
-    params: Any,
-    x: Any,
-    key: Any,
-    dimension: int,
+    f: ApplyFunction,
+    params: Params,
+    x: Inputs,
+    key: Key,
+    dimension: Size,
     *,
-    subset: Any = None,
-    batch_size: int = 1,
-    **kwargs: Any,
+    subset: Subset = None,
+    batch_size: Size = 1,
+    **kwargs: object,
 ) -> ProjectedGradients:
     """Returns the derivatives of a network along random directions of its parameters.
 
