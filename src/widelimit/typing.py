@@ -52,7 +52,7 @@ else:
 Scalars: TypeAlias = Scalar | Sequence[Scalar] | Shaped[Array | np.ndarray, "..."]
 """One real number or several."""
 
-Targets: TypeAlias = (
+TargetsLike: TypeAlias = (
     Real[Array | np.ndarray, "samples *outputs"]
     | Bool[Array | np.ndarray, "samples *outputs"]
     | Sequence[Scalar | Sequence]

@@ -15,7 +15,7 @@ from widelimit._pytree import is_concrete
 from widelimit.finite.empirical.axes import Axes, contract, resolve_axes
 from widelimit.predict.matrices import to_matrix
 from widelimit.typing import Axes as AxesLike
-from widelimit.typing import HermitianKernel, Outputs, Targets
+from widelimit.typing import HermitianKernel, Outputs, TargetsLike
 
 
 def kernel_drift(kernel: HermitianKernel, kernel0: HermitianKernel) -> jax.Array:
@@ -77,7 +77,7 @@ def kernel_alignment(
 
 def target_alignment(
     kernel: HermitianKernel,
-    y: Outputs | Targets,
+    y: Outputs | TargetsLike,
     *,
     trace_axes: AxesLike = (-1,),
     centred: bool = True,

@@ -14,12 +14,12 @@ from widelimit.predict.gradient_flow import TrainedOutputs
 from widelimit.predict.matrices import Axes
 from widelimit.predict.selection import check_is_array
 from widelimit.predict.stepping import Descent
-from widelimit.typing import Bytes, Inputs, NetworkLike, SquareKernel, Targets
+from widelimit.typing import Bytes, Inputs, NetworkLike, SquareKernel, TargetsLike
 
 
 def discrete_gradient_descent_mse(
     k_train_train: SquareKernel,
-    y_train: Targets,
+    y_train: TargetsLike,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike = 0.0,
     nesterov: bool = False,
@@ -91,7 +91,7 @@ def discrete_gradient_descent_mse(
 def discrete_gradient_descent_mse_ensemble(
     kernel_fn: NetworkLike,
     x_train: Inputs,
-    y_train: Targets,
+    y_train: TargetsLike,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike = 0.0,
     nesterov: bool = False,

@@ -43,7 +43,7 @@ from widelimit.predict.selection import (
     prior_kernel,
 )
 from widelimit.predict.stepping import Descent
-from widelimit.typing import Bytes, Inputs, NetworkLike, Scalars
+from widelimit.typing import Bytes, Inputs, NetworkLike, Scalars, TargetsLike
 
 KernelFn = Callable[..., Any]
 
@@ -261,7 +261,7 @@ def _predict_train(
 def gradient_descent_mse_ensemble(
     kernel_fn: NetworkLike,
     x_train: Inputs,
-    y_train: Targets,
+    y_train: TargetsLike,
     learning_rate: ArrayLike = 1.0,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,

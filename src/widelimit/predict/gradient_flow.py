@@ -14,7 +14,7 @@ from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import check_is_array
 from widelimit.predict.stepping import Descent
-from widelimit.typing import Scalars, SquareKernel, TestKernel
+from widelimit.typing import Scalars, SquareKernel, TargetsLike, TestKernel
 
 
 class TrainedOutputs:
@@ -143,7 +143,7 @@ def _test(
 
 def gradient_descent_mse(
     k_train_train: SquareKernel,
-    y_train: Targets,
+    y_train: TargetsLike,
     learning_rate: ArrayLike = 1.0,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,

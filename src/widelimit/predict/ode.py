@@ -19,7 +19,7 @@ from widelimit.predict.matrices import Axes, Targets, row_shape
 from widelimit.predict.precision import result_dtype
 from widelimit.predict.selection import check_is_array
 from widelimit.predict.solver import Loss, ODEState, Problem, Tolerance, Velocity, solve
-from widelimit.typing import Scalar, Scalars, SquareKernel, TestKernel
+from widelimit.typing import Scalar, Scalars, SquareKernel, TargetsLike, TestKernel
 
 
 class TrainedByOde:
@@ -138,7 +138,7 @@ class TrainedByOde:
 def gradient_descent(
     loss: Loss,
     k_train_train: SquareKernel,
-    y_train: Targets,
+    y_train: TargetsLike,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike | None = None,
     trace_axes: Axes = (-1,),

@@ -33,7 +33,7 @@ from widelimit.predict.selection import (
     pick,
     prior_kernel,
 )
-from widelimit.typing import Kernels
+from widelimit.typing import Kernels, TargetsLike
 
 
 class Gaussian(NamedTuple):
@@ -200,7 +200,7 @@ def _owned(kernels: Any) -> Any:
 
 def gp_inference(
     k_train_train: Kernels,
-    y_train: Targets,
+    y_train: TargetsLike,
     diag_reg: ArrayLike = 0.0,
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),
