@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array
+from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete
 from widelimit.engines.choose import choose
@@ -35,6 +35,7 @@ from widelimit.kernel.kernel import Kernel, kernel_signal
 from widelimit.kernel.masking import MaskedArray, split_mask
 from widelimit.layers.base import Layer, as_shape, located, run_layer, tree_shapes
 from widelimit.layers.functions import as_now, is_concrete_network
+from widelimit.typing import Get, Inputs, Key, Params, Pattern, Scalar, Shapes
 
 
 class NetFunction:
@@ -63,7 +64,7 @@ class NetFunction:
 class InitFn(NetFunction):
     """Initialises finite networks."""
 
-    def __call__(self, rng: Array, input_shape: Any) -> tuple[Any, Any]:
+    def __call__(self, rng: Key, input_shape: Shapes) -> tuple[Shapes, Params]:
         """Returns the output shape and the parameters of a random finite network.
 
         Args:
@@ -84,13 +85,13 @@ class ApplyFn(NetFunction):
 
     def __call__(
         self,
-        params: Any,
-        inputs: Any,
+        params: Params,
+        inputs: Inputs,
         *,
-        rng: Array | None = None,
-        pattern: Any = None,
-        mask_constant: Any = None,
-        **kwargs: Any,
+        rng: Key | None = None,
+        pattern: Pattern = None,
+        mask_constant: Scalar | None = None,
+        **kwargs: object,
     ) -> Any:
         """Returns the outputs of the finite network.
 
@@ -123,12 +124,12 @@ class KernelFn(NetFunction):
 
     def __call__(
         self,
-        x1: Any,
-        x2: Any = None,
-        get: Any = None,
+        x1: Inputs,
+        x2: Inputs = None,
+        get: Get = None,
         *,
-        pattern: Any = None,
-        mask_constant: Any = None,
+        pattern: Pattern = None,
+        mask_constant: Scalar | None = None,
         diagonal_batch: bool | None = None,
         diagonal_spatial: bool | None = None,
         engine: str | Callable[..., Engine] = "auto",
@@ -173,23 +174,23 @@ class KernelFn(NetFunction):
                 check_alike(self.net, tree_shapes(x1), tree_shapes(x2), axes)
         return _evaluate(as_now(self.net), x1, x2, get, as_patterns(pattern), options)
 
-    def fields(self, get: Any) -> tuple[str, ...]:
+    def fields(self, get: Get) -> tuple[str, ...]:
         """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
         return parse_get(get)
 
-    def select(self, kernels: Any, get: Any) -> Any:
-        """Returns what `get` asks for of whole kernels; see `get.select_fields`."""
-        return select_fields(kernels, get)
+    def select(self, kernels: PyTree, get: Get) -> Any:
+        """Returns what `get` asks for of whole kernels; see `selection.select`."""
+        return select(kernels, get)
 
     def tiler(
         self,
-        x1: Any,
-        x2: Any,
-        get: Any,
-        devices: Any,
+        x1: Inputs,
+        x2: Inputs,
+        get: Get,
+        devices: list[jax.Device],
         *,
-        pattern: Any = None,
-        mask_constant: Any = None,
+        pattern: Pattern = None,
+        mask_constant: Scalar | None = None,
         diagonal_batch: bool | None = None,
         diagonal_spatial: bool | None = None,
         engine: str | Callable[..., Engine] = "auto",
@@ -226,11 +227,11 @@ class KernelFn(NetFunction):
             net = as_now(self.net)
             return NetworkTiler(net, (x1, x2), get, as_patterns(pattern), options, devices)
 
-    def batch_axes(self, x: Any, **axes: int | None) -> tuple[int, ...]:
+    def batch_axes(self, x: Inputs, **axes: int | None) -> tuple[int, ...]:
         """Returns the batch axis of every array of the inputs; keywords as for a call."""
         return batch_axes(self.net, x, _keywords(axes))
 
-    def traced_size(self, x: Any, get: Any, most: int, **axes: int | None) -> int:
+    def traced_size(self, x: Inputs, get: Get, most: int, **axes: int | None) -> int:
         """Returns how many samples a side of a tile of traced arrays should have.
 
         Args:
@@ -241,7 +242,7 @@ class KernelFn(NetFunction):
         """
         return traced_size(self.net, x, get, _keywords(axes), most)
 
-    def check_tiles(self, x: Any, **axes: int | None) -> None:
+    def check_tiles(self, x: Inputs, **axes: int | None) -> None:
         """Raises if inputs, arrays or kernels of x1 and x2, cannot be cut into tiles of samples.
 
         Args:

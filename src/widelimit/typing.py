@@ -31,6 +31,7 @@ from widelimit.covariance.signal import Signal
 # they can be computed with; whatever is legal is told to all others.
 if TYPE_CHECKING:
     Scalar: TypeAlias = float | np.number | Array
+    Key: TypeAlias = Array
     Size: TypeAlias = int
     Sizes: TypeAlias = Sequence[int]
     Axes: TypeAlias = int | Sequence[int] | np.ndarray
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 else:
     Scalar = int | float | np.number | np.bool_ | Shaped[Array | np.ndarray, ""]
     """One real number; it may be traced."""
+    Key = TypedKey[Array, ""] | UInt32[Array | np.ndarray, "_"]
+    """A random key of JAX."""
     Size = SupportsIndex
     """A number of channels, of heads and the like."""
     Sizes = Sequence[SupportsIndex]
@@ -78,9 +81,6 @@ Vector: TypeAlias = Num[Array | np.ndarray, "*outputs"]
 
 Kernels: TypeAlias = PyTree
 """A kernel as an array, or anything with fields `nngp` and `ntk`."""
-
-Key: TypeAlias = TypedKey[Array, ""] | UInt32[Array | np.ndarray, "_"]
-"""A random key of JAX."""
 
 # Shapes and axes.
 

@@ -8,12 +8,25 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-from jaxtyping import Array
+from jaxtyping import PyTree
 
 from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.masking import hide
+from widelimit.typing import (
+    Arrays,
+    Covs,
+    Function,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Pattern,
+    Shapes,
+    Signals,
+)
 
 
 @pytree
@@ -37,14 +50,14 @@ class Site:
       path: where in the network, for messages, e.g. `serial[3].Relu`.
     """
 
-    masks_in: Any
-    masks_out: Any
-    patterns: Any
+    masks_in: Masks
+    masks_out: Masks
+    patterns: Pattern
     children: tuple[Site, ...]
-    signal_in: Any = static()
-    signal_out: Any = static()
-    need_in: Any = static()
-    need_out: Any = static()
+    signal_in: Signals = static()
+    signal_out: Signals = static()
+    need_in: Needs = static()
+    need_out: Needs = static()
     mixes: bool = static()
     pairs: bool = static()
     path: str = static()
@@ -87,8 +100,8 @@ class Child(NamedTuple):
     """
 
     place: int
-    signal: Any
-    need: Any
+    signal: Signals
+    need: Needs
     reads: int | None = None
     branch: int | None = None
     key: int | str = 0
@@ -122,7 +135,7 @@ class Layer:
         """Returns the fields, without what is kept between calls."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def as_now(self, snapshot: Callable[..., Any]) -> Layer:
+    def as_now(self, snapshot: Function) -> Layer:
         """Returns the layer with the functions that it holds as snapshots (see `traced.py`).
 
         Args:
@@ -132,28 +145,28 @@ class Layer:
 
     # The finite layer.
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         """Returns the parameters of the finite layer for inputs of `shape`."""
         return ()
 
     def apply(
         self,
-        params: Any,
-        x: Any,
+        params: Params,
+        x: Arrays,
         *,
-        rng: Array | None = None,
-        mask: Any = None,
-        pattern: Any = None,
+        rng: Key | None = None,
+        mask: Masks = None,
+        pattern: Pattern = None,
     ) -> Any:
         """Returns the output of the finite layer; masked entries of x are already zero."""
         return x
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         """Returns the shape of the output, or raises if inputs of `shape` do not fit."""
         check_one_input(shape)
         return shape
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         """Returns the mask of the output from the mask and the shape of the input."""
         return mask
 
@@ -167,7 +180,7 @@ class Layer:
         """Returns the batch and channel axis of the output."""
         return signal.batch_axis, signal.channel_axis
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         """Returns the description of the output from that of the input."""
         if not isinstance(signal, Signal):
             check_one_input(signal)
@@ -175,11 +188,11 @@ class Layer:
         shapes = self.output_shape(signal.shape1), self.output_shape(signal.shape2)
         return Signal(*shapes, *self.output_axes(signal))
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         """Returns the offsets needed at the input for those needed at the output."""
         return need
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         """Returns per spatial axis of the output the modulus of its folded offsets.
 
         It is the one that keeps folded rows in place through the layer, None where there is none.
@@ -193,7 +206,7 @@ class Layer:
             signal, moduli = signal[0], moduli[0]
         return moduli if out.spatial == signal.spatial else None
 
-    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+    def children(self, signal: Signals, need: Needs) -> tuple[Child, ...]:
         """Returns the layers inside, in the order in which `propagate` runs `step` on them.
 
         A combinator states them; their sites are then `site.children`. See `join` too.
@@ -204,7 +217,7 @@ class Layer:
         """
         return ()
 
-    def join(self, inside: list[Any]) -> Any:
+    def join(self, inside: list[PyTree]) -> PyTree:
         """Returns what holds of the output, from what holds of the outputs of the layers inside.
 
         For combinators that hand covariances on: the last one's, or a tuple for branches. None:
@@ -212,18 +225,18 @@ class Layer:
         """
         return None
 
-    def mixes_samples(self, signal: Any) -> bool:
+    def mixes_samples(self, signal: Signals) -> bool:
         """Returns whether the layer moves or combines samples, so that batches cannot be split."""
         return self.pairs_samples(signal)
 
-    def pairs_samples(self, signal: Any) -> bool:
+    def pairs_samples(self, signal: Signals) -> bool:
         """Returns whether self-covariances of the output need those between different samples.
 
         What such a layer gives for them is replaced by the diagonal of its NNGP.
         """
         return False
 
-    def propagate(self, cov: Any, site: Site) -> Any:
+    def propagate(self, cov: Covs, site: Site) -> Covs:
         """Returns the covariances of the output from those of the input.
 
         They may hold more offsets than `site.need_out`, never fewer.

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.layers.base import Child, Layer, Site, located, run_layer, same_need, tree_shapes
-from widelimit.layers.foreign import as_layer
+from widelimit.layers.foreign import LayerLike, as_layer
 from widelimit.layers.step import Trio, select_each, step
 
 
@@ -341,7 +341,7 @@ def block_repr(name: str, items: tuple[Any, ...]) -> str:
     return f"{name}(\n" + "\n".join(f"    {line}" for line in body.split("\n")) + ",\n)"
 
 
-def serial(*layers: Any) -> Serial:
+def serial(*layers: LayerLike) -> Serial:
     """Returns the network that applies layers one after another.
 
     Args:
@@ -355,7 +355,7 @@ def serial(*layers: Any) -> Serial:
     return Serial(tuple(as_layer(layer) for layer in layers))
 
 
-def parallel(*layers: Any) -> Parallel:
+def parallel(*layers: LayerLike) -> Parallel:
     """Returns the network that applies the k-th layer to the k-th element of a list or tuple.
 
     Args:
@@ -364,7 +364,7 @@ def parallel(*layers: Any) -> Parallel:
     return Parallel(tuple(as_layer(layer) for layer in layers))
 
 
-def repeat(layer: Any, n: int) -> Repeat:
+def repeat(layer: LayerLike, n: int) -> Repeat:
     """Returns the network that applies `layer` n times, each time with fresh parameters.
 
     Equal to `serial(*[layer] * n)`, but compiled once: parameters are stacked along axis 0, and

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -229,7 +229,11 @@ def _count(branches: int | None) -> str:
     return "one Kernel" if branches is None else f"a list or tuple of {branches} Kernels"
 
 
-def as_layer(layer: Any) -> Layer:
+LayerLike: TypeAlias = Layer | tuple[Function, ...] | list[Function]
+"""A layer, or its functions init_fn, apply_fn, kernel_fn, and perhaps one of masks."""
+
+
+def as_layer(layer: LayerLike) -> Layer:
     """Returns a layer, or a triple of functions as a layer (four with one of masks).
 
     A triple unpacked from a network gives that network back if all three functions are its own.

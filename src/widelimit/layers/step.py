@@ -14,6 +14,7 @@ from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import apply_masks
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.recording import run_compiled
+from widelimit.typing import Covs
 
 
 @pytree
@@ -33,7 +34,7 @@ class Trio:
     cross: Covariances
 
 
-def step(layer: Layer, cov: Any, site: Site) -> Any:
+def step(layer: Layer, cov: Covs, site: Site) -> Covs:
     """Returns the covariances after `layer`, with what holds for every layer.
 
     On concrete arrays every layer without layers inside is compiled apart: equal layers share a
