@@ -58,7 +58,7 @@ Scalars: TypeAlias = Scalar | Sequence[Scalar] | Shaped[Array | np.ndarray, "...
 TargetsLike: TypeAlias = (
     Real[Array | np.ndarray, "samples *outputs"]
     | Bool[Array | np.ndarray, "samples *outputs"]
-    | Sequence[Scalar | Sequence]
+    | Sequence[Scalar | list | tuple | Shaped[Array | np.ndarray, "..."]]
 )
 """What is to be learnt: the targets of the samples."""
 

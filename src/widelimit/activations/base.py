@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 PI = math.pi
 
@@ -21,9 +22,9 @@ class Dual(NamedTuple):
             difference is known.
     """
 
-    k: jax.Array
-    kdot: jax.Array
-    gap: jax.Array | None = None
+    k: Float[jax.Array, "..."]
+    kdot: Float[jax.Array, "..."]
+    gap: Float[jax.Array, "..."] | None = None
 
 
 def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:

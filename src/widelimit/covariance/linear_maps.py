@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Num
 
 from widelimit.covariance.covariances import Covariances, map_values, select
 from widelimit.covariance.offsets import Need, Offsets
@@ -57,7 +57,7 @@ def take_samples(cov: Covariances, part: slice, signal: Signal) -> Covariances:
     )
 
 
-def axis_maps(cov: Covariances, maps: dict[int, Array], need: Need) -> Covariances:
+def axis_maps(cov: Covariances, maps: dict[int, Num[Array, "_ _"]], need: Need) -> Covariances:
     """Returns the covariances after one linear map for each of some spatial axes.
 
     Args:

@@ -14,6 +14,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Real
 
 from widelimit.covariance.offsets import Offsets
 
@@ -40,8 +41,8 @@ class Stencil:
     """
 
     size_in: int
-    table: np.ndarray
-    weights: np.ndarray
+    table: Int[np.ndarray, "taps out"]
+    weights: Real[np.ndarray, "out"]
     tied: bool
     window: Window | None = None
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from widelimit.activations import Dual
 from widelimit.covariance.covariances import (
@@ -174,7 +174,9 @@ def position_pool(
     )
 
 
-def normalise(cov: Covariances, v1: Array, v2: Array) -> Covariances:
+def normalise(
+    cov: Covariances, v1: Float[Array, "#n1 #p"], v2: Float[Array, "#n2 #p"]
+) -> Covariances:
     """Returns the covariances of activations divided by sqrt(v1) and sqrt(v2).
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from widelimit._pytree import is_concrete
 from widelimit.diagnostics.chunked import in_chunks
@@ -27,9 +28,9 @@ class Gap(NamedTuple):
       moved: root mean square of f(p, x) - f(p0, x).
     """
 
-    absolute: jax.Array
-    relative: jax.Array
-    moved: jax.Array
+    absolute: Float[jax.Array, ""]
+    relative: Float[jax.Array, ""]
+    moved: Float[jax.Array, ""]
 
 
 def parameter_movement(params: Params, params0: Params) -> jax.Array:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Shaped
 
 from widelimit import activations
 from widelimit._pytree import as_leaf, pytree, static
@@ -33,15 +33,17 @@ class ElementwiseLayer(Layer):
     # Its dual depends on differences of covariances, not relative to their size.
     subtracts: ClassVar[bool] = False
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         """Returns f(x)."""
         raise NotImplementedError
 
-    def features(self, q: Array) -> Arrays:
+    def features(self, q: Float[Array, "..."]) -> Arrays:
         """Returns what `dual` needs of variances q, with their axes last."""
         return q
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried)."""
         raise NotImplementedError
 
@@ -91,10 +93,12 @@ class Erf(ElementwiseLayer):
     b: Scalar = 1.0
     c: Scalar = 0.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jax.scipy.special.erf(self.b * x) + self.c
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.erf(c, q1, q2, gap, self.a, self.b, self.c)
 
 
@@ -119,10 +123,12 @@ class Sin(ElementwiseLayer):
     b: Scalar = 1.0
     c: Scalar = 0.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jnp.sin(self.b * x + self.c)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.sin(c, q1, q2, gap, self.a, self.b, self.c)
 
 
@@ -151,10 +157,12 @@ class Rbf(ElementwiseLayer):
 
     gamma: Scalar = 1.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.rbf(c, q1, q2, gap, self.gamma)
 
 
@@ -170,10 +178,12 @@ class Gelu(ElementwiseLayer):
 
     approximate: bool = static(default=False)
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.gelu(x, approximate=self.approximate)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.gelu(c, q1, q2, gap)
 
 
@@ -183,10 +193,12 @@ class Gabor(ElementwiseLayer):
 
     subtracts = True
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.exp(-jnp.square(x)) * jnp.sin(x)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.gabor(c, q1, q2, gap)
 
 
@@ -204,10 +216,12 @@ class Exp(ElementwiseLayer):
     a: Scalar = 1.0
     b: Scalar = 1.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jnp.exp(self.b * x)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.exp(c, q1, q2, gap, self.a, self.b)
 
 
@@ -225,10 +239,12 @@ class Gaussian(ElementwiseLayer):
     a: Scalar = 1.0
     b: Scalar = -1.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jnp.exp(self.b * jnp.square(x))
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.gaussian(c, q1, q2, gap, self.a, self.b)
 
 
@@ -248,10 +264,12 @@ class Monomial(ElementwiseLayer):
     def __post_init__(self) -> None:
         _check_degree(self.degree)
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return x**self.degree
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.monomial(c, q1, q2, gap, self.degree)
 
 
@@ -274,10 +292,12 @@ class RectifiedMonomial(ElementwiseLayer):
     def __post_init__(self) -> None:
         _check_degree(self.degree)
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.where(x >= 0, x**self.degree, 0)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.rectified_monomial(c, q1, q2, gap, self.degree)
 
 
@@ -295,13 +315,15 @@ class Polynomial(ElementwiseLayer):
         coef = self.coef.tolist() if isinstance(self.coef, np.ndarray) else self.coef
         object.__setattr__(self, "coef", as_leaf(tuple(coef)))
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         out = jnp.zeros_like(x)
         for coefficient in reversed(self.coef):
             out = out * x + coefficient
         return out
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.polynomial(c, q1, q2, gap, self.coef)
 
 
@@ -323,13 +345,15 @@ class Hermite(ElementwiseLayer):
     def __post_init__(self) -> None:
         _check_degree(self.degree)
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         previous, current = jnp.zeros_like(x), jnp.ones_like(x)
         for n in range(self.degree):
             previous, current = current, (x * current - n**0.5 * previous) / (n + 1) ** 0.5
         return current
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.hermite(c, q1, q2, gap, self.degree)
 
 
@@ -349,12 +373,14 @@ class ExpNormalized(ElementwiseLayer):
     shift: Scalar = -1.0
     do_clip: bool = static(default=False)
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         raise NotImplementedError(
             "expected a layer with a finite form, got ExpNormalized: it is defined by its kernel"
         )
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.exp_normalized(c, q1, q2, gap, self.gamma, self.shift, self.do_clip)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Shaped
 
 from widelimit._pytree import pytree, static
 from widelimit.activations import Dual, series
@@ -27,10 +27,12 @@ class SeriesLayer(ElementwiseLayer):
         """Returns f', or None for automatic differentiation."""
         return None
 
-    def features(self, q: Array) -> Arrays:
+    def features(self, q: Float[Array, "..."]) -> Arrays:
         return series.features(self.activation, q, self.order(), self.derivative())
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return series.series(c, q1, q2)
 
     def variance(self, features: Arrays) -> Array:
@@ -41,7 +43,7 @@ class SeriesLayer(ElementwiseLayer):
 class Tanh(SeriesLayer):
     """Returns tanh(x). The kernel is a Mehler series; its error stands in `activations.series`."""
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.tanh(x)
 
 
@@ -49,7 +51,7 @@ class Tanh(SeriesLayer):
 class Sigmoid(SeriesLayer):
     """Returns 1 / (1 + exp(-x)). The kernel is a Mehler series (`widelimit.activations.series`)."""
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.sigmoid(x)
 
 
@@ -57,7 +59,7 @@ class Sigmoid(SeriesLayer):
 class Softplus(SeriesLayer):
     """Returns log(1 + exp(x)). The kernel is a Mehler series (`widelimit.activations.series`)."""
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.softplus(x)
 
 
@@ -73,7 +75,7 @@ class Elu(SeriesLayer):
 
     alpha: Scalar = 1.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.elu(x, self.alpha)
 
 
@@ -84,7 +86,7 @@ class Selu(SeriesLayer):
     Source: arXiv:1706.02515.
     """
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.selu(x)
 
 
@@ -92,7 +94,7 @@ class Selu(SeriesLayer):
 class Silu(SeriesLayer):
     """Returns x sigmoid(x). The kernel is a Mehler series. Source: arXiv:1702.03118."""
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.silu(x)
 
 
@@ -100,7 +102,7 @@ class Silu(SeriesLayer):
 class Mish(SeriesLayer):
     """Returns x tanh(softplus(x)). The kernel is a Mehler series. Source: arXiv:1908.08681."""
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.mish(x)
 
 
@@ -130,7 +132,7 @@ class ElementwiseNumerical(SeriesLayer):
         df = None if self.df is None else snapshot(self.df)
         return dataclasses.replace(self, fn=snapshot(self.fn), df=df)
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.fn(x)
 
     def order(self) -> int:
@@ -173,15 +175,17 @@ class Elementwise(SeriesLayer):
         slope = None if self.d_nngp_fn is None else snapshot(self.d_nngp_fn, 3)
         return dataclasses.replace(self, nngp_fn=snapshot(self.nngp_fn, 3), d_nngp_fn=slope)
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         if self.fn is None:
             raise NotImplementedError("expected Elementwise(fn=...) for the finite network")
         return self.fn(x)
 
-    def features(self, q: Array) -> Arrays:
+    def features(self, q: Float[Array, "..."]) -> Arrays:
         return q if self.nngp_fn is not None else super().features(q)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         if self.nngp_fn is None:
             return super().dual(c, q1, q2, gap)
         slope = self.d_nngp_fn or jax.grad(self.nngp_fn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Shaped
 
 from widelimit import activations
 from widelimit._pytree import pytree, static
@@ -23,11 +23,13 @@ class _ReluFamily(ElementwiseLayer):
         """Returns the slopes for negative and for positive x."""
         raise NotImplementedError
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         a, b = self.slopes()
         return a * jnp.minimum(x, 0) + b * jnp.maximum(x, 0)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.abrelu(c, q1, q2, gap, *self.slopes())
 
     def variance(self, features: Array) -> Array:
@@ -69,7 +71,7 @@ class Relu(_ReluFamily):
     def slopes(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.maximum(x, 0)
 
 
@@ -86,7 +88,7 @@ class Abs(_ReluFamily):
     def slopes(self) -> tuple[float, float]:
         return -1.0, 1.0
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.abs(x)
 
 
@@ -110,8 +112,10 @@ class LeakyRelu(_ReluFamily):
 class Sign(ElementwiseLayer):
     """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
 
-    def activation(self, x: Array) -> Array:
+    def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.sign(x)
 
-    def dual(self, c: Array, q1: Arrays, q2: Arrays, gap: Array) -> Dual:
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
         return activations.sign(c, q1, q2, gap)

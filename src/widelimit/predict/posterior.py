@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, Float
 
 from widelimit._pytree import own
 from widelimit.predict.checks import as_targets, test_set_advice
@@ -45,8 +45,8 @@ class Gaussian(NamedTuple):
         independent and each has this covariance.
     """
 
-    mean: jax.Array
-    covariance: jax.Array
+    mean: Float[jax.Array, "..."]
+    covariance: Float[jax.Array, "..."]
 
 
 @in_float64
