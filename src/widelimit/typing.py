@@ -62,11 +62,11 @@ TargetsLike: TypeAlias = (
 )
 """What is to be learnt: the targets of the samples."""
 
-SquareKernel: TypeAlias = Real[Array | np.ndarray, "n n *pairs"]
-"""A kernel of samples with themselves, (n, n, h, h, ...)."""
+SquareKernel: TypeAlias = Real[Array | np.ndarray, "n n *pairs"] | Real[Array | np.ndarray, ""]
+"""A kernel of samples with themselves, (n, n, h, h, ...); one number if all axes are traced."""
 
-TestKernel: TypeAlias = Real[Array | np.ndarray, "t n *pairs"]
-"""A kernel between a test and a training set, (t, n, h, h, ...)."""
+TestKernel: TypeAlias = Real[Array | np.ndarray, "t n *pairs"] | Real[Array | np.ndarray, ""]
+"""A kernel between a test and a training set, (t, n, h, h, ...); or one number."""
 
 Outputs: TypeAlias = (
     Num[Array | np.ndarray, "samples *outputs"] | Bool[Array | np.ndarray, "samples *outputs"]
