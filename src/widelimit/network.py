@@ -179,8 +179,8 @@ class KernelFn(NetFunction):
         return parse_get(get)
 
     def select(self, kernels: PyTree, get: Get) -> Any:
-        """Returns what `get` asks for of whole kernels; see `selection.select`."""
-        return select(kernels, get)
+        """Returns what `get` asks for of whole kernels; see `get.select_fields`."""
+        return select_fields(kernels, get)
 
     def tiler(
         self,
