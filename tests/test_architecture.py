@@ -28,7 +28,7 @@ FOUNDATION = {
     "typing",
 }
 # Each may import the foundation and what stands before it.
-TOWER = ["layers", "engines", "network", "plan_table", "stax", "models"]
+TOWER = ["layers", "engines", "network", "stax", "models"]
 # These see networks only as callables: they may import the foundation and each other.
 PROTOCOL = {"diagnostics", "finite", "gram", "predict"}
 PACKAGE_ITSELF = "__init__"

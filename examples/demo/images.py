@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from examples.demo.datasets import LabelledImages, subset
 from widelimit import predict, stax
 from widelimit.engines.inputs import working_dtype
-from widelimit.plan_table import plan
+from widelimit.engines.plan_table import plan
 
 Array = NDArray[np.floating]
 Progress = Callable[[int], object]

@@ -7,6 +7,7 @@ from widelimit import predict as predict
 from widelimit import stax as stax
 from widelimit.engines.choose import choose_engine as choose_engine
 from widelimit.engines.engine import Engine as Engine
+from widelimit.engines.plan_table import plan as plan
 from widelimit.finite.empirical import NtkImplementation as NtkImplementation
 from widelimit.finite.empirical import NTKOperator as NTKOperator
 from widelimit.finite.empirical import empirical_kernel_fn as empirical_kernel_fn
@@ -22,7 +23,6 @@ from widelimit.gram.batch import batch as batch
 from widelimit.kernel.kernel import Kernel as Kernel
 from widelimit.layers.base import Layer as Layer
 from widelimit.network import KernelFn as KernelFn
-from widelimit.plan_table import plan as plan
 from widelimit.predict.infinite import InfiniteEnsemble as InfiniteEnsemble
 
 __version__ = "0.1.0"

@@ -216,3 +216,14 @@ def test_bad_input() -> None:
 
 def test_no_samples() -> None:
     assert wl.gram(FLAT, inputs(0, 6), inputs(3, 6)).shape == (0, 3)
+
+
+def test_concrete_inputs_inside_of_jit() -> None:
+    net = serial(Dense(8), stax.Relu(), Dense(1))
+    x = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
+    right = net.kernel_fn(x, None, "nngp")
+    found = jax.jit(lambda scale: scale * wl.gram(net, x, get="nngp", progress=False))(2.0)
+    np.testing.assert_allclose(found, 2 * right, rtol=1e-6)
+    ensemble = wl.InfiniteEnsemble(net, x, x[:, :1], noise=0.1)
+    std = jax.jit(lambda scale: scale * ensemble.std(x))(1.0)
+    np.testing.assert_allclose(std, ensemble.std(x), rtol=1e-4)

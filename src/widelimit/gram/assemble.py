@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from widelimit.gram.compute import compute, kernel_fn_of, make_tiler, unwrapped
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, parse_memory
@@ -73,11 +75,12 @@ def gram(
     budget, where = parse_memory(memory), resolve_devices(devices)
     files = None if out is None else _paths(out, get, names)
     kernel_fn, kernel_kwargs = unwrapped(kernel_fn_of(net_or_kernel_fn), kernel_kwargs)
-    tiler = make_tiler(kernel_fn, x1, x2, (get,), where, kernel_kwargs)
-    tiler.check()
-    grid = choose_grid(tiler, budget, len(where))
-    storage: Storage = Memory() if files is None else Disk(files)
-    return compute(tiler, grid, get, storage, progress)
+    with jax.ensure_compile_time_eval():  # concrete data stay concrete inside the user's jit
+        tiler = make_tiler(kernel_fn, x1, x2, (get,), where, kernel_kwargs)
+        tiler.check()
+        grid = choose_grid(tiler, budget, len(where))
+        storage: Storage = Memory() if files is None else Disk(files)
+        return compute(tiler, grid, get, storage, progress)
 
 
 def _check_get(get: Get) -> tuple[str, ...]:

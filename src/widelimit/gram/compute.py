@@ -175,12 +175,18 @@ def kernels_between(
     tiler = _tiler_for(kernel_fn, x1, x2, get, memory, kwargs)
     if tiler is None:
         return kernel_fn(x1, x2, get, **kwargs)
+    with jax.ensure_compile_time_eval():  # concrete data stay concrete inside the user's jit
+        result = _in_tiles(tiler, get, memory, known=hasattr(kernel_fn, "tiler"))
+    return kernel_fn(x1, x2, get, **kwargs) if result is None else result
+
+
+def _in_tiles(tiler: Tiler, get: Any, memory: int, *, known: bool) -> Any:
+    """Returns the kernels between all samples, None where one call is no worse."""
     grid = choose_grid(tiler, memory, len(resolve_devices(None)))
-    known = hasattr(kernel_fn, "tiler")
     if grid.whole and known:
         return _only_tile(tiler)
     if grid.single or not (known or is_concrete(tiler.outline())):
-        return kernel_fn(x1, x2, get, **kwargs)
+        return None
     result = compute(tiler, grid, get, Memory(), progress=True)
     for leaf in jax.tree.leaves(result):
         if isinstance(leaf, np.ndarray):

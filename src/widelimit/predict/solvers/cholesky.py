@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
+from jaxtyping import Float
 
 from widelimit._pytree import is_concrete
 from widelimit.predict import in_place
@@ -27,20 +28,20 @@ class Cholesky(Solver):
         lower = in_place.cholesky(system.host_matrix())
         return None if lower is None else in_place.to_jax(lower)
 
-    def solve(self, state: jax.Array, b: Any) -> jax.Array:
+    def solve(self, state: Float[jax.Array, "r r"], b: Any) -> jax.Array:
         """Returns K^-1 b for b [r, c]."""
         return _half(state, _half(state, b), transposed=True)
 
-    def quadratic(self, state: jax.Array, b: Any) -> jax.Array:
+    def quadratic(self, state: Float[jax.Array, "r r"], b: Any) -> jax.Array:
         """Returns b^T K^-1 b as the Gram matrix of L^-1 b."""
         half = _half(state, b)
         return half.T @ half
 
-    def log_determinant(self, state: jax.Array) -> jax.Array:
+    def log_determinant(self, state: Float[jax.Array, "r r"]) -> jax.Array:
         """Returns log det K, a scalar."""
         return 2.0 * jnp.log(jnp.diagonal(state)).sum()
 
-    def is_trusted(self, state: jax.Array, rows: int, floor: Any) -> Any:
+    def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Any) -> Any:
         """Whether the smallest eigenvalue, no larger than any pivot, is at least `floor`."""
         pivots = state.diagonal()
         return (pivots.min() ** 2 >= floor) & super().is_trusted(state, rows, floor)

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 
 from widelimit._pytree import is_concrete
 from widelimit._text import shown
 from widelimit.predict.solvers.base import Solver, System
-from widelimit.tracing.varying import varying_like
+from widelimit.tracing.varying import alike, varying_like
 
 Product = Callable[[jax.Array], jax.Array]
 
@@ -131,7 +132,7 @@ class ConjugateGradients(Solver):
         """Returns the matrix."""
         return system.matrix()
 
-    def solve(self, state: jax.Array, b: Any) -> jax.Array:
+    def solve(self, state: Float[jax.Array, "r r"], b: Any) -> jax.Array:
         """Returns K^-1 b for b [r, c], column by column.
 
         Raises:
@@ -147,7 +148,7 @@ class ConjugateGradients(Solver):
         advice = "a larger noise, jitter, tol or maxiter would do, or solver=None"
         return found._replace(residual=good[None]).checked(self.tol, advice)
 
-    def is_trusted(self, state: jax.Array, rows: int, floor: Any) -> Any:
+    def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Any) -> Any:
         """Whether there is no negative eigenvalue, and none below `floor`."""
         try:
             return super().is_trusted(state, rows, floor)
@@ -158,6 +159,7 @@ class ConjugateGradients(Solver):
 @functools.partial(jax.jit, static_argnames=("tol", "maxiter"))
 def _columns(matrix: jax.Array, b: jax.Array, tol: float, maxiter: int | None) -> Solution:
     """The solutions for the columns of b, each with its residual [c]."""
+    matrix, b = alike(matrix, b)
 
     def solve(column: jax.Array) -> Solution:
         return conjugate_gradients(lambda v: matrix @ v, column, tol, maxiter)

@@ -9,7 +9,7 @@ import numpy as np
 from widelimit._pytree import is_concrete
 from widelimit.predict import in_place
 from widelimit.predict.solvers.base import Solver, System
-from widelimit.predict.spectral import RESPONSE, AtTimes, Eigenbasis
+from widelimit.predict.spectral import AtTimes, Eigenbasis
 
 # The entries of a kernel that was computed in its own dtype are off by several eps, so eigenvalues
 # below ZERO_BELOW floors count as zero, or below twice the most negative one, which measures the
@@ -46,7 +46,7 @@ class Spectral(Solver):
 
     def solve(self, state: Eigenbasis, b: Any) -> jax.Array:
         """Returns the limit of (K + d I)^-1 b for d to 0, for b [r, c]."""
-        return state.apply(RESPONSE, jnp.full((1,), jnp.inf), b[None])[0]
+        return state.response(jnp.full((1,), jnp.inf), b[None])[0]
 
     def apply(self, state: Eigenbasis, function: AtTimes, b: Any) -> jax.Array:
         """Returns f(K) b [m, r, c] for b [1 or m, r, c]."""
