@@ -115,3 +115,79 @@ def test_functions_of_stax():
     )
     _, params = init_fn(jax.random.key(0), IMAGES.shape)
     check(apply_fn, params, IMAGES, {"conv_general_dilated", "dot_general"})
+
+
+def check_twice(f, params, change):
+    """The kernel is that of f as it is at each call."""
+    ntk_fn = wl.empirical_ntk_fn(f, trace_axes=())
+    kernels = []
+    for _ in range(2):
+        jacobian = jax.jacobian(f)(params, VECTORS)
+        rows = [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jacobian)]
+        right = sum(np.einsum("iap,jbp->ijab", row, row) for row in rows)
+        kernels.append(ntk_fn(VECTORS, None, params))
+        assert_close(kernels[-1], right)
+        change()
+    assert abs(kernels[1] - kernels[0]).max() > 0.1 * abs(kernels[0]).max()
+
+
+def test_flax_linen_with_statistics_that_change():
+    nn = pytest.importorskip("flax.linen")
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(nn.tanh(nn.BatchNorm(use_running_average=True)(nn.Dense(4)(x))))
+
+    variables = dict(Network().init(jax.random.key(0), VECTORS))
+    params = variables.pop("params")
+
+    def change():
+        variables["batch_stats"] = jax.tree.map(lambda v: 4 * v + 1, variables["batch_stats"])
+
+    check_twice(lambda p, x: Network().apply({"params": p, **variables}, x), params, change)
+
+
+def test_flax_nnx_with_statistics_that_change():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.BatchNorm(5, use_running_average=True, rngs=rngs)
+            self.dense = nnx.Linear(5, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return jnp.tanh(self.dense(self.norm(x)))
+
+    model = Network(nnx.Rngs(0))
+
+    def f(params, x):
+        graph, _, rest = nnx.split(model, nnx.Param, ...)
+        return nnx.merge(graph, params, rest)(x)
+
+    def change():
+        model.norm.var[...] = 9.0 * model.norm.var[...]
+
+    check_twice(f, nnx.split(model, nnx.Param, ...)[1], change)
+
+
+def test_equinox_with_a_module_that_changes():
+    eqx = pytest.importorskip("equinox")
+
+    class Network(eqx.Module):
+        scale: jax.Array
+        dense: eqx.nn.Linear
+
+        def __call__(self, x):
+            return jnp.tanh(jax.vmap(self.dense)(self.scale * x))
+
+    models = [Network(jnp.asarray(1.0), eqx.nn.Linear(5, 2, key=jax.random.key(0)))]
+    params = models[0].dense
+
+    def f(dense, x):
+        return eqx.tree_at(lambda m: m.dense, models[0], dense)(x)
+
+    def change():
+        models[0] = eqx.tree_at(lambda m: m.scale, models[0], jnp.asarray(0.3))
+
+    check_twice(f, params, change)
