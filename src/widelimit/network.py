@@ -27,11 +27,10 @@ from widelimit.engines.plan import (
     mixing_layer,
     output_need,
 )
-from widelimit.engines.reference import holds_kernels, map_kernels
 from widelimit.engines.request import Options
 from widelimit.engines.tiles import NetworkTiler, batch_axes, traced_size
 from widelimit.kernel.get import parse_get, select_fields
-from widelimit.kernel.kernel import Kernel, kernel_signal
+from widelimit.kernel.kernel import Kernel, holds_kernels, kernel_signal, map_kernels
 from widelimit.kernel.masking import MaskedArray, split_mask
 from widelimit.layers.base import Layer, as_shape, located, run_layer, tree_shapes
 from widelimit.layers.functions import as_now, is_concrete_network

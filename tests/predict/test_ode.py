@@ -11,7 +11,7 @@ import scipy.special
 from tests.predict import linear_model
 from tests.tolerance import assert_close
 from widelimit.predict import ODEState, gradient_descent, gradient_descent_mse
-from widelimit.predict.solver import ODEState as ODEStateOfModule
+from widelimit.predict.equation import ODEState as ODEStateOfModule
 
 RATE = 0.3
 TIMES = np.array([[40.0, 0.0], [10.0, 40.0]])

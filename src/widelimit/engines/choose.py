@@ -96,8 +96,8 @@ def _own(net: Layer, shape: Any, request: Request, kind: Any, unusual: str | Non
 def _why_not_fused(net: Layer, shape: Any, request: Request) -> str | None:
     """Returns why the fused engine does not run a network on inputs of `shape`."""
     with located(net.label):
-        inner, signal = kept_with(
-            net, (shape, request.axes), lambda: behind_flatten(net, shape, request.axes)
+        inner, _, signal = kept_with(
+            net, (shape, request.axes), lambda: behind_flatten(net, (shape, shape), request.axes)
         )
         return refusal(inner, signal, request.tangent)
 

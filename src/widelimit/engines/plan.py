@@ -131,13 +131,13 @@ def is_flat(net: Layer, shape: Any) -> bool:
 
 
 def behind_flatten(
-    net: Layer, shape: Any, axes: tuple[int | None, int | None]
-) -> tuple[Layer, Any]:
-    """Returns the network behind a Flatten that it begins with, and the signal that it gets.
+    net: Layer, shapes: tuple[Any, Any], axes: tuple[int | None, int | None]
+) -> tuple[Layer, Flatten | None, Any]:
+    """Returns the network behind a Flatten that it begins with, that Flatten, and its signal.
 
     Args:
       net: the network.
-      shape: shape of its input, or a tree of shapes.
+      shapes: shapes (or trees of them) of x1 and of x2.
       axes: (batch, channel) axes from elsewhere, as for `input_axes`.
 
     Raises:
@@ -145,11 +145,11 @@ def behind_flatten(
     """
     inner, flatten = leading_flatten(net)
     if flatten is not None:
-        flatten.check_input(shape, axes[0])
-        shape = flatten.output_shape(shape)
+        flatten.check_input(shapes[0], axes[0])
+        shapes = flatten.output_shape(shapes[0]), flatten.output_shape(shapes[1])
         batch = flatten.batch_axis_out % 2
         axes = batch, 1 - batch
-    return inner, input_signal(shape, shape, input_axes(inner, shape, axes))
+    return inner, flatten, input_signal(*shapes, input_axes(inner, shapes[0], axes))
 
 
 def make_site(layer: Layer, signal: Any, need: Any, masks: Any, patterns: Any) -> Site:
@@ -258,12 +258,7 @@ def bare_site(
       diagonal_spatial: keep equal positions of the result only.
       own: whether the covariances of images with themselves are wanted.
     """
-    inner, flatten = leading_flatten(net)
-    if flatten is not None:
-        shapes = flatten.output_shape(shapes[0]), flatten.output_shape(shapes[1])
-        batch = flatten.batch_axis_out % 2
-        axes = batch, 1 - batch
-    signal = input_signal(*shapes, input_axes(inner, shapes[0], axes))
+    inner, _, signal = behind_flatten(net, shapes, axes)
     need = output_need(inner.output_signal(signal), diagonal_spatial, own)
     return inner, make_site(inner, signal, need, (None, None), (None, None))
 

@@ -21,16 +21,15 @@ from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import (
     bare_site,
+    behind_flatten,
     input_axes,
-    input_signal,
     is_flat,
-    leading_flatten,
     make_site,
     output_need,
 )
 from widelimit.engines.request import Request, requested
 from widelimit.kernel.conversion import covariances_from_kernel, kernel_from_covariances
-from widelimit.kernel.kernel import Kernel, kernel_signal
+from widelimit.kernel.kernel import Kernel, holds_kernels, kernel_signal, map_kernels
 from widelimit.kernel.masking import split_mask
 from widelimit.layers.base import Layer, Site, located, tree_shapes
 from widelimit.layers.functions import evaluates_functions, is_concrete_network, layers_of
@@ -234,17 +233,12 @@ def _enter_arrays(
 ) -> tuple[Any, Any, Layer]:
     """Returns the covariances of the inputs, the site of the network, and what is left of it."""
     other = Operand(None) if second is None else second
-    net, flatten = leading_flatten(net)
-    axes = request.axes
+    shape1 = tree_shapes(first.x)
+    shape2 = shape1 if second is None else tree_shapes(second.x)
+    net, flatten, signal = behind_flatten(net, (shape1, shape2), request.axes)
     if flatten is not None:
-        flatten.check_input(tree_shapes(first.x), axes[0])
-        first, other = (_flattened(flatten, batch) for batch in (first, other))
-        batch_axis = flatten.batch_axis_out % 2
-        axes = batch_axis, 1 - batch_axis
+        first, other = (_flattened(flatten, operand) for operand in (first, other))
     x1, x2 = first.x, other.x
-    shape1 = tree_shapes(x1)
-    shape2 = shape1 if x2 is None else tree_shapes(x2)
-    signal = input_signal(shape1, shape2, input_axes(net, shape1, axes))
     masks, patterns = (first.mask, other.mask), _patterns(first, second)
     site = make_site(net, signal, _output_need(net, signal, request), masks, patterns)
     cov = _inputs(x1, x2, signal, site.need_in, masks, request.tangent)
@@ -262,12 +256,12 @@ def _patterns(first: Operand, second: Operand | None) -> tuple[Any, Any]:
     return first.pattern, first.pattern if second is None else second.pattern
 
 
-def _flattened(flatten: Flatten, batch: Operand) -> Operand:
+def _flattened(flatten: Flatten, operand: Operand) -> Operand:
     """Returns samples behind a Flatten."""
-    if batch.x is None:
-        return batch
-    x, mask = flatten.apply((), batch.x), flatten.mask(batch.mask, batch.x.shape)
-    return Operand(x, mask, batch.pattern)
+    if operand.x is None:
+        return operand
+    x, mask = flatten.apply((), operand.x), flatten.mask(operand.mask, operand.x.shape)
+    return Operand(x, mask, operand.pattern)
 
 
 def _output_need(net: Layer, signal: Any, request: Request) -> Any:
@@ -382,16 +376,3 @@ def _leave(cov: Any, pairs: bool, masks: Any, request: Request) -> Any:
         cov2 = None if request.share else full2
         kernel = kernel.replace(cov1=full1, cov2=cov2, diagonal_batch=False)
     return requested(kernel, request)
-
-
-def holds_kernels(x: Any) -> bool:
-    """Returns whether there are kernels in a tree of inputs."""
-    leaves = jax.tree.leaves(x, is_leaf=lambda v: isinstance(v, Kernel))
-    return any(isinstance(leaf, Kernel) for leaf in leaves)
-
-
-def map_kernels(function: Any, tree: Any) -> Any:
-    """Returns the function of every kernel of a tree; branches become tuples."""
-    if isinstance(tree, Kernel):
-        return function(tree)
-    return tuple(map_kernels(function, part) for part in tree)

@@ -20,11 +20,11 @@ from widelimit.gram.compute import (
     unwrapped,
 )
 from widelimit.gram.devices import resolve_devices
-from widelimit.gram.fields import is_kernel
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, fixed_grid, parse_memory
 from widelimit.gram.storage import Memory
 from widelimit.gram.tiler import Tiler
 from widelimit.gram.traced import compute_traced
+from widelimit.kernel.kernel import is_kernel
 from widelimit.typing import Inputs, KernelFunction, Size
 
 _TILED = {"nngp", "ntk"}

@@ -14,13 +14,14 @@ import numpy as np
 from widelimit._pytree import is_concrete
 from widelimit.gram.callables import CallableTiler, is_pair
 from widelimit.gram.devices import resolve_devices
-from widelimit.gram.fields import Part, at, is_kernel, parts, rebuild, whole_parts
+from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
 from widelimit.gram.kernels import KernelTiler
 from widelimit.gram.layout import same_constant, totals_refused
 from widelimit.gram.progress import progress_bar
 from widelimit.gram.sizes import Grid, choose_grid
 from widelimit.gram.storage import Memory, Storage
 from widelimit.gram.tiler import Tiler
+from widelimit.kernel.kernel import holds_kernels, is_kernel
 
 # More than one entry of any network in the literature takes on images of 32 x 32.
 _LARGE_ENTRY = 2**26
@@ -82,7 +83,7 @@ def make_tiler(
             "or wl.batch(kernel_fn, size) inside jit, vmap or grad"
         )
     own = getattr(kernel_fn, "tiler", None)
-    if own is not None and not _holds_kernels(x1):
+    if own is not None and not holds_kernels(x1):
         return own(x1, x2, *args, devices=devices, **kwargs)
     return _any_tiler(kernel_fn, x1, x2, args, devices, kwargs)
 
@@ -106,17 +107,13 @@ def _any_tiler(
     devices: list[Any],
     kwargs: dict[str, Any],
 ) -> CallableTiler | KernelTiler:
-    if not _holds_kernels(x1):
+    if not holds_kernels(x1):
         return CallableTiler(kernel_fn, (x1, x2), args, devices, kwargs)
     if jax.tree.leaves(x2):
         raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
     pairs = {name: value for name, value in kwargs.items() if is_pair(value)}
     constants = {name: value for name, value in kwargs.items() if name not in pairs}
     return KernelTiler(kernel_fn, x1, args, pairs, constants)
-
-
-def _holds_kernels(x: Any) -> bool:
-    return any(map(is_kernel, jax.tree.leaves(x, is_leaf=is_kernel)))
 
 
 def compute(tiler: Tiler, grid: Grid, get: Any, storage: Storage, progress: bool) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from widelimit.kernel.kernel import Kernel
+from widelimit.kernel.kernel import Kernel, is_kernel
 
 PAIRS = (0, 1)
 ROWS, COLUMNS = (0,), (1,)
@@ -231,11 +231,6 @@ def resize(value: Any, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
         if value.shape[axis] != size:
             value = jnp.take(value, np.arange(size) % max(value.shape[axis], 1), axis)
     return value
-
-
-def is_kernel(value: Any) -> bool:
-    """Returns whether this is a `Kernel` (usable as `is_leaf`)."""
-    return isinstance(value, Kernel)
 
 
 def at(key: str) -> str:

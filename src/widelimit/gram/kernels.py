@@ -15,14 +15,13 @@ from widelimit.gram.fields import (
     Layout,
     between_others,
     block_at,
-    is_kernel,
     resize,
     resized,
 )
 from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import peak_bytes
 from widelimit.gram.sizes import Grid
-from widelimit.kernel.kernel import Kernel
+from widelimit.kernel.kernel import Kernel, is_kernel
 
 _TARGET_BYTES = 2**26
 

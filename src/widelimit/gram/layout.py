@@ -22,9 +22,9 @@ from widelimit.gram.fields import (
     Layout,
     Place,
     at,
-    is_kernel,
     name_of,
 )
+from widelimit.kernel.kernel import is_kernel
 
 Example = Callable[[int, int | None, bool], Any]
 """(n1, n2, values) -> the result for so many samples, or its shapes and dtypes only, unless values

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
@@ -383,3 +384,20 @@ def kernel_signal(kernel: Kernel) -> Signal:
 
 def _as_mask(mask: Any) -> Array | None:
     return None if mask is None else jnp.asarray(mask)
+
+
+def is_kernel(value: Any) -> bool:
+    """Returns whether this is a `Kernel` (usable as `is_leaf`)."""
+    return isinstance(value, Kernel)
+
+
+def holds_kernels(x: Any) -> bool:
+    """Returns whether there are kernels in a tree of inputs."""
+    return any(map(is_kernel, jax.tree.leaves(x, is_leaf=is_kernel)))
+
+
+def map_kernels(function: Any, tree: Any) -> Any:
+    """Returns the function of every kernel of a tree; branches become tuples."""
+    if isinstance(tree, Kernel):
+        return function(tree)
+    return tuple(map_kernels(function, part) for part in tree)

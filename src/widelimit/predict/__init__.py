@@ -13,12 +13,12 @@ from widelimit.predict.discrete import (
 from widelimit.predict.ensemble import (
     gradient_descent_mse_ensemble as gradient_descent_mse_ensemble,
 )
+from widelimit.predict.equation import ODEState as ODEState
 from widelimit.predict.gradient_flow import gradient_descent_mse as gradient_descent_mse
 from widelimit.predict.learning_rate import max_learning_rate as max_learning_rate
 from widelimit.predict.ode import gradient_descent as gradient_descent
 from widelimit.predict.posterior import Gaussian as Gaussian
 from widelimit.predict.posterior import gp_inference as gp_inference
-from widelimit.predict.solver import ODEState as ODEState
 from widelimit.predict.solvers.base import Solver as Solver
 from widelimit.predict.solvers.cholesky import Cholesky as Cholesky
 from widelimit.predict.solvers.conjugate_gradients import ConjugateGradients as ConjugateGradients

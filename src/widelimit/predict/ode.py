@@ -13,12 +13,12 @@ from widelimit._pytree import is_concrete, own
 from widelimit._text import shown
 from widelimit.predict.checks import as_targets, check_finite, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
+from widelimit.predict.equation import Loss, ODEState, Problem, Tolerance, Velocity, solve
 from widelimit.predict.factor import Ridge, TrainKernel, advise_diag_reg
 from widelimit.predict.gradient_flow import check_fits
 from widelimit.predict.matrices import Axes, Targets, row_shape
 from widelimit.predict.precision import result_dtype
 from widelimit.predict.selection import check_is_array
-from widelimit.predict.solver import Loss, ODEState, Problem, Tolerance, Velocity, solve
 from widelimit.typing import Scalar, Scalars, SquareKernel, TargetsLike, TestKernel
 
 

@@ -19,7 +19,7 @@ from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, 
 from widelimit.engines.fused.lowering import SpatialProgram, lower
 from widelimit.engines.fused.parallel import count_threads
 from widelimit.engines.fused.rules import RefusedError, has_smooth
-from widelimit.engines.plan import behind_flatten, leading_flatten, make_site, output_need
+from widelimit.engines.plan import behind_flatten, make_site, output_need
 from widelimit.engines.reference import leave
 from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
@@ -90,8 +90,7 @@ class FusedEngine(NetworkEngine):
         Raises:
           ValueError: the fused engine does not run the network.
         """
-        inner, signal = behind_flatten(net, shape, request.axes)
-        self._flatten = leading_flatten(net)[1]
+        inner, self._flatten, signal = behind_flatten(net, (shape, shape), request.axes)
         program = _program(inner, signal, request.tangent)
         if isinstance(program, str):
             raise ValueError(f"expected a network that the fused engine runs, but {program}")
