@@ -63,7 +63,7 @@ class Samples:
         Raises:
           ValueError: no arrays, an axis that is not there, or numbers of samples that differ.
         """
-        x, extras = to_host(x), to_host(extras)
+        x, extras = to_host((x, extras))
         leaves = jax.tree.leaves(x)
         each = axes if isinstance(axes, tuple) else (axes,) * len(leaves)
         for leaf, axis in zip(leaves, each, strict=True):

@@ -57,9 +57,9 @@ class Options(NamedTuple):
 
     def unusual(self, patterns: tuple[Any, Any] = (None, None)) -> str | None:
         """Returns what only plain JAX computes about the call, in words; None if nothing."""
-        if self.mask_constant is not None or any(p is not None for p in patterns):
-            return "there are masks or graph patterns"
-        return None
+        if self.mask_constant is None and patterns[0] is None and patterns[1] is None:
+            return None
+        return "there are masks or graph patterns"
 
     def request(self, get: Any) -> Request:
         """Returns what is asked of an engine where `get` is asked of the kernels."""

@@ -226,4 +226,6 @@ def batch_axes(net: Layer, x: Any, given: tuple[int | None, int | None]) -> tupl
             return tuple(itertools.chain.from_iterable(map(batch, part, axes)))
         return (axes[0],)
 
-    return batch(x, input_axes(net, tree_shapes(x), given))
+    shapes = tree_shapes(x)
+    axes = kept_with(net, ("input axes", shapes, given), lambda: input_axes(net, shapes, given))
+    return batch(x, axes)

@@ -74,7 +74,8 @@ class Grid(NamedTuple):
     @property
     def single(self) -> bool:
         """Whether there is one tile only."""
-        return len(self.spans(0)) == len(self.spans(1)) == 1
+        (n1, n2), (rows, columns) = self.counts, self.sizes
+        return n1 <= rows and n2 <= columns
 
     @property
     def filled(self) -> tuple[int, int]:
@@ -85,8 +86,8 @@ class Grid(NamedTuple):
     @property
     def whole(self) -> bool:
         """Whether there is one tile only, and it is not filled up."""
-        sides = zip(self.counts, self.sizes, strict=True)
-        return self.single and all(size == count or not count for count, size in sides)
+        (n1, n2), (rows, columns) = self.counts, self.sizes
+        return n1 in (0, rows) and n2 in (0, columns)
 
 
 def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:

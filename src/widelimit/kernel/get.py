@@ -21,15 +21,22 @@ def parse_get(get: Any) -> tuple[str, ...]:
     """
     if get is None:
         return _FIELDS
-    names = tuple(get) if isinstance(get, list | tuple) else (get,)
-    lower = tuple(str(name).lower() for name in names)
-    unknown = [name for name in lower if name not in _FIELDS]
-    if unknown or not lower or len(set(lower)) < len(lower):
+    names = get if isinstance(get, list | tuple) else (get,)
+    fields = _fields_named(tuple(map(str, names)))
+    if not fields:
         raise ValueError(
             f"expected get to be None, one of {', '.join(_FIELDS)}, or a tuple of distinct ones; "
             f"got {get!r}"
         )
-    return lower
+    return fields
+
+
+@functools.lru_cache(maxsize=256)
+def _fields_named(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the fields of these names in lower case, none if one is unknown or repeated."""
+    lower = tuple(name.lower() for name in names)
+    good = set(lower) <= set(_FIELDS) and len(set(lower)) == len(lower)
+    return lower if good else ()
 
 
 def select_fields(result: Any, get: Any) -> Any:

@@ -4,6 +4,7 @@ A kernel over outputs of shape (n, h, ...) has zipped axes (n1, n2, h1, h2, ...)
 that it lacks are the trace axes: along them the kernel is read as a multiple of the identity.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -91,7 +92,7 @@ class Targets(NamedTuple):
     @property
     def kept(self) -> Shape:
         """The axes that the kernel has."""
-        return tuple(axis for axis in range(len(self.shape)) if axis not in self.traced)
+        return _others(len(self.shape), self.traced)
 
     @property
     def kept_shape(self) -> Shape:
@@ -173,3 +174,9 @@ def check_test_test(name: str, k_test_test: Any, k_test_train: Any) -> None:
 
 def _zipped(rows: tuple[Any, ...], columns: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(size for pair in zip(rows, columns, strict=True) for size in pair)
+
+
+@functools.lru_cache(maxsize=64)
+def _others(ndim: int, axes: Shape) -> Shape:
+    """Returns the axes that are not among the given ones."""
+    return tuple(axis for axis in range(ndim) if axis not in axes)

@@ -68,8 +68,11 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
         leaves, structure = jax.tree.flatten(arrays)
         # Only what is traced can be differentiated. The rest is not passed through the custom
         # derivative: it stays concrete, and JAX cannot round an array of NumPy on the way in.
-        traced = [None if is_concrete(leaf) else leaf for leaf in leaves]
-        constants = [_constant(leaf) if is_concrete(leaf) else None for leaf in leaves]
+        traced, constants = [None] * len(leaves), list(leaves)
+        for i, leaf in enumerate([] if is_concrete(leaves) else leaves):
+            if not is_concrete(leaf):
+                traced[i], constants[i] = leaf, None
+        constants = _constants(constants)
 
         def compute(*holes: Any) -> Any:
             filled = [
@@ -80,7 +83,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
         if jnp.result_type(float) == jnp.float64:
             return compute(*traced)
-        if all(hole is None for hole in traced):
+        if not jax.tree.leaves(traced):
             with jax.enable_x64(True):
                 return compute(*traced)
         try:
@@ -93,11 +96,11 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _constant(leaf: Any) -> jax.Array:
+def _constants(leaves: list[Any]) -> list[Any]:
     # Made at once: a float64 array of NumPy that becomes a constant of a jitted function while
     # float64 is on cannot be an argument of another one while it is off (JAX 0.10.2).
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return jnp.asarray(leaf).astype(jnp.float64)
+        return [None if v is None else jnp.asarray(v).astype(jnp.float64) for v in leaves]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
