@@ -31,7 +31,7 @@ from typing import Any
 RELU = 24
 RELU_NTK = 2
 
-FREE = ("FanOut", "Identity")
+FREE = ("FanOut", "Identity", "serial")
 SUMS = ("AvgPool", "GlobalAvgPool", "Flatten")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.test_readme import run_blocks
-from widelimit import InfiniteEnsemble, gram, plan, stax
+from widelimit import InfiniteEnsemble, extend, gram, plan, stax
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.standard_normal((3, 6, 5, 2)).astype(np.float32)
@@ -16,7 +16,7 @@ IMAGES = RNG.standard_normal((3, 6, 5, 2)).astype(np.float32)
 @pytest.fixture(scope="module")
 def doors() -> dict[str, Any]:
     with jax.numpy_rank_promotion("allow"):
-        return run_blocks("docs/extending.md", 6)
+        return run_blocks("docs/extending.md", 7)
 
 
 def close(found: Any, right: Any, rtol: float = 2e-5) -> None:
@@ -33,6 +33,63 @@ def test_an_activation_by_its_formula(doors: dict[str, Any]) -> None:
         close(own.kernel_fn(x, None, get), known.kernel_fn(x, None, get))
     slope = jax.grad(lambda a: doors["Square"](a).kernel_fn(KERNEL, None, "nngp").sum())(0.5)
     assert np.isfinite(slope)
+
+
+def test_a_fused_activation(doors: dict[str, Any]) -> None:
+    dense = [stax.Dense(1, 1.2, 0.3), doors["Square"](0.5), stax.Dense(1)]
+    conv = [stax.Conv(1, (3, 3), padding="SAME", b_std=0.2), doors["Square"](0.4)]
+    x = RNG.standard_normal((5, 3)).astype(np.float32)
+    for layers, inputs in ((dense, x), ([*conv, *conv, stax.GlobalAvgPool()], IMAGES)):
+        net = stax.serial(*layers)
+        assert net.kernel_fn(inputs, None, "nngp").shape == (len(inputs),) * 2
+        for get in ("nngp", "ntk"):
+            fused, right = (
+                net.kernel_fn(inputs, None, get, engine=engine) for engine in ("fused", "reference")
+            )
+            close(fused, right)
+
+
+def test_a_fused_activation_needs_all_parts(doors: dict[str, Any]) -> None:
+    square = doors["FusedSquare"]
+    formulas = {name: vars(square)[name] for name in ("numbers", "record", "pair")}
+    for name in formulas:
+        rest = {n: f for n, f in formulas.items() if n != name} | {"layers": ()}
+        with pytest.raises(TypeError, match=f"expected Half with {name}, got none"):
+            type("Half", (extend.FusedActivation,), rest)
+    with pytest.raises(TypeError, match="expected one fused activation for Square, got"):
+        type("Second", (extend.FusedActivation,), {**formulas, "layers": (doors["Square"],)})
+
+
+def test_a_fused_activation_may_be_defined_again(doors: dict[str, Any]) -> None:
+    @extend.pytree
+    class Twice(extend.ElementwiseLayer):
+        def activation(self, x: Any) -> Any:
+            return 2 * x
+
+        def dual(self, c: Any, q1: Any, q2: Any, gap: Any) -> extend.Dual:
+            return extend.Dual(4 * c, 4 * c**0, None)
+
+    def kernel(factor: float) -> Any:
+        class FusedTwice(extend.FusedActivation):
+            layers = (Twice,)
+
+            @staticmethod
+            def numbers(layer: Any) -> tuple[float, ...]:
+                return (factor,)
+
+            @staticmethod
+            def record(q: Any, p: Any, cst: Any) -> Any:
+                return (q,)
+
+            @staticmethod
+            def pair(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+                return p[0] * c, p[0]
+
+        return net.kernel_fn(x, None, "nngp", engine="fused")
+
+    net, x = stax.serial(stax.Dense(1), Twice(), stax.Dense(1)), np.eye(2, dtype=np.float32)
+    close(kernel(4.0), net.kernel_fn(x, None, "nngp", engine="reference"))
+    close(kernel(8.0), 2 * net.kernel_fn(x, None, "nngp", engine="reference"))
 
 
 KERNEL = stax.Dense(1).kernel_fn(RNG.standard_normal((3, 3)))

@@ -24,6 +24,7 @@ from widelimit.covariance.verbs import elementwise as elementwise
 from widelimit.covariance.verbs import normalise as normalise
 from widelimit.covariance.verbs import stencils as stencils
 from widelimit.engines.engine import Engine as Engine
+from widelimit.engines.fused.activations.base import FusedActivation as FusedActivation
 from widelimit.engines.request import Request as Request
 from widelimit.layers.base import Child as Child
 from widelimit.layers.base import Layer as Layer

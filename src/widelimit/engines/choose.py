@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from widelimit._cache import kept_with
-from widelimit.covariance.signal import is_branches
 from widelimit.engines.engine import Engine
+from widelimit.engines.fused.activations.base import registered
 from widelimit.engines.fused.bridge import FusedEngine, refusal
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import behind_flatten
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Request
-from widelimit.layers.base import Layer, located
+from widelimit.layers.base import Layer, as_shape, located
 
 
 class Choice(NamedTuple):
@@ -38,7 +38,7 @@ def choose_engine(net: Layer, shape: Any) -> Choice:
       net: the network.
       shape: shape of an input, batch size included.
     """
-    engine = choose(net, shape, Request(("nngp", "ntk")))
+    engine = choose(net, as_shape(shape), Request(("nngp", "ntk")))
     return Choice(engine.name, engine.reason)
 
 
@@ -53,7 +53,7 @@ def choose(
 
     Args:
       net: the network.
-      shape: shape of x1, or a tree of shapes.
+      shape: shape of x1, or a tree of shapes, in tuples.
       request: what is asked for.
       engine: 'auto', 'fused', 'reference', or what makes one of the caller's own.
       unusual: what only plain JAX computes about the call, in words; None if nothing.
@@ -62,7 +62,6 @@ def choose(
       ValueError: an unknown engine, or the fused one where it does not run.
       TypeError: what is made is no engine.
     """
-    shape = _hashable(shape)
     if callable(engine):
         return _own(net, shape, request, engine, unusual)
     if engine not in ENGINES:
@@ -78,7 +77,7 @@ def choose(
 
 
 def _kept(net: Layer, shape: Any, request: Request, kind: Any, *more: Any) -> Engine:
-    key = kind, shape, request, working_dtype(), more
+    key = kind, shape, request, working_dtype(), registered(), more
     engine: Engine = kept_with(net, key, lambda: kind(net, shape, request, *more))
     return engine
 
@@ -100,7 +99,3 @@ def _why_not_fused(net: Layer, shape: Any, request: Request) -> str | None:
             net, (shape, request.axes), lambda: behind_flatten(net, (shape, shape), request.axes)
         )
         return refusal(inner, signal, request.tangent)
-
-
-def _hashable(shape: Any) -> Any:
-    return tuple(map(_hashable, shape)) if is_branches(shape) else shape

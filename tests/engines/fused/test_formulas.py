@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from widelimit.engines.fused import compiled_formulas as compiled_formulas
 from widelimit.engines.fused.compiling import loop
 from widelimit.engines.fused.constants import table
 from widelimit.engines.fused.formulas import angle_ratio, exponential

@@ -10,8 +10,8 @@ import pytest
 from tests.cases import CASES, SPATIAL
 from tests.engines.fused.test_engine import refusal
 from widelimit import stax
+from widelimit.engines.fused.activations.base import RefusedError
 from widelimit.engines.fused.lowering import SpatialProgram, lower
-from widelimit.engines.fused.rules import RefusedError
 from widelimit.engines.plan import input_axes, input_signal
 from widelimit.stax import Conv, Dense, serial
 

@@ -14,11 +14,13 @@ from widelimit._cache import Cache, kept_with
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.signal import Signal
 from widelimit.engines.engine import NetworkEngine
+from widelimit.engines.fused import activations as activations
+from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, lower_flat
 from widelimit.engines.fused.lowering import SpatialProgram, lower
 from widelimit.engines.fused.parallel import count_threads
-from widelimit.engines.fused.rules import RefusedError, has_smooth
+from widelimit.engines.fused.tape import has_smooth
 from widelimit.engines.plan import behind_flatten, make_site, output_need
 from widelimit.engines.reference import leave
 from widelimit.engines.request import Request
@@ -42,11 +44,13 @@ def _program(net: Layer, signal: Any, tangent: bool) -> SpatialProgram | FlatPro
     one = _with_samples(signal, 1, 1) if isinstance(signal, Signal) else signal
 
     def alike() -> Any:
-        key = jax.tree.structure(net), one, tangent
+        key = jax.tree.structure(net), one, tangent, registered()
         return _programs.get(key, lambda: _lowered(net, one, tangent))
 
     # Structures take a while to compare.
-    found: SpatialProgram | FlatProgram | str = kept_with(net, ("program", one, tangent), alike)
+    found: SpatialProgram | FlatProgram | str = kept_with(
+        net, ("program", one, tangent, registered()), alike
+    )
     return found
 
 
@@ -133,7 +137,7 @@ class _FlatKernel:
         self._signal, self._request, self._program = signal, request, program
         self._signal_out = net.output_signal(signal)
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        inner = np.float64 if has_smooth(program.code) else self._dtype
+        inner = np.float64 if has_smooth(program.activations) else self._dtype
         self._engine = RowKernels(program, net, inner)
 
     def prepare(self, x: Any) -> PreparedRows:
@@ -199,7 +203,7 @@ class _SpatialKernel:
             getattr(layer, "subtracts", False) for layer in layers_of(self._tail)
         )
         self._tail_dtype = np.dtype(np.float64) if self._in_float64 else self._dtype
-        smooth = self._in_float64 or any(has_smooth(stage.code) for stage in program.stages)
+        smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
         self._engine = ImageKernels(program, net, np.float64 if smooth else self._dtype)
         self._sites = Cache(16)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from llvmlite import ir
+from numba import cfunc, njit
 from numba.core import cgutils, types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 # Contraction gives fused multiply-adds; the sign of zero matters nowhere. Sums keep their order.
 _FAST = {"contract", "nsz"}
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
+_ARITHMETIC: dict[str, Any] = {"error_model": "numpy", "fastmath": _FAST}
+_OPTIONS: dict[str, Any] = {"nogil": True, **_ARITHMETIC}
+INLINED: Any = {"forceinline": True, **_OPTIONS}
 
 
 def loop(function: Callable[..., Any]) -> Any:
@@ -23,7 +28,7 @@ def loop(function: Callable[..., Any]) -> Any:
     A call would copy every field of every array to the stack, which takes as long as a short loop.
     """
     # Type checkers of tests wrap every function; numba compiles the function inside.
-    return njit(forceinline=True, **_OPTIONS)(inspect.unwrap(function))
+    return njit(**INLINED)(inspect.unwrap(function))
 
 
 def entry(function: Callable[..., Any]) -> Any:
@@ -40,9 +45,28 @@ def entry(function: Callable[..., Any]) -> Any:
     return compiled
 
 
+def called_by_address(signature: Any, function: Callable[..., Any], kept: bool) -> Any:
+    """Returns a compiled function of pointers and numbers, for `call`; its code is at `.address`.
+
+    Args:
+      signature: types of numba.
+      function: what to compile.
+      kept: whether its machine code is kept on disk, where that can be written.
+    """
+    inner = inspect.unwrap(function)
+    if kept:
+        try:
+            _drop_stale(pathlib.Path(FunctionCache(inner).cache_path))
+            return cfunc(signature, cache=True, **_ARITHMETIC)(inner)
+        except RuntimeError:  # no folder to write to
+            pass
+    return cfunc(signature, **_ARITHMETIC)(inner)
+
+
+@functools.lru_cache(maxsize=8)
 def _drop_stale(cache: pathlib.Path) -> None:
     """Removes compiled code older than any source: numba watches the file of the entry only."""
-    sources = pathlib.Path(__file__).parent.glob("*.py")
+    sources = pathlib.Path(__file__).parent.rglob("*.py")
     newest = max(source.stat().st_mtime for source in sources)
     for index in cache.glob("*.nbi"):
         try:
@@ -50,6 +74,34 @@ def _drop_stale(cache: pathlib.Path) -> None:
                 index.unlink()
         except OSError:  # another process was faster, or the folder is read-only
             continue
+
+
+def _pointer(_: Any, array: Any, index: Any) -> Any:
+    """Returns a pointer to an entry of a contiguous array of one axis."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        struct = make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.gep(struct.data, [arguments[1]])
+
+    return types.CPointer(array.dtype)(array, index), generate
+
+
+pointer: Any = intrinsic(_pointer)
+
+
+def _call(_: Any, address: Any, arguments: Any) -> Any:
+    """Calls the code at an address on a tuple of pointers and numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        values = cgutils.unpack_tuple(builder, given[1])
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        builder.call(builder.inttoptr(given[0], kind.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(address, arguments), generate
+
+
+call: Any = intrinsic(_call)
 
 
 def _borrowed(_: Any, array: Any) -> Any:

@@ -14,7 +14,7 @@ LOG2E, LN2_HIGH, LN2_LOW, MAX_EXP, MIN_EXP, INFINITY = range(7, 13)
 NEARLY_ONE = 13  # correlations above it are one, up to rounding
 ANGLE = 16  # coefficients of arccos(t) / sqrt(1 - t^2) on [0, 1]
 EXP = 48  # coefficients of exp(r) on [-ln 2 / 2, ln 2 / 2]
-POWER = 72  # 2^k from k = -limit on
+CONSTANTS = 72
 
 # Degrees at which the error is below that of rounding.
 ANGLE_DEGREE = {np.dtype(np.float32): 9, np.dtype(np.float64): 18}
@@ -27,7 +27,7 @@ def table(dtype: np.dtype) -> np.ndarray:
     """Returns the constants in one array; the names above are the places of its entries."""
     dtype = np.dtype(dtype)
     limit = EXP_LIMIT[dtype]
-    out = np.zeros(POWER + 2 * limit + 1, np.float64)
+    out = np.zeros(CONSTANTS, np.float64)
     out[ZERO : INV_2PI + 1] = 0, 1, 0.5, 2, math.pi, math.pi / 2, 0.5 / math.pi
     out[LOG2E] = 1 / math.log(2)
     # The second number is what rounding cut off ln 2.
@@ -40,7 +40,6 @@ def table(dtype: np.dtype) -> np.ndarray:
     power = _interpolate(np.exp, EXP_DEGREE[dtype], (-math.log(2) / 2, math.log(2) / 2))
     power[0] = 1  # exp(0) is 1 to the bit
     out[EXP : EXP + len(power)] = power
-    out[POWER:] = np.ldexp(1.0, np.arange(-limit, limit + 1))
     out = out.astype(dtype)
     out.setflags(write=False)
     return out

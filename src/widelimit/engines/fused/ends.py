@@ -33,11 +33,10 @@ from widelimit.engines.fused.instructions import (
     ROW,
     SIZE_X,
     SIZE_Y,
-    VECTOR,
     ZERO_BLOCK,
 )
 from widelimit.engines.fused.places import region, u, whole
-from widelimit.engines.fused.stencils import clear, combine, correlate, pack_rows
+from widelimit.engines.fused.stencils import clear, correlate, pack_rows
 
 
 @loop
@@ -96,34 +95,6 @@ def stretch(geometry: Any, b: Any, r: Any, level: Any, place: Any, ends: Any) ->
     plane = copies * levels[level, SIZE_Y] * levels[level, PITCH]
     start, n = rect_levels[r, level, FIRST_ROW] * row, rect_levels[r, level, HEIGHT] * row
     return start, u(one), u(two), u(plane), n
-
-
-@loop
-def combine_ends(
-    geometry: Any, b: Any, level: Any, to: Any, second: Any, place: Any, sums: Any, paired: Any,
-    ends: Any, buf: Any,
-) -> None:  # fmt: skip
-    """Writes what combines the numbers of both ends of every pair of positions of a block.
-
-    Products, or sums; of a second plane of numbers too if `paired`. Zeros follow every row of
-    numbers, and either end of a rectangle's row is the last of the image: products behind a row
-    are zero. Whole vectors are written, and what is too much is cleared or written over.
-    """
-    blocks = geometry[1]
-    end = 0
-    for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
-        start, one, two, plane, n = stretch(geometry, b, r, level, place, ends)
-        clear(buf, u(to + end), u(start - end))
-        if paired:
-            clear(buf, u(second + end), u(start - end))
-        combine(
-            buf, u(to + start), u(second + start), ends[0], one, ends[2], two, plane, sums,
-            paired, whole(n),
-        )  # fmt: skip
-        end = start + n
-    clear(buf, u(to + end), u(VECTOR))
-    if paired:
-        clear(buf, u(second + end), u(VECTOR))
 
 
 @loop

@@ -16,7 +16,7 @@ from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.constants import table
 from widelimit.engines.fused.lowering import SpatialProgram, Stage
 from widelimit.engines.fused.parallel import count_threads, run_parallel
-from widelimit.engines.fused.tape import numbers_of
+from widelimit.engines.fused.tape import numbers_of, with_addresses
 from widelimit.layers.base import Layer
 
 _STORE = 1 << 21  # bytes of pooled covariances that a thread works on at a time
@@ -175,7 +175,7 @@ def _bind(
         tables = _tables(stage, following, own)
         bound.append(
             _BoundStage(
-                stage.code,
+                with_addresses(stage.code, stage.activations, dtype, space=True),
                 numbers[i],
                 sizes,
                 geometry,

@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 
 from widelimit.engines.fused import instructions as m
+from widelimit.engines.fused.activations.base import RefusedError
 from widelimit.engines.fused.constants import table
 from widelimit.engines.fused.parallel import count_threads, one_blas_thread, run_parallel
-from widelimit.engines.fused.rules import RefusedError
-from widelimit.engines.fused.tape import Path, Source, Tape, Value, numbers_of
+from widelimit.engines.fused.tape import (
+    Activations,
+    Path,
+    Source,
+    Tape,
+    Value,
+    numbers_of,
+    with_addresses,
+)
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.reshape import Flatten
 
@@ -27,6 +35,7 @@ class FlatProgram:
     Attributes:
       code: instructions [ops, COLUMNS].
       sources: per instruction, a function from the network to its numbers; None without any.
+      activations: per instruction, the activation; None without any.
       slots: how many slots they use.
       places: numbers recorded per sample.
       tangent: whether there is a tangent kernel at the end.
@@ -36,6 +45,7 @@ class FlatProgram:
 
     code: np.ndarray
     sources: tuple[Source | None, ...]
+    activations: Activations
     slots: int
     places: int
     tangent: bool
@@ -72,10 +82,11 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
     tape.emit(m.COPY, final, out)
     tape.place_records([1])
     code = np.stack(tape.code)
-    _mark_gaps(code)
+    _mark_gaps(code, tuple(tape.activations))
     return FlatProgram(
         code,
         tuple(tape.sources),
+        tuple(tape.activations),
         len(tape.uses),
         tape.room,
         out.has_t,
@@ -84,18 +95,19 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
     )
 
 
-def _mark_gaps(code: np.ndarray) -> None:
-    """Marks the instructions whose input carries the gap; smooth nonlinearities drop it."""
+def _mark_gaps(code: np.ndarray, activations: Activations) -> None:
+    """Marks the instructions whose input carries the gap; smooth activations drop it."""
     has: dict[int, bool] = {}
-    for op in code:
+    for op, activation in zip(code, activations, strict=True):
         target, source = int(op[m.TARGET]), int(op[m.SOURCE])
         carried = has.get(source, True)
         op[m.HAS_G] = carried
         match op[m.CODE]:
             case m.NONLINEAR:
-                if op[m.KIND] in (m.NORM, m.SIGN):
+                assert activation is not None
+                if not activation.without_space:
                     raise RefusedError("a layer whose loop does not carry the gap")
-                has[target] = op[m.KIND] == m.RELU
+                has[target] = activation.pair_gap is not None
             case m.ADD:
                 has[target] = carried and has[target]
             case _:
@@ -133,6 +145,7 @@ class RowKernels:
     def __init__(self, program: FlatProgram, net: Layer, dtype: Any) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
+        self._code = with_addresses(program.code, program.activations, self.dtype, space=False)
         self._numbers = numbers_of(program.sources, net, self.dtype)
         self._constants = table(self.dtype)
 
@@ -151,9 +164,7 @@ class RowKernels:
         own = squares.astype(self.dtype)
         numbers = np.zeros((self.program.places, len(x)), self.dtype)
         variances = own.copy()
-        run_own(
-            self.program.code, self._numbers, self._constants, variances, numbers, self._scratch()
-        )
+        run_own(self._code, self._numbers, self._constants, variances, numbers, self._scratch())
         return PreparedRows(wide, squares, own, numbers, variances)
 
     def kernels(
@@ -191,7 +202,7 @@ class RowKernels:
         low, high = rows
         products = first.x[low:high] @ (other.x[low:] if symmetric else other.x).T
         run_rows(
-            self.program.code,
+            self._code,
             self._numbers,
             self._constants,
             products,
@@ -208,8 +219,8 @@ class RowKernels:
         )
 
     def _scratch(self) -> np.ndarray:
-        # Two temporaries, three parts of every slot, and a slice of ones, in whole triples.
-        return np.zeros((self.program.slots + 2) * 3 * m.CHUNK, self.dtype)
+        # Three parts of every slot, and room behind them.
+        return np.zeros((3 * self.program.slots + 1) * m.CHUNK, self.dtype)
 
 
 def _parts(rows: int, columns: int) -> list[np.ndarray]:

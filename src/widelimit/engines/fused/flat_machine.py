@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from widelimit.engines.fused import nonlinear
-from widelimit.engines.fused.compiling import entry, loop
-from widelimit.engines.fused.constants import HALF, ONE, PI, ZERO
-from widelimit.engines.fused.formulas import angle_ratio
+from widelimit.engines.fused.compiling import call, entry, loop, pointer
+from widelimit.engines.fused.constants import ONE, ZERO
 from widelimit.engines.fused.instructions import (
     ADD,
     CHUNK,
@@ -21,37 +19,23 @@ from widelimit.engines.fused.instructions import (
     HAS_G,
     HAS_T,
     INPUT,
-    KIND,
+    LOOP,
     NONLINEAR,
+    OWN,
     PLACE,
-    RELU,
+    PLANES,
+    RECORD,
     SOURCE,
     TARGET,
     WINDOW,
 )
 from widelimit.engines.fused.stencils import add, copy
 
-_U, _S = 0, 1  # temporaries; slots of K, T and G follow
-
-
-@loop
-def _at(index: Any) -> Any:
-    return np.uint64(index * CHUNK)
-
 
 @loop
 def _slot(index: Any, part: Any) -> Any:
     """Returns the place of K (0), T (1) or G (2) of a slot."""
-    return np.uint64((2 + 3 * index + part) * CHUNK)
-
-
-@loop
-def _mask(buf: Any, n: Any) -> Any:
-    """Returns the place of a slice of ones, behind the slots: nothing is masked here."""
-    at = np.uint64(len(buf) - CHUNK)
-    for i in range(n):
-        buf[at + i] = buf.dtype.type(1)
-    return at
+    return np.uint64((3 * index + part) * CHUNK)
 
 
 @loop
@@ -75,72 +59,33 @@ def _dense(buf: Any, op: Any, n: Any, numbers: Any) -> None:
 
 
 @loop
-def _relu(
-    buf: Any, op: Any, n: Any, numbers: Any, cst: Any, first: Any, root: Any, prep: Any,
-    firsts: Any, roots: Any,
+def _activate(
+    buf: Any, op: Any, n: Any, numbers: Any, step: Any, cst: Any, prep1: Any, i: Any, prep2: Any,
+    j: Any,
 ) -> None:  # fmt: skip
-    """The dual of a min(x, 0) + b max(x, 0), from the gap where the two inputs are near.
-
-    With s = sqrt(q), 1 - rho = (G - (s1 - s2)^2 / 2) / (s1 s2), which cancels where G is large.
-    """
-    one, zero, half, pi = cst[ONE], cst[ZERO], cst[HALF], cst[PI]
-    slope, kink = numbers[0], numbers[1]
+    """Writes K', T' and the gap of sample i of x1 with samples j to j + n - 1 of x2."""
+    n1, n2, place = prep1.shape[1], prep2.shape[1], op[PLACE]
     k, t, g = _slot(op[TARGET], 0), _slot(op[TARGET], 1), _slot(op[TARGET], 2)
-    for i in range(n):
-        other = prep[roots + i]
-        u, s, apart = first * prep[firsts + i], root * other, root - other
-        c, gap = buf[k + i], buf[g + i]
-        r = c * u
-        away = (gap - half * apart * apart) * u
-        away = away if gap * u < one else one - r
-        zeros = (u > zero) & (s <= zero)  # two zero inputs have the angle 0
-        r, away = one if zeros else r, zero if zeros else away
-        near = r > zero
-        away = away if near else one + r
-        away = away if away > zero else zero
-        a = one - away
-        sine = np.sqrt(away * (one + a))
-        theta = sine * angle_ratio(a, cst)
-        theta = theta if near else pi - theta
-        rho = a if near else -a
-        arc = s * kink * (sine - theta * rho)
-        buf[t + i] *= slope - kink * theta
-        buf[k + i] = slope * c + arc
-        buf[g + i] = slope * gap - arc
+    call(
+        op[LOOP],
+        (
+            pointer(buf, k), pointer(buf, t), pointer(buf, g), pointer(prep1, place * n1 + i),
+            pointer(prep2, place * n2 + j), pointer(numbers, step * numbers.shape[1]),
+            pointer(cst, 0), np.uint64(n1), np.uint64(n2), np.uint64(op[HAS_G]), n,
+        ),
+    )  # fmt: skip
 
 
 @loop
-def _difference(buf: Any, op: Any, n: Any, root: Any, prep: Any, roots: Any) -> None:
-    """Writes the gap as the difference that it stands for."""
-    k, g = _slot(op[TARGET], 0), _slot(op[TARGET], 2)
-    half = buf.dtype.type(0.5)
-    for i in range(n):
-        other = prep[roots + i]
-        buf[g + i] = half * (root * root + other * other) - buf[k + i]
-
-
-@loop
-def _smooth(
-    buf: Any, op: Any, n: Any, numbers: Any, cst: Any, prep1: Any, i: Any, prep2: Any, j: Any
-) -> None:
-    """Nonlinearities that need no gap."""
-    kind, place = op[KIND], op[PLACE]
-    U, S = _at(_U), _at(_S)
-    first = prep1[place, i]
-    row = prep2[place]
-    if nonlinear.adds(kind):
-        for x in range(n):
-            buf[U + x] = first + row[j + x]
-    else:
-        for x in range(n):
-            buf[U + x] = first * row[j + x]
-    if nonlinear.paired(kind):
-        second, seconds = prep1[place + 1, i], prep2[place + 1]
-        for x in range(n):
-            buf[S + x] = second * seconds[j + x]
-    mask = _mask(buf, n)
-    k, t = _slot(op[TARGET], 0), _slot(op[TARGET], 1)
-    nonlinear.apply(kind, buf, k, t, U, S, mask, n, numbers, cst)
+def _activate_own(buf: Any, op: Any, numbers: Any, step: Any, cst: Any) -> None:
+    """Writes K' and T' of a sample with itself; its gap is zero. Nothing is masked."""
+    k, t, g = _slot(op[TARGET], 0), _slot(op[TARGET], 1), _slot(op[TARGET], 2)
+    mask = np.uint64(len(buf) - CHUNK)  # behind the slots
+    buf[mask] = cst[ONE]
+    p = pointer(numbers, step * numbers.shape[1])
+    one = np.uint64(1)
+    call(op[OWN], (pointer(buf, k), pointer(buf, t), pointer(buf, mask), p, pointer(cst, 0), one))
+    buf[g] = cst[ZERO]
 
 
 @loop
@@ -207,25 +152,11 @@ def _row(
         elif op[CODE] == WINDOW:
             _dense(buf, op, n, numbers[step])
         elif op[CODE] == NONLINEAR:
-            exact = same and nonlinear.exact(op[KIND])
             kept_k, kept_t = buf[k], buf[t]
-            if op[KIND] == RELU:
-                place = op[PLACE]
-                width = prep2.shape[1]
-                firsts, roots = np.uint64(place * width) + j, np.uint64((place + 1) * width) + j
-                if not op[HAS_G]:
-                    _difference(buf, op, n, prep1[place + 1, i], prep2.reshape(-1), roots)
-                _relu(
-                    buf, op, n, numbers[step], cst, prep1[place, i], prep1[place + 1, i],
-                    prep2.reshape(-1), firsts, roots,
-                )  # fmt: skip
-            else:
-                _smooth(buf, op, n, numbers[step], cst, prep1, i, prep2, j)
-            if exact:
-                buf[k], buf[t], buf[g] = kept_k, kept_t, cst[ZERO]
-                one = np.uint64(1)
-                mask = _mask(buf, one)
-                nonlinear.apply_exact(op[KIND], buf, k, t, mask, one, numbers[step], cst)
+            _activate(buf, op, n, numbers, step, cst, prep1, i, prep2, j)
+            if same and op[OWN] != 0:
+                buf[k], buf[t] = kept_k, kept_t
+                _activate_own(buf, op, numbers, step, cst)
         else:
             _join(op, n, buf)
     last = code[code.shape[0] - 1]
@@ -274,15 +205,14 @@ def run_own(code: Any, numbers: Any, cst: Any, own: Any, prep: Any, buf: Any) ->
             elif op[CODE] == WINDOW:
                 _dense(buf, op, one, numbers[step])
             elif op[CODE] == NONLINEAR:
-                first, second = nonlinear.record(op[KIND], buf[k], numbers[step], cst)
-                prep[op[PLACE], j] = first
-                if nonlinear.paired(op[KIND]):
-                    prep[op[PLACE] + 1, j] = second
-                if nonlinear.exact(op[KIND]):
-                    mask = _mask(buf, one)
-                    nonlinear.apply_exact(op[KIND], buf, k, t, mask, one, numbers[step], cst)
+                at = pointer(prep, op[PLACE] * prep.shape[1] + j)
+                p = pointer(numbers, step * numbers.shape[1])
+                plane = np.uint64(prep.shape[1] * (op[PLANES] - 1))
+                call(op[RECORD], (pointer(buf, k), at, p, pointer(cst, 0), plane, one))
+                if op[OWN] != 0:
+                    _activate_own(buf, op, numbers, step, cst)
                 else:
-                    _smooth(buf, op, one, numbers[step], cst, prep, j, prep, j)
+                    _activate(buf, op, one, numbers, step, cst, prep, j, prep, j)
             else:
                 _join(op, one, buf)
         own[j] = buf[_slot(code[code.shape[0] - 1][TARGET], 0)]

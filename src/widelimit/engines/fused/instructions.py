@@ -2,14 +2,14 @@
 
 # Instructions, and the columns of one.
 INPUT, LOAD, WINDOW, NONLINEAR, ADD, COPY = range(6)
-CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, KIND, PLACE, AVERAGE = range(9)
+CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, PLACE, PLANES, AVERAGE = range(9)
 TAPS_Y, TAPS_X, PAD_Y, PAD_X, STRIDE_Y, STRIDE_X, STEP_Y, STEP_X, FLAT = range(9, 18)
-HAS_G, PLANES, AROUND = 18, 19, 20
-COLUMNS = 21
+HAS_G, AROUND = 18, 19
+# Addresses of the loops of an activation: see `loops`. Without LOOP it is a ReLU among positions,
+# without OWN a position with itself is a pair like others.
+RECORD, LOOP, OWN = 20, 21, 22
+COLUMNS = 23
 NUMBERS = 6  # hyper-parameters of an instruction
-
-# Nonlinearities and normalisations.
-RELU, SIGN, ERF, SIN, RBF, EXP, GAUSSIAN, GELU, EXP_NORMALIZED, NORM = range(10)
 
 VECTOR = 16  # entries that loops take at a time, at least
 CHUNK = 1024  # entries of a slice without spatial axes
@@ -22,8 +22,8 @@ LENGTH, FRONT, BACK, SLOTS, CHANNELS, FINAL, FINAL_LEVEL, END = range(8)
 POOL_STRIDE_Y, POOL_STRIDE_X, POOL_PAD_Y = range(8, 11)
 SIZES = 11
 
-# Regions of scratch beside the slots: products over both ends, sums over windows, masks per level.
-U_REGION, S_REGION, ROW_K, ROW_T, SUM_K, SUM_T, MASKS = range(7)
+# Regions of scratch beside the slots: sums over windows, masks per level.
+ROW_K, ROW_T, SUM_K, SUM_T, MASKS = range(5)
 
 # Columns of the tables of geometry.
 RECTS_FROM, RECTS_TO, COLUMN, ZERO_BLOCK = range(4)  # of a block

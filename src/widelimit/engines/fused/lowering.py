@@ -17,8 +17,8 @@ from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.engines.fused import geometry as g
 from widelimit.engines.fused import instructions as m
-from widelimit.engines.fused.rules import RefusedError
-from widelimit.engines.fused.tape import Path, Reach, Source, Tape, Value, at_path
+from widelimit.engines.fused.activations.base import RefusedError
+from widelimit.engines.fused.tape import Activations, Path, Reach, Source, Tape, Value, at_path
 from widelimit.engines.plan import make_site, output_need
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Serial
@@ -34,6 +34,7 @@ class Stage:
     Attributes:
       code: instructions [ops, COLUMNS].
       sources: per instruction, a function from the network to its numbers; None without any.
+      activations: per instruction, the activation; None without any.
       sizes: [SIZES], without the room that depends on geometry.
       levels: grids.
       cross: geometry of x1 with x2.
@@ -44,6 +45,7 @@ class Stage:
 
     code: np.ndarray
     sources: tuple[Source | None, ...]
+    activations: Activations
     sizes: np.ndarray
     levels: tuple[g.Level, ...]
     cross: g.Geometry
@@ -293,6 +295,7 @@ class _Builder(Tape):
             Stage(
                 code,
                 tuple(self.sources),
+                tuple(self.activations),
                 sizes,
                 levels,
                 cross,

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from widelimit.engines.fused import nonlinear
+from widelimit.engines.fused.activate import activate, activate_own, record
 from widelimit.engines.fused.around import close_around, open_again
 from widelimit.engines.fused.compiling import borrowed, entry, loop
-from widelimit.engines.fused.ends import combine_ends, correlate_ends, fill_masks, pack_ends
+from widelimit.engines.fused.ends import correlate_ends, fill_masks, pack_ends
 from widelimit.engines.fused.instructions import (
     ADD,
     AROUND,
-    AVERAGE,
     BACK,
     CODE,
     COLUMN,
@@ -30,26 +29,20 @@ from widelimit.engines.fused.instructions import (
     HAS_T,
     HEIGHT,
     INPUT,
-    KIND,
     LEVEL,
     LEVEL_OUT,
     LOAD,
     MASKS,
     NONLINEAR,
+    OWN,
     PAD_X,
     PAD_Y,
-    PITCH,
-    PLACE,
-    PLANES,
     POOL,
     RECTS_FROM,
     RECTS_TO,
-    RELU,
     ROW,
     ROW_K,
     ROW_T,
-    S_REGION,
-    SIZE_Y,
     SOURCE,
     STEP_X,
     STEP_Y,
@@ -60,14 +53,12 @@ from widelimit.engines.fused.instructions import (
     TAPS_X,
     TAPS_Y,
     TARGET,
-    U_REGION,
     WIDTH,
     WINDOW,
     ZERO_BLOCK,
 )
 from widelimit.engines.fused.places import region, slot, u, whole
 from widelimit.engines.fused.pools import pool_columns, pool_rows
-from widelimit.engines.fused.relu import relu_ends
 from widelimit.engines.fused.stencils import (
     add,
     affine_map,
@@ -184,57 +175,8 @@ def _crop(
 
 
 @loop
-def _record(
-    geometry: Any, sizes: Any, b: Any, code: Any, i: Any, numbers: Any, cst: Any, buf: Any,
-    prep: Any, base: Any,
-) -> None:  # fmt: skip
-    """Records what a nonlinearity needs of the variances of one image (block of offset 0)."""
-    levels, blocks, block_levels, rect_levels = geometry
-    level, r = code[i, LEVEL], blocks[b, RECTS_FROM]
-    width, row = block_levels[b, level, WIDTH], block_levels[b, level, ROW]
-    first_row, height = rect_levels[r, level, FIRST_ROW], rect_levels[r, level, HEIGHT]
-    pitch = levels[level, PITCH]
-    plane = levels[level, SIZE_Y] * pitch
-    kind, p = code[i, KIND], values(numbers, i)
-    k = slot(sizes, code[i, SOURCE], 0)
-    mean_row = region(sizes, U_REGION)  # what combines two ends comes later
-    if code[i, AVERAGE]:
-        mean = total(buf, u(k), u(block_levels[b, level, COUNT])) / (width * height)
-        for x in range(u(width)):
-            buf[u(mean_row) + x] = mean
-    for y in range(height):
-        source = mean_row if code[i, AVERAGE] else k + (first_row + y) * row
-        at = base + code[i, PLACE] + y * pitch
-        nonlinear.record_row(kind, buf, u(source), prep, u(at), u(plane), u(width), p, cst)
-
-
-@loop
-def _nonlinear(
-    geometry: Any,
-    sizes: Any,
-    b: Any,
-    code: Any,
-    i: Any,
-    numbers: Any,
-    cst: Any,
-    ends: Any,
-    buf: Any,
-) -> None:
-    level, place = code[i, LEVEL], code[i, PLACE]
-    k, t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
-    if code[i, KIND] == RELU:
-        relu_ends(geometry, sizes, b, level, k, t, place, ends, buf, values(numbers, i), cst)
-        return
-    U, S = region(sizes, U_REGION), region(sizes, S_REGION)
-    sums, paired = nonlinear.adds(code[i, KIND]), code[i, PLANES] == 2
-    combine_ends(geometry, b, level, U, S, place, sums, paired, ends, buf)
-    n, mask = whole(geometry[2][b, level, COUNT]), u(region(sizes, MASKS + level))
-    nonlinear.apply(code[i, KIND], buf, u(k), u(t), u(U), u(S), mask, n, values(numbers, i), cst)
-
-
-@loop
 def _layers(
-    code: Any, numbers: Any, cst: Any, geometry: Any, sizes: Any, b: Any, same: Any, record: Any,
+    code: Any, numbers: Any, cst: Any, geometry: Any, sizes: Any, b: Any, same: Any, recording: Any,
     inputs: Any, ends: Any, buf: Any,
 ) -> None:  # fmt: skip
     """Runs all layers of a stage on one block of one pair."""
@@ -242,8 +184,7 @@ def _layers(
     block_levels = geometry[2]
     zero_block = geometry[1][b, ZERO_BLOCK] == 1
     for i in range(code.shape[0]):
-        level, kind = code[i, LEVEL], code[i, KIND]
-        count = block_levels[b, level, COUNT]
+        count = block_levels[b, code[i, LEVEL], COUNT]
         k, t = slot(sizes, code[i, TARGET], 0), slot(sizes, code[i, TARGET], 1)
         if code[i, CODE] == INPUT:
             correlate_ends(geometry, sizes, b, k, ends, buf)
@@ -253,13 +194,12 @@ def _layers(
         elif code[i, CODE] == WINDOW:
             _window(geometry, sizes, b, code, i, buf, numbers)
         elif code[i, CODE] == NONLINEAR:
-            if record and zero_block:
-                _record(geometry, sizes, b, code, i, numbers, cst, buf, ends[0], ends[1])
-            if same and zero_block and nonlinear.exact(kind):
-                n, mask = whole(count), u(region(sizes, MASKS + level))
-                nonlinear.apply_exact(kind, buf, u(k), u(t), mask, n, values(numbers, i), cst)
+            if recording and zero_block:
+                record(geometry, sizes, b, code, i, numbers, cst, buf, ends[0], ends[1])
+            if same and zero_block and code[i, OWN] != 0:
+                activate_own(sizes, code, i, count, numbers, cst, buf)
             else:
-                _nonlinear(geometry, sizes, b, code, i, numbers, cst, ends, buf)
+                activate(geometry, sizes, b, code, i, numbers, cst, ends, buf)
         else:
             n = u(count + sizes[BACK])
             from_k, from_t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
@@ -275,7 +215,7 @@ def _layers(
 def run_stages(
     code: Any, numbers: Any, cst: Any, sizes: Any, geometry: Any, masks: Any, rows: Any,
     places: Any, scale: Any, pool: Any, chosen: Any, pairs: Any, prep1: Any, prep2: Any,
-    store_in: Any, store_out: Any, sums: Any, columns: Any, record: Any, buf: Any,
+    store_in: Any, store_out: Any, sums: Any, columns: Any, recording: Any, buf: Any,
     packed: Any, middle: Any,
 ) -> None:  # fmt: skip
     """Runs a stage on pairs of images.
@@ -299,7 +239,7 @@ def run_stages(
       store_out: those of this stage, added to.
       sums: sums of K and T over the positions of each block [m, blocks, 2].
       columns: [low, high] of the pooled columns to compute.
-      record: whether to write into prep1 what nonlinearities need.
+      recording: whether to write into prep1 what nonlinearities need.
       buf: scratch of zeros.
       packed: room for the numbers of two images.
       middle: zeros, room for the pooled rows of one horizontal offset.
@@ -333,7 +273,7 @@ def run_stages(
                 ends = pack_ends(code, geometry, sizes, b, images, packed)
             stale = geometry[1][b, ZERO_BLOCK] == 1  # it may have recorded numbers
             fill_masks(geometry, sizes, b, masks, buf)
-            _layers(code, numbers, cst, geometry, sizes, b, same, record, inputs, ends, buf)
+            _layers(code, numbers, cst, geometry, sizes, b, same, recording, inputs, ends, buf)
             if sizes[END] == POOL:
                 pool_rows(geometry, sizes, b, rows, pool, middle, buf)
             else:

@@ -180,23 +180,6 @@ def pack_rows(
 
 
 @loop
-def combine(
-    buf: Any, to: Any, second: Any, prep1: Any, one: Any, prep2: Any, two: Any, plane: Any,
-    sums: Any, paired: Any, n: Any,
-) -> None:  # fmt: skip
-    """Writes products (or sums) of numbers, and products of a second plane if `paired`."""
-    if sums:
-        for i in range(n):
-            buf[to + i] = prep1[one + i] + prep2[two + i]
-    else:
-        for i in range(n):
-            buf[to + i] = prep1[one + i] * prep2[two + i]
-    if paired:
-        for i in range(n):
-            buf[second + i] = prep1[one + plane + i] * prep2[two + plane + i]
-
-
-@loop
 def correlate(
     buf: Any, to: Any, prep1: Any, one: Any, prep2: Any, two: Any, plane: Any, channels: Any,
     n: Any,

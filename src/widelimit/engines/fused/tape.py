@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.engines.fused import instructions as m
-from widelimit.engines.fused.rules import NonlinearRule, RefusedError, nonlinear_rule
+from widelimit.engines.fused.activations.base import FusedActivation, RefusedError, activation_of
 from widelimit.layers.affine import Dense
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.branching import FanInSum, FanOut
@@ -20,6 +20,7 @@ from widelimit.layers.reshape import Identity
 
 Path = tuple[int, ...]
 Source = Callable[[Layer], Any]
+Activations = tuple[type[FusedActivation] | None, ...]
 
 
 def at_path(net: Layer, path: Path) -> Layer:
@@ -75,6 +76,7 @@ class Tape:
         """Forgets instructions and slots."""
         self.code: list[np.ndarray] = []
         self.sources: list[Source | None] = []
+        self.activations: list[type[FusedActivation] | None] = []
         self.uses: dict[int, int] = {}
 
     def lower(self, layer: Layer, path: Path, site: Site, value: Any) -> Any:
@@ -83,9 +85,9 @@ class Tape:
         Raises:
           RefusedError: the layer is not known, or does not fit its input.
         """
-        rule = nonlinear_rule(layer)
-        if rule is not None:
-            return self._nonlinear(rule, layer, path, site, value)
+        activation = activation_of(layer)
+        if activation is not None:
+            return self._activate(activation, layer, path, site, value)
         match layer:
             case Serial(layers=layers):
                 for i, (inner, child) in enumerate(zip(layers, site.children, strict=True)):
@@ -158,16 +160,24 @@ class Tape:
         self._release(value)
         return out
 
-    def _nonlinear(
-        self, rule: NonlinearRule, layer: Layer, path: Path, site: Site, value: Value
+    def _activate(
+        self,
+        activation: type[FusedActivation],
+        layer: Layer,
+        path: Path,
+        site: Site,
+        value: Value,
     ) -> Value:
-        if rule.needs_gaussian and not value.gaussian:
+        if activation.needs_gaussian and not value.gaussian:
             raise RefusedError(f"{layer.label} stands on a non-Gaussian input")
-        average = rule.average(layer, site.signal_in)
+        average = activation.averages(layer, site.signal_in)
         value = self._owned(value)
-        out = dataclasses.replace(value, gaussian=rule.keeps_gaussian and value.gaussian)
-        columns = {m.KIND: rule.kind, m.PLANES: 1 + rule.paired, m.AVERAGE: int(average)}
-        self.emit(m.NONLINEAR, out, out, lambda net: rule.numbers(at_path(net, path)), columns)
+        out = dataclasses.replace(value, gaussian=activation.keeps_gaussian and value.gaussian)
+        columns = {m.PLANES: activation.planes, m.AVERAGE: int(average)}
+        self.emit(
+            m.NONLINEAR, out, out, lambda net: activation.numbers(at_path(net, path)), columns
+        )
+        self.activations[-1] = activation
         return out
 
     def _sum(self, values: tuple[Value, ...]) -> Value:
@@ -221,6 +231,7 @@ class Tape:
             op[column] = number
         self.code.append(op)
         self.sources.append(source)
+        self.activations.append(None)
 
 
 def _affine_numbers(layer: Any, channels: int, window: Reach, tangent: bool) -> Any:
@@ -230,6 +241,29 @@ def _affine_numbers(layer: Any, channels: int, window: Reach, tangent: bool) -> 
     if not tangent:
         u = v = 0.0
     return w / taps, b, u / taps, v
+
+
+def has_smooth(activations: Activations) -> bool:
+    """Returns whether an activation needs float64: see `FusedActivation`."""
+    return any(activation is not None and activation.smooth for activation in activations)
+
+
+def with_addresses(
+    code: np.ndarray, activations: Activations, dtype: np.dtype, *, space: bool
+) -> np.ndarray:
+    """Returns instructions with the addresses of their activations' loops for a dtype."""
+    from widelimit.engines.fused.loops import address, is_compiled_in
+
+    code = code.copy()
+    for op, activation in zip(code, activations, strict=True):
+        if activation is None:
+            continue
+        op[m.RECORD] = address(activation, dtype, "record")
+        if activation.own is not None:
+            op[m.OWN] = address(activation, dtype, "own")
+        if not (space and is_compiled_in(activation)):
+            op[m.LOOP] = address(activation, dtype, "pairs" if space else "rows")
+    return code
 
 
 def numbers_of(sources: tuple[Source | None, ...], net: Layer, dtype: np.dtype) -> np.ndarray:

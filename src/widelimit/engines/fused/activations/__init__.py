@@ -1,0 +1,25 @@
+"""Activations that the fused engine runs: one file each. Importing them registers them."""
+
+from widelimit.engines.fused.activations import (
+    erf,
+    exp_normalized,
+    exponentials,
+    gaussian,
+    gelu,
+    normalisation,
+    relu,
+    sign,
+    sin,
+)
+
+__all__ = [
+    "erf",
+    "exp_normalized",
+    "exponentials",
+    "gaussian",
+    "gelu",
+    "normalisation",
+    "relu",
+    "sign",
+    "sin",
+]
