@@ -64,29 +64,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             jax.clear_caches()
 
 
-# Tests of what both engines share, or of what stands on kernels: they take what a user gets.
-EITHER_ENGINE = ("tests/engines/fused/", "tests/examples/demo/", "tests/predict/")
-EITHER_ENGINE += tuple(f"tests/gram/test_{name}.py" for name in ("assemble", "devices", "storage"))
-EITHER_ENGINE += tuple(
-    f"tests/test_{name}.py"
-    for name in (
-        "models",
-        "nt_script",
-        "readme",
-        "reference",
+@pytest.fixture
+def reference_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks take the reference engine: for tests of what it does itself."""
+    monkeypatch.setattr(
+        "widelimit.engines.choose.refusal", lambda *_: "tests ask for the reference engine"
     )
-)
-
-
-@pytest.fixture(autouse=True)
-def reference_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers, needs, masks and derivatives are those of the reference engine."""
-    if request.node.nodeid.startswith("tests/") and not request.node.nodeid.startswith(
-        EITHER_ENGINE
-    ):
-        monkeypatch.setattr(
-            "widelimit.engines.choose.refusal", lambda *_: "tests ask for the reference engine"
-        )
 
 
 @pytest.fixture
