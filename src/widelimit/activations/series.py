@@ -63,9 +63,9 @@ _CHUNK = 16  # terms unrolled in one step of the loop
 _TAIL = 8  # ratio of the two degrees that stand for the tail
 _BATCH = 1024  # variances whose integrals are held in memory at once
 
-# Variances below this are integrated as if they were this. It trades the error of the value,
-# O(_FLOOR), for that of its derivatives, in which sqrt(q) is divided by.
-_FLOOR = 1e-10
+FLOOR = 1e-10
+"""Variances below this are integrated as if they were this. It trades the error of the value,
+O(FLOOR), for that of its derivatives, in which sqrt(q) is divided by."""
 
 # Shares of the variance that count as rounding error.
 _TAIL_NOISE = 1e-14
@@ -92,7 +92,7 @@ class Features(NamedTuple):
         lift: square root of what that added to the variance; no leading axis.
         values: `[L]`, `a_(l+1) / root`.
         slopes: `[L]`, the coefficients of `f'`.
-        value_tail: `[4]`, the coefficients of `f` at the degrees of `_tail_degrees`.
+        value_tail: `[4]`, the coefficients of `f` at the degrees of `tail_degrees`.
         slope_tail: `[4]`, those of `f'` at one degree less.
     """
 
@@ -125,10 +125,58 @@ def features(
         df: the derivative of `fn`; by default from `jax.jvp`. `kdot` is its expectation, so that
             a step function has `kdot = 0`, as its finite network has.
     """
-    terms = _CHUNK * math.ceil(max(order, ORDER) / _CHUNK)
-    integrate = functools.partial(_integrate, fn, df, terms, q.dtype)
+    integrate = functools.partial(_integrate, fn, df, terms(order), q.dtype)
     columns = lax.map(jax.checkpoint(integrate), q.ravel(), batch_size=_BATCH)
     return jax.tree.map(lambda f: f.T.reshape(f.shape[1:] + q.shape), columns)
+
+
+def terms(order: int) -> int:
+    """Returns the number of terms of a series of at least this order."""
+    return _CHUNK * math.ceil(max(order, ORDER) / _CHUNK)
+
+
+class Integrals(NamedTuple):
+    """One-dimensional integrals of a function at some variances [m], in NumPy and float64.
+
+    Attributes:
+        squares: `[m, 4]`, mean squares of the even and the odd part of `f`, then of `f'`.
+        mean: `[m]`, `E[f]`.
+        values: `[m, L]`, `a_(l+1) / sqrt(q)`, for `f` without jumps.
+        jumps: whether `f` has a jump.
+    """
+
+    squares: np.ndarray
+    mean: np.ndarray
+    values: np.ndarray
+    jumps: bool
+
+
+def integrals(fn: Callable[[jax.Array], jax.Array], q: np.ndarray, degrees: int) -> Integrals:
+    """Returns what `features` integrates, without derivatives.
+
+    Args:
+        fn: an elementwise function on arrays.
+        q: variances [m], at least `FLOOR`.
+        degrees: number of terms, from `terms`.
+    """
+    rule, root = _rule(degrees), np.sqrt(q)[:, None]
+    with jax.enable_x64(True):
+        parts = jax.jit(functools.partial(_parts, fn, None))(jnp.asarray(root * rule.nodes))
+        even, odd, even_slope, odd_slope = map(np.asarray, parts)
+    squares = np.stack([v**2 @ rule.weights for v in (even, odd, even_slope, odd_slope)], axis=1)
+    slopes = np.empty((len(q), degrees))
+    slopes[:, ::2], slopes[:, 1::2] = even_slope @ rule.even_below.T, odd_slope @ rule.odd.T
+    direct = np.empty_like(slopes)
+    direct[:, ::2], direct[:, 1::2] = odd @ rule.odd.T / root, even @ rule.even.T / root
+    values = slopes / np.sqrt(np.arange(1, degrees + 1))
+    noise = _JUMP_NOISE**2 * squares[:, 2:].sum(1, keepdims=True)
+    jumps = bool(((direct - values) ** 2 > noise).any())
+    return Integrals(squares, even @ rule.weights, values, jumps)
+
+
+def tail_degrees(terms: int) -> tuple[int, int, int, int]:
+    """Returns near and far degree of the odd, then of the even part; `terms` is even."""
+    return terms + 1, _TAIL * terms + 1, terms + 2, _TAIL * terms + 2
 
 
 def variance(f: Features) -> jax.Array:
@@ -166,7 +214,7 @@ def series(c: jax.Array, f1: Features, f2: Features) -> Dual:
     )
     (k, kdot), _ = lax.scan(jax.checkpoint(step), (zero, zero), chunks, reverse=True)
     k = f1.mean * f2.mean + c * k
-    for i, degree in enumerate(_tail_degrees(f1.values.shape[0])):
+    for i, degree in enumerate(tail_degrees(f1.values.shape[0])):
         power = lax.integer_pow(rho, degree - 1)
         k = k + f1.value_tail[i] * f2.value_tail[i] * power * rho
         kdot = kdot + f1.slope_tail[i] * f2.slope_tail[i] * power
@@ -193,11 +241,6 @@ def _lost(rho: jax.Array, f1: Features, f2: Features) -> list[jax.Array]:
         shares.append([sqrt(a) / sqrt(jnp.where(b > 0, b, 1)) for a, b in some])
     pairs = zip(*lax.stop_gradient(shares), strict=True)
     return [(q > _LARGE) & (one * two * nearby > tolerance) for one, two in pairs]
-
-
-def _tail_degrees(terms: int) -> tuple[int, int, int, int]:
-    """Returns near and far degree of the odd, then of the even part; `terms` is even."""
-    return terms + 1, _TAIL * terms + 1, terms + 2, _TAIL * terms + 2
 
 
 class _Rule(NamedTuple):
@@ -263,7 +306,7 @@ def _integrate(
     rule = _rule(terms)
     with jax.enable_x64(True):
         q = q.astype(jnp.float64)
-        added = lax.stop_gradient(jnp.maximum(_FLOOR - q, 0))
+        added = lax.stop_gradient(jnp.maximum(FLOOR - q, 0))
         floored = q + added
         root = jnp.sqrt(floored)
         even, odd, even_slope, odd_slope = _parts(fn, df, root * rule.nodes)
@@ -282,13 +325,13 @@ def _integrate(
             _excess(weigh(odd * odd), a_odd, noise),
             _excess(weigh(even_slope * even_slope), d_even, slope_noise),
             floored,
-            _tail_degrees(terms)[:2],
+            tail_degrees(terms)[:2],
         )
         even_tail = _tail(
             _excess(weigh(even * even) - mean * mean, a_even, noise),
             _excess(weigh(odd_slope * odd_slope), d_odd, slope_noise),
             floored,
-            _tail_degrees(terms)[2:],
+            tail_degrees(terms)[2:],
         )
         slopes = _interleave(d_even, d_odd)
         values = _values(_interleave(a_odd, a_even) / root, slopes, square_slope)

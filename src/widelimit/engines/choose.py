@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from widelimit._cache import kept_with
 from widelimit.engines.engine import Engine
-from widelimit.engines.fused.activations.base import registered
+from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.bridge import FusedEngine, refusal
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import behind_flatten
@@ -70,7 +70,10 @@ def choose(
         return _kept(net, shape, request, ReferenceEngine, "asked for")
     why = unusual or _why_not_fused(net, shape, request)
     if why is None:
-        return _kept(net, shape, request, FusedEngine)
+        try:
+            return _kept(net, shape, request, FusedEngine)
+        except RefusedError as error:
+            why = str(error)
     if engine == "fused":
         raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
     return _kept(net, shape, request, ReferenceEngine, why)

@@ -130,7 +130,7 @@ class ReferenceEngine(NetworkEngine):
         else:
             found = self._kernels(first, second, share)
         if self._series and is_concrete(found):
-            _check_series(found)
+            check_series(found)
         return found
 
     def _kernels(self, first: Operand, second: Operand | None, share: bool) -> Any:
@@ -184,7 +184,7 @@ class _Run:
         return result
 
 
-def _check_series(found: Any) -> None:
+def check_series(found: Any) -> None:
     """Raises if a series was cut where that shows.
 
     Raises:

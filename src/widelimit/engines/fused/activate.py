@@ -33,9 +33,10 @@ from widelimit.engines.fused.instructions import (
     SUM_K,
     VECTOR,
     WIDTH,
+    WORK,
 )
 from widelimit.engines.fused.loops import relu_pairs
-from widelimit.engines.fused.places import region, slot, u, whole
+from widelimit.engines.fused.places import parameters, region, slot, u, whole
 from widelimit.engines.fused.stencils import copy, total
 
 
@@ -50,7 +51,7 @@ def record(
     width, row = block_levels[b, level, WIDTH], block_levels[b, level, ROW]
     first_row, height = rect_levels[r, level, FIRST_ROW], rect_levels[r, level, HEIGHT]
     pitch = levels[level, PITCH]
-    plane = levels[level, SIZE_Y] * pitch * (code[i, PLANES] - 1)
+    plane = levels[level, SIZE_Y] * pitch if code[i, PLANES] > 1 else 0
     k = slot(sizes, code[i, SOURCE], 0)
     mean_row = region(sizes, SUM_K)
     if code[i, AVERAGE]:
@@ -63,8 +64,8 @@ def record(
         call(
             code[i, RECORD],
             (
-                pointer(buf, source), pointer(prep, at), _numbers(numbers, i), pointer(cst, 0),
-                u(plane), u(width),
+                pointer(buf, source), pointer(prep, at), parameters(code, i, numbers),
+                pointer(cst, 0), u(plane), u(width),
             ),
         )  # fmt: skip
 
@@ -79,7 +80,7 @@ def activate_own(
     call(
         code[i, OWN],
         (
-            pointer(buf, k), pointer(buf, t), pointer(buf, mask), _numbers(numbers, i),
+            pointer(buf, k), pointer(buf, t), pointer(buf, mask), parameters(code, i, numbers),
             pointer(cst, 0), whole(count),
         ),
     )  # fmt: skip
@@ -97,7 +98,7 @@ def activate(
     """
     blocks, size, level = geometry[1], u(VECTOR), code[i, LEVEL]
     k, t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
-    mask, p, constants = region(sizes, MASKS + level), _numbers(numbers, i), pointer(cst, 0)
+    mask, p, constants = region(sizes, MASKS + level), parameters(code, i, numbers), pointer(cst, 0)
     kept_k, kept_t = u(region(sizes, ROW_K)), u(region(sizes, ROW_T))
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
         start, one, two, plane, n = stretch(geometry, b, r, level, code[i, PLACE], ends)
@@ -106,19 +107,13 @@ def activate(
         copy(buf, kept_t, end_t, size)
         at_k, at_t = pointer(buf, k + start), pointer(buf, t + start)
         first, second = pointer(ends[0], one), pointer(ends[2], two)
-        inside = pointer(buf, mask + start)
+        inside, work = pointer(buf, mask + start), pointer(buf, len(buf) - WORK)
         if code[i, LOOP] == 0:
-            relu_pairs(at_k, at_t, first, second, inside, p, constants, plane, whole(n))
+            relu_pairs(at_k, at_t, first, second, inside, p, constants, work, plane, n, whole(n))
         else:
             call(
                 code[i, LOOP],
-                (at_k, at_t, first, second, inside, p, constants, plane, whole(n)),
+                (at_k, at_t, first, second, inside, p, constants, work, plane, n, whole(n)),
             )
         copy(buf, end_k, kept_k, size)
         copy(buf, end_t, kept_t, size)
-
-
-@loop
-def _numbers(numbers: Any, i: Any) -> Any:
-    """Returns a pointer to a row of a table."""
-    return pointer(numbers, i * numbers.shape[1])

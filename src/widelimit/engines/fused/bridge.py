@@ -20,9 +20,9 @@ from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, lower_flat
 from widelimit.engines.fused.lowering import SpatialProgram, lower
 from widelimit.engines.fused.parallel import count_threads
-from widelimit.engines.fused.tape import has_smooth
+from widelimit.engines.fused.tape import has_counted, has_smooth
 from widelimit.engines.plan import behind_flatten, make_site, output_need
-from widelimit.engines.reference import leave
+from widelimit.engines.reference import ReferenceEngine, leave
 from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site
@@ -103,6 +103,8 @@ class FusedEngine(NetworkEngine):
             self._kernel = _FlatKernel(program, inner, signal, request)
         else:
             self._kernel = _SpatialKernel(program, inner, signal, request)
+        if self._kernel.counted:
+            self._reference = ReferenceEngine(net, shape, request, "variances are large")
         self.halves = isinstance(program, FlatProgram)
         self.target_bytes = _FLAT_TILE if self.halves else _TILE
 
@@ -123,11 +125,37 @@ class FusedEngine(NetworkEngine):
         """
         if pattern is not None or mask_constant is not None:
             raise ValueError("expected inputs without patterns and masks for the fused engine")
-        return self._kernel.prepare(x if self._flatten is None else self._flatten.apply((), x))
+        prepared = self._kernel.prepare(x if self._flatten is None else self._flatten.apply((), x))
+        return _Samples(x, prepared) if self._kernel.counted else prepared
 
     def kernels(self, first: Any, second: Any, share: bool) -> Kernel:
         """Returns the kernel between prepared samples."""
+        if self._kernel.counted:
+            return self._counted_kernels(first, second, share)
         return self._kernel.kernel(first, second, share)
+
+    def _counted_kernels(self, first: _Samples, second: _Samples | None, share: bool) -> Any:
+        """Returns the kernel of a network with series, by plain JAX where variances are large."""
+        if first.known and (second is None or second.known):
+            return self._kernel.kernel(
+                first.prepared, None if second is None else second.prepared, share
+            )
+        prepare = self._reference.prepare
+        return self._reference.kernels(
+            prepare(first.x), None if second is None else prepare(second.x), share
+        )
+
+
+class _Samples(NamedTuple):
+    """Samples, as they are and prepared."""
+
+    x: Any
+    prepared: Any
+
+    @property
+    def known(self) -> bool:
+        """Whether the tables of all series reach as far as the variances of these samples."""
+        return not self.prepared.lost
 
 
 class _FlatKernel:
@@ -138,6 +166,7 @@ class _FlatKernel:
         self._signal_out = net.output_signal(signal)
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
         inner = np.float64 if has_smooth(program.activations) else self._dtype
+        self.counted = has_counted(program.activations)
         self._engine = RowKernels(program, net, inner)
 
     def prepare(self, x: Any) -> PreparedRows:
@@ -205,6 +234,7 @@ class _SpatialKernel:
         self._tail_dtype = np.dtype(np.float64) if self._in_float64 else self._dtype
         smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
         self._engine = ImageKernels(program, net, np.float64 if smooth else self._dtype)
+        self.counted = any(has_counted(stage.activations) for stage in program.stages)
         self._sites = Cache(16)
 
     def _site(self, n1: int, n2: int) -> Site:

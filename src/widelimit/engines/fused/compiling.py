@@ -89,6 +89,68 @@ def _pointer(_: Any, array: Any, index: Any) -> Any:
 pointer: Any = intrinsic(_pointer)
 
 
+def _pointer_at(_: Any, address: Any, array: Any) -> Any:
+    """Returns a pointer to an address, to numbers like those of an array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(array.dtype)(address, array), generate
+
+
+pointer_at: Any = intrinsic(_pointer_at)
+
+
+def _moved(_: Any, pointer: Any, count: Any) -> Any:
+    """Returns a pointer to a later entry."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, count), generate
+
+
+moved: Any = intrinsic(_moved)
+
+
+def _scope(module: Any) -> Any:
+    """Returns the metadata of what is only read in a loop: nothing that is written lies there.
+
+    Without it a loop that reads many places would have to compare all of them with what it writes,
+    and is not vectorised.
+    """
+    domain = module.add_metadata(["widelimit"])
+    return module.add_metadata([module.add_metadata(["read", domain])])
+
+
+def _read(_: Any, pointer: Any, index: Any) -> Any:
+    """Returns an entry of what is only read: nothing that `write` writes lies there."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(builder.gep(arguments[0], [arguments[1]]))
+        value.set_metadata("alias.scope", _scope(builder.module))
+        return value
+
+    return pointer.dtype(pointer, index), generate
+
+
+read: Any = intrinsic(_read)
+
+
+def _write(_: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Writes an entry that no `read` reads."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        stored = builder.store(arguments[2], builder.gep(arguments[0], [arguments[1]]))
+        stored.set_metadata("noalias", _scope(builder.module))
+        return context.get_dummy_value()
+
+    return types.void(pointer, index, pointer.dtype), generate
+
+
+write: Any = intrinsic(_write)
+
+
 def _call(_: Any, address: Any, arguments: Any) -> Any:
     """Calls the code at an address on a tuple of pointers and numbers."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from widelimit.engines.fused.compiling import loop
 from widelimit.engines.fused.instructions import (
     BACK,
@@ -15,9 +17,11 @@ from widelimit.engines.fused.instructions import (
     CIRCULAR,
     CODE,
     COUNT,
+    COUNTED,
     D_X,
     D_Y,
     FIRST_ROW,
+    HEAD,
     HEIGHT,
     INPUT,
     LEVEL,
@@ -58,12 +62,25 @@ def pack_ends(code: Any, geometry: Any, sizes: Any, b: Any, ends: Any, packed: A
             index, place, planes = code[i, LEVEL], code[i, PLACE], code[i, PLANES]
             planes = sizes[CHANNELS] if code[i, CODE] == INPUT else planes
             size = levels[index, SIZE_Y] * levels[index, PITCH]
+            counted = code[i, COUNTED]
+            count = _count(prep, base + place, u(size)) if counted > 0 else counted
             for plane in range(planes):
+                if HEAD <= plane < HEAD + counted - count or (counted and plane >= HEAD + counted):
+                    continue
                 at = place + plane * size
                 _pack_plane(
                     geometry, b, index, end, packed, end * half + copies * at, prep, base + at
                 )
     return packed, 0, packed, half, copies
+
+
+@loop
+def _count(prep: Any, at: Any, n: Any) -> Any:
+    """Returns the largest of n numbers, as a whole number."""
+    largest = prep[at]
+    for i in range(n):
+        largest = max(largest, prep[u(at) + i])
+    return np.int64(largest)
 
 
 @loop

@@ -32,16 +32,19 @@ class Prepared:
       numbers: [n, room]: the images, and the numbers recorded of them.
       digests: per image, equal for equal images.
       variances: of each image at the end, if the layers behind need them; else None.
+      lost: whether a variance is NaN, as it is where a series is not known.
     """
 
     numbers: np.ndarray
     digests: tuple[bytes, ...]
     variances: np.ndarray | None
+    lost: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class _BoundStage:
     code: np.ndarray
+    held: list[np.ndarray]  # what the code has the addresses of
     numbers: np.ndarray
     sizes: np.ndarray
     geometry: g.Geometry
@@ -65,8 +68,8 @@ class ImageKernels:
         self.program = program
         self.dtype = np.dtype(dtype)
         numbers = [numbers_of(stage.sources, net, self.dtype) for stage in program.stages]
-        self._cross = _bind(program, numbers, self.dtype, own=False)
-        self._own = _bind(program, numbers, self.dtype, own=True)
+        self._cross = _bind(program, net, numbers, self.dtype, own=False)
+        self._own = _bind(program, net, numbers, self.dtype, own=True)
 
     def prepare(self, images: np.ndarray) -> Prepared:
         """Returns images [n, channels, rows, columns] with their variances at every layer."""
@@ -80,6 +83,7 @@ class ImageKernels:
         digests = tuple(
             hashlib.blake2b(image.data, digest_size=16).digest() for image in _rows(images)
         )
+        lost = False
         if self._own:
             same = np.stack([np.arange(n), np.arange(n), np.ones(n, np.int64)], axis=1)
             sums = np.empty((n, 2))
@@ -88,8 +92,8 @@ class ImageKernels:
                 sums[part] = self._run(self._own, same[part], numbers, numbers, record=True)
 
             run_parallel(record, _split(n, count_threads()))
-            variances = sums[:, 0] * self.program.scale
-        return Prepared(numbers, digests, variances if self.program.own else None)
+            variances, lost = sums[:, 0] * self.program.scale, bool(np.isnan(sums[:, 0]).any())
+        return Prepared(numbers, digests, variances if self.program.own else None, lost)
 
     def kernels(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
         """Returns K and T [m, 2] of pairs [m, 2] of prepared images."""
@@ -159,7 +163,7 @@ class ImageKernels:
 
 
 def _bind(
-    program: SpatialProgram, numbers: list[np.ndarray], dtype: np.dtype, *, own: bool
+    program: SpatialProgram, net: Layer, numbers: list[np.ndarray], dtype: np.dtype, *, own: bool
 ) -> tuple[_BoundStage, ...]:
     """Returns the stages for pairs of x1 with x2, or for images with themselves."""
     bound = []
@@ -173,9 +177,11 @@ def _bind(
         if own and (following is None or following.own is None):
             following, sizes[m.END] = None, m.SUM
         tables = _tables(stage, following, own)
+        code, held = with_addresses(stage.code, stage.activations, net, dtype, space=True)
         bound.append(
             _BoundStage(
-                with_addresses(stage.code, stage.activations, dtype, space=True),
+                code,
+                held,
                 numbers[i],
                 sizes,
                 geometry,
@@ -288,8 +294,8 @@ def _call(
         sums,
         columns,
         record,
-        np.zeros(slots * geometry.length, stage.numbers.dtype),
-        np.empty(copies * (prep1.shape[1] + prep2.shape[1]), stage.numbers.dtype),
+        np.zeros(slots * geometry.length + m.WORK, stage.numbers.dtype),
+        np.empty(copies * (prep1.shape[1] + prep2.shape[1]) + 2 * m.VECTOR, stage.numbers.dtype),
         np.zeros(2 * int(stage.pool[-1][-1]) * widest, stage.numbers.dtype),
     )
 

@@ -98,13 +98,14 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
 def _mark_gaps(code: np.ndarray, activations: Activations) -> None:
     """Marks the instructions whose input carries the gap; smooth activations drop it."""
     has: dict[int, bool] = {}
-    for op, activation in zip(code, activations, strict=True):
+    for op, placed in zip(code, activations, strict=True):
         target, source = int(op[m.TARGET]), int(op[m.SOURCE])
         carried = has.get(source, True)
         op[m.HAS_G] = carried
         match op[m.CODE]:
             case m.NONLINEAR:
-                assert activation is not None
+                assert placed is not None
+                activation = placed.activation
                 if not activation.without_space:
                     raise RefusedError("a layer whose loop does not carry the gap")
                 has[target] = activation.pair_gap is not None
@@ -132,6 +133,11 @@ class PreparedRows:
     numbers: np.ndarray
     variances: np.ndarray
 
+    @property
+    def lost(self) -> bool:
+        """Whether a variance is NaN, as it is where a series is not known."""
+        return bool(np.isnan(self.variances).any())
+
 
 class RowKernels:
     """A network bound to its hyper-parameters.
@@ -145,7 +151,9 @@ class RowKernels:
     def __init__(self, program: FlatProgram, net: Layer, dtype: Any) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
-        self._code = with_addresses(program.code, program.activations, self.dtype, space=False)
+        self._code, self._tables = with_addresses(
+            program.code, program.activations, net, self.dtype, space=False
+        )
         self._numbers = numbers_of(program.sources, net, self.dtype)
         self._constants = table(self.dtype)
 
@@ -219,8 +227,8 @@ class RowKernels:
         )
 
     def _scratch(self) -> np.ndarray:
-        # Three parts of every slot, and room behind them.
-        return np.zeros((3 * self.program.slots + 1) * m.CHUNK, self.dtype)
+        # Three parts of every slot, room for loops, and a mask.
+        return np.zeros((3 * self.program.slots + 1) * m.CHUNK + m.WORK, self.dtype)
 
 
 def _parts(rows: int, columns: int) -> list[np.ndarray]:

@@ -8,11 +8,15 @@ HAS_G, AROUND = 18, 19
 # Addresses of the loops of an activation: see `loops`. Without LOOP it is a ReLU among positions,
 # without OWN a position with itself is a pair like others.
 RECORD, LOOP, OWN = 20, 21, 22
-COLUMNS = 23
+TABLE = 23  # address of numbers of an activation that are too many for a row; 0 without
+COUNTED = 24  # how many of the recorded numbers, at most, are terms that are counted; 0 for all
+COLUMNS = 25
 NUMBERS = 6  # hyper-parameters of an instruction
 
 VECTOR = 16  # entries that loops take at a time, at least
 CHUNK = 1024  # entries of a slice without spatial axes
+WORK = 1024  # entries at the end of scratch that loops of activations may use
+HEAD = 12  # recorded numbers before those that are counted; the first one is the count
 
 # How a stage ends.
 SUM, POOL = range(2)

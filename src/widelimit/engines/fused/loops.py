@@ -7,6 +7,7 @@ on disk is then known by that name, and not by objects of one process.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -79,8 +80,9 @@ def _pairs_loop(name: str, masked: bool) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of n pairs of positions over K and T."""
 
     def pairs(
-        k: Any, t: Any, one: Any, two: Any, mask: Any, p: Any, cst: Any, plane: Any, n: Any
-    ) -> None:
+        k: Any, t: Any, one: Any, two: Any, mask: Any, p: Any, cst: Any, work: Any, plane: Any,
+        real: Any, n: Any,
+    ) -> None:  # fmt: skip
         constants, numbers = carray(cst, CONSTANTS), (p[0], p[1], p[2], p[3], p[4], p[5])
         for i in range(n):
             first, second = _recorded(name, one, i, plane), _recorded(name, two, i, plane)
@@ -89,8 +91,9 @@ def _pairs_loop(name: str, masked: bool) -> Callable[..., None]:
             k[i] = value
 
     def inside(
-        k: Any, t: Any, one: Any, two: Any, mask: Any, p: Any, cst: Any, plane: Any, n: Any
-    ) -> None:
+        k: Any, t: Any, one: Any, two: Any, mask: Any, p: Any, cst: Any, work: Any, plane: Any,
+        real: Any, n: Any,
+    ) -> None:  # fmt: skip
         constants, numbers = carray(cst, CONSTANTS), (p[0], p[1], p[2], p[3], p[4], p[5])
         zero = constants[ZERO]
         for i in range(n):
@@ -122,8 +125,8 @@ def _rows_loop(name: str, carries: bool) -> Callable[..., None]:
     """Returns a loop that writes K', T' and the gap of one sample with n others."""
 
     def dropped(
-        k: Any, t: Any, g: Any, one: Any, two: Any, p: Any, cst: Any, plane1: Any, plane2: Any,
-        has_gap: Any, n: Any,
+        k: Any, t: Any, g: Any, one: Any, two: Any, p: Any, cst: Any, work: Any, plane1: Any,
+        plane2: Any, has_gap: Any, n: Any,
     ) -> None:  # fmt: skip
         constants, numbers = carray(cst, CONSTANTS), (p[0], p[1], p[2], p[3], p[4], p[5])
         first = _recorded(name, one, types.uint64(0), plane1)
@@ -134,8 +137,8 @@ def _rows_loop(name: str, carries: bool) -> Callable[..., None]:
             k[i] = value
 
     def carried(
-        k: Any, t: Any, g: Any, one: Any, two: Any, p: Any, cst: Any, plane1: Any, plane2: Any,
-        has_gap: Any, n: Any,
+        k: Any, t: Any, g: Any, one: Any, two: Any, p: Any, cst: Any, work: Any, plane1: Any,
+        plane2: Any, has_gap: Any, n: Any,
     ) -> None:  # fmt: skip
         constants, numbers = carray(cst, CONSTANTS), (p[0], p[1], p[2], p[3], p[4], p[5])
         first = _recorded(name, one, types.uint64(0), plane1)
@@ -153,18 +156,21 @@ def _rows_loop(name: str, carries: bool) -> Callable[..., None]:
 
 
 # Of each loop: how many pointers to numbers it takes, and then how many counts.
-_ARGUMENTS = {"record": (4, 2), "pairs": (7, 2), "own": (5, 1), "rows": (7, 4)}
+_ARGUMENTS = {"record": (4, 2), "pairs": (8, 3), "own": (5, 1), "rows": (8, 4)}
 
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(activation: Any, dtype: np.dtype, role: str) -> Any:
     name = activation.name
-    function = {
-        "record": lambda: _record_loop(name),
-        "pairs": lambda: _pairs_loop(name, activation.masked),
-        "own": lambda: _own_loop(name),
-        "rows": lambda: _rows_loop(name, activation.pair_gap is not None),
-    }[role]()
+    if activation.loops is not None:
+        function = getattr(importlib.import_module(activation.loops), f"{role}_loop")(name)
+    else:
+        function = {
+            "record": lambda: _record_loop(name),
+            "pairs": lambda: _pairs_loop(name, activation.masked),
+            "own": lambda: _own_loop(name),
+            "rows": lambda: _rows_loop(name, activation.pair_gap is not None),
+        }[role]()
     pointers, counts = _ARGUMENTS[role]
     number = types.CPointer(numba.from_dtype(dtype))
     signature = types.void(*[number] * pointers, *[types.uint64] * counts)

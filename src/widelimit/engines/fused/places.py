@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from widelimit.engines.fused.compiling import loop
+from widelimit.engines.fused.compiling import loop, pointer, pointer_at
 from widelimit.engines.fused.instructions import (
     FRONT,
     LENGTH,
     SLOTS,
+    TABLE,
     VECTOR,
 )
 
@@ -25,6 +26,14 @@ def u(x: Any) -> Any:
 def whole(n: Any) -> Any:
     """Returns a number of entries, rounded up to whole vectors."""
     return u((n + VECTOR - 1) // VECTOR * VECTOR)
+
+
+@loop
+def parameters(code: Any, i: Any, numbers: Any) -> Any:
+    """Returns a pointer to the numbers of an instruction: its row of a table, or its own table."""
+    if code[i, TABLE] != 0:
+        return pointer_at(code[i, TABLE], numbers)
+    return pointer(numbers, i * numbers.shape[1])
 
 
 @loop

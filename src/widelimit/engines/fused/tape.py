@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,16 @@ from widelimit.layers.reshape import Identity
 
 Path = tuple[int, ...]
 Source = Callable[[Layer], Any]
-Activations = tuple[type[FusedActivation] | None, ...]
+
+
+class Placed(NamedTuple):
+    """An activation, and where its layer stands in the network."""
+
+    activation: type[FusedActivation]
+    path: Path
+
+
+Activations = tuple[Placed | None, ...]
 
 
 def at_path(net: Layer, path: Path) -> Layer:
@@ -76,7 +85,7 @@ class Tape:
         """Forgets instructions and slots."""
         self.code: list[np.ndarray] = []
         self.sources: list[Source | None] = []
-        self.activations: list[type[FusedActivation] | None] = []
+        self.activations: list[Placed | None] = []
         self.uses: dict[int, int] = {}
 
     def lower(self, layer: Layer, path: Path, site: Site, value: Any) -> Any:
@@ -173,11 +182,11 @@ class Tape:
         average = activation.averages(layer, site.signal_in)
         value = self._owned(value)
         out = dataclasses.replace(value, gaussian=activation.keeps_gaussian and value.gaussian)
-        columns = {m.PLANES: activation.planes, m.AVERAGE: int(average)}
+        columns = {m.PLANES: activation.planes_of(layer), m.AVERAGE: int(average)}
         self.emit(
             m.NONLINEAR, out, out, lambda net: activation.numbers(at_path(net, path)), columns
         )
-        self.activations[-1] = activation
+        self.activations[-1] = Placed(activation, path)
         return out
 
     def _sum(self, values: tuple[Value, ...]) -> Value:
@@ -245,25 +254,39 @@ def _affine_numbers(layer: Any, channels: int, window: Reach, tangent: bool) -> 
 
 def has_smooth(activations: Activations) -> bool:
     """Returns whether an activation needs float64: see `FusedActivation`."""
-    return any(activation is not None and activation.smooth for activation in activations)
+    return any(placed is not None and placed.activation.smooth for placed in activations)
+
+
+def has_counted(activations: Activations) -> bool:
+    """Returns whether an activation records numbers that are counted: see `FusedSeries`."""
+    return any(placed is not None and placed.activation.loops for placed in activations)
 
 
 def with_addresses(
-    code: np.ndarray, activations: Activations, dtype: np.dtype, *, space: bool
-) -> np.ndarray:
-    """Returns instructions with the addresses of their activations' loops for a dtype."""
+    code: np.ndarray, activations: Activations, net: Layer, dtype: np.dtype, *, space: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Returns instructions with the addresses of loops and tables, and the tables, to be held.
+
+    Raises:
+      RefusedError: an activation has no table.
+    """
     from widelimit.engines.fused.loops import address, is_compiled_in
 
-    code = code.copy()
-    for op, activation in zip(code, activations, strict=True):
-        if activation is None:
+    code, held = code.copy(), []
+    for op, placed in zip(code, activations, strict=True):
+        if placed is None:
             continue
+        activation = placed.activation
         op[m.RECORD] = address(activation, dtype, "record")
-        if activation.own is not None:
+        if activation.own is not None or activation.loops is not None:
             op[m.OWN] = address(activation, dtype, "own")
         if not (space and is_compiled_in(activation)):
             op[m.LOOP] = address(activation, dtype, "pairs" if space else "rows")
-    return code
+        table = activation.table(at_path(net, placed.path))
+        if table is not None:
+            held.append(table.astype(dtype, copy=False))
+            op[m.TABLE], op[m.COUNTED] = held[-1].ctypes.data, activation.counted(table)
+    return code, held
 
 
 def numbers_of(sources: tuple[Source | None, ...], net: Layer, dtype: np.dtype) -> np.ndarray:

@@ -8,6 +8,7 @@ from widelimit.engines.fused.activations import (
     gelu,
     normalisation,
     relu,
+    series,
     sign,
     sin,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "gelu",
     "normalisation",
     "relu",
+    "series",
     "sign",
     "sin",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer
 
@@ -40,6 +42,7 @@ class FusedActivation:
       keeps_gaussian: whether its output is as Gaussian as its input.
       without_space: whether it runs in networks without spatial axes. There slices carry the gap
         (q1 + q2) / 2 - c, which a smooth activation needs no more.
+      loops: the module of loops that are no formulas: see `series_loops`.
       pair_gap: of (c, gap, one, two, p, cst), returns K', the factor of T and the gap behind;
         None drops the gap.
       gap: of (c, one, two, cst), returns the gap as the difference that it stands for, where the
@@ -58,9 +61,25 @@ class FusedActivation:
     numbers: ClassVar[Callable[..., tuple[float, ...]]]
     record: ClassVar[Callable[..., Any]]
     pair: ClassVar[Callable[..., Any]]
+    loops: ClassVar[str | None] = None
     own: ClassVar[Callable[..., Any] | None] = None
     pair_gap: ClassVar[Callable[..., Any] | None] = None
     gap: ClassVar[Callable[..., Any] | None] = None
+
+    @classmethod
+    def planes_of(cls, layer: Any) -> int:
+        """Returns how many numbers are recorded at most."""
+        return cls.planes
+
+    @classmethod
+    def table(cls, layer: Any) -> np.ndarray | None:
+        """Returns numbers of any length, which take the place of `numbers`; None for these."""
+        return None
+
+    @classmethod
+    def counted(cls, table: np.ndarray) -> int:
+        """Returns how many of the recorded numbers are counted by the first one; 0 for none."""
+        return 0
 
     @classmethod
     def averages(cls, layer: Layer, signal: Signal) -> bool:
@@ -73,7 +92,8 @@ class FusedActivation:
         Raises:
           TypeError: a part is missing, or a layer has another record.
         """
-        missing = [n for n in ("layers", "numbers", "record", "pair") if not hasattr(cls, n)]
+        parts = ("layers", "numbers") + (("record", "pair") if cls.loops is None else ())
+        missing = [n for n in parts if not hasattr(cls, n)]
         if (cls.pair_gap is None) != (cls.gap is None):
             missing.append("gap" if cls.gap is None else "pair_gap")
         if missing:
