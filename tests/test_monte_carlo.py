@@ -202,6 +202,7 @@ def _samples(family: str) -> Samples:
     return sample(FAMILIES[family].build, *FAMILIES[family].inputs())
 
 
+@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.parametrize(("family", "mistake"), PLANTED)
 def test_planted_mistake_is_caught(family: str, mistake: str) -> None:
     get, build = FAMILIES[family].mistakes[mistake]

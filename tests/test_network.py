@@ -214,6 +214,7 @@ def _counted(W_std: Any) -> Any:
     return serial(Dense(8, W_std, 0.1), stax.Relu(), CountTraces(), Dense(1, W_std))
 
 
+@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.parametrize("how", ["called as is", "network as an argument of jit"])
 def test_hyperparameters_share_one_trace(how: str) -> None:
     x = np.ones((3, 4 if how == "called as is" else 5), np.float32)

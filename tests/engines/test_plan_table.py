@@ -7,6 +7,7 @@ from widelimit import choose_engine, plan, stax
 from widelimit.stax import Dense, serial
 
 
+@pytest.mark.usefixtures("reference_engine")
 def test_plan_counts_what_a_network_needs() -> None:
     net = serial(Dense(512, 1.5, 0.1), stax.Relu(), stax.repeat(Dense(512), 3), Dense(1))
     table = plan(net, (100, 784))
@@ -30,6 +31,7 @@ def test_entries_are_those_of_pairs_of_positions() -> None:
     assert plan(serial(stax.Flatten(), Dense(2)), (-1, 4, 3, 1)).rows[0].entries == 1
 
 
+@pytest.mark.usefixtures("reference_engine")
 def test_offsets_and_memory_of_windows() -> None:
     net = serial(
         stax.Conv(8, (3, 3), padding="SAME"),
@@ -78,6 +80,7 @@ def test_every_check_runs_at_plan_time() -> None:
     assert error.value.__notes__[0] == "at serial[2].Relu"
 
 
+@pytest.mark.usefixtures("reference_engine")
 def test_engine_is_named_with_its_reason() -> None:
     choice = choose_engine(serial(Dense(2)), (3, 4))
     assert (choice.name, "compiled whole" in choice.reason) == ("reference", True)

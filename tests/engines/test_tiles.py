@@ -13,6 +13,7 @@ from widelimit.stax import Dense, serial
 NET = serial(Dense(4, 1.3, 0.1), stax.Relu(), Dense(1))
 
 
+@pytest.mark.usefixtures("reference_engine")
 def test_it_is_a_tiler() -> None:
     x = np.ones((3, 2), np.float32)
     tiler = NET.kernel_fn.tiler(x, None, "ntk", jax.local_devices()[:1])

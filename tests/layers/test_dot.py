@@ -63,6 +63,7 @@ def test_matrices_per_position():
     check(PER_POSITION, False, tail, (2, 3))
 
 
+@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("x2", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_combined_samples(x2):

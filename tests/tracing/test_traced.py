@@ -351,6 +351,7 @@ def test_batch_statistics_of_a_training_loop():
         assert_close(ntk_fn(X, None, PARAMS), jacobian @ jacobian.T)
 
 
+@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.parametrize("shape", [(), (1, 1)])
 def test_arrays_and_numbers_that_change_compile_nothing(shape):
     scale = np.ones(shape, np.float32)
@@ -419,6 +420,7 @@ def with_two_rules(stats):
     return lambda p, x: f(p, x - stats["mean"][None])
 
 
+@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.parametrize("make", [from_docs_of_jax, from_docs_of_jax_in_reverse, with_two_rules])
 def test_rules_that_call_functions_with_rules_compile_once(make):
     stats = {"mean": jnp.zeros(2)}

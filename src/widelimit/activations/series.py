@@ -142,13 +142,13 @@ class Integrals(NamedTuple):
         squares: `[m, 4]`, mean squares of the even and the odd part of `f`, then of `f'`.
         mean: `[m]`, `E[f]`.
         values: `[m, L]`, `a_(l+1) / sqrt(q)`, for `f` without jumps.
-        jumps: whether `f` has a jump.
+        jumps: `[m]`, whether `f` has a jump, or one as far as the nodes can tell.
     """
 
     squares: np.ndarray
     mean: np.ndarray
     values: np.ndarray
-    jumps: bool
+    jumps: np.ndarray
 
 
 def integrals(fn: Callable[[jax.Array], jax.Array], q: np.ndarray, degrees: int) -> Integrals:
@@ -170,7 +170,7 @@ def integrals(fn: Callable[[jax.Array], jax.Array], q: np.ndarray, degrees: int)
     direct[:, ::2], direct[:, 1::2] = odd @ rule.odd.T / root, even @ rule.even.T / root
     values = slopes / np.sqrt(np.arange(1, degrees + 1))
     noise = _JUMP_NOISE**2 * squares[:, 2:].sum(1, keepdims=True)
-    jumps = bool(((direct - values) ** 2 > noise).any())
+    jumps = ((direct - values) ** 2 > noise).any(axis=1)
     return Integrals(squares, even @ rule.weights, values, jumps)
 
 

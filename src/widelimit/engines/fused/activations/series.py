@@ -102,8 +102,6 @@ def _table(structure: Any, leaves: tuple[float, ...]) -> np.ndarray:
     middles = low + width * (np.arange(panels) + 0.5)
     q = 2 ** (middles[:, None] + width / 2 * points)
     found = series.integrals(layer.activation, q.ravel(), degree)
-    if found.jumps:
-        raise RefusedError(f"{layer.label} has a jump, or a kink beside 0")
     values = found.values.reshape(panels, NODES, -1)
     sums = np.concatenate([found.squares, found.mean[:, None]], axis=1).reshape(panels, NODES, 5)
     weights = np.arange(1, degree + 1)  # of E[f'^2] over those of E[f^2] / q
@@ -116,9 +114,10 @@ def _table(structure: Any, leaves: tuple[float, ...]) -> np.ndarray:
     columns = np.concatenate([sums, values], axis=-1)
     to_chebyshev = np.linalg.inv(np.polynomial.chebyshev.chebvander(points, NODES - 1))
     coefficients = np.einsum("jn,pnc->pjc", to_chebyshev, columns)
-    known = _interpolated(coefficients, weights)
+    jumps = found.jumps.reshape(panels, NODES).any(axis=1)
+    known = _known(jumps | _varies(coefficients, weights))
     if low + width * known < _LEAST:
-        raise RefusedError(f"the series of {layer.label} varies quickly with the variance")
+        raise RefusedError(f"{layer.label} has a jump, a kink beside 0, or narrow features")
     body = np.concatenate([counts[:, None], coefficients.reshape(panels, -1)], axis=1)
     head = np.zeros(TABLE_HEAD)
     head[[LOWEST, PANELS, TERMS, STEP]] = low, known, values.shape[-1], step
@@ -144,9 +143,14 @@ def _counts(q: np.ndarray, values: np.ndarray, weights: np.ndarray, sums: np.nda
     return np.minimum(np.ceil(counts / UNROLLED) * UNROLLED, values.shape[-1])
 
 
-def _interpolated(coefficients: np.ndarray, weights: np.ndarray) -> int:
-    """Returns how many panels there are before one whose last Chebyshev coefficients are large."""
+def _varies(coefficients: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns in which panels the last Chebyshev coefficients are large."""
     terms = coefficients[..., FIRST_TERM:] * np.sqrt(weights)
     size = np.sqrt((terms**2).sum(-1))  # of all terms, by panel and degree
-    bad = size[:, -2:].sum(-1) > _INTERPOLATED * size.max(-1)
+    large: np.ndarray = size[:, -2:].sum(-1) > _INTERPOLATED * size.max(-1)
+    return large
+
+
+def _known(bad: np.ndarray) -> int:
+    """Returns how many panels there are before the first bad one."""
     return int(np.argmax(bad)) if bad.any() else len(bad)
