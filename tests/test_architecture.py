@@ -246,6 +246,45 @@ def is_private(name: str) -> bool:
     )
 
 
+# Public names of neural-tangents: a nonlinearity of stax, and a distribution of predict.
+TWO_THINGS = {"Gaussian"}
+
+
+def names_of_two_things(modules: dict[str, ast.Module]) -> dict[str, list[str]]:
+    """Classes, however private, and public functions that are defined in several modules."""
+    found: dict[str, list[str]] = {}
+    for module, tree in modules.items():
+        for node in tree.body:
+            is_class = isinstance(node, ast.ClassDef)
+            is_public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+            if is_class or is_public:
+                found.setdefault(node.name.lstrip("_"), []).append(module)
+    return {name: where for name, where in found.items() if len({*where}) > 1}
+
+
+def test_one_thing_per_name():
+    found = names_of_two_things(read_modules(SOURCE))
+    assert found.keys() == TWO_THINGS, f"expected one thing per name, got {found}"
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_wrong"),
+    [
+        (["class A: pass", "class A: pass"], True),
+        (["class A: pass", "class _A: pass"], True),
+        (["def f(): pass", "def f(): pass"], True),
+        (["def f(): pass", "def _f(): pass"], False),
+        (["def _f(): pass", "def _f(): pass"], False),
+        (["class A:\n  def f(self): pass", "def f(): pass"], False),
+        (["from b import f", "def f(): pass"], False),
+        (["if x:\n  def f(): pass\nelse:\n  def f(): pass", "f = 1"], False),
+    ],
+)
+def test_names_of_two_things_are_found(texts, is_wrong):
+    modules = {str(i): ast.parse(text) for i, text in enumerate(texts)}
+    assert bool(names_of_two_things(modules)) == is_wrong
+
+
 def test_only_public_jax():
     uses = {name: private_uses(tree) for name, tree in read_modules(SOURCE).items()}
     uses = {name: names for name, names in uses.items() if names}

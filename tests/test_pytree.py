@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tolerance import assert_close
-from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
+from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, same_values, static
 from widelimit.layers.elementwise import ElementwiseLayer
 from widelimit.stax import Dense, Polynomial, Relu, serial
 
@@ -66,6 +66,39 @@ def test_other_leaves_stay():
     assert as_leaf(array) is array
     assert as_leaf(None) is None
     assert as_leaf([1, (2, array)]) == (1.0, (2.0, array))
+
+
+def test_equal_values_where_nan_is_nan():
+    x = np.array([[1.0, np.nan], [np.inf, 2.0]])
+    assert same_values(x, x.copy())
+    assert same_values(x.astype(np.float32), jnp.asarray(x))
+    assert same_values(jnp.asarray(x, jnp.bfloat16), jnp.asarray(x, jnp.bfloat16))
+    assert same_values(np.arange(3), np.arange(3.0))
+    assert same_values(np.array(["a"]), np.array(["a"]))
+    assert not same_values(x, np.where(np.isnan(x), 0.0, x))
+    assert not same_values(x, x[:1])
+    assert not same_values(np.arange(3), np.array([0.0, 1.0, np.nan]))
+
+
+def test_equal_trees():
+    x = np.ones(2)
+    assert same_values({"a": [x, 2, None]}, {"a": [jnp.ones(2), 2, None]})
+    assert not same_values([x, None], [None, x])
+    assert not same_values([x], (x,))
+    assert not same_values(x, None)
+    assert same_values(jax.random.key(1), jax.random.key(1))
+    assert not same_values(jax.random.key(1), jax.random.key(2))
+
+
+def test_traced_arrays_are_equal_to_themselves_alone():
+    seen = []
+
+    def look(x):
+        seen.append((same_values([x], [x]), same_values([x], [x + 0]), same_values(X, x)))
+        return x
+
+    jax.jit(look)(X)
+    assert seen == [(True, False, False)]
 
 
 def test_is_concrete():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _T = TypeVar("_T")
@@ -89,6 +90,33 @@ def is_concrete(*trees: Any) -> bool:
     except jax.errors.ConcretizationTypeError:
         return False
     return True
+
+
+def same_values(first: object, second: object) -> bool:
+    """Returns whether two trees are known to be equal: in structure, shapes and entries.
+
+    NaN is NaN. Traced arrays are equal to themselves alone.
+    """
+    if first is second:
+        return True
+    leaves, structure = jax.tree.flatten(first)
+    others, structure2 = jax.tree.flatten(second)
+    return structure == structure2 and all(map(_same_leaf, leaves, others))
+
+
+def _same_leaf(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
+    if not is_concrete(first, second):
+        return False
+    a, b = (np.asarray(jax.random.key_data(v) if is_random_key(v) else v) for v in (first, second))
+    has_nan = all(jnp.issubdtype(v.dtype, np.inexact) for v in (a, b))
+    return bool(np.array_equal(a, b, equal_nan=has_nan))
+
+
+def is_random_key(value: object) -> bool:
+    """Returns whether this is an array of random keys of the new kind."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def own(tree: Any) -> Any:

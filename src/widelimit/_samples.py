@@ -156,34 +156,40 @@ def join(first: Rows, second: Rows, axes: tuple[int, ...]) -> Rows:
 
 
 def check_finite(
-    x: np.ndarray, name: str, mask_constant: Any = None, dtype: np.dtype | None = None
+    name: str, x: Any, mask_constant: Any = None, dtype: np.dtype | None = None
 ) -> None:
-    """Raises if an array holds NaN or infinities that are not masked, without a copy of it all.
+    """Raises if a concrete array holds NaN or infinities, without a copy of it all.
 
     Args:
-      x: real numbers.
-      name: what errors call them.
-      mask_constant: entries equal to it are masked; NaN masks NaN.
+      name: what errors call it.
+      x: numbers; integers and traced arrays pass.
+      mask_constant: entries equal to it may be anything; NaN stands for all NaN.
       dtype: what they will be cast to; what overflows there is not finite. None for their own.
 
     Raises:
-      ValueError: how many there are, and the index of the first.
+      ValueError: how many there are, and the first with its index.
     """
-    dtype = dtype or x.dtype
-    step = max(1, _CHECKED_BYTES // max(x[:1].nbytes, 1))
+    if not is_concrete(x):
+        return
+    values = np.asarray(x)
+    dtype = dtype or values.dtype
+    if not jnp.issubdtype(values.dtype, np.inexact):
+        return
+    rows = np.atleast_1d(values)
+    step = max(1, _CHECKED_BYTES // max(rows[:1].nbytes, 1))
     count, first = 0, None
-    for start in range(0, len(x), step):
+    for start in range(0, len(rows), step):
         with np.errstate(over="ignore"):
-            rows = np.asarray(x[start : start + step]).astype(dtype, copy=False)
-        finite = finite_or_masked(rows, mask_constant)
+            piece = rows[start : start + step].astype(dtype, copy=False)
+        finite = finite_or_masked(piece, mask_constant)
         if not finite.all():
             count += int((~finite).sum())
             row, *rest = (int(i) for i in np.argwhere(~finite)[0])
-            first = first or (start + row, *rest)
+            first = first or (start + row, *rest)[: values.ndim]
     if count:
         raise ValueError(
-            f"expected finite inputs (in {dtype}), got {count} NaN or infinite values in {name}, "
-            f"the first at index {first}"
+            f"expected {name} to be finite, got {count} of {values.size} entries that are not "
+            f"(in {dtype}), the first at index {first}: {values[first]}"
         )
 
 
@@ -202,13 +208,6 @@ def finite_or_masked(x: Any, mask_constant: Any) -> Any:
         return np.ones_like(finite)
     constant = float(mask_constant)
     return finite | (np.isnan(x) if np.isnan(constant) else x == constant)
-
-
-def same_values(first: Any, second: Any) -> bool:
-    """Returns whether two concrete arrays have the same shape and entries; NaN is NaN."""
-    a, b = np.asarray(first), np.asarray(second)
-    has_nan = all(jnp.issubdtype(v.dtype, np.inexact) for v in (a, b))
-    return bool(np.array_equal(a, b, equal_nan=has_nan))
 
 
 def place(rows: Rows, axes: tuple[int, ...], devices: list[Any], split: bool) -> Rows:

@@ -261,14 +261,14 @@ class KernelFn(NetFunction):
         check_unmixed(mixing_layer(site))
 
 
-class _Call(NamedTuple):
+class _Query(NamedTuple):
     """A network and what is asked of it, beside the samples.
 
     Attributes:
       net: the network.
       shape: shape of x1, or a tree of shapes.
       options: what is asked for.
-      unusual: what only plain JAX computes about the call, in words; None if nothing.
+      unusual: what only plain JAX computes about it, in words; None if nothing.
     """
 
     net: Layer
@@ -299,42 +299,42 @@ class _Input(NamedTuple):
 
 def _evaluate(net: Layer, x1: Any, x2: Any, get: Any, patterns: Any, options: Options) -> Any:
     """Returns the kernels between inputs that `as_inputs` has converted."""
-    call = _call(net, x1, x2, patterns, options)
+    query = _query(net, x1, x2, patterns, options)
     # Equal inputs on two graphs are two inputs.
     symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
     share = symmetric and shares_x1(x1, x2)
     first, second = _Input(x1, patterns[0]), _Input(x1 if x2 is None else x2, patterns[1])
     other = None if symmetric else second
     if options.diagonal_batch is False and {"cov1", "cov2", "diagonal_batch"} & {*parse_get(get)}:
-        return select_fields(_full_batch(call, get, first, other, share), get)
-    engine = call.engine(get)
-    sides = call.prepared(engine, first), call.prepared(engine, other)
+        return select_fields(_full_batch(query, get, first, other, share), get)
+    engine = query.engine(get)
+    sides = query.prepared(engine, first), query.prepared(engine, other)
     return answer(engine, *sides, get, share)
 
 
-def _call(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Call:
+def _query(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Query:
     if holds_kernels(x1):
-        return _Call(net, (), options, "the inputs are Kernels")
+        return _Query(net, (), options, "the inputs are Kernels")
     unusual = options.unusual(patterns)
     if not (is_concrete_network(net) and is_concrete(x1, x2, options.mask_constant, patterns)):
         unusual = "the network or its inputs are traced"
-    return _Call(net, tree_shapes(x1), options, unusual)
+    return _Query(net, tree_shapes(x1), options, unusual)
 
 
-def _full_batch(call: _Call, get: Any, first: _Input, second: _Input | None, share: bool) -> Any:
+def _full_batch(query: _Query, get: Any, first: _Input, second: _Input | None, share: bool) -> Any:
     """Returns kernels with covariances between all samples of each side in cov1 and cov2."""
     if holds_kernels(first.x):
         raise NotImplementedError(
             "expected arrays with diagonal_batch=False, got a Kernel: pass the inputs instead"
         )
-    engine, square = call.engine(get), call.engine("nngp")
+    engine, square = query.engine(get), query.engine("nngp")
     if not (isinstance(engine, NetworkEngine) and isinstance(square, NetworkEngine)):
         raise NotImplementedError(
             f"expected an engine of widelimit with diagonal_batch=False, got {engine.name!r}"
         )
-    result = engine.kernels(call.prepared(engine, first), call.prepared(engine, second), share)
-    full1 = square.kernels(call.prepared(square, first), None, True)
-    full2 = full1 if second is None else square.kernels(call.prepared(square, second), None, True)
+    result = engine.kernels(query.prepared(engine, first), query.prepared(engine, second), share)
+    full1 = square.kernels(query.prepared(square, first), None, True)
+    full2 = full1 if second is None else square.kernels(query.prepared(square, second), None, True)
 
     def join(kernel: Any, one: Any, two: Any) -> Any:
         if not isinstance(kernel, Kernel):

@@ -206,7 +206,7 @@ def test_errors():
     kernel_fn = monte_carlo_kernel_fn(INIT, APPLY, KEY, 1)
     with pytest.raises(TypeError, match="expected no rng, got one"):
         kernel_fn(X1, rng=KEY)
-    with pytest.raises(ValueError, match="expected get to be None or some of"):
+    with pytest.raises(ValueError, match="expected get to be None, one of nngp, ntk"):
         kernel_fn(X1, None, "cov1")
     for wrong, got in (({"params": {}}, "dict"), ((1, 2, 3), "3 values")):
         with pytest.raises(TypeError, match=rf"to return \(output_shape, params\), got {got}"):

@@ -5,7 +5,7 @@ import pytest
 
 from widelimit import stax
 from widelimit.predict import gp_inference, gradient_descent_mse_ensemble
-from widelimit.predict.selection import check_is_array, check_is_kernel, parse_get
+from widelimit.predict.selection import check_is_array, check_is_kernel
 
 
 def test_one_kernel_is_told_from_several():
@@ -23,15 +23,6 @@ def test_what_makes_kernels_is_no_kernel():
             check_is_kernel("k", other)
     for kernel in [np.eye(2), SimpleNamespace(ntk=np.eye(2)), [[1.0]]]:
         check_is_kernel("k", kernel)
-
-
-def test_what_is_asked_for():
-    assert parse_get(None) == ("nngp", "ntk")
-    assert parse_get(["NTK", "ntkgp"]) == ("ntk", "ntkgp")
-    for get in [np.ones((50, 200)), ("ntk", np.ones((50, 200))), 1, {"ntk": 1}, "all", ()]:
-        with pytest.raises(ValueError, match="expected get to be None, one of") as caught:
-            parse_get(get)
-        assert len(str(caught.value)) < 200
 
 
 def test_kernels_in_a_dict():

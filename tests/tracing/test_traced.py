@@ -11,7 +11,7 @@ import pytest
 import widelimit as wl
 from tests.tolerance import assert_close
 from widelimit import stax
-from widelimit.tracing.traced import Program, Snapshot, trace
+from widelimit.tracing.traced import Snapshot, TracedFunction, trace
 
 X = jnp.arange(6.0).reshape(3, 2) / 5 + 0.1
 PARAMS = jnp.array([[0.5], [-0.25]])
@@ -496,7 +496,7 @@ class TestPrograms:
 
     def test_give_what_the_function_gives(self):
         program, constants = trace(lambda p, x: {"out": jax.nn.silu(x @ p) + X[:, :1]}, PARAMS, X)
-        assert isinstance(program, Program)
+        assert isinstance(program, TracedFunction)
         assert_close(program(constants, PARAMS, X)["out"], jax.nn.silu(X @ PARAMS) + X[:, :1])
 
 

@@ -50,7 +50,7 @@ def parameter_movement(params: Params, params0: Params) -> jax.Array:
       >>> float(parameter_movement({"w": jnp.full(3, 1.5)}, {"w": jnp.ones(3)}))
       0.5
     """
-    check_alike(params, params0)
+    check_params(params, params0)
     moved = norm(difference(params, params0)) / norm(params0)
     if is_concrete(moved) and not bool(jnp.isfinite(moved)):
         raise ValueError(
@@ -88,7 +88,7 @@ def linearisation_gap(
       >>> float(gap.absolute), float(gap.relative)  # 9 instead of 1 + 2 (3 - 1)
       (4.0, 0.5)
     """
-    check_alike(params, params0)
+    check_params(params, params0)
     gap = gap_of(in_chunks(f, batch_size), params, params0, x)
     if is_concrete(gap.absolute) and not bool(jnp.isfinite(gap.absolute)):
         raise ValueError(f"expected finite outputs of f, got a gap of {gap.absolute}")
@@ -130,7 +130,7 @@ def _wide(leaf: Any) -> jax.Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def check_alike(params: Any, params0: Any, name: str = "params") -> None:
+def check_params(params: Any, params0: Any, name: str = "params") -> None:
     """Raises unless both are trees of floating-point arrays of the same shapes.
 
     Raises:

@@ -17,7 +17,7 @@ from widelimit._text import text_table
 from widelimit.diagnostics.chunked import in_chunks
 from widelimit.diagnostics.curvature import RelativeScale, relative_scale
 from widelimit.diagnostics.figure import draw
-from widelimit.diagnostics.movement import check_alike, gap_of, parameter_movement
+from widelimit.diagnostics.movement import check_params, gap_of, parameter_movement
 from widelimit.diagnostics.similarity import (
     axes_of_outputs,
     effective_rank,
@@ -195,7 +195,7 @@ def report(
             kernel0 = ntk_fn(x, None, params)
             if curvature and y is not None:
                 scale = relative_scale(f, params, x, y, subset=subset, batch_size=batch_size)
-        check_alike(params, params0, f"path[{len(rows)}]")
+        check_params(params, params0, f"path[{len(rows)}]")
         kernel = ntk_fn(x, None, params) if rows else kernel0
         points = params, params0, x
         found = compiled(functools.partial(gap_of, chunked), *points)(*points)

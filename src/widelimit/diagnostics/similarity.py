@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from widelimit._pytree import is_concrete
-from widelimit.finite.empirical.axes import Axes, contract, resolve_axes
+from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_of_arrays, resolve_axes
 from widelimit.predict.matrices import to_matrix
-from widelimit.typing import Axes as AxesLike
 from widelimit.typing import HermitianKernel, Outputs, TargetsLike
+from widelimit.typing import KernelAxes as AxesLike
 
 
 def kernel_drift(kernel: HermitianKernel, kernel0: HermitianKernel) -> jax.Array:
@@ -112,7 +112,7 @@ def target_alignment(
             f"expected a kernel of shape {expected} for y of shape {y.shape} and trace_axes "
             f"{trace_axes}, got {kernel.shape}"
         )
-    return kernel_alignment(kernel, contract(y, y.conj(), axes, y.ndim), centred=centred)
+    return kernel_alignment(kernel, kernel_of_arrays(y, y.conj(), axes, y.ndim), centred=centred)
 
 
 def effective_rank(kernel: HermitianKernel) -> jax.Array:
@@ -159,7 +159,7 @@ def effective_rank(kernel: HermitianKernel) -> jax.Array:
     return rank
 
 
-def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> Axes:
+def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> KernelAxes:
     """Returns the trace axes of outputs of a shape.
 
     Raises:

@@ -48,13 +48,11 @@ class Workload:
         return self.samples + (self.others or 0)
 
 
-def kept_arrays(get: Any, signal: Any) -> int:
-    """Returns how many covariances are kept per entry where `get` is asked of `kernel_fn`."""
-    names = (get,) if isinstance(get, str) else get
+def kept_arrays(fields: tuple[str, ...], signal: Any) -> int:
+    """Returns how many covariances are kept per entry where these fields are asked for."""
     while not isinstance(signal, Signal):
         signal = signal[0]
-    tangent = names is None or "ntk" in [str(name).lower() for name in names]
-    return 1 + tangent + (not signal.spatial)
+    return 1 + ("ntk" in fields) + (not signal.spatial)
 
 
 def entries(need: Any, signal: Any) -> int:
@@ -100,7 +98,7 @@ def peak_bytes(net: Layer, site: Site, load: Workload) -> int:
     Counted are the inputs of all networks that are being walked, and the input, the output and
     the temporaries of the layer at work. Measured: see docs/offsets.md.
     """
-    return _Walk(load).run(net, site)
+    return _MemoryWalk(load).run(net, site)
 
 
 def _product_bytes(need: Any, signal: Any, load: Workload) -> int:
@@ -114,7 +112,7 @@ def _product_bytes(need: Any, signal: Any, load: Workload) -> int:
 
 
 @dataclasses.dataclass
-class _Walk:
+class _MemoryWalk:
     """A walk over a network that keeps account of what is alive."""
 
     load: Workload

@@ -111,12 +111,11 @@ def answer(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> An
     """
     if isinstance(engine, NetworkEngine):
         return select_fields(engine.kernels(first, second, share), get)
-    names = parse_get(get)
-    if not set(names) <= set(_COMPUTED):
-        raise ValueError(
-            f"expected get to be one of {', '.join(_COMPUTED)}, or a tuple of them, for an engine "
-            f"of your own, got {get!r}"
-        )
+    try:
+        names = parse_get(get, _COMPUTED, default=())
+    except ValueError as error:
+        error.add_note("an engine of your own computes no others")
+        raise
     found = engine.pairs(first, second)
     missing = [name for name in names if name not in found]
     if missing:

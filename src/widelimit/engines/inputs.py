@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._pytree import as_leaf, is_concrete
-from widelimit._samples import check_finite, same_values
+from widelimit._pytree import as_leaf, is_concrete, same_values
+from widelimit._samples import check_finite
 from widelimit.covariance.signal import is_branches
 from widelimit.kernel.kernel import Kernel
 from widelimit.kernel.masking import MaskedArray
@@ -65,7 +65,7 @@ def _check_all_finite(x: Any, name: str, mask_constant: Any) -> None:
             _check_all_finite(part, f"{name}[{i}]", mask_constant)
     elif x is not None:
         # What overflows in the working dtype is not finite either.
-        check_finite(np.asarray(x), name, mask_constant, working_dtype())
+        check_finite(name, x, mask_constant, working_dtype())
 
 
 def working_dtype() -> np.dtype:
@@ -123,8 +123,7 @@ def _convert(x: Any, name: str, mask_constant: Any) -> Any:
     if mask_constant is not None and x.dtype != cast.dtype:
         # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
         cast = jnp.where(x == as_leaf(mask_constant), mask_constant, cast)
-    if is_concrete(cast):
-        check_finite(np.asarray(cast), name, mask_constant)
+    check_finite(name, cast, mask_constant)
     return cast
 
 
@@ -153,12 +152,8 @@ def same_inputs(x1: Any, x2: Any) -> bool:
     if is_branches(x1):
         others = (None,) * len(x1) if x2 is None else x2
         return all(same_inputs(a, b) for a, b in zip(x1, others, strict=True))
-    if x2 is None or x2 is x1:
-        return True
-    if x1.shape != x2.shape or not is_concrete(x1, x2):
-        return False
     # NaN is legal where it stands for a masked entry.
-    return same_values(x1, x2)
+    return x2 is None or same_values(x1, x2)
 
 
 def as_patterns(pattern: Any) -> tuple[Any, Any]:
@@ -180,12 +175,7 @@ def as_patterns(pattern: Any) -> tuple[Any, Any]:
 def same_patterns(patterns: tuple[Any, Any], shared: bool) -> bool:
     """Returns whether both graph patterns are the same; None for x2 stands for x1's if shared."""
     first, second = patterns
-    if second is first or (second is None and shared):
-        return True
-    leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
-    if len(leaves1) != len(leaves2) or not is_concrete(first, second):
-        return False
-    return all(map(same_values, leaves1, leaves2))
+    return (second is None and shared) or same_values(first, second)
 
 
 def shares_x1(x1: Any, x2: Any) -> bool:

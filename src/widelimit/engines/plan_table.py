@@ -23,6 +23,7 @@ from widelimit.engines.cost import (
 )
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import bare_site, check_unmixed, mixing_layer
+from widelimit.kernel.get import parse_get
 from widelimit.layers.base import Layer, Site, as_shape, inner_layers, located
 from widelimit.layers.combine import Repeat
 from widelimit.typing import Get, Shapes
@@ -227,7 +228,7 @@ def plan(net: Layer, shape: Shapes, get: Get = ("nngp", "ntk")) -> Plan:
     first = site.signal_in
     while not isinstance(first, Signal):
         first = first[0]
-    load = Workload(first.n1, kept_arrays(get, first), dtype.itemsize)
+    load = Workload(first.n1, kept_arrays(parse_get(get), first), dtype.itemsize)
     rows = (_input_row(site), *_walk(inner, site, 0))
     memory = peak_bytes(inner, site, load)
     return Plan(rows, load, memory, mixing_layer(site), choose_engine(net, shape))

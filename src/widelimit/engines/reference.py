@@ -271,7 +271,7 @@ def _output_need(net: Layer, signal: Any, request: Request) -> Any:
 def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool) -> Any:
     """Returns the covariances of arrays or of trees of arrays."""
     if isinstance(signal, Signal):
-        return run_compiled(_masked_inputs, x1, x2, masks, _Inputs(signal, need, tangent))
+        return run_compiled(_masked_inputs, x1, x2, masks, _Entrance(signal, need, tangent))
     parts = []
     for i, part in enumerate(signal):
         inner = tuple(None if m is None else m[i] for m in masks)
@@ -280,7 +280,7 @@ def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool)
 
 
 @pytree
-class _Inputs:
+class _Entrance:
     """What is static where inputs become covariances.
 
     Attributes:
@@ -294,7 +294,7 @@ class _Inputs:
     tangent: bool = static()
 
 
-def _masked_inputs(x1: Any, x2: Any, masks: Any, entry: _Inputs) -> Covariances:
+def _masked_inputs(x1: Any, x2: Any, masks: Any, entry: _Entrance) -> Covariances:
     cov = input_covariances(x1, x2, entry.signal, entry.need, entry.tangent)
     return mask_covariances(cov, masks)
 

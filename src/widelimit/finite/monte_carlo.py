@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +15,9 @@ from widelimit._pytree import own
 from widelimit.finite.empirical import NtkImplementation, empirical_kernel_fn
 from widelimit.gram.batch import batch
 from widelimit.gram.devices import resolve_devices
+from widelimit.kernel.get import KERNELS, named_tuple
 from widelimit.tracing.traced import compiled
 from widelimit.typing import ApplyFunction, Axes, Get, InitFunction, Inputs, Key, Size, VmapAxes
-
-_NAMES = ("nngp", "ntk")
 
 
 class Estimate(NamedTuple):
@@ -305,15 +302,11 @@ def _takes_rng(apply_fn: Any) -> bool:
 
 def _named(kernels: Any) -> Any:
     """Returns the tree with named tuples of kernels named after this module."""
-    return jax.tree.map(
-        lambda k: _named_tuple(k._fields)(*k) if _is_named(k) else k, kernels, is_leaf=_is_named
-    )
 
+    def is_named(value: Any) -> bool:
+        return isinstance(value, tuple) and {*getattr(value, "_fields", ("",))} <= {*KERNELS}
 
-def _is_named(value: Any) -> bool:
-    return isinstance(value, tuple) and set(getattr(value, "_fields", ("",))) <= set(_NAMES)
+    def renamed(value: Any) -> Any:
+        return named_tuple("MonteCarloKernel", value._fields)(*value) if is_named(value) else value
 
-
-@functools.lru_cache(maxsize=8)
-def _named_tuple(names: tuple[str, ...]) -> Any:
-    return collections.namedtuple("MonteCarloKernel", names)
+    return jax.tree.map(renamed, kernels, is_leaf=is_named)

@@ -13,9 +13,8 @@ from widelimit.gram.compute import compute, kernel_fn_of, make_tiler, unwrapped
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, parse_memory
 from widelimit.gram.storage import Disk, Memory, Storage, check_path
+from widelimit.kernel.get import KERNELS, parse_get
 from widelimit.typing import Bytes, Devices, Get, Inputs, NetworkLike
-
-_NAMES = ("nngp", "ntk")
 
 
 def gram(
@@ -71,7 +70,11 @@ def gram(
       >>> kernels.ntk.shape, bool((kernels.ntk == kernels.ntk.T).all())
       ((100, 100), True)
     """
-    names = _check_get(get)
+    try:
+        names = parse_get(get, KERNELS, default=())
+    except ValueError as error:
+        error.add_note("wl.batch computes whole Kernels in tiles")
+        raise
     budget, where = parse_memory(memory), resolve_devices(devices)
     files = None if out is None else _paths(out, get, names)
     kernel_fn, kernel_kwargs = unwrapped(kernel_fn_of(net_or_kernel_fn), kernel_kwargs)
@@ -81,22 +84,6 @@ def gram(
         grid = choose_grid(tiler, budget, len(where))
         storage: Storage = Memory() if files is None else Disk(files)
         return compute(tiler, grid, get, storage, progress)
-
-
-def _check_get(get: Get) -> tuple[str, ...]:
-    """Returns the names of the kernels.
-
-    Raises:
-      ValueError: other names, one twice, or none.
-    """
-    names = tuple(get) if isinstance(get, list | tuple) else (get,)
-    lower = tuple(str(name).lower() for name in names)
-    if not lower or not set(lower) <= set(_NAMES) or len(set(lower)) < len(lower):
-        raise ValueError(
-            f"expected get to be one of {_NAMES}, or a tuple of both, got {get!r}: wl.batch "
-            "computes whole Kernels in tiles"
-        )
-    return lower
 
 
 def _paths(out: Any, get: Any, names: tuple[str, ...]) -> dict[str, Path]:

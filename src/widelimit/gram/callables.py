@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._pytree import is_concrete
-from widelimit._samples import Rows, Samples, check_finite, count_rows, join, place, same_values
+from widelimit._pytree import is_concrete, same_values
+from widelimit._samples import Rows, Samples, check_finite, count_rows, join, place
 from widelimit.gram.fields import Layout, block, relates_equal
 from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import tile_costs
@@ -23,7 +23,7 @@ _TARGET_BYTES = 2**26
 _UNKNOWN = 16
 
 
-class Piece(NamedTuple):
+class InputPiece(NamedTuple):
     """Some samples, as tiles of any kernel function read them.
 
     Attributes:
@@ -75,11 +75,10 @@ class CallableTiler:
         self._sides = self._both_sides(inputs, pairs, _batch_axes(kernel_fn, inputs[0], kwargs))
         for name, side in zip(("x1", "x2"), self._sides[: 1 + self.given_x2], strict=False):
             for leaf in jax.tree.leaves(side.x):
-                if is_concrete(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
-                    check_finite(leaf, name, kwargs.get("mask_constant"))
+                check_finite(name, leaf, kwargs.get("mask_constant"))
         first, second = self._sides
-        self._equal = _equal(first.x, second.x)
-        self._equal_extras = _equal(first.extras, second.extras)
+        self._equal = same_values(first.x, second.x)
+        self._equal_extras = same_values(first.extras, second.extras)
         self.same = not self.given_x2 and self._equal_extras
         self._costs: tuple[float, float] | None = None
 
@@ -171,25 +170,25 @@ class CallableTiler:
         """Returns the kernels of one sample of x1 with one of x2."""
         return self._call(*(self._few(side, 1) for side in (0, 1)))
 
-    def rows(self, side: int, start: int, stop: int, size: int) -> Piece:
+    def rows(self, side: int, start: int, stop: int, size: int) -> InputPiece:
         """Returns samples start to stop of x1 (0) or x2 (1), the last repeated up to `size`."""
-        return Piece(start, self._sides[side].cut(start, stop, size))
+        return InputPiece(start, self._sides[side].cut(start, stop, size))
 
-    def prepare(self, rows: Piece) -> Piece:
+    def prepare(self, rows: InputPiece) -> InputPiece:
         """Returns the samples as they are: functions read arrays of NumPy, or of JAX if given."""
-        return Piece(rows.start, self._placed(rows.rows, split=False))
+        return InputPiece(rows.start, self._placed(rows.rows, split=False))
 
-    def tile(self, first: Piece, second: Piece | None) -> Any:
+    def tile(self, first: InputPiece, second: InputPiece | None) -> Any:
         """Returns the kernels between two sets of samples, or of one with itself (None)."""
         if second is None:
             return self._call(self._placed(first.rows, split=True), None, self._key(first, first))
         aligned = self.given_x2 and self._equal and first.start == second.start
-        if not aligned and _equal(first.rows.x, second.rows.x):
+        if not aligned and same_values(first.rows.x, second.rows.x):
             return self._between_copies(first, second)
         rows = self._placed(first.rows, split=True), self._placed(second.rows, split=False)
         return self._call(*rows, self._key(first, second))
 
-    def _between_copies(self, first: Piece, second: Piece) -> Any:
+    def _between_copies(self, first: InputPiece, second: InputPiece) -> Any:
         """Returns the kernels between different samples that happen to be equal.
 
         A kernel function may take equal inputs for the same ones, whose dropout or noise is shared.
@@ -213,7 +212,9 @@ class CallableTiler:
         """The first sample that differs between x1 and x2, which are of one number."""
         first, second = (side.cut for side in self._sides)
         counts = range(self.counts[0])
-        return next(k for k in counts if not _equal(first(k, k + 1, 1).x, second(k, k + 1, 1).x))
+        return next(
+            k for k in counts if not same_values(first(k, k + 1, 1).x, second(k, k + 1, 1).x)
+        )
 
     @property
     def aligned(self) -> bool:
@@ -252,7 +253,7 @@ class CallableTiler:
     def _get(self) -> Any:
         return self._args[0] if self._args else None
 
-    def _key(self, first: Piece, second: Piece) -> Any:
+    def _key(self, first: InputPiece, second: InputPiece) -> Any:
         """Returns a random key of the tile; the given one for the first."""
         if first.start == second.start == 0:
             return self._rng
@@ -296,18 +297,6 @@ def _batch_axes(
 
 def _named_axes(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kwargs.items() if k in ("batch_axis", "channel_axis")}
-
-
-def _equal(first: Any, second: Any) -> bool:
-    """Returns whether trees have equal arrays."""
-    if first is second:
-        return True
-    leaves1, leaves2 = jax.tree.leaves(first), jax.tree.leaves(second)
-    if len(leaves1) != len(leaves2):
-        return False
-    if not is_concrete(leaves1, leaves2):
-        return all(a is b for a, b in zip(leaves1, leaves2, strict=True))
-    return all(map(same_values, leaves1, leaves2))
 
 
 def _bytes(result: Any) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import is_concrete, same_values
 from widelimit.gram.callables import CallableTiler, is_pair
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
 from widelimit.gram.kernels import KernelTiler
-from widelimit.gram.layout import same_constant, totals_refused
+from widelimit.gram.layout import totals_refused
 from widelimit.gram.progress import progress_bar
 from widelimit.gram.sizes import Grid, choose_grid
 from widelimit.gram.storage import Memory, Storage
@@ -297,12 +297,12 @@ class _Assembly:
         spans = slice(*ends[0]), slice(*ends[1])
         given = {part.key: part for part in self._parts(tile)}
         for part in self._found:
-            if part.place.sides and not self._tells(part, place):
+            if part.samples.sides and not self._tells(part, place):
                 continue
             target = self._arrays[part.key]
             index = part.index(spans)
             value = self._entries(part, given.get(part.key), target[index].shape, ends)
-            if not part.place.sides and place != (0, 0) and not same_constant(target, value):
+            if not part.samples.sides and place != (0, 0) and not same_values(target, value):
                 raise totals_refused(part.key, value)
             target[index] = value
             if part.is_pairs and self._mirrors and place[0] != place[1]:
@@ -320,7 +320,7 @@ class _Assembly:
             found = value[part.index((slice(counts[0]), slice(counts[1])))]
             fit = (
                 value.shape[axis] in (counts[side], self._grid.sizes[side])
-                for side, axis in zip(part.place.sides, part.place.axes, strict=True)
+                for side, axis in zip(part.samples.sides, part.samples.axes, strict=True)
             )
             if all(fit) and found.shape == shape:
                 return found
@@ -335,9 +335,9 @@ class _Assembly:
         i, j = place
         if part.is_pairs:
             return i <= j or not self._mirrors
-        if part.place.diagonal or (self._tiler.same and part.place.sides):
+        if part.samples.diagonal or (self._tiler.same and part.samples.sides):
             return i == j
-        return bool(part.place.sides) and place[1 - part.place.sides[0]] == 0
+        return bool(part.samples.sides) and place[1 - part.samples.sides[0]] == 0
 
 
 class _Pieces:

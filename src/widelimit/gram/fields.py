@@ -19,7 +19,7 @@ SIDES = {"cov1": ROWS, "mask1": ROWS, "cov2": COLUMNS, "mask2": COLUMNS}
 FLAG = "x1_is_x2"
 
 
-class Place(NamedTuple):
+class SampleAxes(NamedTuple):
     """Where the samples are in one array.
 
     Attributes:
@@ -33,13 +33,13 @@ class Place(NamedTuple):
     diagonal: bool = False
 
 
-Layout = dict[str, Place]
-"""Places by where in a result the arrays stand, as text."""
+Layout = dict[str, SampleAxes]
+"""Axes of samples, by where in a result the arrays stand, as text."""
 
 
 def relates_equal(layout: Layout | None) -> bool:
     """Returns whether there are arrays that relate equal samples of x1 and x2 only."""
-    return any(place.diagonal for place in (layout or {}).values())
+    return any(samples.diagonal for samples in (layout or {}).values())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,38 +49,38 @@ class Part:
     Attributes:
       key: where in the result it stands, as text.
       value: the array.
-      place: where the samples are in it.
+      samples: where they are in it.
       paired: whether all axes come in pairs (n1, n2, H, H, ...); None if that is not known.
     """
 
     key: str
     value: Any
-    place: Place
+    samples: SampleAxes
     paired: bool | None
 
     @property
     def is_pairs(self) -> bool:
         """Whether it relates x1 and x2."""
-        return self.place.sides == PAIRS
+        return self.samples.sides == PAIRS
 
     @property
     def mirrors(self) -> bool:
         """Whether the kernel of x2 with x1 follows from that of x1 with x2."""
         if jnp.issubdtype(self.value.dtype, jnp.complexfloating):
             return False  # it may be the conjugate, or not
-        return np.ndim(self.value) == 2 or (self.paired is not None and self.place.axes == PAIRS)
+        return np.ndim(self.value) == 2 or (self.paired is not None and self.samples.axes == PAIRS)
 
     def index(self, spans: tuple[slice, slice]) -> tuple[slice, ...]:
         """Returns the index of the samples in a span on each side."""
         index = [slice(None)] * np.ndim(self.value)
-        for side, axis in zip(self.place.sides, self.place.axes, strict=True):
+        for side, axis in zip(self.samples.sides, self.samples.axes, strict=True):
             index[axis] = spans[side]
         return tuple(index)
 
     def shape(self, counts: tuple[int, int]) -> tuple[int, ...]:
         """Returns the shape with other numbers of samples."""
         shape = list(np.shape(self.value))
-        for side, axis in zip(self.place.sides, self.place.axes, strict=True):
+        for side, axis in zip(self.samples.sides, self.samples.axes, strict=True):
             shape[axis] = counts[side]
         return tuple(shape)
 
@@ -117,7 +117,7 @@ def parts(
         elif layout is None:
             sides = SIDES.get(name_of(path, get), PAIRS)
             if np.ndim(leaf) >= len(sides):
-                found.append(Part(start, leaf, Place(sides, tuple(range(len(sides)))), paired))
+                found.append(Part(start, leaf, SampleAxes(sides, tuple(range(len(sides)))), paired))
         elif name_of(path, get) == FLAG:
             continue  # that of the first tile
         elif start not in layout or np.ndim(leaf) <= max(layout[start].axes, default=-1):
@@ -139,7 +139,7 @@ def name_of(path: Any, get: Any) -> str:
 def whole_parts(result: Any) -> list[Part]:
     """Returns the arrays of a result that holds all samples, whatever their axes are."""
     return [
-        Part(jax.tree_util.keystr(path), leaf, Place((), ()), None)
+        Part(jax.tree_util.keystr(path), leaf, SampleAxes((), ()), None)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result)
         if hasattr(leaf, "dtype")
     ]
@@ -158,8 +158,8 @@ def _kernel_parts(kernel: Kernel, start: str) -> list[Part]:
         if np.ndim(leaf):
             key = start + jax.tree_util.keystr(path)
             sides = SIDES.get(name, PAIRS)
-            place = Place(sides, tuple(range(axis, axis + len(sides))))
-            found.append(Part(key, leaf, place, not kernel.diagonal_spatial))
+            samples = SampleAxes(sides, tuple(range(axis, axis + len(sides))))
+            found.append(Part(key, leaf, samples, not kernel.diagonal_spatial))
     return found
 
 
@@ -199,8 +199,8 @@ def resized(kernels: Any, counts: tuple[int, int]) -> Any:
     """Returns kernels between other numbers of samples: the first ones, repeated where missing."""
     arrays = {}
     for part in parts(kernels, None, None):
-        sizes = tuple(counts[side] for side in part.place.sides)
-        arrays[part.key] = resize(part.value, part.place.axes, sizes)
+        sizes = tuple(counts[side] for side in part.samples.sides)
+        arrays[part.key] = resize(part.value, part.samples.axes, sizes)
     return rebuild(kernels, arrays, counts)
 
 
@@ -209,7 +209,7 @@ def block_at(kernels: Any, starts: tuple[Any, Any], sizes: tuple[int, int]) -> A
     arrays = {}
     for part in parts(kernels, None, None):
         value = part.value
-        for side, axis in zip(part.place.sides, part.place.axes, strict=True):
+        for side, axis in zip(part.samples.sides, part.samples.axes, strict=True):
             value = lax.dynamic_slice_in_dim(value, starts[side], sizes[side], axis)
         arrays[part.key] = value
     return rebuild(kernels, arrays, sizes)

@@ -19,14 +19,14 @@ from widelimit.gram.fields import (
     resized,
 )
 from widelimit.gram.layout import find_layout
-from widelimit.gram.liveness import peak_bytes
+from widelimit.gram.liveness import live_bytes
 from widelimit.gram.sizes import Grid
 from widelimit.kernel.kernel import Kernel, is_kernel
 
 _TARGET_BYTES = 2**26
 
 
-class Piece(NamedTuple):
+class KernelPiece(NamedTuple):
     """Some samples of kernels.
 
     Attributes:
@@ -152,9 +152,9 @@ class KernelTiler:
         first, second = (self._small(side) for side in (0, 1))
         kernels, kwargs = self._inputs(first, second)
         traced = jax.make_jaxpr(lambda k: self._kernel_fn(k, None, *self._args, **kwargs))(kernels)
-        return peak_bytes(traced) / max(first.span.stop * second.span.stop, 1)
+        return live_bytes(traced) / max(first.span.stop * second.span.stop, 1)
 
-    def _small(self, side: int) -> Piece:
+    def _small(self, side: int) -> KernelPiece:
         count = min(4, self.counts[side])
         return self.rows(side, 0, count, count)
 
@@ -162,17 +162,17 @@ class KernelTiler:
         """Returns the kernels of one sample of x1 with one of x2."""
         return self.tile(*(self.rows(side, 0, 1, 1) for side in (0, 1)))
 
-    def rows(self, side: int, start: int, stop: int, size: int) -> Piece:
+    def rows(self, side: int, start: int, stop: int, size: int) -> KernelPiece:
         """Returns samples start to stop of x1 (0) or x2 (1), never more."""
         del size
         span = slice(start, stop)
-        return Piece(span, jax.tree.map(lambda v: v[span], self._extras[side]))
+        return KernelPiece(span, jax.tree.map(lambda v: v[span], self._extras[side]))
 
-    def prepare(self, rows: Piece) -> Piece:
+    def prepare(self, rows: KernelPiece) -> KernelPiece:
         """Returns the samples as they are."""
         return rows
 
-    def tile(self, first: Piece, second: Piece | None) -> Any:
+    def tile(self, first: KernelPiece, second: KernelPiece | None) -> Any:
         """Returns what the function makes of a block of the kernels."""
         kernels, kwargs = self._inputs(first, second or first)
         return self._kernel_fn(kernels, None, *self._args, **kwargs)
@@ -203,7 +203,7 @@ class KernelTiler:
 
         return tile
 
-    def _inputs(self, first: Piece, second: Piece) -> tuple[Any, dict[str, Any]]:
+    def _inputs(self, first: KernelPiece, second: KernelPiece) -> tuple[Any, dict[str, Any]]:
         kernels = jax.tree.map(
             lambda k: k.slice(first.span, second.span), self._kernels, is_leaf=is_kernel
         )

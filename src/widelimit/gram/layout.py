@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import same_values
 from widelimit.gram.fields import (
     COLUMNS,
     FLAG,
@@ -20,7 +20,7 @@ from widelimit.gram.fields import (
     ROWS,
     SIDES,
     Layout,
-    Place,
+    SampleAxes,
     at,
     name_of,
 )
@@ -70,16 +70,16 @@ def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
     for key, (path, leaf) in few.items():
         if is_kernel(leaf) or name_of(path, get) == FLAG:
             continue
-        place = _place(key, counts, (np.shape(leaf), np.shape(more[key][1])))
+        samples = _sample_axes(key, counts, (np.shape(leaf), np.shape(more[key][1])))
         named = SIDES.get(name_of(path, get))
-        if len(place.sides) == 1 and place.diagonal and named:
-            place = Place(named, place.axes)
-        elif len(place.sides) == 1 and not place.diagonal and place.sides != named:
+        if len(samples.sides) == 1 and samples.diagonal and named:
+            samples = SampleAxes(named, samples.axes)
+        elif len(samples.sides) == 1 and not samples.diagonal and samples.sides != named:
             n1, n2 = counts[1]
             swapped = _leaves(example(n2 or n1, n1, False))
-            place = _shorter(key, place, n1, np.shape(swapped[key][1]))
-        layout[key] = place
-    constants = [key for key, place in layout.items() if not place.sides]
+            samples = _shorter(key, samples, n1, np.shape(swapped[key][1]))
+        layout[key] = samples
+    constants = [key for key, samples in layout.items() if not samples.sides]
     if constants and len(constants) == len(few):
         raise totals_refused(constants[0], few[constants[0]][1])
     if constants:
@@ -119,8 +119,8 @@ def _leaves(result: Any) -> dict[str, Any]:
     }
 
 
-def _place(key: str, counts: tuple[Counts, Counts], shapes: tuple[Any, Any]) -> Place:
-    """Returns the place of the samples, by the shapes for two pairs of numbers of samples.
+def _sample_axes(key: str, counts: tuple[Counts, Counts], shapes: tuple[Any, Any]) -> SampleAxes:
+    """Returns the axes of samples, by the shapes for two pairs of numbers of samples.
 
     Raises:
       ValueError: axes that fit neither, or too many.
@@ -140,24 +140,24 @@ def _place(key: str, counts: tuple[Counts, Counts], shapes: tuple[Any, Any]) -> 
             f"{more} for {_words(counts[1])}: pass all samples to the function at once"
         )
     sides = PAIRS if rows and columns else ROWS if rows else COLUMNS if columns else ()
-    return Place(sides, rows + columns, diagonal=equal and sides == ROWS)
+    return SampleAxes(sides, rows + columns, diagonal=equal and sides == ROWS)
 
 
-def _shorter(key: str, place: Place, least: int, shape: tuple[int, ...]) -> Place:
-    """Returns the place of equal samples if an axis is the shorter of those of x1 and x2.
+def _shorter(key: str, samples: SampleAxes, least: int, shape: tuple[int, ...]) -> SampleAxes:
+    """Returns the axis of equal samples if it is the shorter of those of x1 and x2.
 
     Args:
       key: where in the result the array stands.
-      place: the place for fewer samples in x1 than in x2.
+      samples: the axes for fewer samples in x1 than in x2.
       least: the number of samples of x2, when it has fewer.
       shape: of the array then.
 
     Raises:
       ValueError: it belongs to one of them.
     """
-    if place.sides == ROWS and shape[place.axes[0]] == least:
-        return place._replace(diagonal=True)
-    side = place.sides[0]
+    if samples.sides == ROWS and shape[samples.axes[0]] == least:
+        return samples._replace(diagonal=True)
+    side = samples.sides[0]
     raise ValueError(
         "expected a kernel function whose result has axes of samples of both x1 and x2, or of "
         f"equal samples, to put it together from tiles, got{at(key)} an array with samples of "
@@ -174,18 +174,8 @@ def _check_constants(keys: list[str], few: dict[str, Any], more: dict[str, Any])
       ValueError: they differ, or are not known.
     """
     for key in keys:
-        if not same_constant(few[key][1], more[key][1]):
+        if not same_values(few[key][1], more[key][1]):
             raise totals_refused(key, few[key][1])
-
-
-def same_constant(first: Any, second: Any) -> bool:
-    """Returns whether two values are known to be equal."""
-    if not is_concrete(first, second):
-        return False
-    if not hasattr(first, "dtype"):
-        return bool(type(first) is type(second) and first == second)
-    inexact = np.issubdtype(np.asarray(first).dtype, np.inexact)
-    return np.array_equal(np.asarray(first), np.asarray(second), equal_nan=bool(inexact))
 
 
 def totals_refused(key: str, value: Any) -> ValueError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def peak_bytes(jaxpr: Any) -> int:
+def live_bytes(jaxpr: Any) -> int:
     """Returns the most bytes alive at any time in a traced function, arguments included.
 
     Every operation is taken to write its result to memory, and results to be freed after their
@@ -24,7 +24,7 @@ def peak_bytes(jaxpr: Any) -> int:
     for i, eqn in enumerate(inner.eqns):
         out = sum(map(_size, eqn.outvars))
         given = sum(map(_size, eqn.invars))
-        inside = max((peak_bytes(sub) - given for sub in inner_functions(eqn)), default=0)
+        inside = max((live_bytes(sub) - given for sub in inner_functions(eqn)), default=0)
         peak = max(peak, live + max(out, inside))
         unused = sum(_size(v) for v in eqn.outvars if v not in last and v not in kept)
         done = {v for v in eqn.invars if _is_variable(v) and last[v] == i and v not in kept}
@@ -38,7 +38,7 @@ def tile_costs(trace: Callable[[int], Any]) -> tuple[float, float]:
     Args:
       trace: number of samples per side -> jaxpr of the tile.
     """
-    two, four = (peak_bytes(trace(n)) for n in (2, 4))
+    two, four = (live_bytes(trace(n)) for n in (2, 4))
     per_pair = max((four - 2 * two) / 8, two / 16)
     return per_pair, max((two - 4 * per_pair) / 4, 0.0)
 

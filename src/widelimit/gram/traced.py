@@ -94,8 +94,8 @@ class _Loop:
         rows, columns = (np.arange(len(self._grid.spans(side))) for side in (0, 1))
         every = np.array(list(itertools.product(rows, columns)), np.int32)
         own, keys = self._tiler.aligned, list(self._parts)
-        places = [part.place for part in self._parts.values()]
-        if not own and not any(place.diagonal for place in places):
+        sides = [part.samples for part in self._parts.values()]
+        if not own and not any(samples.diagonal for samples in sides):
             return [_Pass(every, False, keys, False)]
         equal, others = (every[(every[:, 0] == every[:, 1]) == wanted] for wanted in (True, False))
         pairs = [key for key, part in self._parts.items() if part.is_pairs]
@@ -142,6 +142,6 @@ class _Loop:
 
     def _written(self, array: Any, value: Any, part: Part, place: Any) -> Any:
         starts: list[Any] = [0] * array.ndim
-        for side, axis in zip(part.place.sides, part.place.axes, strict=True):
+        for side, axis in zip(part.samples.sides, part.samples.axes, strict=True):
             starts[axis] = place[side] * self._grid.sizes[side]
         return lax.dynamic_update_slice(array, value, starts)

@@ -17,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from widelimit._pytree import is_concrete
-
 Shape = tuple[int, ...]
 Index = tuple[int | slice, ...]
 
@@ -305,12 +303,3 @@ def _axes(axes: Any, ndim: int) -> Shape:
     if not all(-ndim <= axis < ndim for axis in numbers):
         raise ValueError(f"expected axes of a factor with {ndim} axes, got {numbers}")
     return tuple(axis % ndim for axis in numbers)
-
-
-def are_same(first: Any, second: Any) -> bool:
-    """Returns whether two arrays are one object, or concrete and equal."""
-    if first is second:
-        return True
-    if first is None or second is None or not is_concrete(first, second):
-        return False
-    return bool(np.array_equal(np.asarray(first), np.asarray(second)))

@@ -5,38 +5,66 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from widelimit._text import shown
 from widelimit.kernel.kernel import Kernel
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
+FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
+KERNELS = ("nngp", "ntk")
 
 
-def parse_get(get: Any) -> tuple[str, ...]:
-    """Returns the names of the `Kernel` fields asked for, in lower case.
+def parse_get(
+    get: object, allowed: tuple[str, ...] = FIELDS, default: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
+    """Returns the names asked for, in lower case.
+
+    Args:
+      get: a name, several, or None.
+      allowed: names that there are.
+      default: what None stands for: all of them as a rule, or nothing.
 
     Raises:
       ValueError: an unknown or repeated name, or none at all.
     """
-    if get is None:
-        return _FIELDS
-    names = get if isinstance(get, list | tuple) else (get,)
-    fields = _fields_named(tuple(map(str, names)))
-    if not fields:
+    default = allowed if default is None else default
+    given = default if get is None else get if isinstance(get, list | tuple) else (get,)
+    names = _names_of(tuple(map(str, given)), allowed)
+    if not names:
         raise ValueError(
-            f"expected get to be None, one of {', '.join(_FIELDS)}, or a tuple of distinct ones; "
-            f"got {get!r}"
+            f"expected get to be {'None, ' if default else ''}one of {', '.join(allowed)}, or a "
+            f"tuple of distinct ones, got {shown(get)}"
         )
-    return fields
+    return names
 
 
 @functools.lru_cache(maxsize=256)
-def _fields_named(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the fields of these names in lower case, none if one is unknown or repeated."""
-    lower = tuple(name.lower() for name in names)
-    good = set(lower) <= set(_FIELDS) and len(set(lower)) == len(lower)
-    return lower if good else ()
+def _names_of(given: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns names in lower case, none if one is unknown or repeated."""
+    lower = tuple(name.lower() for name in given)
+    return lower if len({*lower} & {*allowed}) == len(lower) else ()
+
+
+def as_asked(kind: str, get: object, names: tuple[str, ...], values: Iterable[object]) -> Any:
+    """Returns the one value if `get` was one name, else a named tuple of them.
+
+    Args:
+      kind: name of the type of tuples.
+      get: what was asked for.
+      names: what it was parsed to.
+      values: one for each name.
+    """
+    if isinstance(get, str):
+        (value,) = values
+        return value
+    return named_tuple(kind, names)(*values)
+
+
+@functools.lru_cache(maxsize=64)
+def named_tuple(kind: str, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
+    """Returns the type of named tuples of these fields: one for all, since JAX compares types."""
+    return collections.namedtuple(kind, names)
 
 
 def select_fields(result: Any, get: Any) -> Any:
@@ -57,9 +85,4 @@ def select_fields(result: Any, get: Any) -> Any:
     arrays = result if isinstance(result, Mapping) else vars(result)
     if isinstance(get, str):
         return arrays[names[0]]
-    return _named_tuple(names)(*(arrays[name] for name in names))
-
-
-@functools.lru_cache(maxsize=64)
-def _named_tuple(names: tuple[str, ...]) -> Any:
-    return collections.namedtuple("AnalyticKernel", names)
+    return named_tuple("AnalyticKernel", names)(*(arrays[name] for name in names))

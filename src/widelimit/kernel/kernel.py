@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from widelimit._pytree import pytree, static
+from widelimit._pytree import pytree, same_values, static
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.axes import (
     Index,
     Places,
     Product,
-    are_same,
     canonical_index,
     hide_pairs,
     plan_product,
@@ -193,7 +192,7 @@ class Kernel:
           NotImplementedError: a mask per channel.
         """
         mask1, mask2 = _as_mask(mask1), _as_mask(mask2)
-        if self.cov2 is None and mask2 is not None and not are_same(mask1, mask2):
+        if self.cov2 is None and mask2 is not None and not same_values(mask1, mask2):
             return self._with_x2().mask(mask1, mask2)
         shared = self.cov2 is None and mask2 is None
         signal = kernel_signal(self)
@@ -206,7 +205,7 @@ class Kernel:
         return self._mapped(
             lambda value, places, at: hide_pairs(value, places, (sides[at[0]], sides[at[1]]))
         ).replace(
-            x1_is_x2=self.x1_is_x2 if shared or are_same(mask1, mask2) else jnp.asarray(False),
+            x1_is_x2=self.x1_is_x2 if shared or same_values(mask1, mask2) else jnp.asarray(False),
             mask1=mask1,
             mask2=mask2,
         )
@@ -242,7 +241,7 @@ class Kernel:
             return self
         if other1 is None or other2 is None or jnp.ndim(other1) != jnp.ndim(other2):
             raise ValueError("expected two constants with as many axes as each other")
-        if self.cov2 is None and not are_same(other1, other2):
+        if self.cov2 is None and not same_values(other1, other2):
             whole = self._with_x2()
             return whole.dot_general(other1, other2, is_lhs, dimension_numbers)
         others = jnp.asarray(other1), jnp.asarray(other2)
@@ -253,7 +252,7 @@ class Kernel:
         shape1, shape2 = map(product.shape, (self.shape1, self.shape2), others)
         mask1 = product.mask(self.mask1, self.shape1, self.channel_axis, others[0])
         mask2 = product.mask(self.mask2, self.shape2, self.channel_axis, others[1])
-        same = are_same(other1, other2)
+        same = same_values(other1, other2)
 
         def pairs(value: Array, places: Places, sides: tuple[int, int]) -> Array:
             both = others[sides[0]], others[sides[1]]

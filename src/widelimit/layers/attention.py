@@ -21,7 +21,7 @@ from widelimit.kernel.masking import collapse, one_channel
 from widelimit.layers.affine import check_number, checked_width
 from widelimit.layers.base import Layer, Site, checked_axis
 from widelimit.layers.options import option_name
-from widelimit.layers.positions import cholesky, similarities
+from widelimit.layers.positions import similarities, similarity_factor
 from widelimit.typing import (
     Arrays,
     Function,
@@ -240,7 +240,7 @@ class GlobalSelfAttention(Layer):
                 f"input of shape {signal.shape1}"
             )
         if self.pos_emb_decay_fn is not None:
-            root = cholesky(self.pos_emb_decay_fn, self.pos_emb_p_norm, signal.spatial)
+            root = similarity_factor(self.pos_emb_decay_fn, self.pos_emb_p_norm, signal.spatial)
             features = jnp.asarray(root, features.dtype) @ features
         features = (self.W_pos_emb_std * features)[None]
         if self.pos_emb_type == "SUM":

@@ -20,7 +20,7 @@ from widelimit.covariance.stencil import Stencil, needed_offsets
 from widelimit.covariance.verbs import affine, stencils
 from widelimit.layers.affine import AffineLayer, checked_width
 from widelimit.layers.base import Site, check_one_input
-from widelimit.layers.dimension_numbers import Axes
+from widelimit.layers.dimension_numbers import DimensionNumbers
 from widelimit.layers.windows import PaddingLike, Windows, as_padding, as_sizes, wrap
 from widelimit.typing import (
     Arrays,
@@ -72,11 +72,11 @@ class ConvolutionLayer(AffineLayer):
         numbers = self.dimension_numbers
         put("dimension_numbers", tuple(numbers) if isinstance(numbers, list) else numbers)
         self._check_parameters()
-        Axes.parse(self.dimension_numbers, ndim)
+        DimensionNumbers.parse(self.dimension_numbers, ndim)
 
     @property
-    def axes(self) -> Axes:
-        return Axes.parse(self.dimension_numbers, len(self.filter_shape))
+    def axes(self) -> DimensionNumbers:
+        return DimensionNumbers.parse(self.dimension_numbers, len(self.filter_shape))
 
     @property
     def windows(self) -> Windows:

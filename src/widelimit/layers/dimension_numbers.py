@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Axes:
+class DimensionNumbers:
     """Where the axes of the input, the filter and the output of a convolution stand.
 
     Attributes:
@@ -22,7 +22,7 @@ class Axes:
     out: str
 
     @staticmethod
-    def parse(numbers: Any, ndim: int) -> Axes:
+    def parse(numbers: Any, ndim: int) -> DimensionNumbers:
         """Returns the axes from a triple of strings, channels last by default.
 
         Raises:
@@ -30,7 +30,7 @@ class Axes:
         """
         if numbers is None:
             letters = "".join(c for c in string.ascii_uppercase if c not in "NCIO")[:ndim]
-            return Axes(f"N{letters}C", f"{letters}IO", f"N{letters}C")
+            return DimensionNumbers(f"N{letters}C", f"{letters}IO", f"N{letters}C")
         try:
             lhs, rhs, out = numbers
         except (TypeError, ValueError):
@@ -52,7 +52,7 @@ class Axes:
                 f"expected dimension_numbers that name {ndim} spatial axes (the filter has {ndim}) "
                 f"and N and C, I and O, N and C, got {numbers!r}"
             )
-        return Axes(lhs, rhs, out)
+        return DimensionNumbers(lhs, rhs, out)
 
     def space(self, part: str) -> str:
         """Returns the spatial letters of 'lhs', 'rhs' or 'out', in order."""

@@ -27,7 +27,7 @@ def similarities(decay: Any, norm: Any, spatial: tuple[int, ...]) -> np.ndarray:
     return values
 
 
-def cholesky(decay: Any, norm: Any, spatial: tuple[int, ...]) -> np.ndarray:
+def similarity_factor(decay: Any, norm: Any, spatial: tuple[int, ...]) -> np.ndarray:
     """Returns the Cholesky factor of `similarities`.
 
     Raises:

@@ -7,35 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit._pytree import is_concrete, own
-from widelimit._samples import finite_or_masked
+from widelimit._samples import check_finite
 from widelimit._text import shown
 from widelimit.kernel.masking import is_masked_array, split_mask
 
-# Large arrays are checked so many rows at a time.
-_ROWS = 512
 
-
-def check_finite(name: str, x: Any, mask_constant: Any = None) -> None:
-    """Raise ValueError if a concrete array holds NaN or infinity: how many and where the first.
-
-    Entries equal to a `mask_constant` may be anything; NaN stands for all NaN.
-    """
-    if not is_concrete(x):
-        return
-    values = np.asarray(x)
-    if not jnp.issubdtype(values.dtype, jnp.inexact):
-        return
-    pieces = np.split(values, range(_ROWS, len(values), _ROWS)) if values.ndim else [values]
-    if not all(finite_or_masked(piece, mask_constant).all() for piece in pieces):
-        bad = ~finite_or_masked(values, mask_constant)
-        first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
-        raise ValueError(
-            f"expected {name} to be finite, got {int(bad.sum())} of {bad.size} entries that are "
-            f"not, the first at index {first}: {values[first]}"
-        )
-
-
-def check_inputs(name: str, x: Any, keywords: dict[str, Any]) -> None:
+def check_finite_inputs(name: str, x: Any, keywords: dict[str, Any]) -> None:
     """Raise ValueError if concrete inputs hold NaN or infinity that is not masked.
 
     Args:

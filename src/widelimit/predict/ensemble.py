@@ -1,7 +1,6 @@
 """Infinite ensembles of networks trained by gradient descent, from a kernel function and data."""
 
 import contextlib
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
-from widelimit._pytree import is_concrete, own
-from widelimit._samples import same_values
+from widelimit._pytree import is_concrete, own, same_values
 from widelimit._text import shown
 from widelimit.gram.compute import kernel_fn_of, kernels_between, unwrapped
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
+from widelimit.kernel.get import KERNELS, as_asked, parse_get
 from widelimit.predict.checks import (
     as_flag,
     as_targets,
-    check_inputs,
+    check_finite_inputs,
     check_scalar,
     test_set_advice,
 )
@@ -34,16 +33,14 @@ from widelimit.predict.posterior import Gaussian, needed_train_kernels, predict_
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
-    Get,
+    MODES,
     KernelArray,
-    is_array,
-    pack,
-    parse_get,
+    is_one_kernel,
     pick,
     prior_kernel,
 )
 from widelimit.predict.stepping import Descent
-from widelimit.typing import Bytes, Inputs, NetworkLike, Scalars, TargetsLike
+from widelimit.typing import Bytes, Get, Inputs, NetworkLike, Scalars, TargetsLike
 
 KernelFn = Callable[..., Any]
 
@@ -64,7 +61,7 @@ def call_kernel(
     """
     get = names[0] if len(names) == 1 else tuple(names)
     kernels = kernels_between(kernel_fn, x1, x2, get, memory, kwargs)
-    if apart and len(names) > 1 and is_array(kernels):
+    if apart and len(names) > 1 and is_one_kernel(kernels):
         raise ValueError(
             f"expected the result of kernel_fn for get={get} to hold both kernels, of which the "
             "covariance of trained networks is made, got a single array"
@@ -94,7 +91,7 @@ class EnsemblePrediction:
           ValueError: if inputs are not finite where they are not masked.
         """
         kernel_fn = kernel_fn_of(kernel_fn)
-        check_inputs("x_train", x_train, unwrapped(kernel_fn, kernel_kwargs)[1])
+        check_finite_inputs("x_train", x_train, unwrapped(kernel_fn, kernel_kwargs)[1])
         self._kernel_fn, self._x, self._y = kernel_fn, own(x_train), y_train
         self._learning_rate, self._descent = own(learning_rate), descent
         self._ridge, self._kwargs = ridge, own(kernel_kwargs)
@@ -136,15 +133,17 @@ class EnsemblePrediction:
         Warns:
           RuntimeWarning: if a concrete training kernel is singular by rounding (t=None).
         """
-        modes, compute_cov = parse_get(get), as_flag("compute_cov", compute_cov)
+        modes, compute_cov = parse_get(get, MODES, KERNELS), as_flag("compute_cov", compute_cov)
         times = Times.of(t, self._learning_rate, self._descent)
         if x_test is None:
             # At infinite time the covariance is zero, whatever it was before.
             moved = compute_cov and times.steps is not None
             k_dd = self._train_kernels(_needed(modes, moved), _mixes(modes, moved))
             results = [self._on_train(mode, times, k_dd, compute_cov) for mode in modes]
-            return pack(get, modes, results)
-        return pack(get, modes, self._on_test(modes, times, x_test, compute_cov, kernel_kwargs))
+            return as_asked("Gaussians", get, modes, results)
+        return as_asked(
+            "Gaussians", get, modes, self._on_test(modes, times, x_test, compute_cov, kernel_kwargs)
+        )
 
     def _call(
         self, x1: Any, x2: Any, names: Sequence[str], kwargs: dict[str, Any], apart: bool = False
@@ -359,7 +358,7 @@ def _test_kwargs(
             )
         if _is_pair(train[name]) and _is_pair(value):
             between[name] = (value[0], train[name][1])
-        elif not _same(train[name], value):
+        elif not same_values(train[name], value):
             raise ValueError(
                 f"expected {name!r} to be the same as for the training set, or a pair of arrays "
                 f"for both, got {shown(value)} and {shown(train[name])}"
@@ -374,19 +373,3 @@ def _is_pair(value: Any) -> bool:
         and len(value) == 2
         and all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value))
     )
-
-
-def _same(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
-    leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
-    same_structure = operator.eq(jax.tree.structure(a), jax.tree.structure(b))
-    return same_structure and all(map(_same_leaf, leaves_a, leaves_b))
-
-
-def _same_leaf(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
-    if any(jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) for x in (a, b)):
-        a, b = jax.random.key_data(a), jax.random.key_data(b)
-    return is_concrete(a, b) and same_values(a, b)

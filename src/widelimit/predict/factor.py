@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from widelimit._pytree import is_concrete, own
+from widelimit._samples import check_finite
 from widelimit._text import warn
-from widelimit.predict.checks import check_finite, check_real
+from widelimit.predict.checks import check_real
 from widelimit.predict.matrices import to_matrix
 from widelimit.predict.precision import in_float64, resolution
 from widelimit.predict.solvers.base import Factorisation, Solver

@@ -13,7 +13,7 @@ from widelimit._text import shown
 from widelimit.gram.compute import kernel_fn_of, unwrapped
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict import moments
-from widelimit.predict.checks import as_targets, check_inputs, check_scalar
+from widelimit.predict.checks import as_targets, check_finite_inputs, check_scalar
 from widelimit.predict.dynamics import Times
 from widelimit.predict.ensemble import call_kernel
 from widelimit.predict.factor import Ridge, TrainKernel
@@ -121,7 +121,7 @@ class InfiniteEnsemble:
             raise ValueError(
                 f"expected y of shape [n, outputs], got {jnp.shape(y)}; for one output y[:, None]"
             )
-        check_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
+        check_finite_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
         self._kernel_names = ["nngp"] if inference == "bayes" else ["nngp", "ntk"]
         self._x, self._y, self._noise = own(x), y, noise
         self._learning_rate, self._times, self._solver = learning_rate, Times(), solver
@@ -266,7 +266,7 @@ class InfiniteEnsemble:
 
     def _evidence(self, x: Any, covariance: bool = True) -> moments.Evidence:
         """All that predictions at x are computed from."""
-        check_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
+        check_finite_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
         names = self._kernel_names if covariance else self._kernel_names[-1:]
         k_td, nngp_tt = self._call(x, self._x, names, apart=covariance), None
         for kernel in k_td.values():

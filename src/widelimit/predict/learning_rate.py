@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
-from widelimit.predict.checks import check_finite, check_scalar
+from widelimit._samples import check_finite
+from widelimit.predict.checks import check_scalar
 from widelimit.predict.matrices import column_shape, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import check_is_array

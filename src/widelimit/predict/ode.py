@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete, own
+from widelimit._samples import check_finite
 from widelimit._text import shown
-from widelimit.predict.checks import as_targets, check_finite, check_scalar, test_set_advice
+from widelimit.predict.checks import as_targets, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
 from widelimit.predict.equation import Loss, ODEState, Problem, Tolerance, Velocity, solve
 from widelimit.predict.factor import Ridge, TrainKernel, advise_diag_reg

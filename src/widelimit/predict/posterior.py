@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from widelimit._pytree import own
+from widelimit.kernel.get import KERNELS, as_asked, parse_get
 from widelimit.predict.checks import as_targets, test_set_advice
 from widelimit.predict.dynamics import Times, trained_covariance
 from widelimit.predict.factor import Ridge, System, TrainKernel, advise_diag_reg
@@ -24,16 +25,14 @@ from widelimit.predict.matrices import (
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
-    Get,
+    MODES,
     KernelArray,
     check_is_kernel,
-    is_array,
-    pack,
-    parse_get,
+    is_one_kernel,
     pick,
     prior_kernel,
 )
-from widelimit.typing import Kernels, TargetsLike
+from widelimit.typing import Get, Kernels, TargetsLike
 
 
 class Gaussian(NamedTuple):
@@ -130,16 +129,21 @@ class GPInference:
         Warns:
           RuntimeWarning: if the concrete training kernel is singular by rounding.
         """
-        modes = parse_get(get)
+        modes = parse_get(get, MODES, KERNELS)
         several = len({DRIVING_KERNEL[mode] for mode in modes}) > 1
-        mixed = is_array(self._k_train_train) != is_array(k_test_train)
+        mixed = is_one_kernel(self._k_train_train) != is_one_kernel(k_test_train)
         if several and k_test_train is not None and mixed:
             raise ValueError(
                 f"expected k_train_train and k_test_train to be an array each, or to hold 'nngp' "
                 f"and 'ntk' each, for get={get!r}, got one of either kind: name the one mode that "
                 "the array is meant for, such as get='nngp'"
             )
-        return pack(get, modes, [self._predict(mode, k_test_train, k_test_test) for mode in modes])
+        return as_asked(
+            "Gaussians",
+            get,
+            modes,
+            [self._predict(mode, k_test_train, k_test_test) for mode in modes],
+        )
 
     def _predict(self, mode: str, k_test_train: Any, k_test_test: Any) -> Any:
         name, prior = DRIVING_KERNEL[mode], prior_kernel(mode)
@@ -170,7 +174,7 @@ class GPInference:
     def _pick_all(
         self, names: set[str], where: str, kernels: Any, mode: str
     ) -> dict[str, KernelArray]:
-        if len(names) > 1 and is_array(kernels):
+        if len(names) > 1 and is_one_kernel(kernels):
             raise ValueError(
                 f"expected {where} to hold both 'nngp' and 'ntk', of which the covariance of "
                 f"get={mode!r} is made, got a single array"
@@ -179,7 +183,7 @@ class GPInference:
 
     def _train_kernel(self, name: str, kernel: Any) -> TrainKernel:
         # A single array is factorised once, whatever it stands for.
-        name = "" if is_array(self._k_train_train) else name
+        name = "" if is_one_kernel(self._k_train_train) else name
         if name not in self._train_kernels:
             self._train_kernels[name] = TrainKernel(
                 "k_train_train", kernel, self._ridge, advise_diag_reg
@@ -189,7 +193,7 @@ class GPInference:
 
 def _owned(kernels: Any) -> Any:
     """The kernels with copies of arrays of NumPy, which callers may change before they are used."""
-    if not is_array(kernels):
+    if not is_one_kernel(kernels):
         names = sorted(set(DRIVING_KERNEL.values()))
         return types.SimpleNamespace(**{n: _owned(getattr(kernels, n, None)) for n in names})
     kernels = own(kernels)

@@ -1,21 +1,17 @@
 """Which kernels a request is made of: modes of inference, and kernels out of containers."""
 
-from collections import namedtuple
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._text import shown
-from widelimit.typing import Get as Get
-
 KernelArray = jax.Array | np.ndarray
 
 # Every mode of inference, and the kernel that drives it.
 DRIVING_KERNEL = {"nngp": "nngp", "ntk": "ntk", "ntkgp": "ntk"}
+MODES = tuple(DRIVING_KERNEL)
 
 
 def prior_kernel(mode: str) -> str:
@@ -23,27 +19,7 @@ def prior_kernel(mode: str) -> str:
     return "ntk" if mode == "ntkgp" else "nngp"
 
 
-def parse_get(get: Any) -> tuple[str, ...]:
-    """The modes asked for; None means ("nngp", "ntk").
-
-    Raises:
-      ValueError: if a mode is unknown, given twice, or there is none.
-    """
-    if get is None:
-        return ("nngp", "ntk")
-    given = (get,) if isinstance(get, str) else get
-    named = isinstance(given, list | tuple) and all(isinstance(mode, str) for mode in given)
-    modes = tuple(mode.lower() for mode in given) if named else ()
-    unknown = [mode for mode in modes if mode not in DRIVING_KERNEL]
-    if unknown or not modes or len(set(modes)) < len(modes):
-        raise ValueError(
-            f"expected get to be None, one of {sorted(DRIVING_KERNEL)}, or a tuple of different "
-            f"ones, got {shown(get)}"
-        )
-    return modes
-
-
-def is_array(kernels: Any) -> bool:
+def is_one_kernel(kernels: Any) -> bool:
     """Whether this is one kernel, rather than a container with fields `nngp` and `ntk`."""
     return not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
 
@@ -63,7 +39,7 @@ def check_is_kernel(name: str, kernels: Any) -> None:
 def check_is_array(name: str, kernels: Any) -> None:
     """Raise TypeError or ValueError unless this is one kernel."""
     check_is_kernel(name, kernels)
-    if not is_array(kernels):
+    if not is_one_kernel(kernels):
         raise ValueError(
             f"expected {name} to be an array, got an object that holds several kernels; pass its "
             "field ntk"
@@ -82,21 +58,7 @@ def pick(kernels: Any, name: str, where: str, mode: str) -> KernelArray:
             f"expected {where} to be an array, or an object with fields nngp and ntk such as a "
             f"named tuple, got a {type(kernels).__name__} with keys {sorted(map(str, kernels))}"
         )
-    kernel = kernels if is_array(kernels) else getattr(kernels, name, None)
+    kernel = kernels if is_one_kernel(kernels) else getattr(kernels, name, None)
     if kernel is None:
         raise ValueError(f"expected {where} to hold {name!r}, which get={mode!r} needs")
     return kernel if hasattr(kernel, "dtype") else jnp.asarray(kernel)
-
-
-def pack(get: Get, modes: tuple[str, ...], results: Iterable[Any]) -> Any:
-    """One result if one mode was named, else a namedtuple with a field for each mode."""
-    if isinstance(get, str):
-        (result,) = results
-        return result
-    return _gaussians(modes)(*results)
-
-
-@lru_cache
-def _gaussians(modes: tuple[str, ...]) -> Any:
-    # One class for one set of fields: JAX compares the types of containers.
-    return namedtuple("Gaussians", modes)

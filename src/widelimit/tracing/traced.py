@@ -24,7 +24,7 @@ from widelimit.tracing.jaxprs import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_
 from widelimit.tracing.varying import varying_axes, varying_like
 
 
-class Program:
+class TracedFunction:
     """The equations of a traced function, a static argument of compiled functions.
 
     Two are equal if they do the same with their arguments and constants.
@@ -48,10 +48,10 @@ class Program:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Program) and (self is other or self._key == other._key)
+        return isinstance(other, TracedFunction) and (self is other or self._key == other._key)
 
 
-class Untraced(Program):
+class Untraced(TracedFunction):
     """A function that is called wherever it stands; equal to itself alone."""
 
     def __init__(self, function: Callable[..., Any], outputs: Any) -> None:
@@ -65,7 +65,7 @@ class Untraced(Program):
         return self._function(*args)
 
 
-def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]:
+def trace(function: Callable[..., Any], *args: Any) -> tuple[TracedFunction, list[Any]]:
     """Returns the equations of a function, and copies of the arrays that it read besides arguments.
 
     Inside `jax.shard_map` values have a type beside their shape that says how they vary over the
@@ -88,7 +88,7 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]]
     if reader.rules:
         key = key, _derivative_key(closed, reader.rules)
     constants = [c if isinstance(c, jax.Array) else np.array(c) for c in closed.consts]
-    return Program(closed.jaxpr, outputs, _Key(key)), constants
+    return TracedFunction(closed.jaxpr, outputs, _Key(key)), constants
 
 
 def _with_changing_numbers(closed: ClosedJaxpr) -> ClosedJaxpr:
@@ -157,15 +157,15 @@ def compiled(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(program: Program, constants: list[Any], args: tuple[Any, ...]) -> Any:
+def _run(program: TracedFunction, constants: list[Any], args: tuple[Any, ...]) -> Any:
     return program(constants, *args)
 
 
 class Snapshot:
     """A function as a static argument, equal to another one that computes the same now.
 
-    Unlike a `Program` it takes arguments of any shape, and arrays that it reads count by their
-    entries: for small functions of few constants, such as nonlinearities and losses.
+    Unlike a `TracedFunction` it takes arguments of any shape, and arrays that it reads count by
+    their entries: for small functions of few constants, such as nonlinearities and losses.
     """
 
     def __init__(self, function: Callable[..., Any], *shapes: tuple[int, ...]) -> None:

@@ -242,7 +242,7 @@ def test_huge_and_tiny_images() -> None:
     with np.errstate(over="ignore"):
         overflown = net.kernel_fn(x * np.float32(1e25), None, "ntk", engine="fused")
     assert not np.isfinite(overflown).any()
-    with pytest.raises(ValueError, match="expected finite inputs"):
+    with pytest.raises(ValueError, match=r"expected .* to be finite"):
         net.kernel_fn(np.full_like(x, np.nan), None, "ntk", engine="fused")
 
 

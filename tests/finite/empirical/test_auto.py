@@ -4,11 +4,11 @@ import pytest
 from jax import lax
 
 import widelimit as wl
-from widelimit.finite.empirical.auto import GROUPED, TRAFFIC, cheapest, operations
+from widelimit.finite.empirical.auto import GROUPED, TRAFFIC, cheapest, multiply_adds
 
 
 def count(f, *shapes):
-    return operations(jax.make_jaxpr(f)(*(jnp.zeros(shape) for shape in shapes)))
+    return multiply_adds(jax.make_jaxpr(f)(*(jnp.zeros(shape) for shape in shapes)))
 
 
 def test_counts_by_hand():

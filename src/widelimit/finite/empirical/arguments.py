@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._pytree import is_concrete, own
-from widelimit._samples import same_values
+from widelimit._pytree import is_concrete, is_random_key, own, same_values
 
 
-class Side(NamedTuple):
+class Arguments(NamedTuple):
     """One set of inputs of f.
 
     Attributes:
@@ -25,7 +24,7 @@ class Side(NamedTuple):
     kwargs: dict[str, Any]
 
 
-def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Side, Side | None]:
+def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Arguments, Arguments | None]:
     """Returns both sets of inputs with their keywords, the second None where it is the first.
 
     Pairs (tuples of two) are split: the first belongs to x1, the second to x2. One random key `rng`
@@ -56,8 +55,8 @@ def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Side, Side | No
         else:
             first[name] = second[name] = value
     if not given and _same(first, second):
-        return Side(x1, first), None
-    return Side(x1, first), Side(x2 if given else x1, second)
+        return Arguments(x1, first), None
+    return Arguments(x1, first), Arguments(x2 if given else x1, second)
 
 
 def _keys(rng: Any, pair: bool, x1: Any, x2: Any) -> tuple[Any, Any]:
@@ -80,13 +79,11 @@ def _keys(rng: Any, pair: bool, x1: Any, x2: Any) -> tuple[Any, Any]:
 
 def _equal_inputs(x1: Any, x2: Any) -> Any:
     """Returns whether inputs are equal: a bool, or a traced one where they are traced."""
-    if x2 is None or x2 is x1:
+    if x2 is None or same_values(x1, x2):
         return True
     pairs = list(zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True))
-    if any(a is not b and jnp.shape(a) != jnp.shape(b) for a, b in pairs):
+    if is_concrete(x1, x2) or any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):
         return False
-    if is_concrete(x1, x2):
-        return all(a is b or same_values(a, b) for a, b in pairs)
     return jnp.array([jnp.array_equal(a, b, equal_nan=True) for a, b in pairs]).all()
 
 
@@ -107,7 +104,7 @@ def _same_leaf(a: Any, b: Any) -> bool:
         return bool(type(a) is type(b) and a == b and (a != 0 or repr(a) == repr(b)))
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+    if is_random_key(a):
         a, b = jax.random.key_data(a), jax.random.key_data(b)
     return np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
@@ -183,7 +180,7 @@ def _is_traceable(leaf: Any) -> bool:
     return is_array(leaf) and not (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype == "O")
 
 
-def place(path: Any) -> str:
+def path_text(path: Any) -> str:
     """Returns where a leaf stands, for messages: nothing if it is the whole tree."""
     return f" at {jax.tree_util.keystr(path)}" if path else ""
 
@@ -218,12 +215,12 @@ def mapped_axes(axes: Any, tree: Any, name: str) -> list[int | None]:
             continue
         if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
             raise TypeError(
-                f"expected integers or None in vmap_axes for {name}{place(path)}, got {axis!r}"
+                f"expected integers or None in vmap_axes for {name}{path_text(path)}, got {axis!r}"
             )
         if not -leaf.ndim <= axis < leaf.ndim:
             raise ValueError(
-                f"expected an array with axis {axis} in {name}{place(path)}, as vmap_axes say, got "
-                f"shape {leaf.shape}"
+                f"expected an array with axis {axis} in {name}{path_text(path)}, as vmap_axes say, "
+                f"got shape {leaf.shape}"
             )
         found.append(int(axis) % leaf.ndim)
     return found

@@ -31,7 +31,7 @@ def cheapest(ways: Mapping[_K, Callable[..., Any]], *args: Any) -> _K:
     failures: list[Exception] = []
     for key, way in ways.items():
         try:
-            counts[key] = operations(jax.make_jaxpr(way)(*args))
+            counts[key] = multiply_adds(jax.make_jaxpr(way)(*args))
         except (TypeError, ValueError) as error:
             failures.append(error)
     if not counts:
@@ -39,7 +39,7 @@ def cheapest(ways: Mapping[_K, Callable[..., Any]], *args: Any) -> _K:
     return min(counts, key=lambda key: counts[key])
 
 
-def operations(jaxpr: Any) -> float:
+def multiply_adds(jaxpr: Any) -> float:
     """Returns what a traced function takes, in multiply-adds.
 
     The rounds of a `scan` are multiplied out, those of a `while_loop` unknown: it counts as one.
@@ -53,7 +53,7 @@ def operations(jaxpr: Any) -> float:
 
 def _equation(eqn: Any) -> float:
     name = eqn.primitive.name
-    bodies = [operations(body) for body in _inner(eqn)]
+    bodies = [multiply_adds(body) for body in _inner(eqn)]
     if bodies:
         rounds = eqn.params.get("length", 1) if name == "scan" else 1
         return float(rounds * (max(bodies) if name == "cond" else sum(bodies)))

@@ -15,18 +15,18 @@ from jax import lax
 from jaxtyping import Array
 
 from widelimit._pytree import is_concrete
-from widelimit.finite.empirical.axes import Axes, contract, kernel_dtype
 from widelimit.finite.empirical.budget import Chunks, Schedule, choose_chunks
+from widelimit.finite.empirical.jacobian_rows import JacobianRows, SlotRows, work_of_call
+from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype, kernel_of_arrays
 from widelimit.finite.empirical.outputs import Call, Output
-from widelimit.finite.empirical.rows import Rows, Side, work_of_call
 from widelimit.tracing.varying import varying_like
 
-_PAIRS = Axes()
+_PAIRS = KernelAxes()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _fill(
-    rows: Rows,
+    rows: JacobianRows,
     group: tuple[int, ...],
     buffers: list[Array],
     at: Any,
@@ -68,7 +68,7 @@ def _add_product(kernel: Array, a: Array, b: Array, at: Any, place: Any, size: i
         b = lax.dynamic_slice_in_dim(b, at, size, 0)
     # One leaf after the other where this is part of a larger program.
     kernel, b = lax.optimization_barrier((kernel, b))
-    tile = contract(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1)
+    tile = kernel_of_arrays(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1)
     old = lax.dynamic_slice(kernel, place, (1, *tile.shape))
     return lax.dynamic_update_slice(kernel, old + tile[None].astype(kernel.dtype), place)
 
@@ -109,8 +109,8 @@ class Work:
     """
 
     output: Output
-    resident: Side
-    streamed: Side | None
+    resident: SlotRows
+    streamed: SlotRows | None
     swapped: bool
     chunks: Chunks
 
@@ -122,8 +122,8 @@ class Work:
           ValueError: not even two rows of the Jacobian fit.
         """
         parts = (2,) if jnp.issubdtype(output.dtype, jnp.complexfloating) else ()
-        one = Side.of(first, output, output.shapes[0] + parts)
-        other = None if second is None else Side.of(second, output, output.shapes[1] + parts)
+        one = SlotRows.of(first, output, output.shapes[0] + parts)
+        other = None if second is None else SlotRows.of(second, output, output.shapes[1] + parts)
         if not one.samples.size or (other is not None and not other.samples.size):
             return None
         real = jax.eval_shape(first.network.parameters.real, first.params)
@@ -230,7 +230,7 @@ def _filled(
     output: Output,
     called: int,
     group: tuple[int, ...],
-    side: Side,
+    side: SlotRows,
     buffers: list[Array],
     ids: tuple[np.ndarray, np.ndarray],
     slot: Any,

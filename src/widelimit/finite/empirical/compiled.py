@@ -13,12 +13,12 @@ from jaxtyping import Array
 
 from widelimit.finite.empirical.arguments import two_sides
 from widelimit.finite.empirical.auto import cheapest
-from widelimit.finite.empirical.axes import contract, kernel_dtype, mean_over_trace
 from widelimit.finite.empirical.chunks import Work, chunked_ntk
 from widelimit.finite.empirical.implementations import TABLE, Implementation, NtkImplementation
+from widelimit.finite.empirical.kernel_axes import kernel_dtype, kernel_of_arrays, mean_over_trace
 from widelimit.finite.empirical.network import Network, Parameters, complex_kernel
 from widelimit.finite.empirical.outputs import Call, Output, outputs_of
-from widelimit.finite.empirical.samples import kernel_of_samples
+from widelimit.finite.empirical.sampled_output import kernel_of_samples
 from widelimit.finite.empirical.structured import Explanation
 from widelimit.finite.empirical.structured import explain as explain_structured
 from widelimit.finite.empirical.subset import real_names
@@ -26,7 +26,7 @@ from widelimit.tracing.varying import alike
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class EmpiricalOptions:
     """How kernels of a function are computed; see `empirical_ntk_fn`."""
 
     trace_axes: Any
@@ -40,7 +40,7 @@ class Options:
 class Kernels:
     """Empirical kernels of one function, compiled once per shape of its arguments."""
 
-    def __init__(self, f: Any, options: Options) -> None:
+    def __init__(self, f: Any, options: EmpiricalOptions) -> None:
         """Checks what does not depend on arguments.
 
         Raises:
@@ -146,7 +146,7 @@ def _nngp(first: Call, second: Call | None, output: Output) -> Array:
     """Returns the mean over trace axes of products of outputs."""
     y1 = first.values(output)
     y2 = y1 if second is None else second.values(output)
-    kernel = contract(y1, y2.conj() if jnp.iscomplexobj(y2) else y2, output.axes, y1.ndim)
+    kernel = kernel_of_arrays(y1, y2.conj() if jnp.iscomplexobj(y2) else y2, output.axes, y1.ndim)
     return mean_over_trace(kernel, output.axes, output.shapes[0])
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array
 
-from widelimit.finite.empirical.axes import Axes
 from widelimit.finite.empirical.jacobian import jacobian_contraction
+from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured import structured
 from widelimit.finite.empirical.vector_products import ntk_vector_products
 
@@ -36,7 +36,7 @@ class NtkImplementation(enum.IntEnum):
 class Implementation(Protocol):
     """What every implementation is: a function that works under `jit` and `vmap`."""
 
-    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
         """Returns the kernel of two outputs, summed (not averaged) over trace axes.
 
         Args:

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.finite.empirical.axes import Axes, contract
+from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_of_arrays
 from widelimit.tracing.varying import varying_like
 
 Function = Callable[[Any], Array]
 
 
-def jacobian_contraction(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+def jacobian_contraction(f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
     """Returns the kernel of two outputs as the product of their Jacobians.
 
     Takes the memory of both Jacobians: parameters times outputs. See `Implementation`.
@@ -24,11 +24,11 @@ def jacobian_contraction(f1: Function, f2: Function | None, params: Any, axes: A
     first = jacobian(f1, params)
     second = first if f2 is None else jacobian(f2, params)
     shapes = [jax.eval_shape(f, params).shape for f in (f1, f2 or f1)]
-    return contract_trees(first, second, axes, (shapes[0], shapes[1]))
+    return kernel_of_jacobians(first, second, axes, (shapes[0], shapes[1]))
 
 
-def contract_trees(
-    first: Any, second: Any, axes: Axes, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+def kernel_of_jacobians(
+    first: Any, second: Any, axes: KernelAxes, shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> Array:
     """Returns the product of two Jacobians, leaf by leaf; zeros if there is no leaf.
 
@@ -39,7 +39,7 @@ def contract_trees(
       shapes: of both outputs.
     """
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    total = [contract(a, b, axes, len(shapes[0])) for a, b in pairs]
+    total = [kernel_of_arrays(a, b, axes, len(shapes[0])) for a, b in pairs]
     return sum(total[1:], start=total[0]) if total else jnp.zeros(axes.kernel_shape(*shapes))
 
 

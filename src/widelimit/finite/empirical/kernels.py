@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import collections
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from widelimit._pytree import own
-from widelimit.finite.empirical.compiled import Kernels, Options
+from widelimit.finite.empirical.compiled import EmpiricalOptions, Kernels
 from widelimit.finite.empirical.implementations import NtkImplementation, find_implementation
 from widelimit.gram.sizes import parse_memory
+from widelimit.kernel.get import KERNELS, as_asked, parse_get
 from widelimit.typing import ApplyFunction, Axes, Bytes, Get, Inputs, Params, Subset, VmapAxes
 
-_NAMES = ("nngp", "ntk")
 _DEFAULT = NtkImplementation.JACOBIAN_CONTRACTION
 
 
@@ -188,12 +186,12 @@ def empirical_kernel_fn(
     kernels = _kernels(f, trace_axes, diagonal_axes, vmap_axes, implementation, memory, subset)
 
     def kernel_fn(x1: Inputs, x2: Inputs, get: Get, params: Params, **kwargs: object) -> Any:
-        names = _check_get(get)
+        names = parse_get(get, KERNELS)
         found = kernels(names, x1, x2, params, kwargs)
-        if isinstance(get, str):
-            return found[names[0]]
-        fields = _named_tuple(names)
-        return jax.tree.map(lambda *leaves: fields(*leaves), *(found[name] for name in names))
+        return jax.tree.map(
+            lambda *leaves: as_asked("EmpiricalKernel", get, names, leaves),
+            *(found[name] for name in names),
+        )
 
     return kernel_fn
 
@@ -217,22 +215,4 @@ def _kernels(
             )
         found = NtkImplementation.JACOBIAN_CONTRACTION
     trace_axes, diagonal_axes, vmap_axes = own((trace_axes, diagonal_axes, vmap_axes))
-    return Kernels(f, Options(trace_axes, diagonal_axes, vmap_axes, found, budget, subset))
-
-
-def _check_get(get: Any) -> tuple[str, ...]:
-    """Returns the names of the kernels asked for.
-
-    Raises:
-      ValueError: other names, one twice, or none.
-    """
-    names = _NAMES if get is None else tuple(get) if isinstance(get, list | tuple) else (get,)
-    lower = tuple(str(name).lower() for name in names)
-    if not lower or not set(lower) <= set(_NAMES) or len(set(lower)) < len(lower):
-        raise ValueError(f"expected get to be None or some of {_NAMES}, got {get!r}")
-    return lower
-
-
-@functools.lru_cache(maxsize=8)
-def _named_tuple(names: tuple[str, ...]) -> Any:
-    return collections.namedtuple("EmpiricalKernel", names)
+    return Kernels(f, EmpiricalOptions(trace_axes, diagonal_axes, vmap_axes, found, budget, subset))

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.finite.empirical.arguments import (
+    Arguments,
     Constants,
-    Side,
     VmapAxes,
     is_array,
     join_arrays,
     mapped_axes,
-    place,
+    path_text,
     split_arrays,
 )
 from widelimit.finite.empirical.subset import choose_leaves
-from widelimit.tracing.traced import Program, shape_like, trace, type_of
+from widelimit.tracing.traced import TracedFunction, shape_like, trace, type_of
 
 Function = Callable[[list[Array]], Array]
 
@@ -92,7 +92,7 @@ class Parameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
+class StaticInputs:
     """What is static about inputs and keywords of f.
 
     Attributes:
@@ -106,7 +106,7 @@ class Inputs:
     outputs: Constants | None
 
     @classmethod
-    def of(cls, side: Side, vmap_axes: Any) -> tuple[Inputs, list[Any]]:
+    def of(cls, side: Arguments, vmap_axes: Any) -> tuple[StaticInputs, list[Any]]:
         """Returns the description and the arrays of inputs.
 
         Raises:
@@ -177,7 +177,7 @@ class Network:
     """
 
     parameters: Parameters
-    inputs: Inputs
+    inputs: StaticInputs
     programs: tuple[tuple[int | None, Traced], ...]
 
     @classmethod
@@ -185,7 +185,7 @@ class Network:
         cls,
         f: Callable[..., Any],
         parameters: Parameters,
-        inputs: Inputs,
+        inputs: StaticInputs,
         params: list[Any],
         arrays: list[Any],
         counts: tuple[int | None, ...],
@@ -218,7 +218,7 @@ class Network:
             values += constants
         return cls(parameters, inputs, tuple(programs)), values
 
-    def fits(self, inputs: Inputs, traced: list[Any], arrays: list[Any]) -> bool:
+    def fits(self, inputs: StaticInputs, traced: list[Any], arrays: list[Any]) -> bool:
         """Returns whether f was traced for batches of these inputs too.
 
         Args:
@@ -278,7 +278,7 @@ class Traced(NamedTuple):
       size: number of these.
     """
 
-    program: Program
+    program: TracedFunction
     start: int
     size: int
 
@@ -290,7 +290,7 @@ class Traced(NamedTuple):
 def output_names(out: Any) -> list[str]:
     """Returns what errors call every output."""
     paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(out))
-    return [f"an output{place(path)}" for path in paths]
+    return [f"an output{path_text(path)}" for path in paths]
 
 
 def output_leaves(out: Any) -> list[Array]:
@@ -305,7 +305,7 @@ def output_leaves(out: Any) -> list[Array]:
     for path, leaf in leaves:
         if not is_array(leaf):
             raise TypeError(
-                f"expected arrays as outputs of f, got {type(leaf).__name__}{place(path)}"
+                f"expected arrays as outputs of f, got {type(leaf).__name__}{path_text(path)}"
             )
     return [jnp.asarray(leaf) for _, leaf in leaves]
 

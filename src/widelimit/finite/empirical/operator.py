@@ -14,9 +14,9 @@ from jax import lax
 from jaxtyping import Array, Num
 
 from widelimit._pytree import is_concrete, own, pytree, static
-from widelimit.finite.empirical.arguments import Side
-from widelimit.finite.empirical.axes import kernel_dtype
+from widelimit.finite.empirical.arguments import Arguments
 from widelimit.finite.empirical.jacobian import pulled, unit_row
+from widelimit.finite.empirical.kernel_axes import kernel_dtype
 from widelimit.finite.empirical.network import Network, Parameters, real_output
 from widelimit.finite.empirical.outputs import Call, Output, only_output
 from widelimit.finite.empirical.products import complex_product
@@ -98,7 +98,7 @@ class NTKOperator:
             if not is_count or batch_size < 1:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
-        parameters, side = alike(Parameters.of(params, subset), Side(x, kwargs))
+        parameters, side = alike(Parameters.of(params, subset), Arguments(x, kwargs))
         call = Call.of(f, parameters, side, vmap_axes, batch_size)
         output = only_output(call, trace_axes)
         call.check_differentiable([output])

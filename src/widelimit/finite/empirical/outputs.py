@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.finite.empirical.arguments import Side
-from widelimit.finite.empirical.axes import Axes, Shape, resolve_axes
+from widelimit.finite.empirical.arguments import Arguments
 from widelimit.finite.empirical.dependence import check_dependence
+from widelimit.finite.empirical.kernel_axes import KernelAxes, Shape, resolve_axes
 from widelimit.finite.empirical.network import (
-    Inputs,
     Network,
     Parameters,
+    StaticInputs,
     output_names,
     real_output,
 )
-from widelimit.finite.empirical.samples import Samples
+from widelimit.finite.empirical.sampled_output import SampledOutput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Output:
     index: int
     name: str
     axis: int | None
-    axes: Axes
+    axes: KernelAxes
     shapes: tuple[Shape, Shape]
     dtype: Any
 
@@ -63,7 +63,7 @@ class Call:
         cls,
         f: Callable[..., Any],
         params: tuple[Parameters, list[Any]],
-        side: Side,
+        side: Arguments,
         vmap_axes: Any,
         batch_size: int | None = None,
         like: Call | None = None,
@@ -83,7 +83,7 @@ class Call:
           TypeError: outputs that are no arrays, or axes that are no integers.
           ValueError: axes that do not fit the inputs.
         """
-        inputs, arrays = Inputs.of(side, vmap_axes)
+        inputs, arrays = StaticInputs.of(side, vmap_axes)
         counts: tuple[int | None, ...] = (None,) if vmap_axes is None else (1,)
         if batch_size is not None:
             counts = tuple(sorted({1, max(1, min(batch_size, inputs.count(arrays)))}))
@@ -96,7 +96,7 @@ class Call:
         """Returns an output of all samples, in real numbers, as a function of real parameters."""
         return lambda real: real_output(self.network.whole(self.params, self.arrays, real)[index])
 
-    def samples(self, index: int, axis: int) -> Samples:
+    def samples(self, index: int, axis: int) -> SampledOutput:
         """Returns an output sample by sample, in real numbers."""
         mapped, shared = self.network.inputs.split(self.arrays)
 
@@ -105,7 +105,7 @@ class Call:
                 self.network.one(self.params, arrays, shared, real)[index]
             )
 
-        return Samples(of_sample, mapped, axis)
+        return SampledOutput(of_sample, mapped, axis)
 
     def check_differentiable(self, outputs: list[Output]) -> None:
         """Raises where a tangent kernel makes no sense.

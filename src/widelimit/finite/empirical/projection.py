@@ -12,8 +12,8 @@ from jax import lax
 from jaxtyping import Array
 
 from widelimit._pytree import pytree
-from widelimit.finite.empirical.arguments import Side
-from widelimit.finite.empirical.axes import contract, mean_over_trace, resolve_axes
+from widelimit.finite.empirical.arguments import Arguments
+from widelimit.finite.empirical.kernel_axes import kernel_of_arrays, mean_over_trace, resolve_axes
 from widelimit.finite.empirical.network import Network, Parameters
 from widelimit.finite.empirical.outputs import Call, only_output
 from widelimit.finite.empirical.vector_products import pushed
@@ -21,7 +21,7 @@ from widelimit.tracing.varying import alike, varying_like
 from widelimit.typing import ApplyFunction, Axes, Inputs, Key, Params, Size, Subset
 
 
-class Estimate(NamedTuple):
+class KernelEstimate(NamedTuple):
     """An estimated kernel.
 
     Attributes:
@@ -58,7 +58,7 @@ class ProjectedGradients:
         other: ProjectedGradients | None = None,
         trace_axes: Axes = (-1,),
         diagonal_axes: Axes = (),
-    ) -> Estimate:
+    ) -> KernelEstimate:
         """Returns the estimated kernel and its standard error, laid out as by `empirical_ntk_fn`.
 
         Args:
@@ -87,7 +87,7 @@ class ProjectedGradients:
         axes = resolve_axes(trace_axes, diagonal_axes, *shapes)
 
         def one(a: Array, b: Array) -> Array:
-            product = contract(a, b.conj() if jnp.iscomplexobj(b) else b, axes, a.ndim)
+            product = kernel_of_arrays(a, b.conj() if jnp.iscomplexobj(b) else b, axes, a.ndim)
             return mean_over_trace(product, axes, shapes[0])
 
         pairs = jnp.moveaxis(first, -1, 0), jnp.moveaxis(second, -1, 0)
@@ -103,7 +103,7 @@ class ProjectedGradients:
             return total + jnp.abs(one(*pair) - kernel) ** 2, None
 
         squares, _ = lax.scan(add_square, jnp.zeros_like(kernel.real), pairs)
-        return Estimate(kernel, jnp.sqrt(squares / (count - 1) / count))
+        return KernelEstimate(kernel, jnp.sqrt(squares / (count - 1) / count))
 
 
 def projected_gradients(
@@ -151,7 +151,7 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    parameters, side, key = alike(Parameters.of(params, subset), Side(x, kwargs), key)
+    parameters, side, key = alike(Parameters.of(params, subset), Arguments(x, kwargs), key)
     call = Call.of(f, parameters, side, None)
     call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.finite.empirical.axes import Axes, kernel_dtype
 from widelimit.finite.empirical.jacobian import pulled
+from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype
 from widelimit.tracing.varying import varying_like
 
 Function = Callable[[Any], Any]
@@ -61,7 +61,7 @@ def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
     return lambda u: push(varying_like(u, params))
 
 
-def ntk_vector_products(f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+def ntk_vector_products(f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
     """Returns the kernel of two outputs column by column; see `Implementation`.
 
     Each column takes a reverse and a forward pass, all of them at once. Of each column only what

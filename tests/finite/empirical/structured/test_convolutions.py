@@ -8,7 +8,7 @@ from jax import lax
 
 from tests.tolerance import assert_close
 from widelimit.finite.empirical.structured.convolutions import fast_to_derive
-from widelimit.finite.empirical.structured.program import evaluate, trace
+from widelimit.finite.empirical.structured.program import evaluate, program_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -51,14 +51,14 @@ def draw(*shapes):
 
 def strides_in(f, *args):
     """Returns the strides of all convolutions."""
-    steps = trace(f, *args).steps
+    steps = program_of(f, *args).steps
     return [s.params["window_strides"] for s in steps if s.name == "conv_general_dilated"]
 
 
 def assert_same(f, shapes):
     """Value and derivatives are the same; returns the strides that are left."""
     args = draw(*shapes)
-    program = fast_to_derive(trace(f, *args))
+    program = fast_to_derive(program_of(f, *args))
 
     def g(x, w):
         return evaluate(program, [x, w], {}, ())[0][0]
@@ -113,7 +113,7 @@ def test_others_stay_as_they_are(options):
         numbers = {"dimension_numbers": NHWC, "padding": [(0, 0), (0, 0)]}
         return lax.conv_general_dilated(x, w, **options, **numbers)
 
-    program = trace(f, *draw((2, 6, 6, 1), (3, 3, 1, 2)))
+    program = program_of(f, *draw((2, 6, 6, 1), (3, 3, 1, 2)))
     assert fast_to_derive(program).steps == program.steps
 
 
@@ -123,7 +123,7 @@ def test_depthwise_with_many_taps_or_few_digits_stays(taps, dtype):
         options = {"dimension_numbers": ("NWC", "WIO", "NWC"), "feature_group_count": 2}
         return lax.conv_general_dilated(x, w, (1,), "SAME", **options)
 
-    program = trace(f, *(array.astype(dtype) for array in draw((1, 4, 2), (taps, 1, 2))))
+    program = program_of(f, *(array.astype(dtype) for array in draw((1, 4, 2), (taps, 1, 2))))
     assert fast_to_derive(program).steps == program.steps
 
 
@@ -134,7 +134,7 @@ def test_strides_in_scans_and_on_other_devices(monkeypatch):
 
         return lax.scan(step, x, w)[1]
 
-    program = trace(f, *draw((1, 4, 4, 1), (2, 3, 3, 1, 1)))
+    program = program_of(f, *draw((1, 4, 4, 1), (2, 3, 3, 1, 1)))
     (step,), (changed,) = program.steps, fast_to_derive(program).steps
     assert changed.body.outputs == step.body.outputs
     assert changed.body.steps != step.body.steps

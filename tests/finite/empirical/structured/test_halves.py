@@ -11,7 +11,7 @@ from tests.finite.empirical.small import full_kernel, inputs, reduced
 from tests.finite.empirical.zoo import CASES
 from tests.tolerance import assert_close
 from widelimit.finite.empirical.structured import halves
-from widelimit.finite.empirical.structured.factors import Factor, plan_factors, product
+from widelimit.finite.empirical.structured.factors import Factor, factor_order, product
 
 STRUCTURED = wl.NtkImplementation.STRUCTURED_DERIVATIVES
 
@@ -40,7 +40,7 @@ def test_the_product_is_that_of_all_entries(always, n, rank):
         *both_copies(1, (n, 4), (0, "s")),
     ]
     kept = tuple(("out", a, side) for a in axes for side in (1, 2))
-    upper = halves.upper_half(factors, kept, plan_factors(factors, kept).cost)
+    upper = halves.upper_half(factors, kept, factor_order(factors, kept).cost)
     assert upper is not None
     assert upper.cut == (n + 1) // 2
     assert_close(upper.product(kept), product(factors, kept), rtol=1e-12)
@@ -49,7 +49,7 @@ def test_the_product_is_that_of_all_entries(always, n, rank):
 def test_other_axes_stay_where_they_are(always):
     factors = both_copies(0, (3, 4, 5), ("d", 1, "s"))
     kept = ("d", ("out", 1, 1), ("out", 1, 2))
-    upper = halves.upper_half(factors, kept, plan_factors(factors, kept).cost)
+    upper = halves.upper_half(factors, kept, factor_order(factors, kept).cost)
     assert upper is not None
     assert_close(upper.product(kept), product(factors, kept), rtol=1e-12)
 
@@ -57,10 +57,10 @@ def test_other_axes_stay_where_they_are(always):
 def test_nothing_is_split_without_rows_or_gain(x64):
     factors = both_copies(0, (3, 4), (0, "s"))
     kept = ("out", 0, 1), ("out", 0, 2)
-    assert halves.upper_half(factors, kept, plan_factors(factors, kept).cost) is None
+    assert halves.upper_half(factors, kept, factor_order(factors, kept).cost) is None
     assert halves.upper_half(factors, (), 1e12) is None
     large = both_copies(0, (512, 512), (0, "s"))
-    assert halves.upper_half(large, kept, plan_factors(large, kept).cost) is not None
+    assert halves.upper_half(large, kept, factor_order(large, kept).cost) is not None
 
 
 def shared(params, x):

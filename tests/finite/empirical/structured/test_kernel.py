@@ -5,11 +5,11 @@ import pytest
 
 import widelimit as wl
 from tests.tolerance import assert_close
-from widelimit.finite.empirical.axes import Axes
 from widelimit.finite.empirical.jacobian import jacobian_contraction
+from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured import explain, structured
 
-TRACE = Axes((1,))
+TRACE = KernelAxes((1,))
 
 
 def on(f, x):

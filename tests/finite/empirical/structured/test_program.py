@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from widelimit.finite.empirical.structured.program import evaluate, trace
+from widelimit.finite.empirical.structured.program import evaluate, program_of
 
 
 def names(program):
@@ -16,7 +16,7 @@ def test_calls_are_inlined_but_those_with_their_own_derivative():
     def inner(w, x):
         return jax.nn.relu(jnp.sin(x @ w))
 
-    program = trace(lambda w, x: inner(w, x) + 1.0, jnp.ones((3, 3)), jnp.ones((2, 3)))
+    program = program_of(lambda w, x: inner(w, x) + 1.0, jnp.ones((3, 3)), jnp.ones((2, 3)))
     assert names(program) == ["dot_general", "sin", "custom_jvp_call", "add"]
     args = [jnp.eye(3), jnp.arange(6.0).reshape(2, 3)]
     (found,), _ = evaluate(program, args, {}, ())
@@ -24,7 +24,7 @@ def test_calls_are_inlined_but_those_with_their_own_derivative():
 
 
 def test_what_no_result_needs_is_left_out():
-    program = trace(lambda x: (jnp.cos(x), jnp.sin(x))[1], jnp.ones(3))
+    program = program_of(lambda x: (jnp.cos(x), jnp.sin(x))[1], jnp.ones(3))
     assert names(program) == ["sin"]
 
 
@@ -39,7 +39,7 @@ def test_shifts_and_reads_inside_of_scans():
         h, hs = lax.scan(step, 0.0, x)
         return h, hs
 
-    program = trace(f, x)
+    program = program_of(f, x)
     (index,) = (i for i, step in enumerate(program.steps) if step.body is not None)
     doubled = next(s for s in program.steps[index].body.steps if s.name == "mul").outputs[0]
     place = ((index,), doubled)

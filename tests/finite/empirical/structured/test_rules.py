@@ -7,14 +7,14 @@ import pytest
 from jax import lax
 
 from tests.tolerance import assert_close
-from widelimit.finite.empirical.axes import Axes
 from widelimit.finite.empirical.jacobian import jacobian_contraction
+from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured import explain, structured
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 QUICK = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
-AXES = Axes((1,))
+AXES = KernelAxes((1,))
 
 
 def draw(*shapes):

@@ -37,7 +37,7 @@ class Analysis:
 
 def analyse(program: Program, count: int) -> Analysis:
     """Returns the uses of the parameters of a program: its first inputs, so many."""
-    walk = _Walk()
+    walk = _LinkWalk()
     links: Links = {
         number: (Link(leaf, (), shape, tuple(range(len(shape)))),)
         for leaf, number in enumerate(program.inputs[:count])
@@ -58,7 +58,7 @@ def compatible(uses1: Sequence[Use], uses2: Sequence[Use]) -> bool:
     return all(a == b or disjoint(a, b) for a, b in itertools.product(frames1, frames2))
 
 
-class _Walk:
+class _LinkWalk:
     """Follows links through a program and the scans in it."""
 
     def __init__(self) -> None:

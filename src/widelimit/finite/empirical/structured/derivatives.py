@@ -13,7 +13,7 @@ from jaxtyping import Array
 from widelimit.finite.empirical.structured.analysis import Analysis
 from widelimit.finite.empirical.structured.convolutions import fast_to_derive
 from widelimit.finite.empirical.structured.factors import Factor, OneHot
-from widelimit.finite.empirical.structured.links import Pick, Read, Use, Window
+from widelimit.finite.empirical.structured.links import Crop, Pick, Read, Use
 from widelimit.finite.empirical.structured.pairs import Derivative, merged
 from widelimit.finite.empirical.structured.program import Place, Program, evaluate
 from widelimit.tracing.varying import varying_like
@@ -151,9 +151,9 @@ def _derivative(
         cotangent = cotangent.reshape(cotangent.shape[: rank + len(use.loops)] + use.change)
     parts: list[Factor | OneHot] = [Factor(cotangent, (*out, *use.loops, *use.labels))]
     sample = () if axis is None else (("out", axis),)
-    parts += [_part(part, values, sample) for part in use.parts if not isinstance(part, Window)]
-    for window in reversed([part for part in use.parts if isinstance(part, Window)]):
-        parts = [_cut(part, window) for part in parts]
+    parts += [_part(part, values, sample) for part in use.parts if not isinstance(part, Crop)]
+    for crop in reversed([part for part in use.parts if isinstance(part, Crop)]):
+        parts = [_cut(part, crop) for part in parts]
     return Derivative(tuple(parts), use.frame, use.shape)
 
 
@@ -175,16 +175,16 @@ def _part(
     return Factor(array, (*leading, *part.labels))
 
 
-def _cut(part: Factor | OneHot, window: Window) -> Factor | OneHot:
-    """Returns a factor along a window of one of its labels."""
-    if isinstance(part, OneHot) and part.picked == window.outer:
-        part = part._replace(where=part.where - window.start, picked=window.inner, size=window.size)
-    if window.outer not in part.labels:
+def _cut(part: Factor | OneHot, crop: Crop) -> Factor | OneHot:
+    """Returns a factor along what a crop leaves of one of its labels."""
+    if isinstance(part, OneHot) and part.picked == crop.outer:
+        part = part._replace(where=part.where - crop.start, picked=crop.inner, size=crop.size)
+    if crop.outer not in part.labels:
         return part
-    axis = part.labels.index(window.outer)
-    labels = (*part.labels[:axis], window.inner, *part.labels[axis + 1 :])
+    axis = part.labels.index(crop.outer)
+    labels = (*part.labels[:axis], crop.inner, *part.labels[axis + 1 :])
     array = part.array if isinstance(part, Factor) else part.where
-    array = lax.slice_in_dim(array, window.start, window.start + window.size, axis=axis)
+    array = lax.slice_in_dim(array, crop.start, crop.start + crop.size, axis=axis)
     if isinstance(part, Factor):
         return Factor(array, labels)
     return part._replace(where=array, labels=labels)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from widelimit.finite.empirical.axes import kernel_dtype
+from widelimit.finite.empirical.kernel_axes import kernel_dtype
 
 Labels = tuple[Hashable, ...]
 
@@ -45,10 +45,10 @@ class OneHot(NamedTuple):
         return Factor(hot.astype(dtype), (*self.labels, self.picked))
 
 
-class Plan(NamedTuple):
+class ProductOrder(NamedTuple):
     """In which order to multiply: pairs of positions, the product put last; and what it takes."""
 
-    order: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int], ...]
     cost: float
 
 
@@ -61,11 +61,11 @@ def sizes_of(factors: Sequence[Factor]) -> dict[Hashable, int]:
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_product(
+def cheapest_order(
     operands: tuple[frozenset[Hashable], ...],
     kept: frozenset[Hashable],
     sizes: frozenset[tuple[Hashable, int]],
-) -> Plan:
+) -> ProductOrder:
     """Returns the cheapest order of pairwise products.
 
     Args:
@@ -79,48 +79,50 @@ def plan_product(
         return float(math.prod(size[x] for x in labels))
 
     @functools.cache
-    def best(rest: tuple[frozenset[Hashable], ...]) -> Plan:
+    def best(rest: tuple[frozenset[Hashable], ...]) -> ProductOrder:
         if len(rest) == 1:
-            return Plan((), 0.0)
-        plans = []
+            return ProductOrder((), 0.0)
+        orders = []
         for i, j in itertools.combinations(range(len(rest)), 2):
             others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
             both = rest[i] | rest[j]
             product = both & kept.union(*others)
             moved = volume(rest[i]) + volume(rest[j]) + volume(product)
             cost = volume(both) + TRAFFIC * moved
-            after = best((*others, product)) if len(rest) <= 5 else Plan((), 0.0)
-            plans.append(Plan(((i, j), *after.order), cost + after.cost))
-        found = min(plans, key=lambda plan: plan.cost)
+            after = best((*others, product)) if len(rest) <= 5 else ProductOrder((), 0.0)
+            orders.append(ProductOrder(((i, j), *after.pairs), cost + after.cost))
+        found = min(orders, key=lambda order: order.cost)
         if len(rest) > 5:  # the cheapest pair first: all orders would be too many
-            i, j = found.order[0]
+            i, j = found.pairs[0]
             others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
             after = best((*others, (rest[i] | rest[j]) & kept.union(*others)))
-            found = Plan((*found.order, *after.order), found.cost + after.cost)
+            found = ProductOrder((*found.pairs, *after.pairs), found.cost + after.cost)
         return found
 
     return best(operands)
 
 
-def plan_factors(factors: Sequence[Factor], kept: Labels) -> Plan:
+def factor_order(factors: Sequence[Factor], kept: Labels) -> ProductOrder:
     """Returns the order of multiplying factors for a result with the labels that are kept."""
     labels = tuple(frozenset(factor.labels) for factor in factors)
-    return plan_product(labels, frozenset(kept), frozenset(sizes_of(factors).items()))
+    return cheapest_order(labels, frozenset(kept), frozenset(sizes_of(factors).items()))
 
 
-def product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -> Array:
+def product(factors: Sequence[Factor], kept: Labels, order: ProductOrder | None = None) -> Array:
     """Returns the sum of products over all labels but `kept`, with axes in that order.
 
     Every label that is kept must be one of a factor.
     """
-    last = unordered_product(factors, kept, plan)
+    last = unordered_product(factors, kept, order)
     return last.array.transpose([last.labels.index(x) for x in kept])
 
 
-def unordered_product(factors: Sequence[Factor], kept: Labels, plan: Plan | None = None) -> Factor:
+def unordered_product(
+    factors: Sequence[Factor], kept: Labels, order: ProductOrder | None = None
+) -> Factor:
     """Returns the same with the axes in the order in which they are cheapest to have."""
     left = list(factors)
-    for i, j in (plan or plan_factors(factors, kept)).order:
+    for i, j in (order or factor_order(factors, kept)).pairs:
         others = [factor for k, factor in enumerate(left) if k not in (i, j)]
         wanted = set(kept).union(*(factor.labels for factor in others))
         left = [*others, _multiply(left[i], left[j], wanted)]

@@ -17,8 +17,8 @@ from jaxtyping import Array
 from widelimit.finite.empirical.structured.factors import (
     Factor,
     Labels,
-    Plan,
-    plan_factors,
+    ProductOrder,
+    factor_order,
     product,
     sizes_of,
 )
@@ -35,25 +35,25 @@ class Upper(NamedTuple):
       cut: how many rows are above.
       above: factors of the rows above.
       below: factors of the other ones.
-      plans: in which order both are multiplied.
+      orders: in which order both are multiplied.
     """
 
     axis: int
     cut: int
     above: Sequence[Factor]
     below: Sequence[Factor]
-    plans: tuple[Plan, Plan]
+    orders: tuple[ProductOrder, ProductOrder]
 
     @property
     def cost(self) -> float:
         """What it takes, in multiply-adds."""
-        return sum(plan.cost for plan in self.plans)
+        return sum(order.cost for order in self.orders)
 
     def product(self, kept: Labels) -> Array:
         """Returns the whole product, with axes in the order of `kept`."""
         axis, cut = self.axis, self.cut
-        above = product(self.above, kept, self.plans[0])
-        right = product(self.below, kept, self.plans[1])
+        above = product(self.above, kept, self.orders[0])
+        right = product(self.below, kept, self.orders[1])
         n = above.shape[axis + 1]
         left = mirrored(lax.slice_in_dim(above, cut, n, axis=axis + 1), kept)
         return jnp.concatenate([above, jnp.concatenate([left, right], axis + 1)], axis)
@@ -77,7 +77,7 @@ def upper_half(factors: Sequence[Factor], kept: Labels, cost: float) -> Upper | 
     cut = (n + 1) // 2
     above = [_sliced(factor, {row: (0, cut)}) for factor in factors]
     below = [_sliced(factor, {row: (cut, n), column: (cut, n)}) for factor in factors]
-    found = Upper(axis, cut, above, below, (plan_factors(above, kept), plan_factors(below, kept)))
+    found = Upper(axis, cut, above, below, (factor_order(above, kept), factor_order(below, kept)))
     return found if cost - found.cost > _LEAST_GAIN else None
 
 

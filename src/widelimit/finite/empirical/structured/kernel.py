@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.finite.empirical.axes import Axes, kernel_dtype
+from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype
 from widelimit.finite.empirical.structured.analysis import Analysis, analyse, compatible
 from widelimit.finite.empirical.structured.derivatives import Batch, derivatives_of
 from widelimit.finite.empirical.structured.pairs import Chosen, Derivative, kernel_of_parameter
-from widelimit.finite.empirical.structured.program import trace
+from widelimit.finite.empirical.structured.program import program_of
 from widelimit.tracing.varying import varying_axes, varying_like
 
 Function = Callable[[Any], Array]
@@ -57,7 +57,7 @@ class Structured:
 
     reports: list[LeafReport] | None = None
 
-    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: Axes) -> Array:
+    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
         """Returns the tangent kernel of two outputs, summed over trace axes.
 
         Args:
@@ -75,7 +75,7 @@ class Structured:
         f2: Callable[[Any], Function],
         batches: tuple[Batch, Batch | None],
         params: Any,
-        axes: Axes,
+        axes: KernelAxes,
     ) -> Array:
         """Returns the same for functions of single samples: what concerns one is computed once.
 
@@ -136,11 +136,11 @@ class _Side:
             return function(arrays)(jax.tree.unflatten(tree, leaves))
 
         self.batch = batch
-        self.program = trace(flat, leaves, one)
+        self.program = program_of(flat, leaves, one)
         (output,) = self.program.outputs
         self.like = self.program.types[output]
         if varying_axes(self.like):  # the parameters of one device
-            self.program = trace(flat, varying_like(leaves, self.like), one)
+            self.program = program_of(flat, varying_like(leaves, self.like), one)
             (output,) = self.program.outputs
         self.analysis = analyse(self.program, len(leaves))
         shape = list(self.program.types[output].shape)
@@ -162,7 +162,7 @@ def _sample(array: Array) -> Any:
 
 
 def _kernel(
-    one: _Side, other: _Side | None, params: Any, axes: Axes
+    one: _Side, other: _Side | None, params: Any, axes: KernelAxes
 ) -> tuple[Array, list[LeafReport]]:
     """Returns the kernel, and how every parameter was treated."""
     paths = jax.tree_util.tree_leaves_with_path(params)

@@ -46,7 +46,7 @@ class Read:
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Crop:
     """A factor that is 1 where label `outer` = `start` + label `inner`, else 0."""
 
     outer: Label
@@ -67,7 +67,7 @@ class Pick:
     size: int
 
 
-Part = Read | Window | Pick
+Part = Read | Crop | Pick
 
 
 @dataclasses.dataclass(frozen=True)

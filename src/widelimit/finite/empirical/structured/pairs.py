@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from widelimit.finite.empirical.axes import Axes
+from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured.factors import (
     Factor,
     OneHot,
-    plan_factors,
+    factor_order,
     product,
     unordered_product,
     without_one_hots,
@@ -95,7 +95,7 @@ def _stacked(group: Sequence[Derivative]) -> Derivative:
 def kernel_of_parameter(
     first: Sequence[Derivative],
     second: Sequence[Derivative] | None,
-    axes: Axes,
+    axes: KernelAxes,
     rank: int,
 ) -> tuple[Array | None, Chosen]:
     """Returns the part of the kernel that one parameter gives, and how it was computed.
@@ -132,7 +132,7 @@ def kernel_of_parameter(
     return total, Chosen(False, apart)
 
 
-def kept_labels(axes: Axes, rank: int) -> Labels:
+def kept_labels(axes: KernelAxes, rank: int) -> Labels:
     """Returns the labels of the kernel: both copies of an axis side by side."""
     kept: list[Hashable] = []
     for axis in range(rank):
@@ -143,7 +143,7 @@ def kept_labels(axes: Axes, rank: int) -> Labels:
     return tuple(kept)
 
 
-def _side(derivative: Derivative, side: int, axes: Axes) -> Derivative:
+def _side(derivative: Derivative, side: int, axes: KernelAxes) -> Derivative:
     """Returns a derivative with labels that only its side has, but for shared ones."""
     names: dict[Hashable, Hashable] = {}
     for part in derivative.parts:
@@ -182,15 +182,15 @@ class _Couple:
         self._factors = without_one_hots(parts)
         self._kept = kept
         self._both_ways = same is False
-        self._plan = plan_factors(self._factors, kept)
-        self._upper = upper_half(self._factors, kept, self._plan.cost) if same else None
-        self.cost = self._plan.cost if self._upper is None else self._upper.cost
+        self._order = factor_order(self._factors, kept)
+        self._upper = upper_half(self._factors, kept, self._order.cost) if same else None
+        self.cost = self._order.cost if self._upper is None else self._upper.cost
 
     def product(self) -> Array:
         """Returns the part of the kernel."""
         if self._upper is not None:
             return self._upper.product(self._kept)
-        found = product(self._factors, self._kept, self._plan)
+        found = product(self._factors, self._kept, self._order)
         return found + mirrored(found, self._kept) if self._both_ways else found
 
 
@@ -213,7 +213,7 @@ class _Whole(NamedTuple):
         for derivative in derivatives:
             factors = without_one_hots(derivative.parts, labels)
             held = {x for factor in factors for x in factor.labels}
-            cost += plan_factors(factors, tuple(x for x in labels if x in held)).cost
+            cost += factor_order(factors, tuple(x for x in labels if x in held)).cost
         return cls(derivatives, labels, (*(sizes[x] for x in out), *shape), cost)
 
     def factor(self) -> Factor:
@@ -241,7 +241,7 @@ def _product_cost(wholes: Sequence[_Whole], kept: Labels) -> float:
         Factor(np.broadcast_to(empty, whole.sizes), whole.labels)  # type: ignore[arg-type]
         for whole in wholes
     ]
-    return plan_factors(factors, kept).cost
+    return factor_order(factors, kept).cost
 
 
 def _array(part: Factor | OneHot) -> Array:

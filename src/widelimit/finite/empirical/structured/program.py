@@ -73,7 +73,7 @@ class Program:
     types: Mapping[int, Any]
 
 
-def trace(function: Callable[..., Any], *args: Any) -> Program:
+def program_of(function: Callable[..., Any], *args: Any) -> Program:
     """Returns the program of a function of arrays."""
     closed = jax.make_jaxpr(function)(*args)
     return _Flattener().program(closed.jaxpr, closed.consts)

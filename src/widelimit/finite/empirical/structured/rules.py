@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from widelimit.finite.empirical.structured.links import Labels, Link, Pick, Read, Scope, Use, Window
+from widelimit.finite.empirical.structured.links import Crop, Labels, Link, Pick, Read, Scope, Use
 from widelimit.finite.empirical.structured.patches import image_patches
 from widelimit.finite.empirical.structured.program import Step
 
@@ -175,19 +175,19 @@ def _concatenate(scope: Scope, step: Step, position: int, link: Link) -> Outcome
     (outer,) = scope.fresh()
     if step.name == "stack":
         (inner,) = scope.fresh()
-        window = Window(outer, inner, position, 1)
-        return [link.relabelled((*link.labels[:axis], outer, *link.labels[axis:]), window)]
+        crop = Crop(outer, inner, position, 1)
+        return [link.relabelled((*link.labels[:axis], outer, *link.labels[axis:]), crop)]
     sizes = [scope.types[number].shape[axis] for number in step.inputs]
     inner = link.labels[axis]
-    window = Window(outer, inner, sum(sizes[:position]), sizes[position])
-    return [link.relabelled((*link.labels[:axis], outer, *link.labels[axis + 1 :]), window)]
+    crop = Crop(outer, inner, sum(sizes[:position]), sizes[position])
+    return [link.relabelled((*link.labels[:axis], outer, *link.labels[axis + 1 :]), crop)]
 
 
 @rule("pad")
 def _pad(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
     if position != 0 or not _all_fixed(scope, step):
         return None
-    labels, windows = list(link.labels), []
+    labels, crops = list(link.labels), []
     shape = scope.types[step.inputs[0]].shape
     for axis, config in enumerate(step.params["padding_config"]):
         low, high, interior = map(int, config)
@@ -195,8 +195,8 @@ def _pad(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
             return None
         if low or high:
             (labels[axis],) = scope.fresh()
-            windows.append(Window(labels[axis], link.labels[axis], low, shape[axis]))
-    return [link.relabelled(tuple(labels), *windows)]
+            crops.append(Crop(labels[axis], link.labels[axis], low, shape[axis]))
+    return [link.relabelled(tuple(labels), *crops)]
 
 
 # Sums and products.

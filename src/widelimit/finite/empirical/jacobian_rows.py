@@ -14,7 +14,7 @@ from jaxtyping import Array
 from widelimit.finite.empirical.jacobian import unit_row
 from widelimit.finite.empirical.network import Network, real_output
 from widelimit.finite.empirical.outputs import Call, Output
-from widelimit.gram.liveness import inner_functions, peak_bytes
+from widelimit.gram.liveness import inner_functions, live_bytes
 
 # Rows that one call computes, as long as they take no more than this share of the budget.
 _MOST_CALLED = 32
@@ -22,7 +22,7 @@ _CALLED_SHARE = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class JacobianRows:
     """Rows of the Jacobian of one output of a network: the static part.
 
     Attributes:
@@ -71,7 +71,7 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Side:
+class SlotRows:
     """All rows of one set of inputs, by slot: an index of trace and diagonal axes.
 
     Attributes:
@@ -92,7 +92,7 @@ class Side:
         return self.samples.shape[1]
 
     @classmethod
-    def of(cls, call: Call, output: Output, shape: tuple[int, ...]) -> Side:
+    def of(cls, call: Call, output: Output, shape: tuple[int, ...]) -> SlotRows:
         """Returns the rows of an output of this real shape."""
         axes, rank = output.axes, len(shape)
         slots, kept = (*axes.trace, *axes.diagonal), axes.kept(rank)
@@ -112,9 +112,9 @@ class Side:
             entries = entries * single[axis] + places[axis]
         return cls(call, samples, entries, tuple(shape[a] for a in kept))
 
-    def rows(self, output: Output, called: int) -> Rows:
+    def rows(self, output: Output, called: int) -> JacobianRows:
         """Returns what is static about the rows."""
-        return Rows(self.call.network, output.index, output.axis is not None, called)
+        return JacobianRows(self.call.network, output.index, output.axis is not None, called)
 
     def padded(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns samples and entries of so many rows, the last repeated."""
@@ -123,7 +123,7 @@ class Side:
 
 
 def work_of_call(
-    side: Side, output: Output, group: tuple[int, ...], memory: int
+    side: SlotRows, output: Output, group: tuple[int, ...], memory: int
 ) -> tuple[int, int]:
     """Returns what a call works with beside its arguments in bytes, and how many rows it computes.
 
@@ -139,7 +139,7 @@ def work_of_call(
             )
         )(side.call.params, side.call.arrays, ids, ids)
         given = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in jaxpr.jaxpr.invars)
-        return peak_bytes(jaxpr) - given, _has_convolution(jaxpr)
+        return live_bytes(jaxpr) - given, _has_convolution(jaxpr)
 
     one, convolves = traced(1)
     if convolves and jax.default_backend() == "cpu":

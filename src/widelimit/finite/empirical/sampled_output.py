@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.finite.empirical.axes import Axes
 from widelimit.finite.empirical.implementations import Implementation
-from widelimit.finite.empirical.jacobian import contract_trees, jacobian, jacobian_contraction
+from widelimit.finite.empirical.jacobian import jacobian, jacobian_contraction, kernel_of_jacobians
+from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured import Batch, Structured
 from widelimit.tracing.varying import varying_like
 
@@ -20,7 +20,7 @@ Function = Callable[[Any], Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Samples:
+class SampledOutput:
     """One output of a network, sample by sample.
 
     Attributes:
@@ -66,10 +66,10 @@ class Samples:
 
 def kernel_of_samples(
     implementation: Implementation,
-    first: Samples,
-    second: Samples | None,
+    first: SampledOutput,
+    second: SampledOutput | None,
     params: Any,
-    axes: Axes,
+    axes: KernelAxes,
 ) -> Array:
     """Returns the kernel of two outputs, summed over trace axes.
 
@@ -85,7 +85,7 @@ def kernel_of_samples(
     if implementation is jacobian_contraction:
         j1 = first.jacobian(params)
         j2 = j1 if second is None else second.jacobian(params)
-        return contract_trees(j1, j2, axes, (first.shape(params), other.shape(params)))
+        return kernel_of_jacobians(j1, j2, axes, (first.shape(params), other.shape(params)))
 
     if isinstance(implementation, Structured):
         two = None if second is None else Batch(second.arrays, second.axis)

@@ -18,7 +18,7 @@ from jaxtyping import Array
 Shape = tuple[int, ...]
 
 
-class Axes(NamedTuple):
+class KernelAxes(NamedTuple):
     """Trace and diagonal axes of one output; static and hashable.
 
     Attributes:
@@ -62,7 +62,7 @@ class Axes(NamedTuple):
 
 def resolve_axes(
     trace_axes: Any, diagonal_axes: Any, shape1: Shape, shape2: Shape, name: str = "an output"
-) -> Axes:
+) -> KernelAxes:
     """Returns the axes of one output.
 
     Args:
@@ -97,10 +97,10 @@ def resolve_axes(
                     f"expected f(x1) and f(x2) of the same size along {kind} axis {axis}, got "
                     f"{name} of shapes {shape1} and {shape2}"
                 )
-    return Axes(trace, diagonal)
+    return KernelAxes(trace, diagonal)
 
 
-def contract(a1: Array, a2: Array, axes: Axes, rank: int) -> Array:
+def kernel_of_arrays(a1: Array, a2: Array, axes: KernelAxes, rank: int) -> Array:
     """Returns the kernel of two arrays: the sum of their products over trace and further axes.
 
     Args:
@@ -133,7 +133,7 @@ def kernel_dtype(*dtypes: Any) -> np.dtype:
     return np.dtype(jnp.promote_types(found, jnp.float32) if found.itemsize < 4 else found)
 
 
-def mean_over_trace(kernel: Array, axes: Axes, shape: Shape) -> Array:
+def mean_over_trace(kernel: Array, axes: KernelAxes, shape: Shape) -> Array:
     """Returns a sum over trace axes as the mean over them; `shape` is that of the output."""
     return kernel / axes.trace_size(shape) if axes.trace else kernel
 

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from tests.tolerance import assert_close
-from widelimit.finite.empirical.axes import Axes, contract, kernel_dtype, resolve_axes
+from widelimit.finite.empirical.kernel_axes import (
+    KernelAxes,
+    kernel_dtype,
+    kernel_of_arrays,
+    resolve_axes,
+)
 
 SHAPE1, SHAPE2, REST = (2, 3, 4), (5, 3, 4), (6,)
 EXPECTED = {
@@ -27,38 +32,38 @@ def test_contract_keeps_axes_side_by_side(axes):
     a1 = rng.standard_normal(SHAPE1 + REST).astype(np.float32)
     a2 = rng.standard_normal(SHAPE2 + REST).astype(np.float32)
     expected = np.einsum(EXPECTED[axes].replace(" ", ""), a1, a2)
-    found = Axes(*axes)
+    found = KernelAxes(*axes)
     assert found.kernel_shape(SHAPE1, SHAPE2) == expected.shape
-    assert_close(contract(jnp.array(a1), jnp.array(a2), found, 3), expected)
+    assert_close(kernel_of_arrays(jnp.array(a1), jnp.array(a2), found, 3), expected)
 
 
 def test_all_axes_of_equal_shapes_may_be_traced():
     a = jnp.arange(6.0).reshape(2, 3)
     for trace in itertools.chain.from_iterable(itertools.combinations(range(2), k) for k in (1, 2)):
-        axes = Axes(trace)
+        axes = KernelAxes(trace)
         expected = {(0,): a.T @ a, (1,): a @ a.T, (0, 1): (a * a).sum()}[trace]
         if trace == (0,):
             expected = np.einsum("ab,ac->bc", a, a)
-        assert_close(contract(a, a, axes, 2), expected)
+        assert_close(kernel_of_arrays(a, a, axes, 2), expected)
         assert axes.trace_size((2, 3)) == {(0,): 2, (1,): 3, (0, 1): 6}[trace]
 
 
 def test_scalars_and_low_precision():
     one = jnp.float16(300.0)
-    product = contract(one, one, Axes(), 0)
+    product = kernel_of_arrays(one, one, KernelAxes(), 0)
     assert product.dtype == jnp.float32
     assert float(product) == 90000.0  # not a float16
     assert kernel_dtype(jnp.float16, jnp.complex64) == np.complex64
-    assert contract(jnp.ones(2, jnp.bfloat16), jnp.ones(2), Axes((0,)), 1) == 2.0
+    assert kernel_of_arrays(jnp.ones(2, jnp.bfloat16), jnp.ones(2), KernelAxes((0,)), 1) == 2.0
 
 
 @pytest.mark.parametrize(
     ("trace", "diagonal", "expected"),
     [
-        (-1, (), Axes((2,))),
-        ((-1, 2), [-3], Axes((2,), (0,))),
-        ((2, -2), (), Axes((1, 2))),
-        ((), np.int64(1), Axes((), (1,))),
+        (-1, (), KernelAxes((2,))),
+        ((-1, 2), [-3], KernelAxes((2,), (0,))),
+        ((2, -2), (), KernelAxes((1, 2))),
+        ((), np.int64(1), KernelAxes((), (1,))),
     ],
 )
 def test_axes_are_resolved(trace, diagonal, expected):
