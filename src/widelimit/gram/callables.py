@@ -132,7 +132,7 @@ class CallableTiler:
         """Returns bytes per pair and per sample, by a trace of the function if it can be traced."""
         try:
             return tile_costs(
-                lambda n: jax.make_jaxpr(self._call)(*(side.outline(n) for side in self._sides))
+                lambda n: Equations.of(self._call, *(side.outline(n) for side in self._sides))
             )
         except Exception:  # whatever a function does that is not made to be traced
             inputs = sum(side.sample_bytes() for side in self._sides)

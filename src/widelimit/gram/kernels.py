@@ -22,6 +22,7 @@ from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import live_bytes
 from widelimit.gram.sizes import Grid
 from widelimit.kernel.kernel import Kernel, is_kernel
+from widelimit.tracing.jaxprs import Equations
 
 _TARGET_BYTES = 2**26
 
@@ -151,7 +152,7 @@ class KernelTiler:
     def _pair_bytes(self) -> float:
         first, second = (self._small(side) for side in (0, 1))
         kernels, kwargs = self._inputs(first, second)
-        traced = jax.make_jaxpr(lambda k: self._kernel_fn(k, None, *self._args, **kwargs))(kernels)
+        traced = Equations.of(lambda k: self._kernel_fn(k, None, *self._args, **kwargs), kernels)
         return live_bytes(traced) / max(first.span.stop * second.span.stop, 1)
 
     def _small(self, side: int) -> KernelPiece:

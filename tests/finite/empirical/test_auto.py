@@ -5,10 +5,11 @@ from jax import lax
 
 import widelimit as wl
 from widelimit.finite.empirical.auto import GROUPED, TRAFFIC, cheapest, multiply_adds
+from widelimit.tracing.jaxprs import Equations
 
 
 def count(f, *shapes):
-    return multiply_adds(jax.make_jaxpr(f)(*(jnp.zeros(shape) for shape in shapes)))
+    return multiply_adds(Equations.of(f, *(jnp.zeros(shape) for shape in shapes)))
 
 
 def test_counts_by_hand():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import jax
+from widelimit.tracing.jaxprs import Equation, Equations, Value, shape_of
 
 _K = TypeVar("_K")
 
@@ -31,7 +31,7 @@ def cheapest(ways: Mapping[_K, Callable[..., Any]], *args: Any) -> _K:
     failures: list[Exception] = []
     for key, way in ways.items():
         try:
-            counts[key] = multiply_adds(jax.make_jaxpr(way)(*args))
+            counts[key] = multiply_adds(Equations.of(way, *args))
         except (TypeError, ValueError) as error:
             failures.append(error)
     if not counts:
@@ -39,55 +39,42 @@ def cheapest(ways: Mapping[_K, Callable[..., Any]], *args: Any) -> _K:
     return min(counts, key=lambda key: counts[key])
 
 
-def multiply_adds(jaxpr: Any) -> float:
+def multiply_adds(function: Equations) -> float:
     """Returns what a traced function takes, in multiply-adds.
 
     The rounds of a `scan` are multiplied out, those of a `while_loop` unknown: it counts as one.
-
-    Args:
-      jaxpr: what `jax.make_jaxpr(function)(...)` returns.
     """
-    inner = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(_equation(eqn) for eqn in inner.eqns)
+    return sum(map(_multiply_adds, function))
 
 
-def _equation(eqn: Any) -> float:
-    name = eqn.primitive.name
-    bodies = [multiply_adds(body) for body in _inner(eqn)]
+def _multiply_adds(equation: Equation) -> float:
+    name, inputs, outputs = equation.name, equation.inputs, equation.outputs
+    bodies = [multiply_adds(body) for body in equation.bodies]
     if bodies:
-        rounds = eqn.params.get("length", 1) if name == "scan" else 1
+        rounds = equation.params.get("length", 1) if name == "scan" else 1
         return float(rounds * (max(bodies) if name == "cond" else sum(bodies)))
-    moved = sum(_size(v) for v in (*eqn.invars, *eqn.outvars))
+    size = sum(map(_size, outputs))
+    traffic = TRAFFIC * (sum(map(_size, inputs)) + size)
     if name == "dot_general":
-        ((summed, _), _) = eqn.params["dimension_numbers"]
-        rows = eqn.invars[0].aval.shape
-        return _size(eqn.outvars[0]) * math.prod(rows[a] for a in summed) + TRAFFIC * moved
+        ((summed, _), _) = equation.params["dimension_numbers"]
+        rows = shape_of(inputs[0])
+        return size * math.prod(rows[a] for a in summed) + traffic
     if name == "conv_general_dilated":
-        return _convolution(eqn) + TRAFFIC * moved
+        return size * _taps(equation.params, shape_of(inputs[1])) + traffic
     # Other operations are fused: each takes one pass over its result.
-    return TRAFFIC * sum(_size(v) for v in eqn.outvars) if name not in _FREE else 0.0
+    return TRAFFIC * size if name not in _FREE else 0.0
 
 
 # Changes of the description of an array, and numbers that are made where they are used.
 _FREE = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy", "stop_gradient"}
 
 
-def _convolution(eqn: Any) -> float:
-    """Returns the multiply-adds of a convolution."""
-    params = eqn.params
-    kernel = eqn.invars[1].aval.shape
+def _taps(params: Mapping[str, Any], kernel: tuple[int, ...]) -> float:
+    """Returns the multiply-adds of a convolution for each number of its result."""
     taps = math.prod(kernel) / max(kernel[params["dimension_numbers"].rhs_spec[0]], 1)
     grouped = params["feature_group_count"] > 1 or params["batch_group_count"] > 1
-    return _size(eqn.outvars[0]) * taps * (GROUPED if grouped else 1.0)
+    return taps * (GROUPED if grouped else 1.0)
 
 
-def _size(value: Any) -> int:
-    return math.prod(getattr(value.aval, "shape", ()))
-
-
-def _inner(eqn: Any) -> Iterator[Any]:
-    """Yields the functions that an operation calls."""
-    for value in eqn.params.values():
-        for one in value if isinstance(value, list | tuple) else (value,):
-            if hasattr(getattr(one, "jaxpr", one), "eqns"):
-                yield one
+def _size(value: Value) -> int:
+    return math.prod(shape_of(value))

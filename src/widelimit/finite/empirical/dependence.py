@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from widelimit.gram.liveness import inner_functions
+from widelimit.tracing.jaxprs import Equations, shape_of, variables_of
 from widelimit.tracing.varying import varying_axes, varying_like
 
 # Operations along axes of a mesh that send nothing.
@@ -34,33 +34,32 @@ def check_dependence(f: Callable[..., Any], params: list[Any], arguments: Any) -
         p, tangents, arguments = varying_like((p, tangents, arguments), given)
         return jax.jvp(lambda p: f(p, arguments), (p,), (tangents,))[1]
 
-    traced = jax.make_jaxpr(derivative)(params, params, arguments)
+    traced = Equations.of(derivative, params, params, arguments)
     axes = varying_axes(given)
     if axes:
         _check_separate(traced, axes)
-    jaxpr = traced.jaxpr
     count = len(jax.tree.leaves(params))
-    reached = {v for v in jaxpr.invars[count : 2 * count] if v.aval.size}
+    reached = {v for v in traced.inputs[count : 2 * count] if 0 not in shape_of(v)}
     if not reached:
         return
-    for equation in jaxpr.eqns:
-        if any(not hasattr(v, "val") and v in reached for v in equation.invars):
-            reached.update(equation.outvars)
-    if not any(not hasattr(v, "val") and v in reached for v in jaxpr.outvars):
+    for equation in traced:
+        if not reached.isdisjoint(variables_of(equation.inputs)):
+            reached.update(equation.outputs)
+    if reached.isdisjoint(variables_of(traced.outputs)):
         raise ValueError(
             "expected f that depends on the chosen parameters, got one whose derivatives with "
             "respect to them do not exist: is it f(params, x), and are the parameters used?"
         )
 
 
-def _check_separate(jaxpr: Any, axes: frozenset[str]) -> None:
+def _check_separate(traced: Equations, axes: frozenset[str]) -> None:
     """Raises where a trace exchanges arrays along axes of a mesh.
 
     The derivatives of the outputs on one device with respect to the parameters would be spread over
     all devices, and those of several devices added up.
     """
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        name, params = equation.primitive.name, equation.params
+    for equation in traced.walk():
+        name, params = equation.name, equation.params
         named = params.get("axes", params.get("axis_name", ()))
         named = named if isinstance(named, tuple) else (named,)
         if name not in _LOCAL and any(isinstance(a, str) and a in axes for a in named):
@@ -68,5 +67,3 @@ def _check_separate(jaxpr: Any, axes: frozenset[str]) -> None:
                 f"expected f that treats devices separately inside jax.shard_map, got one with "
                 f"{name} along {named}: gather what it needs before, as an argument"
             )
-        for body in inner_functions(equation):
-            _check_separate(body, axes)

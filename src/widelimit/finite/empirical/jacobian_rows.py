@@ -14,7 +14,8 @@ from jaxtyping import Array
 from widelimit.finite.empirical.jacobian import unit_row
 from widelimit.finite.empirical.network import Network, real_output
 from widelimit.finite.empirical.outputs import Call, Output
-from widelimit.gram.liveness import inner_functions, live_bytes
+from widelimit.gram.liveness import live_bytes
+from widelimit.tracing.jaxprs import Equations, bytes_of
 
 # Rows that one call computes, as long as they take no more than this share of the budget.
 _MOST_CALLED = 32
@@ -133,13 +134,13 @@ def work_of_call(
     def traced(called: int) -> tuple[int, bool]:
         rows = side.rows(output, called)
         ids = jax.ShapeDtypeStruct((called,), np.int32)
-        jaxpr = jax.make_jaxpr(
-            lambda params, arrays, a, b: rows.compute(
-                group, Call(side.call.network, params, arrays), a, b
-            )
-        )(side.call.params, side.call.arrays, ids, ids)
-        given = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in jaxpr.jaxpr.invars)
-        return live_bytes(jaxpr) - given, _has_convolution(jaxpr)
+
+        def call(params: list[Any], arrays: Any, samples: Array, entries: Array) -> list[Array]:
+            return rows.compute(group, Call(side.call.network, params, arrays), samples, entries)
+
+        found = Equations.of(call, side.call.params, side.call.arrays, ids, ids)
+        convolves = any(equation.name == "conv_general_dilated" for equation in found.walk())
+        return live_bytes(found) - bytes_of(found.inputs), convolves
 
     one, convolves = traced(1)
     if convolves and jax.default_backend() == "cpu":
@@ -148,12 +149,3 @@ def work_of_call(
     more = max(two - one, 1)
     called = int(max(1, min(_MOST_CALLED, (memory // _CALLED_SHARE - one) // more)))
     return one + (called - 1) * more, called
-
-
-def _has_convolution(jaxpr: Any) -> bool:
-    """Returns whether there is a convolution in a trace."""
-    return any(
-        equation.primitive.name == "conv_general_dilated"
-        or any(map(_has_convolution, inner_functions(equation)))
-        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns
-    )

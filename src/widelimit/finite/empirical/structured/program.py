@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from widelimit.tracing.jaxprs import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from widelimit.tracing.jaxprs import Equation, Equations, Literal, Value
 
 # Calls whose body may stand in their place, and where they keep it.
 INLINED = {
@@ -75,12 +75,11 @@ class Program:
 
 def program_of(function: Callable[..., Any], *args: Any) -> Program:
     """Returns the program of a function of arrays."""
-    closed = jax.make_jaxpr(function)(*args)
-    return _Flattener().program(closed.jaxpr, closed.consts)
+    return _Flattener().program(Equations.of(function, *args))
 
 
 class _Flattener:
-    """Numbers the values of a jaxpr, and replaces calls by what they call."""
+    """Numbers the values of equations, and replaces calls by what they call."""
 
     def __init__(self) -> None:
         self.numbers: Iterator[int] = itertools.count()
@@ -88,10 +87,10 @@ class _Flattener:
         self.constants: dict[int, Any] = {}
         self.types: dict[int, Any] = {}
 
-    def program(self, jaxpr: Jaxpr, consts: Sequence[Any]) -> Program:
+    def program(self, equations: Equations) -> Program:
         """Returns the whole of it."""
-        inputs = tuple(self.new(v.aval) for v in jaxpr.invars)
-        outputs = self.inline(jaxpr, consts, inputs)
+        inputs = tuple(self.new(v.aval) for v in equations.inputs)
+        outputs = self.inline(equations, inputs)
         steps = _needed(self.steps, outputs)
         return Program(inputs, outputs, steps, self.constants, self.types)
 
@@ -105,27 +104,27 @@ class _Flattener:
         self.constants[number] = value
         return number
 
-    def inline(self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[int]) -> tuple[int, ...]:
-        """Adds the steps of a jaxpr; returns the numbers of its results."""
-        known = dict(zip(jaxpr.invars, inputs, strict=True))
-        for variable, value in zip(jaxpr.constvars, consts, strict=True):
+    def inline(self, equations: Equations, inputs: Sequence[int]) -> tuple[int, ...]:
+        """Adds the steps of equations; returns the numbers of their results."""
+        known = dict(zip(equations.inputs, inputs, strict=True))
+        for variable, value in zip(equations.constants, equations.values, strict=True):
             known[variable] = self.constant(value, variable.aval)
 
-        def number(atom: Any) -> int:
-            if isinstance(atom, Literal):
-                return self.constant(atom.val, atom.aval)
-            return known[atom]
+        def number(value: Value) -> int:
+            if isinstance(value, Literal):
+                return self.constant(value.val, value.aval)
+            return known[value]
 
-        for equation in jaxpr.eqns:
-            taken = tuple(number(atom) for atom in equation.invars)
-            inner = _inner(equation, INLINED.get(equation.primitive.name))
-            if inner is not None:
-                given = self.inline(*inner, taken)
+        for equation in equations:
+            taken = tuple(map(number, equation.inputs))
+            body = equation.body(INLINED.get(equation.name))
+            if body is not None and len(body.values) == len(body.constants):
+                given = self.inline(body, taken)
             else:
-                given = tuple(self.new(v.aval) for v in equation.outvars)
-                self.steps.append(_step(jaxpr, equation, taken, given))
-            known.update(zip(equation.outvars, given, strict=True))
-        return tuple(number(atom) for atom in jaxpr.outvars)
+                given = tuple(self.new(v.aval) for v in equation.outputs)
+                self.steps.append(_step(equation, taken, given))
+            known.update(zip(equation.outputs, given, strict=True))
+        return tuple(map(number, equations.outputs))
 
 
 def _needed(steps: Sequence[Step], outputs: Sequence[int]) -> tuple[Step, ...]:
@@ -138,40 +137,11 @@ def _needed(steps: Sequence[Step], outputs: Sequence[int]) -> tuple[Step, ...]:
     return tuple(reversed(kept))
 
 
-def _inner(equation: Any, name: str | None) -> tuple[Jaxpr, Sequence[Any]] | None:
-    """Returns the body of a call and its constants, None if it has none under this name."""
-    body = equation.params.get(name)
-    if isinstance(body, ClosedJaxpr):
-        return body.jaxpr, body.consts
-    if isinstance(body, Jaxpr) and not body.constvars:
-        return body, ()
-    return None
-
-
-def _step(jaxpr: Jaxpr, equation: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Step:
-    """Returns an equation of a jaxpr as a step: to run it is to run a jaxpr of this equation."""
-    taken = [atom for atom in equation.invars if not isinstance(atom, Literal)]
-    unique = list(dict.fromkeys(taken))
-    alone = jaxpr.replace(
-        constvars=[],
-        invars=unique,
-        outvars=list(equation.outvars),
-        eqns=[equation],
-        effects=equation.effects,
-        debug_info=jaxpr.debug_info.with_unknown_names(),
-    )
-    call = jaxpr_as_fun(ClosedJaxpr(alone, []))
-    places = [equation.invars.index(atom) for atom in unique]
-
-    def run(*values: Any) -> list[Any]:
-        return list(call(*(values[place] for place in places)))
-
-    name, params = equation.primitive.name, equation.params
-    body = None
-    if name == "scan":
-        closed = params["jaxpr"]
-        body = _Flattener().program(closed.jaxpr, closed.consts)
-    return Step(name, params, inputs, outputs, run, body)
+def _step(equation: Equation, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Step:
+    """Returns an equation as a step."""
+    body = equation.body("jaxpr") if equation.name == "scan" else None
+    program = None if body is None else _Flattener().program(body)
+    return Step(equation.name, equation.params, inputs, outputs, equation.runner(), program)
 
 
 def evaluate(
