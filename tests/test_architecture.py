@@ -295,6 +295,14 @@ def test_only_public_jax():
         assert hit is None, f"expected no word of {hit and hit[0]} in {path.relative_to(ROOT)}"
 
 
+def test_equations_of_jax_are_read_in_one_place():
+    pattern = re.compile(r"\.(eqns|invars|outvars|constvars|primitive)\b|\bmake_jaxpr\b")
+    for path in SOURCE.rglob("*.py"):
+        hit = pattern.search(path.read_text(encoding="utf-8"))
+        is_reader = path.parent == SOURCE / "tracing"
+        assert is_reader or hit is None, f"expected no {hit and hit[0]} in {path.relative_to(ROOT)}"
+
+
 def test_jax_extend_in_one_file_at_most():
     users = [
         path.relative_to(ROOT)

@@ -99,9 +99,8 @@ def same_values(first: object, second: object) -> bool:
     """
     if first is second:
         return True
-    leaves, structure = jax.tree.flatten(first)
-    others, structure2 = jax.tree.flatten(second)
-    return structure == structure2 and all(map(_same_leaf, leaves, others))
+    (leaves1, tree1), (leaves2, tree2) = map(jax.tree.flatten, (first, second))
+    return operator.eq(tree1, tree2) and all(map(_same_leaf, leaves1, leaves2))
 
 
 def _same_leaf(first: Any, second: Any) -> bool:

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from widelimit._pytree import is_concrete
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_of_arrays, resolve_axes
 from widelimit.predict.matrices import to_matrix
-from widelimit.typing import HermitianKernel, Outputs, TargetsLike
-from widelimit.typing import KernelAxes as AxesLike
+from widelimit.typing import Axes, HermitianKernel, Outputs, TargetsLike
 
 
 def kernel_drift(kernel: HermitianKernel, kernel0: HermitianKernel) -> jax.Array:
@@ -79,7 +78,7 @@ def target_alignment(
     kernel: HermitianKernel,
     y: Outputs | TargetsLike,
     *,
-    trace_axes: AxesLike = (-1,),
+    trace_axes: Axes = (-1,),
     centred: bool = True,
 ) -> jax.Array:
     """Returns the alignment of a kernel with y y^T, the kernel that knows the targets.

@@ -17,6 +17,7 @@ from widelimit.gram.fields import Layout, block, relates_equal
 from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import tile_costs
 from widelimit.gram.sizes import Grid
+from widelimit.tracing.jaxprs import Equations
 
 _TARGET_BYTES = 2**26
 # What a function that JAX cannot trace is taken to need, in units of its results and inputs.
