@@ -6,13 +6,19 @@ import dataclasses
 import numbers
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 _T = TypeVar("_T")
+
+AnyArray: TypeAlias = jax.Array | np.ndarray | np.generic
+"""An array of JAX, perhaps traced, or of NumPy."""
+
+Outline: TypeAlias = AnyArray | jax.ShapeDtypeStruct
+"""An array, or its shape and dtype."""
 
 
 def static(*, default: Any = dataclasses.MISSING, kw_only: bool = False) -> Any:

@@ -124,7 +124,13 @@ Covs: TypeAlias = PyTree[Covariances]
 VmapAxes: TypeAlias = PyTree[SupportsIndex]
 """Axes of samples: one, a tree, or a triple of those of inputs, outputs and keywords."""
 
+Keywords: TypeAlias = dict[str, PyTree]
+"""Keywords of a function, trees by name."""
+
 # Requests and functions.
+
+Index: TypeAlias = int | Array
+"""A whole number that may be traced."""
 
 Bytes: TypeAlias = str | int | float | np.number
 """Bytes, or text like "4GiB"."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from widelimit.gram.compute import compute, kernel_fn_of, make_tiler, unwrapped
 from widelimit.gram.devices import resolve_devices
@@ -27,8 +27,8 @@ def gram(
     progress: bool = True,
     devices: Devices = None,
     out: str | os.PathLike | Mapping[str, str | os.PathLike] | None = None,
-    **kernel_kwargs: Any,
-) -> Any:
+    **kernel_kwargs: object,
+) -> PyTree:
     """Returns the kernels between x1 and x2 as arrays of NumPy, computed tile by tile.
 
     Equal to `kernel_fn(x1, x2, get)`, but what is being computed takes no more than `memory`
@@ -86,7 +86,7 @@ def gram(
         return compute(tiler, grid, get, storage, progress)
 
 
-def _paths(out: Any, get: Any, names: tuple[str, ...]) -> dict[str, Path]:
+def _paths(out: object, get: object, names: tuple[str, ...]) -> dict[str, Path]:
     """Returns the file of every array of the result.
 
     Raises:

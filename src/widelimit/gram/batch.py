@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete
 from widelimit.gram.compute import (
@@ -25,7 +26,7 @@ from widelimit.gram.storage import Memory
 from widelimit.gram.tiler import Tiler
 from widelimit.gram.traced import compute_traced
 from widelimit.kernel.kernel import is_kernel
-from widelimit.typing import Inputs, KernelFunction, Size
+from widelimit.typing import Inputs, KernelFunction, Keywords, Size
 
 _TILED = {"nngp", "ntk"}
 
@@ -92,7 +93,7 @@ def batch(
 
     # Attributes of the original, such as its name, are kept.
     @functools.wraps(kernel_fn)
-    def batched(x1: Inputs, x2: Inputs | None = None, *args: Any, **kwargs: Any) -> Any:
+    def batched(x1: Inputs, x2: Inputs | None = None, *args: object, **kwargs: object) -> PyTree:
         devices = resolve_devices(None if device_count == -1 else max(device_count, 1))
         function, keywords = unwrapped(kernel_fn, kwargs)
         job = _Job(function, devices, int(batch_size), store_on_device)
@@ -100,6 +101,17 @@ def batch(
 
     batched.works_in_tiles = True  # type: ignore[attr-defined]
     return batched
+
+
+@runtime_checkable
+class _NetworkKernelFn(Protocol):
+    """What is asked of the kernel function of a network beside kernels."""
+
+    def fields(self, get: Any) -> tuple[str, ...]:
+        """Returns the names of the `Kernel` fields that `get` asks for."""
+
+    def select(self, kernels: PyTree, get: Any) -> PyTree:
+        """Returns what `get` asks for of whole kernels."""
 
 
 class _Job(NamedTuple):
@@ -112,27 +124,27 @@ class _Job(NamedTuple):
       on_device: whether results are arrays of JAX.
     """
 
-    kernel_fn: Any
-    devices: list[Any]
+    kernel_fn: KernelFunction
+    devices: list[jax.Device]
     batch_size: int
     on_device: bool
 
-    def run(self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, x1: Inputs, x2: Inputs, args: tuple[object, ...], kwargs: Keywords) -> PyTree:
         """Returns what `kernel_fn(x1, x2, *args, **kwargs)` returns."""
         if "get" in kwargs and not args:
             args = (kwargs["get"],)
             kwargs = {name: value for name, value in kwargs.items() if name != "get"}
         # Of a network everything but plain kernels is read off whole Kernels.
-        fields = getattr(self.kernel_fn, "fields", None)
-        if fields is None:
-            return self._compute(x1, x2, args, kwargs)
         get = args[0] if args else None
-        if set(fields(get)) <= _TILED:
+        network = self.kernel_fn if isinstance(self.kernel_fn, _NetworkKernelFn) else None
+        if network is None or set(network.fields(get)) <= _TILED:
             return self._compute(x1, x2, args, kwargs)
         kernels = self._compute(x1, x2, (None, *args[1:]), kwargs)
-        return self.kernel_fn.select(kernels, get)
+        return network.select(kernels, get)
 
-    def _compute(self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _compute(
+        self, x1: Inputs, x2: Inputs, args: tuple[object, ...], kwargs: Keywords
+    ) -> PyTree:
         """Returns all of what a network says in its kernels, or any other function."""
         if is_concrete(x1, x2, args, kwargs, getattr(self.kernel_fn, "net", None)):
             with contextlib.suppress(TracedTileError):  # the function knows something traced
@@ -140,8 +152,8 @@ class _Job(NamedTuple):
         return self._compute_traced(x1, x2, args, kwargs)
 
     def _compute_concrete(
-        self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, x1: Inputs, x2: Inputs, args: tuple[object, ...], kwargs: Keywords
+    ) -> PyTree:
         tiler = make_tiler(self.kernel_fn, x1, x2, args, self.devices, kwargs)
         count = len(self.devices)
         if self.batch_size:
@@ -156,8 +168,8 @@ class _Job(NamedTuple):
         return jax.tree.map(lambda k: _second_side(k, tiler), whole, is_leaf=is_kernel)
 
     def _compute_traced(
-        self, x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, x1: Inputs, x2: Inputs, args: tuple[object, ...], kwargs: Keywords
+    ) -> PyTree:
         if self.batch_size:
             tiler = make_traced_tiler(self.kernel_fn, x1, x2, args, kwargs)
             if max(tiler.counts) > self.batch_size and min(tiler.counts):
@@ -167,12 +179,12 @@ class _Job(NamedTuple):
                 return jax.tree.map(lambda k: _second_side(k, tiler), result, is_leaf=is_kernel)
         return self.kernel_fn(x1, x2, *args, **kwargs)
 
-    def _stored(self, value: Any) -> Any:
+    def _stored(self, value: object) -> object:
         is_array = isinstance(value, np.ndarray | jax.Array)
         return (jnp.asarray if self.on_device else np.asarray)(value) if is_array else value
 
 
-def _second_side(kernel: Any, tiler: Tiler) -> Any:
+def _second_side(kernel: PyTree, tiler: Tiler) -> PyTree:
     """Returns a kernel of x1 with itself that tells about x2 if an x2 was given, and only then."""
     if not is_kernel(kernel) or not tiler.same:
         return kernel

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import operator
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, SupportsIndex, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete, same_values
 from widelimit._samples import Rows, Samples, check_finite, count_rows, join, place
@@ -18,6 +20,7 @@ from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import tile_costs
 from widelimit.gram.sizes import Grid
 from widelimit.tracing.jaxprs import Equations
+from widelimit.typing import Index, KernelFunction, Keywords
 
 _TARGET_BYTES = 2**26
 # What a function that JAX cannot trace is taken to need, in units of its results and inputs.
@@ -47,11 +50,11 @@ class CallableTiler:
 
     def __init__(
         self,
-        kernel_fn: Callable[..., Any],
-        inputs: tuple[Any, Any],
-        args: tuple[Any, ...],
-        devices: list[Any],
-        kwargs: dict[str, Any],
+        kernel_fn: KernelFunction,
+        inputs: tuple[PyTree, PyTree],
+        args: tuple[object, ...],
+        devices: list[jax.Device],
+        kwargs: Keywords,
     ) -> None:
         """Keeps the inputs.
 
@@ -70,7 +73,8 @@ class CallableTiler:
         pairs = {name: value for name, value in kwargs.items() if is_pair(value)}
         self._constants = {k: v for k, v in kwargs.items() if k not in pairs and k != "rng"}
         self._rng = kwargs.get("rng")
-        self.diagonal_spatial = kwargs.get("diagonal_spatial")
+        diagonal = kwargs.get("diagonal_spatial")
+        self.diagonal_spatial = None if diagonal is None else bool(diagonal)
         self.given_x2 = bool(jax.tree.leaves(inputs[1]))
         self._on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(inputs))
         self._sides = self._both_sides(inputs, pairs, _batch_axes(kernel_fn, inputs[0], kwargs))
@@ -84,7 +88,10 @@ class CallableTiler:
         self._costs: tuple[float, float] | None = None
 
     def _both_sides(
-        self, inputs: tuple[Any, Any], pairs: dict[str, Any], axes: tuple[int, ...] | int
+        self,
+        inputs: tuple[PyTree, PyTree],
+        pairs: Mapping[str, tuple[PyTree, PyTree]],
+        axes: tuple[int, ...] | int,
     ) -> tuple[Samples, Samples]:
         x1, x2 = inputs
         extras = {k: v[0] for k, v in pairs.items()}
@@ -153,7 +160,7 @@ class CallableTiler:
     def _found_layout(self) -> Layout:
         return find_layout(self._example, self._get, self.given_x2)
 
-    def _example(self, n1: int, n2: int | None, values: bool) -> Any:
+    def _example(self, n1: int, n2: int | None, values: bool) -> PyTree:
         """Returns the kernels of so many samples, or their shapes unless values are asked for."""
         if not values:
             shapes = self._sides[0].outline(n1), None if n2 is None else self._sides[1].outline(n2)
@@ -167,9 +174,9 @@ class CallableTiler:
             return samples.cut(0, min(count, samples.count), count)
         return samples.filled(count).cut_at(0, count)
 
-    def outline(self) -> Any:
+    def outline(self) -> PyTree:
         """Returns the kernels of one sample of x1 with one of x2."""
-        return self._call(*(self._few(side, 1) for side in (0, 1)))
+        return self._call(self._few(0, 1), self._few(1, 1))
 
     def rows(self, side: int, start: int, stop: int, size: int) -> InputPiece:
         """Returns samples start to stop of x1 (0) or x2 (1), the last repeated up to `size`."""
@@ -179,7 +186,7 @@ class CallableTiler:
         """Returns the samples as they are: functions read arrays of NumPy, or of JAX if given."""
         return InputPiece(rows.start, self._placed(rows.rows, split=False))
 
-    def tile(self, first: InputPiece, second: InputPiece | None) -> Any:
+    def tile(self, first: InputPiece, second: InputPiece | None) -> PyTree:
         """Returns the kernels between two sets of samples, or of one with itself (None)."""
         if second is None:
             return self._call(self._placed(first.rows, split=True), None, self._key(first, first))
@@ -189,7 +196,7 @@ class CallableTiler:
         rows = self._placed(first.rows, split=True), self._placed(second.rows, split=False)
         return self._call(*rows, self._key(first, second))
 
-    def _between_copies(self, first: InputPiece, second: InputPiece) -> Any:
+    def _between_copies(self, first: InputPiece, second: InputPiece) -> PyTree:
         """Returns the kernels between different samples that happen to be equal.
 
         A kernel function may take equal inputs for the same ones, whose dropout or noise is shared.
@@ -229,11 +236,11 @@ class CallableTiler:
             return most
         return int(of_network(self._sides[0].x, self._get, most, **_named_axes(self._constants)))
 
-    def traced_tiles(self, grid: Grid) -> Callable[[Any, Any, bool], Any]:
+    def traced_tiles(self, grid: Grid) -> Callable[[Index, Index, bool], PyTree]:
         """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
         sides = [side.filled(n) for side, n in zip(self._sides, grid.filled, strict=True)]
 
-        def tile(i: Any, j: Any, own: bool) -> Any:
+        def tile(i: Index, j: Index, own: bool) -> PyTree:
             starts = i * grid.sizes[0], j * grid.sizes[1]
             first, other = map(Samples.cut_at, sides, starts, grid.sizes)
             if own:
@@ -244,25 +251,25 @@ class CallableTiler:
 
         return tile
 
-    def _key_at(self, start1: Any, start2: Any) -> Any:
+    def _key_at(self, start1: Index, start2: Index) -> jax.Array | None:
         if self._rng is None:
             return None
         other = jax.random.fold_in(jax.random.fold_in(self._rng, start1), start2)
         return jnp.where((start1 == 0) & (start2 == 0), self._rng, other)
 
     @property
-    def _get(self) -> Any:
+    def _get(self) -> object:
         return self._args[0] if self._args else None
 
-    def _key(self, first: InputPiece, second: InputPiece) -> Any:
+    def _key(self, first: InputPiece, second: InputPiece) -> jax.Array | None:
         """Returns a random key of the tile; the given one for the first."""
         if first.start == second.start == 0:
             return self._rng
         return self._key_at(first.start, second.start)
 
-    def _call(self, first: Rows, second: Rows | None, rng: Any = None) -> Any:
+    def _call(self, first: Rows, second: Rows | None, rng: jax.Array | None = None) -> PyTree:
         other = first if second is None else second
-        pairs = {name: (first.extras[name], other.extras[name]) for name in first.extras}
+        pairs: Keywords = {n: (first.extras[n], other.extras[n]) for n in first.extras}
         if self._rng is not None:
             pairs["rng"] = self._rng if rng is None else rng
         x2 = None if second is None else second.x
@@ -278,7 +285,7 @@ class CallableTiler:
         return place(rows, self._sides[0].axes, self._devices, split)
 
 
-def is_pair(value: Any) -> bool:
+def is_pair(value: PyTree) -> TypeGuard[tuple[PyTree, PyTree]]:
     """Returns whether this is a pair of (trees of) arrays, or of one and None."""
     return (
         type(value) in (list, tuple)
@@ -288,17 +295,18 @@ def is_pair(value: Any) -> bool:
     )
 
 
-def _batch_axes(
-    kernel_fn: Callable[..., Any], x: Any, kwargs: dict[str, Any]
-) -> tuple[int, ...] | int:
+def _batch_axes(kernel_fn: KernelFunction, x: PyTree, kwargs: Keywords) -> tuple[int, ...] | int:
     """Returns the batch axis of every array of the inputs, or one for all."""
     own = getattr(kernel_fn, "batch_axes", None)
-    return kwargs.get("batch_axis") or 0 if own is None else own(x, **_named_axes(kwargs))
+    if own is not None:
+        return own(x, **_named_axes(kwargs))
+    axis = kwargs.get("batch_axis")
+    return operator.index(axis) if isinstance(axis, SupportsIndex) else 0
 
 
-def _named_axes(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _named_axes(kwargs: Keywords) -> Keywords:
     return {k: v for k, v in kwargs.items() if k in ("batch_axis", "channel_axis")}
 
 
-def _bytes(result: Any) -> int:
+def _bytes(result: PyTree) -> int:
     return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(result))

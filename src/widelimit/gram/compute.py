@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete, same_values
 from widelimit.gram.callables import CallableTiler, is_pair
@@ -22,6 +23,7 @@ from widelimit.gram.sizes import Grid, choose_grid
 from widelimit.gram.storage import Memory, Storage
 from widelimit.gram.tiler import Tiler
 from widelimit.kernel.kernel import holds_kernels, is_kernel
+from widelimit.typing import KernelFunction, Keywords
 
 # More than one entry of any network in the literature takes on images of 32 x 32.
 _LARGE_ENTRY = 2**26
@@ -31,7 +33,7 @@ class TracedTileError(TypeError):
     """A kernel function of concrete inputs has a traced result."""
 
 
-def kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
+def kernel_fn_of(net_or_kernel_fn: object) -> KernelFunction:
     """Returns the kernel function of a network, a triple of functions, or a kernel function.
 
     Raises:
@@ -48,20 +50,21 @@ def kernel_fn_of(net_or_kernel_fn: Any) -> Callable[..., Any]:
     return kernel_fn
 
 
-def unwrapped(kernel_fn: Any, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+def unwrapped(kernel_fn: KernelFunction, kwargs: Keywords) -> tuple[KernelFunction, Keywords]:
     """Returns the function of a `functools.partial` and all its keywords; others as they are."""
     while isinstance(kernel_fn, functools.partial) and not kernel_fn.args:
-        kernel_fn, kwargs = kernel_fn.func, {**kernel_fn.keywords, **kwargs}
+        keywords, kernel_fn = kernel_fn.keywords, kernel_fn.func
+        kwargs = {**keywords, **kwargs}
     return kernel_fn, kwargs
 
 
 def make_tiler(
-    kernel_fn: Callable[..., Any],
-    x1: Any,
-    x2: Any,
-    args: tuple[Any, ...],
-    devices: list[Any],
-    kwargs: dict[str, Any],
+    kernel_fn: KernelFunction,
+    x1: PyTree,
+    x2: PyTree,
+    args: tuple[object, ...],
+    devices: list[jax.Device],
+    kwargs: Keywords,
 ) -> Tiler:
     """Returns what computes the tiles of a kernel function: its own, or one for any function.
 
@@ -89,7 +92,7 @@ def make_tiler(
 
 
 def make_traced_tiler(
-    kernel_fn: Callable[..., Any], x1: Any, x2: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    kernel_fn: KernelFunction, x1: PyTree, x2: PyTree, args: tuple[object, ...], kwargs: Keywords
 ) -> CallableTiler | KernelTiler:
     """Returns what computes the tiles of any kernel function of traced arguments; see `make_tiler`.
 
@@ -100,12 +103,12 @@ def make_traced_tiler(
 
 
 def _any_tiler(
-    kernel_fn: Callable[..., Any],
-    x1: Any,
-    x2: Any,
-    args: tuple[Any, ...],
-    devices: list[Any],
-    kwargs: dict[str, Any],
+    kernel_fn: KernelFunction,
+    x1: PyTree,
+    x2: PyTree,
+    args: tuple[object, ...],
+    devices: list[jax.Device],
+    kwargs: Keywords,
 ) -> CallableTiler | KernelTiler:
     if not holds_kernels(x1):
         return CallableTiler(kernel_fn, (x1, x2), args, devices, kwargs)
@@ -116,7 +119,7 @@ def _any_tiler(
     return KernelTiler(kernel_fn, x1, args, pairs, constants)
 
 
-def compute(tiler: Tiler, grid: Grid, get: Any, storage: Storage, progress: bool) -> Any:
+def compute(tiler: Tiler, grid: Grid, get: object, storage: Storage, progress: bool) -> PyTree:
     """Returns the kernels between all samples, put together from tiles.
 
     Args:
@@ -150,8 +153,8 @@ def compute(tiler: Tiler, grid: Grid, get: Any, storage: Storage, progress: bool
 
 
 def kernels_between(
-    kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any, memory: int, kwargs: dict[str, Any]
-) -> Any:
+    kernel_fn: KernelFunction, x1: PyTree, x2: PyTree, get: object, memory: int, kwargs: Keywords
+) -> PyTree:
     """Returns `kernel_fn(x1, x2, get, **kwargs)`, in tiles if it is too large for one call.
 
     It is one call, too, where anything is traced, where `kernel_fn` works in tiles by itself,
@@ -177,7 +180,7 @@ def kernels_between(
     return kernel_fn(x1, x2, get, **kwargs) if result is None else result
 
 
-def _in_tiles(tiler: Tiler, get: Any, memory: int, *, known: bool) -> Any:
+def _in_tiles(tiler: Tiler, get: object, memory: int, *, known: bool) -> PyTree:
     """Returns the kernels between all samples, None where one call is no worse."""
     grid = choose_grid(tiler, memory, len(resolve_devices(None)))
     if grid.whole and known:
@@ -192,7 +195,7 @@ def _in_tiles(tiler: Tiler, get: Any, memory: int, *, known: bool) -> Any:
 
 
 def _tiler_for(
-    kernel_fn: Callable[..., Any], x1: Any, x2: Any, get: Any, memory: int, kwargs: dict[str, Any]
+    kernel_fn: KernelFunction, x1: PyTree, x2: PyTree, get: object, memory: int, kwargs: Keywords
 ) -> Tiler | None:
     """Returns what computes the tiles of a kernel function, None where one call has to do."""
     if getattr(kernel_fn, "works_in_tiles", False) or "rng" in kwargs:
@@ -215,7 +218,7 @@ def _tiler_for(
     return tiler if known or entries * _LARGE_ENTRY > memory else None
 
 
-def _only_tile(tiler: Tiler) -> Any:
+def _only_tile(tiler: Tiler) -> PyTree:
     """Returns the kernels between all samples."""
     n1, n2 = tiler.counts
     first = tiler.prepare(tiler.rows(0, 0, n1, n1))
@@ -229,17 +232,17 @@ class _Assembly:
       done: number of pairs of samples so far.
     """
 
-    def __init__(self, tiler: Tiler, grid: Grid, get: Any, storage: Storage) -> None:
+    def __init__(self, tiler: Tiler, grid: Grid, get: object, storage: Storage) -> None:
         self._tiler, self._grid, self._get, self._storage = tiler, grid, get, storage
         self._pieces = _Pieces(tiler, grid)
         self._arrays: dict[str, np.ndarray] = {}
-        self._first: Any = None
+        self._first: PyTree = None
         self._found: list[Part] = []
         self._mirrors = False
         self._whole = grid.whole and not storage.reserves
         self.done = 0
 
-    def allocate(self, result: Any) -> None:
+    def allocate(self, result: PyTree) -> None:
         """Makes the arrays of the whole result, by the example of a tile."""
         found = {part.key: part for part in self._parts(result)}
         self._storage.check(list(found))
@@ -262,7 +265,7 @@ class _Assembly:
             before, self.done = self.done, total * area // max(sum(areas), 1)
             yield self.done - before
 
-    def _begin(self, tile: Any) -> None:
+    def _begin(self, tile: PyTree) -> None:
         self._first, self._found = tile, self._parts(tile)
         pairs = [part for part in self._found if part.is_pairs]
         self._mirrors = self._tiler.same and all(part.mirrors for part in pairs)
@@ -270,12 +273,12 @@ class _Assembly:
             self.allocate(tile)
         self._storage.check([part.key for part in self._found])
 
-    def finish(self) -> Any:
+    def finish(self) -> PyTree:
         """Returns the whole result."""
         self._arrays = {}
         return rebuild(self._first, self._storage.finish(), self._grid.counts)
 
-    def _tile(self, i: int, j: int) -> Any:
+    def _tile(self, i: int, j: int) -> PyTree:
         first = self._pieces.get(0, i)
         own = self._tiler.same and i == j
         tile = self._tiler.tile(first, None if own else self._pieces.get(1, j))
@@ -286,12 +289,12 @@ class _Assembly:
             )
         return tile
 
-    def _parts(self, result: Any) -> list[Part]:
+    def _parts(self, result: PyTree) -> list[Part]:
         if self._whole:
             return whole_parts(result)
         return parts(result, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
 
-    def _put(self, tile: Any, place: tuple[int, int]) -> None:
+    def _put(self, tile: PyTree, place: tuple[int, int]) -> None:
         """Puts a tile into the result."""
         ends = [self._grid.spans(side)[k] for side, k in enumerate(place)]
         spans = slice(*ends[0]), slice(*ends[1])
@@ -308,7 +311,9 @@ class _Assembly:
             if part.is_pairs and self._mirrors and place[0] != place[1]:
                 target[part.index(spans[::-1])] = part.mirrored(value)
 
-    def _entries(self, part: Part, given: Part | None, shape: Any, ends: Any) -> Any:
+    def _entries(
+        self, part: Part, given: Part | None, shape: tuple[int, ...], ends: list[tuple[int, int]]
+    ) -> np.ndarray:
         """Returns what a tile, whose last samples may be repetitions, says of the given samples.
 
         Raises:
@@ -316,7 +321,7 @@ class _Assembly:
         """
         counts = tuple(stop - start for start, stop in ends)
         value = None if given is None else np.asarray(given.value)
-        if given is not None and value is not None and value.ndim == np.ndim(part.value):
+        if given is not None and value is not None and value.ndim == len(part.value.shape):
             found = value[part.index((slice(counts[0]), slice(counts[1])))]
             fit = (
                 value.shape[axis] in (counts[side], self._grid.sizes[side])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import jax
 
@@ -41,7 +40,7 @@ def resolve_devices(devices: Devices) -> list[jax.Device]:
     return local[:count]
 
 
-def _checked(devices: list[Any]) -> list[jax.Device]:
+def _checked(devices: list[jax.Device]) -> list[jax.Device]:
     for device in devices:
         if not isinstance(device, jax.Device):
             raise TypeError(f"expected a list of jax.Device, got {device!r} in it")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import KeyPath
+from jaxtyping import PyTree
 
+from widelimit._pytree import Outline
 from widelimit.kernel.kernel import Kernel, is_kernel
+from widelimit.typing import Index
+
+Array: TypeAlias = jax.Array | np.ndarray
 
 PAIRS = (0, 1)
 ROWS, COLUMNS = (0,), (1,)
@@ -54,9 +61,15 @@ class Part:
     """
 
     key: str
-    value: Any
+    value: Outline
     samples: SampleAxes
     paired: bool | None
+
+    @property
+    def array(self) -> Array:
+        """The array, where more than its shape is known."""
+        assert not isinstance(self.value, jax.ShapeDtypeStruct)
+        return np.asarray(self.value) if isinstance(self.value, np.generic) else self.value
 
     @property
     def is_pairs(self) -> bool:
@@ -68,23 +81,25 @@ class Part:
         """Whether the kernel of x2 with x1 follows from that of x1 with x2."""
         if jnp.issubdtype(self.value.dtype, jnp.complexfloating):
             return False  # it may be the conjugate, or not
-        return np.ndim(self.value) == 2 or (self.paired is not None and self.samples.axes == PAIRS)
+        return len(self.value.shape) == 2 or (
+            self.paired is not None and self.samples.axes == PAIRS
+        )
 
     def index(self, spans: tuple[slice, slice]) -> tuple[slice, ...]:
         """Returns the index of the samples in a span on each side."""
-        index = [slice(None)] * np.ndim(self.value)
+        index = [slice(None)] * len(self.value.shape)
         for side, axis in zip(self.samples.sides, self.samples.axes, strict=True):
             index[axis] = spans[side]
         return tuple(index)
 
     def shape(self, counts: tuple[int, int]) -> tuple[int, ...]:
         """Returns the shape with other numbers of samples."""
-        shape = list(np.shape(self.value))
+        shape = list(self.value.shape)
         for side, axis in zip(self.samples.sides, self.samples.axes, strict=True):
             shape[axis] = counts[side]
         return tuple(shape)
 
-    def mirrored(self, value: Any) -> Any:
+    def mirrored(self, value: Array) -> Array:
         """Returns the array between x2 and x1 from that between x1 and x2."""
         order = list(range(value.ndim))
         for i in range(0, value.ndim if self.paired else 2, 2):
@@ -93,7 +108,7 @@ class Part:
 
 
 def parts(
-    result: Any, get: Any, diagonal_spatial: bool | None, layout: Layout | None = None
+    result: PyTree, get: object, diagonal_spatial: bool | None, layout: Layout | None = None
 ) -> list[Part]:
     """Returns the arrays of a result that belong to samples.
 
@@ -130,13 +145,13 @@ def parts(
     return found
 
 
-def name_of(path: Any, get: Any) -> str:
+def name_of(path: KeyPath, get: object) -> str:
     """Returns the name of an array at the end of a path; `get` names a single one."""
     name = getattr(path[-1], "name", None) if path else None
     return name or (get.lower() if isinstance(get, str) else "")
 
 
-def whole_parts(result: Any) -> list[Part]:
+def whole_parts(result: PyTree) -> list[Part]:
     """Returns the arrays of a result that holds all samples, whatever their axes are."""
     return [
         Part(jax.tree_util.keystr(path), leaf, SampleAxes((), ()), None)
@@ -163,10 +178,10 @@ def _kernel_parts(kernel: Kernel, start: str) -> list[Part]:
     return found
 
 
-def rebuild(result: Any, arrays: dict[str, Any], counts: tuple[int, int]) -> Any:
+def rebuild(result: PyTree, arrays: Mapping[str, Array], counts: tuple[int, int]) -> PyTree:
     """Returns the result for all samples from that of a block and whole arrays by key."""
 
-    def shapes(kernel: Any) -> Any:
+    def shapes(kernel: PyTree) -> PyTree:
         if not is_kernel(kernel):
             return kernel
         first, second = (
@@ -181,10 +196,10 @@ def rebuild(result: Any, arrays: dict[str, Any], counts: tuple[int, int]) -> Any
     )
 
 
-def block(result: Any, get: Any, spans: tuple[slice, slice], layout: Layout | None) -> Any:
+def block(result: PyTree, get: object, spans: tuple[slice, slice], layout: Layout | None) -> PyTree:
     """Returns a block of the kernels of x with itself, as kernels between two sets of samples."""
 
-    def cut(path: Any, leaf: Any) -> Any:
+    def cut(path: KeyPath, leaf: PyTree) -> PyTree:
         if is_kernel(leaf):
             return leaf.slice(*spans)
         for part in parts(result, get, None, layout):
@@ -195,27 +210,27 @@ def block(result: Any, get: Any, spans: tuple[slice, slice], layout: Layout | No
     return jax.tree_util.tree_map_with_path(cut, result, is_leaf=is_kernel)
 
 
-def resized(kernels: Any, counts: tuple[int, int]) -> Any:
+def resized(kernels: PyTree, counts: tuple[int, int]) -> PyTree:
     """Returns kernels between other numbers of samples: the first ones, repeated where missing."""
     arrays = {}
     for part in parts(kernels, None, None):
         sizes = tuple(counts[side] for side in part.samples.sides)
-        arrays[part.key] = resize(part.value, part.samples.axes, sizes)
+        arrays[part.key] = resize(part.array, part.samples.axes, sizes)
     return rebuild(kernels, arrays, counts)
 
 
-def block_at(kernels: Any, starts: tuple[Any, Any], sizes: tuple[int, int]) -> Any:
+def block_at(kernels: PyTree, starts: tuple[Index, Index], sizes: tuple[int, int]) -> PyTree:
     """Returns so many samples of kernels from traced places on."""
     arrays = {}
     for part in parts(kernels, None, None):
-        value = part.value
+        value = part.array
         for side, axis in zip(part.samples.sides, part.samples.axes, strict=True):
             value = lax.dynamic_slice_in_dim(value, starts[side], sizes[side], axis)
         arrays[part.key] = value
     return rebuild(kernels, arrays, sizes)
 
 
-def between_others(kernels: Any) -> Any:
+def between_others(kernels: PyTree) -> PyTree:
     """Returns kernels as those of x1 with an x2 that is another one."""
 
     def change(kernel: Kernel) -> Kernel:
@@ -225,7 +240,7 @@ def between_others(kernels: Any) -> Any:
     return jax.tree.map(change, kernels, is_leaf=is_kernel)
 
 
-def resize(value: Any, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
+def resize(value: Array, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Array:
     """Returns an array of other sizes along some axes, repeated where it is too short."""
     for axis, size in zip(axes, sizes, strict=True):
         if value.shape[axis] != size:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import jax
 from jax import lax
+from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete
 from widelimit.gram.fields import (
@@ -23,8 +24,12 @@ from widelimit.gram.liveness import live_bytes
 from widelimit.gram.sizes import Grid
 from widelimit.kernel.kernel import Kernel, is_kernel
 from widelimit.tracing.jaxprs import Equations
+from widelimit.typing import Index, KernelFunction, Keywords
 
 _TARGET_BYTES = 2**26
+
+Extras: TypeAlias = dict[str, PyTree]
+"""What goes with samples, by name."""
 
 
 class KernelPiece(NamedTuple):
@@ -36,7 +41,7 @@ class KernelPiece(NamedTuple):
     """
 
     span: slice
-    extras: dict[str, Any]
+    extras: Extras
 
 
 class KernelTiler:
@@ -52,11 +57,11 @@ class KernelTiler:
 
     def __init__(
         self,
-        kernel_fn: Callable[..., Any],
-        kernels: Any,
-        args: tuple[Any, ...],
-        pairs: dict[str, Any],
-        constants: dict[str, Any],
+        kernel_fn: KernelFunction,
+        kernels: PyTree[Kernel],
+        args: tuple[object, ...],
+        pairs: Mapping[str, tuple[PyTree, PyTree]],
+        constants: Keywords,
     ) -> None:
         """Keeps the kernels.
 
@@ -118,7 +123,7 @@ class KernelTiler:
     def _found_layout(self) -> Layout:
         return find_layout(self._example, self._args[0] if self._args else None, self.given_x2)
 
-    def _example(self, n1: int, n2: int | None, values: bool) -> Any:
+    def _example(self, n1: int, n2: int | None, values: bool) -> PyTree:
         """Returns the function of so many samples, or its shapes unless values are asked for."""
         count = n1 if n2 is None else n2
         kernels = self._kernels if n2 is None else between_others(self._kernels)
@@ -126,7 +131,7 @@ class KernelTiler:
         sides = (_sized(self._extras[0], n1), _sized(self._extras[1], count))
         kwargs = self._keywords(*sides)
 
-        def evaluate(kernels: Any) -> Any:
+        def evaluate(kernels: PyTree) -> PyTree:
             return self._kernel_fn(kernels, None, *self._args, **kwargs)
 
         if not values:
@@ -159,7 +164,7 @@ class KernelTiler:
         count = min(4, self.counts[side])
         return self.rows(side, 0, count, count)
 
-    def outline(self) -> Any:
+    def outline(self) -> PyTree:
         """Returns the kernels of one sample of x1 with one of x2."""
         return self.tile(*(self.rows(side, 0, 1, 1) for side in (0, 1)))
 
@@ -173,7 +178,7 @@ class KernelTiler:
         """Returns the samples as they are."""
         return rows
 
-    def tile(self, first: KernelPiece, second: KernelPiece | None) -> Any:
+    def tile(self, first: KernelPiece, second: KernelPiece | None) -> PyTree:
         """Returns what the function makes of a block of the kernels."""
         kernels, kwargs = self._inputs(first, second or first)
         return self._kernel_fn(kernels, None, *self._args, **kwargs)
@@ -189,14 +194,14 @@ class KernelTiler:
         """Returns how many samples a side of a traced tile should have: as many as may be."""
         return most
 
-    def traced_tiles(self, grid: Grid) -> Callable[[Any, Any, bool], Any]:
+    def traced_tiles(self, grid: Grid) -> Callable[[Index, Index, bool], PyTree]:
         """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
         totals = grid.filled
         own = resized(self._kernels, totals)
         between = resized(between_others(self._kernels), totals)
         extras = [_sized(v, n) for v, n in zip(self._extras, totals, strict=True)]
 
-        def tile(i: Any, j: Any, is_own: bool) -> Any:
+        def tile(i: Index, j: Index, is_own: bool) -> PyTree:
             starts = i * grid.sizes[0], j * grid.sizes[1]
             kernels = block_at(own if is_own else between, starts, grid.sizes)
             sides = map(_cut, extras, starts, grid.sizes)
@@ -204,21 +209,21 @@ class KernelTiler:
 
         return tile
 
-    def _inputs(self, first: KernelPiece, second: KernelPiece) -> tuple[Any, dict[str, Any]]:
+    def _inputs(self, first: KernelPiece, second: KernelPiece) -> tuple[PyTree, Keywords]:
         kernels = jax.tree.map(
             lambda k: k.slice(first.span, second.span), self._kernels, is_leaf=is_kernel
         )
         return kernels, self._keywords(first.extras, second.extras)
 
-    def _keywords(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    def _keywords(self, first: Extras, second: Extras) -> Keywords:
         return {name: (value, second[name]) for name, value in first.items()} | self._constants
 
 
-def _sized(extras: dict[str, Any], count: int) -> dict[str, Any]:
+def _sized(extras: Extras, count: int) -> Extras:
     """Returns what goes with so many samples, with repetitions."""
     return jax.tree.map(lambda v: resize(v, (0,), (count,)), extras)
 
 
-def _cut(extras: dict[str, Any], start: Any, size: int) -> dict[str, Any]:
+def _cut(extras: Extras, start: Index, size: int) -> Extras:
     """Returns what goes with samples from a traced place on."""
     return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, size), extras)

@@ -7,10 +7,11 @@ that grow with the numbers of samples do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import KeyPath
+from jaxtyping import PyTree
 
 from widelimit._pytree import same_values
 from widelimit.gram.fields import (
@@ -26,9 +27,14 @@ from widelimit.gram.fields import (
 )
 from widelimit.kernel.kernel import is_kernel
 
-Example = Callable[[int, int | None, bool], Any]
+Example = Callable[[int, int | None, bool], PyTree]
 """(n1, n2, values) -> the result for so many samples, or its shapes and dtypes only, unless values
 are asked for."""
+
+Shape = tuple[int, ...]
+
+Leaves = dict[str, tuple[KeyPath, PyTree]]
+"""Path and value of every array or kernel of a result, by the path as text."""
 
 Counts = tuple[int, int | None]
 """Numbers of samples of x1 and of x2, None for x1 alone."""
@@ -42,7 +48,7 @@ _COUNTS: tuple[tuple[Counts, Counts], ...] = (
 )
 
 
-def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
+def find_layout(example: Example, get: object, given_x2: bool) -> Layout:
     """Returns where the samples are in every array of a result that is no field of a `Kernel`.
 
     A function that takes equal numbers of samples only, and gives one axis for both, relates equal
@@ -87,9 +93,7 @@ def find_layout(example: Example, get: Any, given_x2: bool) -> Layout:
     return layout
 
 
-def _examples(
-    example: Example, given_x2: bool
-) -> tuple[tuple[Counts, Counts], dict[str, Any], dict[str, Any]]:
+def _examples(example: Example, given_x2: bool) -> tuple[tuple[Counts, Counts], Leaves, Leaves]:
     """Returns two pairs of numbers of samples, and the arrays of the results for them.
 
     Raises:
@@ -111,7 +115,7 @@ def _examples(
     raise errors[0]
 
 
-def _leaves(result: Any) -> dict[str, Any]:
+def _leaves(result: PyTree) -> Leaves:
     """Returns path and value of every array or kernel, by the path as text."""
     return {
         jax.tree_util.keystr(path): (path, leaf)
@@ -119,7 +123,9 @@ def _leaves(result: Any) -> dict[str, Any]:
     }
 
 
-def _sample_axes(key: str, counts: tuple[Counts, Counts], shapes: tuple[Any, Any]) -> SampleAxes:
+def _sample_axes(
+    key: str, counts: tuple[Counts, Counts], shapes: tuple[Shape, Shape]
+) -> SampleAxes:
     """Returns the axes of samples, by the shapes for two pairs of numbers of samples.
 
     Raises:
@@ -167,7 +173,7 @@ def _shorter(key: str, samples: SampleAxes, least: int, shape: tuple[int, ...]) 
     )
 
 
-def _check_constants(keys: list[str], few: dict[str, Any], more: dict[str, Any]) -> None:
+def _check_constants(keys: list[str], few: Leaves, more: Leaves) -> None:
     """Raises unless arrays without samples have the same values for any samples.
 
     Raises:
@@ -178,7 +184,7 @@ def _check_constants(keys: list[str], few: dict[str, Any], more: dict[str, Any])
             raise totals_refused(key, few[key][1])
 
 
-def totals_refused(key: str, value: Any) -> ValueError:
+def totals_refused(key: str, value: PyTree) -> ValueError:
     """Returns the error for an array that has no axis of samples but depends on them."""
     return ValueError(
         "expected a kernel function whose result has axes of samples of x1 and x2, to put it "

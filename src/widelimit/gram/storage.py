@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Storage(Protocol):
     def check(self, keys: list[str]) -> None:
         """Raises unless these are the arrays that are to be stored."""
 
-    def allocate(self, key: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def allocate(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Returns an array to be filled."""
 
     def finish(self) -> dict[str, np.ndarray]:
@@ -50,7 +50,7 @@ class Memory:
     def check(self, keys: list[str]) -> None:
         """Returns: anything can be stored."""
 
-    def allocate(self, key: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def allocate(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Returns an array to be filled."""
         self._arrays[key] = np.empty(shape, dtype)
         return self._arrays[key]
@@ -103,7 +103,7 @@ class Disk:
                 f"arrays at {sorted(keys)}"
             )
 
-    def allocate(self, key: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    def allocate(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Returns an array in a file, whose space is reserved.
 
         Raises:

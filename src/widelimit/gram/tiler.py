@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import PyTree
+
 from widelimit.gram.fields import Layout
 
 
@@ -55,7 +57,7 @@ class Tiler(Protocol):
     def tile_bytes(self, n1: int, n2: int) -> int:
         """Returns the most bytes that `tile` takes for n1 and n2 samples, result included."""
 
-    def outline(self) -> Any:
+    def outline(self) -> PyTree:
         """Returns the kernels of one sample with itself, or their shapes and dtypes."""
 
     def rows(self, side: int, start: int, stop: int, size: int) -> Any:
@@ -64,5 +66,5 @@ class Tiler(Protocol):
     def prepare(self, rows: Any) -> Any:
         """Returns what tiles read of these samples."""
 
-    def tile(self, first: Any, second: Any) -> Any:
+    def tile(self, first: Any, second: Any) -> PyTree:
         """Returns kernels between prepared samples, of `first` with itself if `second` is None."""

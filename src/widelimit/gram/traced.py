@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete
 from widelimit.gram.callables import CallableTiler
-from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
+from widelimit.gram.fields import Array, Part, at, parts, rebuild, whole_parts
 from widelimit.gram.kernels import KernelTiler
 from widelimit.gram.sizes import Grid
 from widelimit.tracing.varying import varying_like
+from widelimit.typing import Index
 
-Arrays = dict[str, Any]
+Arrays = dict[str, jax.Array]
 
 
-def compute_traced(tiler: CallableTiler | KernelTiler, grid: Grid, get: Any) -> Any:
+def compute_traced(tiler: CallableTiler | KernelTiler, grid: Grid, get: object) -> PyTree:
     """Returns the kernels between all samples, put together from tiles by a loop of JAX.
 
     Whatever a tile needs is needed once. Derivatives compute each tile again, so that they need
@@ -59,14 +61,14 @@ class _Pass(NamedTuple):
 
 
 class _Loop:
-    def __init__(self, tiler: CallableTiler | KernelTiler, grid: Grid, get: Any) -> None:
+    def __init__(self, tiler: CallableTiler | KernelTiler, grid: Grid, get: object) -> None:
         self._tiler, self._grid, self._get = tiler, grid, get
         tile = tiler.traced_tiles(grid)
 
-        def evaluate(place: Any, own: bool) -> Any:
+        def evaluate(place: Array, own: bool) -> PyTree:
             return tile(place[0], place[1], own)
 
-        self._tile: Callable[..., Any] = jax.checkpoint(
+        self._tile: Callable[[Array, bool], PyTree] = jax.checkpoint(
             evaluate, prevent_cse=False, static_argnums=1
         )
         first = jax.ShapeDtypeStruct((2,), np.int32)
@@ -107,14 +109,14 @@ class _Loop:
     def run(self, tiles: _Pass, arrays: Arrays) -> Arrays:
         """Returns the arrays with these tiles."""
 
-        def body(arrays: Arrays, place: Any) -> tuple[Arrays, None]:
+        def body(arrays: Arrays, place: Array) -> tuple[Arrays, None]:
             given = self._parts_of(self._tile(place, tiles.own))
             out = dict(arrays)
             for key in tiles.keys:
                 part = self._parts[key]
-                out[key] = self._written(out[key], given[key].value, part, place)
+                out[key] = self._written(out[key], given[key].array, part, place)
                 if tiles.mirrored:
-                    value = part.mirrored(given[key].value)
+                    value = part.mirrored(given[key].array)
                     out[key] = self._written(out[key], value, part, place[::-1])
             return out, None
 
@@ -124,7 +126,7 @@ class _Loop:
             return arrays
         return lax.scan(body, arrays, tiles.places)[0]
 
-    def result(self, arrays: Arrays) -> Any:
+    def result(self, arrays: Arrays) -> PyTree:
         """Returns the result for all samples."""
         cut = {}
         for key, part in self._parts.items():
@@ -135,13 +137,13 @@ class _Loop:
         )
         return rebuild(tile, {}, self._grid.counts)
 
-    def _parts_of(self, tile: Any) -> dict[str, Part]:
+    def _parts_of(self, tile: PyTree) -> dict[str, Part]:
         """Returns the arrays of a tile: those of samples, and the flags of kernels."""
         found = parts(tile, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
         return {part.key: part for part in (*whole_parts(tile), *found)}
 
-    def _written(self, array: Any, value: Any, part: Part, place: Any) -> Any:
-        starts: list[Any] = [0] * array.ndim
+    def _written(self, array: jax.Array, value: Array, part: Part, place: Array) -> jax.Array:
+        starts: list[Index] = [0] * array.ndim
         for side, axis in zip(part.samples.sides, part.samples.axes, strict=True):
             starts[axis] = place[side] * self._grid.sizes[side]
         return lax.dynamic_update_slice(array, value, starts)

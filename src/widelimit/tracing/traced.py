@@ -11,16 +11,25 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping, Set
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence, Set
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import AnyArray, Outline, is_concrete
 from widelimit.tracing.derivative_rules import has_rule, places
-from widelimit.tracing.jaxprs import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from widelimit.tracing.jaxprs import (
+    ClosedJaxpr,
+    Jaxpr,
+    JaxprEqn,
+    Literal,
+    Value,
+    Var,
+    jaxpr_as_fun,
+)
 from widelimit.tracing.varying import varying_axes, varying_like
 
 
@@ -33,12 +42,12 @@ class TracedFunction:
       outputs: tree of the shapes and dtypes of the results.
     """
 
-    def __init__(self, jaxpr: Jaxpr, outputs: Any, key: Any) -> None:
+    def __init__(self, jaxpr: Jaxpr, outputs: PyTree, key: Hashable) -> None:
         """Keeps the equations and what tells them from others."""
         self._jaxpr, self.outputs, self._key = jaxpr, outputs, key
         self._hash = hash(key)
 
-    def __call__(self, constants: list[Any], *args: Any) -> Any:
+    def __call__(self, constants: Sequence[AnyArray], *args: PyTree) -> PyTree:
         """Returns the results, given the arrays that the function read and its arguments."""
         run = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants))
         results = run(*jax.tree.leaves(args))
@@ -54,18 +63,18 @@ class TracedFunction:
 class Untraced(TracedFunction):
     """A function that is called wherever it stands; equal to itself alone."""
 
-    def __init__(self, function: Callable[..., Any], outputs: Any) -> None:
+    def __init__(self, function: Callable[..., PyTree], outputs: PyTree) -> None:
         """Keeps the function."""
         self._function, self.outputs = function, outputs
-        self._key: Any = _Same(self)
+        self._key: Hashable = _Same(self)
         self._hash = id(self)
 
-    def __call__(self, constants: list[Any], *args: Any) -> Any:  # noqa: ARG002
+    def __call__(self, constants: Sequence[AnyArray], *args: PyTree) -> PyTree:  # noqa: ARG002
         """Returns the results; there are no constants."""
         return self._function(*args)
 
 
-def trace(function: Callable[..., Any], *args: Any) -> tuple[TracedFunction, list[Any]]:
+def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[TracedFunction, list[AnyArray]]:
     """Returns the equations of a function, and copies of the arrays that it read besides arguments.
 
     Inside `jax.shard_map` values have a type beside their shape that says how they vary over the
@@ -76,7 +85,7 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[TracedFunction, lis
       args: its arguments, or their shapes and dtypes.
     """
 
-    def anew(*values: Any) -> Any:  # JAX would know the function itself again
+    def anew(*values: PyTree) -> PyTree:  # JAX would know the function itself again
         return function(*varying_like(values, args))
 
     if jax.sharding.get_abstract_mesh().manual_axes:
@@ -88,7 +97,7 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[TracedFunction, lis
     if reader.rules:
         key = key, _derivative_key(closed, reader.rules)
     constants = [c if isinstance(c, jax.Array) else np.array(c) for c in closed.consts]
-    return TracedFunction(closed.jaxpr, outputs, _Key(key)), constants
+    return TracedFunction(closed.jaxpr, outputs, _Key(key)), [*constants]
 
 
 def _with_changing_numbers(closed: ClosedJaxpr) -> ClosedJaxpr:
@@ -109,7 +118,7 @@ def _with_changing_numbers(closed: ClosedJaxpr) -> ClosedJaxpr:
     return _hoisted(closed, [found[n] for n in changing])
 
 
-def _changing(key: _Key, values: list[Any]) -> list[int]:
+def _changing(key: _Key, values: list[Hashable]) -> list[int]:
     """Returns which numbers have changed since the first trace of the same other equations."""
     with _lock:
         first, changing = _numbers.pop(key, (values, set()))
@@ -121,12 +130,12 @@ def _changing(key: _Key, values: list[Any]) -> list[int]:
 
 
 # Numbers of the first trace of such equations, and which have changed.
-_numbers: dict[_Key, tuple[list[Any], set[int]]] = {}
+_numbers: dict[_Key, tuple[list[Hashable], set[int]]] = {}
 _MOST_NUMBERS = 1024
 _lock = threading.Lock()
 
 
-def _hoisted(closed: ClosedJaxpr, found: list[tuple[int, int, Any]]) -> ClosedJaxpr:
+def _hoisted(closed: ClosedJaxpr, found: list[tuple[int, int, Literal]]) -> ClosedJaxpr:
     """Returns the equations with some numbers as constants.
 
     Args:
@@ -139,13 +148,13 @@ def _hoisted(closed: ClosedJaxpr, found: list[tuple[int, int, Any]]) -> ClosedJa
         taken = list(equations[i].invars)
         taken[j] = variable
         equations[i] = equations[i].replace(invars=taken)
-    constants = [np.asarray(atom.val, atom.aval.dtype) for _, _, atom in found]
+    constants = [np.asarray(atom.val, getattr(atom.aval, "dtype", None)) for _, _, atom in found]
     jaxpr = closed.jaxpr
     jaxpr = jaxpr.replace(constvars=[*variables, *jaxpr.constvars], eqns=equations)
     return ClosedJaxpr(jaxpr, [*constants, *closed.consts])
 
 
-def compiled(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]:
+def compiled(function: Callable[..., PyTree], *examples: PyTree) -> Callable[..., PyTree]:
     """Returns a function as it is now, compiled once for equal equations.
 
     Args:
@@ -157,7 +166,7 @@ def compiled(function: Callable[..., Any], *examples: Any) -> Callable[..., Any]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(program: TracedFunction, constants: list[Any], args: tuple[Any, ...]) -> Any:
+def _run(program: TracedFunction, constants: list[AnyArray], args: tuple[PyTree, ...]) -> PyTree:
     return program(constants, *args)
 
 
@@ -168,17 +177,17 @@ class Snapshot:
     their entries: for small functions of few constants, such as nonlinearities and losses.
     """
 
-    def __init__(self, function: Callable[..., Any], *shapes: tuple[int, ...]) -> None:
+    def __init__(self, function: Callable[..., PyTree], *shapes: tuple[int, ...]) -> None:
         """Traces the function, in float64: whatever it reads then keeps its digits.
 
         Args:
           function: the function.
           shapes: shapes of arguments that it takes.
         """
-        self._function: Callable[..., Any] = function
+        self._function: Callable[..., PyTree] = function
         self._key = _Key(self._read(shapes))
 
-    def _read(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    def _read(self, shapes: tuple[tuple[int, ...], ...]) -> Hashable:
         function = self._function
         if isinstance(function, Snapshot):
             return function._key
@@ -190,7 +199,7 @@ class Snapshot:
         except Exception:  # it raises again where it is called
             return _Same(self)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: PyTree) -> PyTree:
         """Returns what the function does."""
         return self._function(*args)
 
@@ -204,7 +213,7 @@ class Snapshot:
 class _Key:
     """A nested tuple with its hash."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Hashable) -> None:
         self._value, self._hash = value, hash(value)
 
     def __hash__(self) -> int:
@@ -217,7 +226,7 @@ class _Key:
 class _Same:
     """Stands for one object, and is equal for no other."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self._value = value
 
     def __hash__(self) -> int:
@@ -237,17 +246,17 @@ class _Reader:
 
     def __init__(self, hidden: Collection[int] = ()) -> None:
         """Keeps the ids of numbers whose value is left out."""
-        self.rules: set[Any] = set()
+        self.rules: set[Rule] = set()
         self._hidden = hidden
 
-    def jaxpr(self, jaxpr: Jaxpr) -> Any:
+    def jaxpr(self, jaxpr: Jaxpr) -> Hashable:
         """Returns a tuple that says what a jaxpr does."""
-        numbers: dict[Any, int] = {}
+        numbers: dict[Var, int] = {}
 
-        def number(variable: Any) -> int:
+        def number(variable: Var) -> int:
             return numbers.setdefault(variable, len(numbers))
 
-        def atom(value: Any) -> Any:
+        def atom(value: Value) -> Hashable:
             if isinstance(value, Literal):
                 return value.aval, None if id(value) in self._hidden else _array_key(value.val)
             return number(value)
@@ -263,7 +272,7 @@ class _Reader:
             body.append((equation.primitive, taken, made, self._params(equation)))
         return head, tuple(body), tuple(map(atom, jaxpr.outvars))
 
-    def _params(self, equation: Any) -> Any:
+    def _params(self, equation: JaxprEqn) -> Hashable:
         params = equation.params
         if not has_rule(equation):
             return tuple((name, self.param(value)) for name, value in params.items())
@@ -274,7 +283,7 @@ class _Reader:
             self.rules.add((where, _Key(key)))
         return where, key
 
-    def param(self, value: Any) -> Any:
+    def param(self, value: object) -> Hashable:
         """Returns what tells a parameter of an equation from others."""
         if isinstance(value, ClosedJaxpr):
             return self._closed(value)
@@ -292,7 +301,7 @@ class _Reader:
             return _Same(value)
         return type(value), value
 
-    def _closed(self, closed: ClosedJaxpr) -> Any:
+    def _closed(self, closed: ClosedJaxpr) -> _Key:
         """Returns the key of a jaxpr inside, which JAX keeps for calls of the same function."""
         if closed not in _inner:
             reader = _Reader()
@@ -303,16 +312,19 @@ class _Reader:
         return key
 
 
-_inner: weakref.WeakKeyDictionary[Any, tuple[_Key, set[Any]]] = weakref.WeakKeyDictionary()
+Rule: TypeAlias = tuple[tuple[str, ...], _Key]
+"""Where a function with a derivative rule is written, and what else tells it from others."""
+
+_inner: weakref.WeakKeyDictionary[ClosedJaxpr, tuple[_Key, set[Rule]]] = weakref.WeakKeyDictionary()
 
 
-def _derivative_key(closed: ClosedJaxpr, rules: Set[Any]) -> Any:
+def _derivative_key(closed: ClosedJaxpr, rules: Set[Rule]) -> Hashable:
     """Returns what tells functions with derivative rules of their own apart: the rules, applied.
 
     Rules may call functions with rules: they are applied until those have been seen before.
     """
-    seen: set[Any] = set()
-    keys: list[Any] = []
+    seen: set[Rule] = set()
+    keys: list[Hashable] = []
     while not rules <= seen:
         seen |= rules
         if len(keys) == _MOST_ORDERS:
@@ -335,10 +347,10 @@ def _derivative(closed: ClosedJaxpr) -> ClosedJaxpr:
     variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
     count = len(closed.consts)
 
-    def derivative(given: list[Any]) -> Any:
+    def derivative(given: list[jax.Array]) -> PyTree:
         chosen = [i for i, v in enumerate(given) if _is_inexact(v)]
 
-        def f(values: list[Any]) -> Any:
+        def f(values: list[jax.Array]) -> list[jax.Array]:
             filled = list(given)
             for i, value in zip(chosen, values, strict=True):
                 filled[i] = value
@@ -351,15 +363,15 @@ def _derivative(closed: ClosedJaxpr) -> ClosedJaxpr:
     return jax.make_jaxpr(derivative)([variable.aval for variable in variables])
 
 
-def _is_inexact(value: Any) -> bool:
+def _is_inexact(value: jax.Array) -> bool:
     return bool(jnp.issubdtype(value.dtype, np.inexact))
 
 
-def _is_jaxpr(value: Any) -> bool:
+def _is_jaxpr(value: object) -> bool:
     return isinstance(value, ClosedJaxpr | Jaxpr)
 
 
-def _array_key(value: Any) -> Any:
+def _array_key(value: object) -> Hashable:
     """Returns what tells an array or a number from others: its entries, where they are known."""
     is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
     if is_key or not is_concrete(value):
@@ -368,13 +380,13 @@ def _array_key(value: Any) -> Any:
     return entries.dtype, entries.shape, entries.tobytes()
 
 
-def shape_like(array: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def shape_like(array: Outline, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     """Returns a shape with the dtype of an array."""
     weak = getattr(array, "weak_type", False)
     return jax.ShapeDtypeStruct(shape, array.dtype, weak_type=weak)
 
 
-def type_of(array: Any) -> Any:
+def type_of(array: Outline) -> Hashable:
     """Returns all that JAX knows of the type of an array; what is equal has equal traces."""
     weak = getattr(array, "weak_type", False)
     return array.shape, array.dtype, weak, varying_axes(array)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import jax
+from jaxtyping import ArrayLike, PyTree
 
 _T = TypeVar("_T")
 
 
-def varying_like(tree: _T, *references: Any) -> _T:
+def varying_like(tree: _T, *references: PyTree) -> _T:
     """Returns a tree whose arrays vary along every mesh axis that those of references vary along.
 
     Outside of `jax.shard_map` it is the tree itself.
@@ -28,7 +29,7 @@ def varying_like(tree: _T, *references: Any) -> _T:
     if not wanted:
         return tree
 
-    def cast(leaf: Any) -> Any:
+    def cast(leaf: PyTree) -> PyTree:
         if not hasattr(leaf, "dtype"):
             return leaf
         missing = tuple(sorted(wanted - varying_axes(leaf)))
@@ -37,7 +38,7 @@ def varying_like(tree: _T, *references: Any) -> _T:
     return jax.tree.map(cast, tree)
 
 
-def alike(*trees: Any) -> Any:
+def alike(*trees: PyTree) -> PyTree:
     """Returns the trees, whose arrays all vary along the same mesh axes.
 
     Inside `jax.shard_map` a function may carry one argument through a loop with another.
@@ -45,7 +46,7 @@ def alike(*trees: Any) -> Any:
     return varying_like(trees, trees)
 
 
-def varying_axes(tree: Any) -> frozenset[str]:
+def varying_axes(tree: PyTree) -> frozenset[str]:
     """Returns the mesh axes along which arrays of a tree vary."""
     found: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(tree):
@@ -59,7 +60,7 @@ def varying_axes(tree: Any) -> frozenset[str]:
     return found
 
 
-def _to_varying(x: Any, axes: tuple[str, ...]) -> Any:
+def _to_varying(x: ArrayLike, axes: tuple[str, ...]) -> jax.Array:
     lax: Any = jax.lax
     if hasattr(lax, "pcast"):
         return lax.pcast(x, axes, to="varying")
