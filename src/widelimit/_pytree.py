@@ -14,7 +14,7 @@ import numpy as np
 
 _T = TypeVar("_T")
 
-AnyArray: TypeAlias = jax.Array | np.ndarray | np.generic
+AnyArray: TypeAlias = jax.Array | np.ndarray | np.number | np.bool_
 """An array of JAX, perhaps traced, or of NumPy."""
 
 Outline: TypeAlias = AnyArray | jax.ShapeDtypeStruct

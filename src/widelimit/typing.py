@@ -79,6 +79,9 @@ HermitianKernel: TypeAlias = Num[Array | np.ndarray, "n n *pairs"]
 Vector: TypeAlias = Num[Array | np.ndarray, "*outputs"]
 """A vector, in its shape or flat."""
 
+KernelArray: TypeAlias = Array | np.ndarray
+"""One kernel."""
+
 Kernels: TypeAlias = PyTree
 """A kernel as an array, or anything with fields `nngp` and `ntk`."""
 

@@ -192,7 +192,9 @@ def test_bad_input() -> None:
     bad = x.copy()
     bad[2, 3] = np.inf
     for kernel_fn in (FLAT, lambda *args: FLAT.kernel_fn(*args)):
-        with pytest.raises(ValueError, match=r"expected x2 to be finite, got 1 of .* index \(2, 3\)"):
+        with pytest.raises(
+            ValueError, match=r"expected x2 to be finite, got 1 of .* index \(2, 3\)"
+        ):
             wl.gram(kernel_fn, x, bad)
     with pytest.raises(ValueError, match=r"in x1, the first at index \(2, 3\)"):
         wl.gram(FLAT, 1e300 * np.where(np.arange(24).reshape(4, 6) == 15, 1.0, 0.0))

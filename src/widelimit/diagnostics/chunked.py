@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import PyTree
+
+from widelimit.typing import ApplyFunction, Inputs, Params, Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +25,10 @@ class InChunks:
       batch_size: number of samples.
     """
 
-    f: Callable[..., Any]
+    f: ApplyFunction
     batch_size: int
 
-    def __call__(self, params: Any, x: Any) -> Any:
+    def __call__(self, params: Params, x: Inputs) -> PyTree:
         """Returns f(params, x).
 
         Raises:
@@ -44,7 +45,7 @@ class InChunks:
         rest = call(jax.tree.map(lambda a: a[whole:], x))
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, rest)
 
-    def _call(self, params: Any, rows: Any) -> Any:
+    def _call(self, params: Params, rows: Inputs) -> PyTree:
         out = self.f(params, rows)
         found, expected = _count("outputs of f", out), _count("x", rows)
         if found != expected:
@@ -55,7 +56,7 @@ class InChunks:
         return out
 
 
-def in_chunks(f: Any, batch_size: Any) -> Any:
+def in_chunks(f: ApplyFunction, batch_size: Size | None) -> ApplyFunction:
     """Returns f, computed in chunks unless `batch_size` is None.
 
     Raises:
@@ -72,7 +73,7 @@ def in_chunks(f: Any, batch_size: Any) -> Any:
     return InChunks(f, int(batch_size))
 
 
-def _count(name: str, tree: Any) -> int:
+def _count(name: str, tree: PyTree) -> int:
     """Returns the number of samples."""
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1 or sizes == {()}:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import operator as operators
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import PyTree
 
 from widelimit.diagnostics.chunked import in_chunks
 from widelimit.diagnostics.movement import norm
@@ -18,7 +20,7 @@ from widelimit.finite.empirical.operator import NTKOperator
 from widelimit.finite.empirical.outputs import Call
 from widelimit.finite.empirical.vector_products import ntk_vector_product
 from widelimit.tracing.varying import varying_like
-from widelimit.typing import ApplyFunction, Inputs, Outputs, Params, Subset
+from widelimit.typing import ApplyFunction, Inputs, Outputs, Params, Size, Subset
 
 # Matrices up to this size are built: that takes fewer products than an iteration.
 _SMALL = 32
@@ -115,7 +117,7 @@ def relative_scale(
     return RelativeScale(residual * hessian / jacobian**2, residual, hessian, jacobian)
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(name: str, value: Size) -> None:
     try:
         is_count = not isinstance(value, bool) and operators.index(value) > 0
     except TypeError:
@@ -124,7 +126,7 @@ def _check_count(name: str, value: Any) -> None:
         raise ValueError(f"expected {name} of at least 1, got {value!r}")
 
 
-def _function(operator: NTKOperator) -> tuple[Any, list[jax.Array]]:
+def _function(operator: NTKOperator) -> tuple[Callable[[PyTree], jax.Array], list[jax.Array]]:
     """Returns the real output of the network as a function of its real parameters, and these."""
     call = Call(operator.network, operator.params, operator.arrays)
     return call.function(operator.output.index), operator.network.parameters.real(operator.params)
@@ -145,7 +147,7 @@ def _jacobian_norm(operator: NTKOperator, seed: int) -> float:
     out = jax.eval_shape(f, real)
     size = out.size
 
-    def product(v: Any) -> np.ndarray:
+    def product(v: np.ndarray) -> np.ndarray:
         return np.asarray(_product(operator, jnp.asarray(v, out.dtype)), np.float64)
 
     if size <= _SMALL:
@@ -187,7 +189,7 @@ def _hessian_norm(
     """Returns a local maximum of |D^2 f [u, v]| and the relative change in the last round."""
     f, real = _function(operator)
 
-    def along(v: list[jax.Array]) -> Any:
+    def along(v: list[jax.Array]) -> Callable[[list[jax.Array]], jax.Array]:
         """Returns p -> D f(p) [v]."""
         return lambda p: jax.jvp(f, (p,), (v,))[1]
 
@@ -219,7 +221,7 @@ def _hessian_norm(
     return state.value, state.change
 
 
-def _unit(tree: Any) -> tuple[Any, jax.Array]:
+def _unit(tree: PyTree) -> tuple[PyTree, jax.Array]:
     """Returns a tree of length 1, zeros for zeros, and its length."""
     length = norm(tree)
     safe = jnp.where(length > 0, length, 1)

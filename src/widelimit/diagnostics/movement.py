@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Float, PyTree
 
 from widelimit._pytree import is_concrete
 from widelimit.diagnostics.chunked import in_chunks
@@ -95,7 +95,7 @@ def linearisation_gap(
     return gap
 
 
-def gap_of(f: Any, params: Any, params0: Any, x: Any) -> Gap:
+def gap_of(f: ApplyFunction, params: Params, params0: Params, x: Inputs) -> Gap:
     """Returns the gap of f; nothing is checked."""
     now, start = f(params, x), f(params0, x)
     apart = difference(now, linearize(f, params0)(params, x))
@@ -107,12 +107,12 @@ def gap_of(f: Any, params: Any, params0: Any, x: Any) -> Gap:
     return Gap(absolute / root, relative, moved / root)
 
 
-def difference(first: Any, second: Any) -> Any:
+def difference(first: PyTree, second: PyTree) -> PyTree:
     """Returns first - second, leaf by leaf, in float32 at least."""
     return jax.tree.map(lambda a, b: _wide(a) - _wide(b), first, second)
 
 
-def norm(tree: Any) -> jax.Array:
+def norm(tree: PyTree) -> jax.Array:
     """Returns the Euclidean norm over all entries, in float32 at least.
 
     Entries are divided by the largest one first: squares do not overflow or vanish.
@@ -124,13 +124,13 @@ def norm(tree: Any) -> jax.Array:
     return unit * jnp.sqrt(sum([jnp.sum((leaf / unit) ** 2) for leaf in leaves], start=zero))
 
 
-def _wide(leaf: Any) -> jax.Array:
+def _wide(leaf: ArrayLike) -> jax.Array:
     """Returns an array of float32 at least."""
     array = jnp.asarray(leaf)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def check_params(params: Any, params0: Any, name: str = "params") -> None:
+def check_params(params: Params, params0: Params, name: str = "params") -> None:
     """Raises unless both are trees of floating-point arrays of the same shapes.
 
     Raises:

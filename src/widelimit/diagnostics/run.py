@@ -35,7 +35,9 @@ from widelimit.typing import (
     Outputs,
     Params,
     Scalar,
+    Scalars,
     Subset,
+    TargetsLike,
     VmapAxes,
 )
 
@@ -227,17 +229,17 @@ def report(
 
 
 @contextlib.contextmanager
-def _naming(index: int, steps: Any) -> Iterator[None]:
+def _naming(index: int, steps: Scalars | None) -> Iterator[None]:
     """Adds the point of the path, and its step if that is known, to what a ValueError says."""
     try:
         yield
     except ValueError as error:
-        labels = () if steps is None else tuple(steps)
+        labels = () if steps is None else tuple(np.asarray(steps).tolist())
         step = f", step {labels[index]}" if index < len(labels) else ""
         raise ValueError(f"{error}, at path[{index}]{step}") from error
 
 
-def _check_finite(kernel: Any, moved: Any) -> None:
+def _check_finite(kernel: jax.Array, moved: jax.Array) -> None:
     """Raises ValueError unless the kernel and the outputs of a point are finite."""
     if not np.isfinite(kernel).all():
         raise ValueError("expected a finite tangent kernel, got entries that are not")
@@ -245,7 +247,9 @@ def _check_finite(kernel: Any, moved: Any) -> None:
         raise ValueError(f"expected finite outputs of f, got outputs that have moved by {moved}")
 
 
-def _row(kernel: Any, kernel0: Any, y: Any, trace_axes: Any) -> dict[str, Any]:
+def _row(
+    kernel: jax.Array, kernel0: jax.Array, y: TargetsLike | None, trace_axes: Axes
+) -> dict[str, Any]:
     """Returns what a kernel says."""
     row = {
         "kernel_drift": kernel_drift(kernel, kernel0),
@@ -257,7 +261,7 @@ def _row(kernel: Any, kernel0: Any, y: Any, trace_axes: Any) -> dict[str, Any]:
     return row
 
 
-def _check_outputs(f: Any, params: Any, x: Any, y: Any, trace_axes: Any) -> int:
+def _check_outputs(f: ApplyFunction, params: Params, x: Inputs, y: Any, trace_axes: Axes) -> int:
     """Returns the number of samples.
 
     Raises:
@@ -278,7 +282,7 @@ def _check_outputs(f: Any, params: Any, x: Any, y: Any, trace_axes: Any) -> int:
     return out.shape[0]
 
 
-def _check_steps(steps: Any, count: int) -> np.ndarray:
+def _check_steps(steps: Scalars | None, count: int) -> np.ndarray:
     """Returns the label of each point.
 
     Raises:

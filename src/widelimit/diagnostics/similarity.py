@@ -6,10 +6,9 @@ the first two axes, both copies of each further axis of the outputs side by side
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_of_arrays, resolve_axes
@@ -158,7 +157,7 @@ def effective_rank(kernel: HermitianKernel) -> jax.Array:
     return rank
 
 
-def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> KernelAxes:
+def axes_of_outputs(trace_axes: Axes, shape: tuple[int, ...]) -> KernelAxes:
     """Returns the trace axes of outputs of a shape.
 
     Raises:
@@ -174,7 +173,7 @@ def axes_of_outputs(trace_axes: Any, shape: tuple[int, ...]) -> KernelAxes:
     return axes
 
 
-def _kernel(name: str, kernel: Any) -> jax.Array:
+def _kernel(name: str, kernel: ArrayLike) -> jax.Array:
     """Returns a kernel as an array.
 
     Raises:
@@ -191,7 +190,7 @@ def _kernel(name: str, kernel: Any) -> jax.Array:
     return kernel
 
 
-def _numbers(name: str, values: Any) -> jax.Array:
+def _numbers(name: str, values: ArrayLike | TargetsLike) -> jax.Array:
     """Returns an array of float32 at least.
 
     Raises:
@@ -204,14 +203,14 @@ def _numbers(name: str, values: Any) -> jax.Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def _rounding(kernel: Any) -> float:
+def _rounding(kernel: ArrayLike) -> float:
     """Returns what counts as rounding of a kernel: 2e-5 in float32, 4e-11 in float64."""
     dtype = jnp.asarray(kernel).dtype
     known = dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
     return float(jnp.finfo(known).eps) ** (2 / 3)
 
 
-def _pair(**kernels: Any) -> tuple[jax.Array, jax.Array]:
+def _pair(**kernels: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Returns two kernels, given by name, as arrays.
 
     Raises:

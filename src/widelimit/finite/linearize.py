@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import KeyPath, PyTreeDef
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import own
 from widelimit.typing import Function, Params, Size
+
+Orders: TypeAlias = Callable[[Params], tuple[PyTree, ...]]
+"""A function and its derivatives along one direction, by order."""
 
 
 def linearize(f: Function, params0: Params) -> Function:
@@ -77,52 +82,50 @@ def taylor_expand(f: Function, params0: Params, degree: Size) -> Function:
     _check_floating("params0", params0)
     params0 = own(params0)
 
-    def expanded(params: Params, *args: Any, **kwargs: Any) -> Any:
+    def expanded(params: Params, *args: PyTree, **kwargs: PyTree) -> PyTree:
         direction = _difference(own(params), params0)
 
-        def value(p: Any) -> tuple[Any, ...]:
+        def value(p: Params) -> tuple[PyTree, ...]:
             out = f(p, *args, **kwargs)
             _check_floating("outputs of f", out)
             return (out,)
 
-        derivatives: Callable[[Any], tuple[Any, ...]] = value
+        derivatives: Orders = value
         for _ in range(order):
             derivatives = _with_next_order(derivatives, direction)
         orders = derivatives(jax.tree.map(jnp.asarray, params0))
 
-        def polynomial(*terms: Any) -> Any:
+        def polynomial(*terms: jax.Array) -> jax.Array:
             # Highest order first, so that small terms are not lost one by one.
             reversed_terms = reversed(list(enumerate(terms)))
-            return sum(term * (1 / math.factorial(j)) for j, term in reversed_terms)
+            return jnp.asarray(sum(term * (1 / math.factorial(j)) for j, term in reversed_terms))
 
         return jax.tree.map(polynomial, *orders)
 
     return expanded
 
 
-def _with_next_order(
-    derivatives: Callable[[Any], tuple[Any, ...]], direction: Any
-) -> Callable[[Any], tuple[Any, ...]]:
+def _with_next_order(derivatives: Orders, direction: PyTree) -> Orders:
     """Returns p -> (f, Df, ..., D^(k+1)f) along a direction, from the function of k orders."""
 
-    def extended(p: Any) -> tuple[Any, ...]:
+    def extended(p: Params) -> tuple[PyTree, ...]:
         orders, slopes = jax.jvp(derivatives, (p,), (direction,))
         return (*orders, slopes[-1])
 
     return extended
 
 
-def _difference(params: Any, params0: Any) -> Any:
+def _difference(params: Params, params0: Params) -> PyTree:
     """Returns params - params0 in the dtypes of params0."""
     _check_floating("params", params)
-    structure: Any = jax.tree.structure(params)
-    structure0: Any = jax.tree.structure(params0)
+    structure: PyTreeDef = jax.tree.structure(params)
+    structure0: PyTreeDef = jax.tree.structure(params0)
     if structure != structure0:
         raise ValueError(
             f"expected params of the structure of params0, {structure0}, got {structure}"
         )
 
-    def difference(path: Any, p: Any, p0: Any) -> jax.Array:
+    def difference(path: KeyPath, p: ArrayLike, p0: ArrayLike) -> jax.Array:
         if jnp.shape(p) != jnp.shape(p0):
             raise ValueError(
                 f"expected params{jax.tree_util.keystr(path)} of shape {jnp.shape(p0)}, as in "
@@ -141,7 +144,7 @@ def _difference(params: Any, params0: Any) -> Any:
     return jax.tree_util.tree_map_with_path(difference, params, params0)
 
 
-def _check_floating(name: str, tree: Any) -> None:
+def _check_floating(name: str, tree: PyTree) -> None:
     """Raise TypeError unless all leaves are arrays of real or complex floating-point numbers."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         place = f"{name}{jax.tree_util.keystr(path)}"

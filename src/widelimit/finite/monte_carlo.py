@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, SupportsIndex, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from widelimit._pytree import own
 from widelimit.finite.empirical import NtkImplementation, empirical_kernel_fn
@@ -17,7 +18,19 @@ from widelimit.gram.batch import batch
 from widelimit.gram.devices import resolve_devices
 from widelimit.kernel.get import KERNELS, named_tuple
 from widelimit.tracing.traced import compiled
-from widelimit.typing import ApplyFunction, Axes, Get, InitFunction, Inputs, Key, Size, VmapAxes
+from widelimit.typing import (
+    ApplyFunction,
+    Axes,
+    Get,
+    InitFunction,
+    Inputs,
+    KernelFunction,
+    Key,
+    Keywords,
+    Params,
+    Size,
+    VmapAxes,
+)
 
 
 class Estimate(NamedTuple):
@@ -29,8 +42,8 @@ class Estimate(NamedTuple):
         sqrt(sum |k_i - mean|^2 / (n (n - 1))) of n draws; NaN of a single one.
     """
 
-    mean: Any
-    standard_error: Any
+    mean: PyTree
+    standard_error: PyTree
 
 
 class MonteCarloKernelFn:
@@ -44,12 +57,12 @@ class MonteCarloKernelFn:
 
     def __init__(
         self,
-        init_fn: Callable[..., Any],
-        kernel_fn: Callable[..., Any],
-        key: Any,
+        init_fn: InitFunction,
+        kernel_fn: Callable[..., PyTree],
+        key: Key,
         counts: tuple[int, ...],
         is_generator: bool,
-        tiled: Callable[[Any, int], Any],
+        tiled: Callable[[KernelFunction, int], KernelFunction],
         takes_rng: bool,
         standard_error: bool,
     ) -> None:
@@ -71,7 +84,7 @@ class MonteCarloKernelFn:
 
     def __call__(
         self, x1: Inputs, x2: Inputs = None, get: Get = None, **apply_kwargs: object
-    ) -> Any:
+    ) -> PyTree:
         """The average kernels between x1 and x2, or an iterator of running averages.
 
         Args:
@@ -101,7 +114,7 @@ class MonteCarloKernelFn:
         averages = self._averages(own(x1), own(x2), get, own(apply_kwargs))
         return averages if self._is_generator else next(averages)
 
-    def _averages(self, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
+    def _averages(self, x1: Inputs, x2: Inputs, get: Get, kwargs: Keywords) -> Iterator[PyTree]:
         shape = jax.tree.map(jnp.shape, x1)
         init = compiled(lambda key: _drawn(self._init_fn(key, shape)), self._key)
         running, wanted = None, set(self._counts)
@@ -113,23 +126,23 @@ class MonteCarloKernelFn:
             if running.n in wanted:
                 yield self._result(running)
 
-    def _draw(self, params: Any, x1: Any, x2: Any, get: Any, kwargs: dict[str, Any]) -> Any:
+    def _draw(self, params: Params, x1: Inputs, x2: Inputs, get: Get, kwargs: Keywords) -> PyTree:
         """The kernels of one network."""
 
-        def kernel_fn(x1: Any, x2: Any, get: Any, **kwargs: Any) -> Any:
+        def kernel_fn(x1: Inputs, x2: Inputs, get: Get, **kwargs: PyTree) -> PyTree:
             return self._kernel_fn(x1, x2, get, params, **kwargs)
 
         largest = max(len(leaf) for leaf in jax.tree.leaves((x1, x2)))
         return self._tiled(kernel_fn, largest)(x1, x2, get, **kwargs)
 
-    def _result(self, running: _Running) -> Any:
+    def _result(self, running: _Running) -> PyTree:
         mean = _named(running.mean)
         if not self._standard_error:
             return mean
         return Estimate(mean, _named(running.standard_error()))
 
 
-def _drawn(made: Any) -> Any:
+def _drawn(made: PyTree) -> Params:
     """Returns the parameters in what an init_fn returned.
 
     Raises:
@@ -145,26 +158,28 @@ class _Running(NamedTuple):
     """The average of so many kernels, and the sum of squares about it, added up as they come."""
 
     n: int
-    mean: Any
-    squares: Any
+    mean: PyTree
+    squares: PyTree
 
     @classmethod
-    def start(cls, kernels: Any) -> _Running:
+    def start(cls, kernels: PyTree) -> _Running:
         """Those of one draw."""
         return cls(1, kernels, jax.tree.map(lambda k: abs(k) * 0, kernels))
 
-    def add(self, kernels: Any) -> _Running:
+    def add(self, kernels: PyTree) -> _Running:
         """Those of one more."""
         n = self.n + 1
 
-        def add_square(squares: Any, k: Any, old: Any, new: Any) -> Any:
+        def add_square(
+            squares: jax.Array, k: jax.Array, old: jax.Array, new: jax.Array
+        ) -> jax.Array:
             return squares + ((k - old) * (k - new).conj()).real
 
         mean = jax.tree.map(lambda old, k: old + (k - old) / n, self.mean, kernels)
         squares = jax.tree.map(add_square, self.squares, kernels, self.mean, mean)
         return _Running(n, mean, squares)
 
-    def standard_error(self) -> Any:
+    def standard_error(self) -> PyTree:
         """The standard deviation of the average, NaN of one draw."""
         if self.n == 1:
             return jax.tree.map(lambda squares: squares + np.nan, self.squares)
@@ -252,7 +267,7 @@ def monte_carlo_kernel_fn(
     batch(kernel_fn, batch_size, device_count, store_on_device)
     devices = 1 if device_count == 0 else len(resolve_devices(None)) if device_count == -1 else 2
 
-    def tiled(one: Any, largest: int) -> Any:
+    def tiled(one: KernelFunction, largest: int) -> KernelFunction:
         if not batch_size and devices == 1 and store_on_device:
             return one
         # Without a size one tile holds all: to choose it would take a trace for every draw.
@@ -265,7 +280,7 @@ def monte_carlo_kernel_fn(
     )
 
 
-def _counts(n_samples: Any) -> tuple[tuple[int, ...], bool]:
+def _counts(n_samples: Size | Iterable[Size]) -> tuple[tuple[int, ...], bool]:
     """Returns the numbers of draws, ascending, and whether there may be several."""
     if _is_int(n_samples):
         found, several = [n_samples], False
@@ -280,8 +295,8 @@ def _counts(n_samples: Any) -> tuple[tuple[int, ...], bool]:
     return tuple(sorted({operator.index(n) for n in found})), several
 
 
-def _is_int(value: Any) -> bool:
-    if isinstance(value, bool | np.bool_):
+def _is_int(value: object) -> TypeGuard[SupportsIndex]:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsIndex):
         return False
     try:
         operator.index(value)
@@ -290,7 +305,7 @@ def _is_int(value: Any) -> bool:
     return True
 
 
-def _takes_rng(apply_fn: Any) -> bool:
+def _takes_rng(apply_fn: ApplyFunction) -> bool:
     """Returns whether a function takes a keyword `rng`; where nothing is known of it, it does."""
     try:
         parameters = inspect.signature(apply_fn).parameters.values()
@@ -300,13 +315,13 @@ def _takes_rng(apply_fn: Any) -> bool:
     return "rng" in named or any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _named(kernels: Any) -> Any:
+def _named(kernels: PyTree) -> PyTree:
     """Returns the tree with named tuples of kernels named after this module."""
 
-    def is_named(value: Any) -> bool:
+    def is_named(value: object) -> bool:
         return isinstance(value, tuple) and {*getattr(value, "_fields", ("",))} <= {*KERNELS}
 
-    def renamed(value: Any) -> Any:
+    def renamed(value: PyTree) -> PyTree:
         return named_tuple("MonteCarloKernel", value._fields)(*value) if is_named(value) else value
 
     return jax.tree.map(renamed, kernels, is_leaf=is_named)

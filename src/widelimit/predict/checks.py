@@ -1,18 +1,18 @@
 """Validation of concrete numbers on the host, before a solver uses them."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import is_concrete, own
 from widelimit._samples import check_finite
 from widelimit._text import shown
 from widelimit.kernel.masking import is_masked_array, split_mask
+from widelimit.typing import KernelArray, Keywords, TargetsLike
 
 
-def check_finite_inputs(name: str, x: Any, keywords: dict[str, Any]) -> None:
+def check_finite_inputs(name: str, x: PyTree, keywords: Keywords) -> None:
     """Raise ValueError if concrete inputs hold NaN or infinity that is not masked.
 
     Args:
@@ -31,7 +31,7 @@ def check_finite_inputs(name: str, x: Any, keywords: dict[str, Any]) -> None:
             ) from None
 
 
-def check_not_negative(name: str, value: Any) -> None:
+def check_not_negative(name: str, value: ArrayLike) -> None:
     """Raise unless a concrete number, or every entry of an array, is at least 0.
 
     Raises:
@@ -50,7 +50,7 @@ def check_not_negative(name: str, value: Any) -> None:
         raise ValueError(f"expected {name} of at least 0, got {shown(value)}")
 
 
-def check_real(name: str, x: Any) -> None:
+def check_real(name: str, x: PyTree) -> None:
     """Raise TypeError if an array holds complex numbers, whose imaginary parts would be lost."""
     if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(x)):
         raise TypeError(
@@ -59,7 +59,7 @@ def check_real(name: str, x: Any) -> None:
         )
 
 
-def check_scalar(name: str, value: Any, advice: str = "") -> None:
+def check_scalar(name: str, value: ArrayLike, advice: str = "") -> None:
     """Raise unless `value` is one number, finite and at least 0 as far as it is concrete.
 
     Raises:
@@ -79,7 +79,7 @@ def test_set_advice(call: str) -> str:
     return f"; what belongs to a test set goes to the function returned: {call}"
 
 
-def as_flag(name: str, value: Any) -> bool:
+def as_flag(name: str, value: object) -> bool:
     """True or False.
 
     Raises:
@@ -90,18 +90,18 @@ def as_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def _is_concrete_bool(value: Any) -> bool:
-    return is_concrete(value) and np.ndim(value) == 0 and np.asarray(value).dtype == bool
+def _is_concrete_bool(value: object) -> bool:
+    return is_concrete(value) and np.asarray(value).ndim == 0 and np.asarray(value).dtype == bool
 
 
-def as_targets(name: str, y: Any) -> Any:
+def as_targets(name: str, y: TargetsLike) -> KernelArray:
     """The targets as an array of our own; concrete ones are finite.
 
     Raises:
       TypeError: if they are not numbers.
       ValueError: if they are not finite, or empty.
     """
-    given, y = y, y if hasattr(y, "shape") else np.asarray(y)
+    given, y = y, y if isinstance(y, jax.Array | np.ndarray) else np.asarray(y)
     if not jnp.issubdtype(y.dtype, jnp.number) and y.dtype != bool:
         raise TypeError(f"expected numbers in {name}, got {shown(given)} of dtype {y.dtype}")
     check_real(name, y)

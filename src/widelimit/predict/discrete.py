@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import is_concrete, own
 from widelimit._text import shown
@@ -99,7 +99,7 @@ def discrete_gradient_descent_mse_ensemble(
     trace_axes: Axes = (-1,),
     *,
     memory: Bytes = DEFAULT_MEMORY,
-    **kernel_kwargs: Any,
+    **kernel_kwargs: PyTree,
 ) -> EnsemblePrediction:
     """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles after t steps.
 
@@ -153,7 +153,12 @@ def discrete_gradient_descent_mse_ensemble(
 
 
 def _optimiser(
-    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any, size: int, call: str
+    learning_rate: ArrayLike,
+    momentum: ArrayLike,
+    nesterov: object,
+    weight_decay: ArrayLike,
+    size: int,
+    call: str,
 ) -> tuple[Descent, Ridge]:
     """The optimiser, and its weight decay as a ridge of the kernel, for so many targets.
 

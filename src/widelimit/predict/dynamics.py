@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
 from widelimit._text import shown
@@ -148,7 +149,7 @@ class Times(NamedTuple):
     descent: Descent | None = None
 
     @classmethod
-    def of(cls, t: Any, learning_rate: Any, descent: Descent | None = None) -> "Times":
+    def of(cls, t: Any, learning_rate: ArrayLike, descent: Descent | None = None) -> "Times":
         """The times t; steps of an optimiser are counted, and None is infinitely many.
 
         Raises:
@@ -202,7 +203,7 @@ class Times(NamedTuple):
         return results.reshape(self.shape + results.shape[1:])
 
 
-def _check_steps(t: Any) -> None:
+def _check_steps(t: ArrayLike) -> None:
     """Raise ValueError unless concrete numbers of steps are whole, and not too large to be so."""
     if not is_concrete(t):
         return

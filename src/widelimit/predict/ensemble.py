@@ -1,12 +1,11 @@
 """Infinite ensembles of networks trained by gradient descent, from a kernel function and data."""
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import is_concrete, own, same_values
 from widelimit._text import shown
@@ -29,29 +28,36 @@ from widelimit.predict.matrices import (
     from_matrix,
     to_matrix,
 )
-from widelimit.predict.posterior import Gaussian, needed_train_kernels, predict_test
+from widelimit.predict.posterior import Gaussian, Prediction, needed_train_kernels, predict_test
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
     MODES,
-    KernelArray,
     is_one_kernel,
     pick,
     prior_kernel,
 )
 from widelimit.predict.stepping import Descent
-from widelimit.typing import Bytes, Get, Inputs, NetworkLike, Scalars, TargetsLike
-
-KernelFn = Callable[..., Any]
+from widelimit.typing import (
+    Bytes,
+    Get,
+    Inputs,
+    KernelArray,
+    KernelFunction,
+    Keywords,
+    NetworkLike,
+    Scalars,
+    TargetsLike,
+)
 
 
 def call_kernel(
-    kernel_fn: KernelFn,
-    x1: Any,
-    x2: Any,
+    kernel_fn: KernelFunction,
+    x1: PyTree,
+    x2: PyTree,
     names: Sequence[str],
     memory: int,
-    kwargs: dict[str, Any],
+    kwargs: Keywords,
     apart: bool = False,
 ) -> dict[str, KernelArray]:
     """The kernels of those names between two sets of inputs, in tiles that fit into memory.
@@ -76,12 +82,12 @@ class EnsemblePrediction:
         self,
         kernel_fn: NetworkLike,
         x_train: Inputs,
-        y_train: Any,
-        learning_rate: Any,
+        y_train: KernelArray,
+        learning_rate: ArrayLike,
         ridge: Ridge,
         trace_axes: Axes,
         memory: int,
-        kernel_kwargs: dict[str, Any],
+        kernel_kwargs: Keywords,
         descent: Descent | None = None,
     ) -> None:
         """Keeps the arguments; kernels are computed and factorised when they are first used.
@@ -105,8 +111,8 @@ class EnsemblePrediction:
         x_test: Inputs = None,
         get: Get = None,
         compute_cov: bool = False,
-        **kernel_kwargs: Any,
-    ) -> Any:
+        **kernel_kwargs: PyTree,
+    ) -> PyTree:
         """Mean and covariance of the outputs of the ensemble after t steps.
 
         Args:
@@ -146,7 +152,7 @@ class EnsemblePrediction:
         )
 
     def _call(
-        self, x1: Any, x2: Any, names: Sequence[str], kwargs: dict[str, Any], apart: bool = False
+        self, x1: PyTree, x2: PyTree, names: Sequence[str], kwargs: Keywords, apart: bool = False
     ) -> dict[str, KernelArray]:
         return call_kernel(self._kernel_fn, x1, x2, names, self._memory, kwargs, apart)
 
@@ -175,7 +181,7 @@ class EnsemblePrediction:
 
     def _on_train(
         self, mode: str, times: Times, k_dd: dict[str, KernelArray], compute_cov: bool
-    ) -> Any:
+    ) -> Prediction:
         name = DRIVING_KERNEL[mode]
         dtype = result_dtype(k_dd[name])
         if times.steps is None:
@@ -194,10 +200,10 @@ class EnsemblePrediction:
         self,
         modes: tuple[str, ...],
         times: Times,
-        x_test: Any,
+        x_test: PyTree,
         compute_cov: bool,
-        kwargs: dict[str, Any],
-    ) -> list[Any]:
+        kwargs: Keywords,
+    ) -> list[Prediction]:
         between, within = _test_kwargs(self._kwargs, kwargs)
         names, apart = _needed(modes, compute_cov), _mixes(modes, compute_cov)
         k_dd = self._train_kernels(names, apart)
@@ -219,7 +225,7 @@ class EnsemblePrediction:
         k_dd: dict[str, KernelArray],
         k_td: dict[str, KernelArray],
         k_tt: dict[str, KernelArray],
-    ) -> Any:
+    ) -> Prediction:
         name = DRIVING_KERNEL[mode]
         system = times.factorise(self._driving(name, k_dd[name]))
         prior = k_tt.get(prior_kernel(mode))
@@ -242,7 +248,7 @@ def _predict_train(
     compute_cov: bool,
     targets: Targets,
     dtype: jnp.dtype,
-) -> Any:
+) -> Prediction:
     """The mean (1 - E) y on the training set at finite times, or a `Gaussian`."""
     dynamics, rows = times.progressing(system, y.size), targets.kept_shape
     aims = targets.to_matrix(y)
@@ -267,7 +273,7 @@ def gradient_descent_mse_ensemble(
     trace_axes: Axes = (-1,),
     *,
     memory: Bytes = DEFAULT_MEMORY,
-    **kernel_kwargs: Any,
+    **kernel_kwargs: PyTree,
 ) -> EnsemblePrediction:
     """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles during training.
 
@@ -345,9 +351,7 @@ def _mixes(modes: Sequence[str], compute_cov: bool) -> bool:
     return compute_cov and "ntk" in modes
 
 
-def _test_kwargs(
-    train: dict[str, Any], test: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _test_kwargs(train: Keywords, test: Keywords) -> tuple[Keywords, Keywords]:
     """The keywords of kernel_fn between test and training set, and within the test set."""
     between, within = dict(train), dict(train)
     for name, value in test.items():
@@ -367,7 +371,7 @@ def _test_kwargs(
     return between, within
 
 
-def _is_pair(value: Any) -> bool:
+def _is_pair(value: PyTree) -> bool:
     return (
         isinstance(value, tuple)
         and len(value) == 2

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete, pytree
 from widelimit.predict.dynamics import Times
@@ -70,7 +71,7 @@ class Velocity:
             return False
         return self._loss == other._loss and self.targets == other.targets
 
-    def __call__(self, tau: Any, state: ODEState, args: Any) -> ODEState:
+    def __call__(self, tau: Any, state: ODEState, args: PyTree) -> ODEState:
         """The velocity of a state, which depends on no time."""
         del tau
         k_dd, k_td, y, friction = args
@@ -161,7 +162,7 @@ def _integrated(
 
 
 def _integrate(
-    velocity: Velocity, tau: jax.Array, first: ODEState, args: Any, tolerance: Tolerance
+    velocity: Velocity, tau: jax.Array, first: ODEState, args: PyTree, tolerance: Tolerance
 ) -> ODEState:
     """The states at times tau [m], in their order.
 

@@ -6,10 +6,10 @@ numbers can do neither: there a failed factorisation is NaN.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete, own
 from widelimit._samples import check_finite
@@ -48,7 +48,12 @@ class TrainKernel:
     """
 
     def __init__(
-        self, name: str, kernel: Any, ridge: Ridge, remedy: Remedy, solver: Solver | None = None
+        self,
+        name: str,
+        kernel: ArrayLike,
+        ridge: Ridge,
+        remedy: Remedy,
+        solver: Solver | None = None,
     ) -> None:
         """Checks the kernel.
 

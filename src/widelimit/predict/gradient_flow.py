@@ -1,10 +1,8 @@
 """Gradient flow of the mean squared error in closed form, from given initial outputs."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import own
 from widelimit.predict.checks import as_targets, check_real, check_scalar, test_set_advice
@@ -14,7 +12,7 @@ from widelimit.predict.matrices import Axes, Targets, row_shape, to_matrix
 from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import check_is_array
 from widelimit.predict.stepping import Descent
-from widelimit.typing import Scalars, SquareKernel, TargetsLike, TestKernel
+from widelimit.typing import KernelArray, Scalars, SquareKernel, TargetsLike, TestKernel
 
 
 class TrainedOutputs:
@@ -22,9 +20,9 @@ class TrainedOutputs:
 
     def __init__(
         self,
-        kernel: Any,
-        y_train: Any,
-        learning_rate: Any,
+        kernel: KernelArray,
+        y_train: KernelArray,
+        learning_rate: ArrayLike,
         ridge: Ridge,
         trace_axes: Axes,
         descent: Descent | None = None,
@@ -55,7 +53,7 @@ class TrainedOutputs:
         fx_train_0: ArrayLike | None = 0.0,
         fx_test_0: ArrayLike | None = None,
         k_test_train: TestKernel | None = None,
-    ) -> Any:
+    ) -> PyTree:
         """Outputs after t steps of gradient descent.
 
         Args:
@@ -94,6 +92,7 @@ class TrainedOutputs:
             train = _train(self._kernel.spectral(), times, self._y, initial, **static)
         if fx_test_0 is not None:
             self._targets.check_test_train("k_test_train", k_test_train)
+            assert k_test_train is not None
             shape = self._targets.full_shape(row_shape(k_test_train))
             check_fits("fx_test_0", fx_test_0, shape)
             system = times.factorise(self._kernel)
@@ -193,7 +192,7 @@ def gradient_descent_mse(
     return TrainedOutputs(k_train_train, y_train, learning_rate, ridge, trace_axes)
 
 
-def check_fits(name: str, initial: Any, shape: tuple[int, ...]) -> None:
+def check_fits(name: str, initial: ArrayLike, shape: tuple[int, ...]) -> None:
     """Raise unless these are real, and a scalar or outputs, possibly with axes of size 1."""
     check_real(name, initial)
     have = tuple(jnp.shape(initial))

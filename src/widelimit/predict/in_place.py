@@ -4,10 +4,11 @@ A kernel of n outputs takes one float64 matrix [n, n] here, which becomes its Ch
 eigenvectors take two more while they are computed.
 """
 
-from typing import Any
+from typing import SupportsFloat
 
 import jax
 import numpy as np
+from jaxtyping import ArrayLike
 
 from widelimit.predict.matrices import to_matrix
 
@@ -16,7 +17,7 @@ _ALIGNMENT = 64
 _BLOCK = 512
 
 
-def regularised(kernel: Any, relative: Any, absolute: Any) -> np.ndarray:
+def regularised(kernel: ArrayLike, relative: SupportsFloat, absolute: SupportsFloat) -> np.ndarray:
     """The symmetric part of a zipped kernel plus a ridge, as a new float64 matrix [r, r].
 
     Args:
@@ -55,7 +56,7 @@ def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scipy.linalg.eigh(matrix.T, overwrite_a=True, driver="evd", check_finite=False)
 
 
-def solve_lower(lower: Any, b: Any, transposed: bool) -> jax.Array:
+def solve_lower(lower: ArrayLike, b: ArrayLike, transposed: bool) -> jax.Array:
     """L^-1 b, or L^-T b, for a concrete lower triangular L [r, r] and b [r, c]; L is not copied."""
     import scipy.linalg.blas
 

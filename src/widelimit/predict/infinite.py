@@ -2,11 +2,10 @@
 
 import copy
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, PyTree
 
 from widelimit._pytree import own
 from widelimit._text import shown
@@ -20,6 +19,7 @@ from widelimit.predict.factor import Ridge, TrainKernel
 from widelimit.predict.matrices import Targets, check_test_test, row_shape
 from widelimit.predict.precision import resolution, result_dtype
 from widelimit.predict.solvers.base import Solver, check_solver, require
+from widelimit.typing import Inputs, KernelArray, NetworkLike, TargetsLike
 
 
 class InfiniteEnsemble:
@@ -95,9 +95,9 @@ class InfiniteEnsemble:
 
     def __init__(
         self,
-        net_or_kernel_fn: Any,
-        x: Any,
-        y: Any,
+        net_or_kernel_fn: NetworkLike,
+        x: Inputs,
+        y: TargetsLike,
         *,
         inference: str = "gradient_descent",
         learning_rate: ArrayLike = 1.0,
@@ -143,7 +143,7 @@ class InfiniteEnsemble:
         if self._layout.bayes:
             self._train_kernel.inverse()
 
-    def at(self, t: Any) -> "InfiniteEnsemble":
+    def at(self, t: ArrayLike | None) -> "InfiniteEnsemble":
         """The ensemble after t steps of gradient descent, which shares kernels and factors.
 
         Args:
@@ -165,7 +165,7 @@ class InfiniteEnsemble:
         view._times = Times.of(t, self._learning_rate)
         return view
 
-    def mean(self, x: Any) -> Array:
+    def mean(self, x: Inputs) -> Array:
         """The average network's outputs at x, [t, outputs].
 
         Raises:
@@ -173,7 +173,7 @@ class InfiniteEnsemble:
         """
         return moments.ensemble_mean(self._evidence(x, covariance=False), layout=self._layout)
 
-    def cov(self, x: Any, noise: bool = False) -> Array:
+    def cov(self, x: Inputs, noise: bool = False) -> Array:
         """The covariance [t, t] of an output at x between networks, equal for all outputs.
 
         Args:
@@ -187,12 +187,12 @@ class InfiniteEnsemble:
         added = self._noise if noise else 0.0
         return moments.ensemble_covariance(self._evidence(x), added, layout=self._layout)
 
-    def var(self, x: Any, noise: bool = False) -> Array:
+    def var(self, x: Inputs, noise: bool = False) -> Array:
         """The variance [t, outputs] of the outputs at x between networks; see `std`."""
         added = self._noise if noise else 0.0
         return moments.ensemble_variance(self._evidence(x), added, layout=self._layout)
 
-    def std(self, x: Any, noise: bool = False) -> Array:
+    def std(self, x: Inputs, noise: bool = False) -> Array:
         """The standard deviation [t, outputs] of the outputs at x between networks.
 
         Args:
@@ -205,7 +205,7 @@ class InfiniteEnsemble:
         added = self._noise if noise else 0.0
         return moments.ensemble_variance(self._evidence(x), added, layout=self._layout, root=True)
 
-    def sample(self, key: Array, x: Any, n: int) -> Array:
+    def sample(self, key: Array, x: Inputs, n: int) -> Array:
         """The outputs at x of n networks drawn from the ensemble, [n, t, outputs].
 
         Args:
@@ -226,7 +226,7 @@ class InfiniteEnsemble:
         normal = jax.random.normal(key, (n, *shape))
         return moments.ensemble_sample(evidence, normal, layout=self._layout)
 
-    def loss(self, x: Any, y: Any) -> moments.Loss:
+    def loss(self, x: Inputs, y: TargetsLike) -> moments.Loss:
         """The mean and standard deviation of 0.5 mean((f(x) - y)^2) over networks f.
 
         The moments are exact: with f - y ~ N(m, S) over D entries, mean = (|m|^2 + tr S) / 2 D and
@@ -261,10 +261,12 @@ class InfiniteEnsemble:
         system = self._train_kernel.cholesky()
         return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
 
-    def _call(self, x1: Any, x2: Any, names: list[str], apart: bool = False) -> dict[str, Any]:
+    def _call(
+        self, x1: PyTree, x2: PyTree, names: list[str], apart: bool = False
+    ) -> dict[str, KernelArray]:
         return call_kernel(self._kernel_fn, x1, x2, names, self._memory, {}, apart)
 
-    def _evidence(self, x: Any, covariance: bool = True) -> moments.Evidence:
+    def _evidence(self, x: Inputs, covariance: bool = True) -> moments.Evidence:
         """All that predictions at x are computed from."""
         check_finite_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
         names = self._kernel_names if covariance else self._kernel_names[-1:]

@@ -1,7 +1,6 @@
 """The largest stable learning rate of gradient descent on a mean squared error."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +82,7 @@ def _rate(
     return (2 * (1 + momentum) * size / (largest + eps)).astype(dtype)
 
 
-def _concrete_eigenvalue(kernel: Any) -> float | None:
+def _concrete_eigenvalue(kernel: ArrayLike) -> float | None:
     """The largest eigenvalue of a concrete kernel, None if it is traced."""
     if not is_concrete(kernel):
         return None

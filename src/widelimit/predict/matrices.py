@@ -7,11 +7,12 @@ that it lacks are the trace axes: along them the kernel is read as a multiple of
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from widelimit._text import shown
 from widelimit.predict.checks import check_real
@@ -19,18 +20,21 @@ from widelimit.typing import Axes as Axes
 
 Shape = tuple[int, ...]
 
+_T = TypeVar("_T")
+_Array = TypeVar("_Array", jax.Array, np.ndarray, jax.Array | np.ndarray)
 
-def row_shape(kernel: Any) -> Shape:
+
+def row_shape(kernel: ArrayLike) -> Shape:
     """The shape of the first argument's outputs, without trace axes."""
     return tuple(jnp.shape(kernel)[::2])
 
 
-def column_shape(kernel: Any) -> Shape:
+def column_shape(kernel: ArrayLike) -> Shape:
     """The shape of the second argument's outputs, without trace axes."""
     return tuple(jnp.shape(kernel)[1::2])
 
 
-def to_matrix(name: str, kernel: Any) -> Any:
+def to_matrix(name: str, kernel: _Array) -> _Array:
     """The kernel (n1, n2, h1, h2, ...) as a matrix [n1 h1 ..., n2 h2 ...].
 
     Raises:
@@ -67,7 +71,7 @@ class Targets(NamedTuple):
     name: str = "y_train"
 
     @classmethod
-    def of(cls, y: Any, trace_axes: Any) -> "Targets":
+    def of(cls, y: ArrayLike, trace_axes: Axes) -> "Targets":
         """The layout of targets y.
 
         Raises:
@@ -119,7 +123,7 @@ class Targets(NamedTuple):
         order = [lead + position[axis] for axis in range(len(self.shape))]
         return outputs.transpose(*range(lead), *order)
 
-    def check_train_train(self, name: str, kernel: Any) -> None:
+    def check_train_train(self, name: str, kernel: ArrayLike) -> None:
         """Raise ValueError unless the kernel is square and fits the training targets."""
         shape = tuple(jnp.shape(kernel))
         if len(shape) % 2 or row_shape(kernel) != column_shape(kernel):
@@ -148,12 +152,20 @@ class Targets(NamedTuple):
             return "; a network that keeps spatial axes needs stax.Flatten() before its last layer"
         return ""
 
-    def check_test_train(self, name: str, kernel: Any) -> None:
+    def check_test_train(self, name: str, kernel: ArrayLike | None) -> None:
         """Raise unless the kernel is real and relates some outputs to the training targets."""
-        shape = tuple(jnp.shape(kernel))
-        if len(shape) != 2 * len(self.kept) or column_shape(kernel) != self.kept_shape:
+        shape = () if kernel is None else tuple(jnp.shape(kernel))
+        if (
+            kernel is None
+            or len(shape) != 2 * len(self.kept)
+            or column_shape(kernel) != self.kept_shape
+        ):
             expected = _zipped(("t",) * len(self.kept), self.kept_shape)
-            swapped = len(shape) == 2 * len(self.kept) and row_shape(kernel) == self.kept_shape
+            swapped = (
+                kernel is not None
+                and len(shape) == 2 * len(self.kept)
+                and row_shape(kernel) == self.kept_shape
+            )
             advice = ": swap both sides of this one" if swapped else ""
             raise ValueError(
                 f"expected {name} of shape {expected} for {self._described()}, where t is any "
@@ -162,7 +174,7 @@ class Targets(NamedTuple):
         check_real(name, kernel)
 
 
-def check_test_test(name: str, k_test_test: Any, k_test_train: Any) -> None:
+def check_test_test(name: str, k_test_test: ArrayLike, k_test_train: ArrayLike) -> None:
     """Raise ValueError unless both sides of k_test_test are the rows of k_test_train."""
     rows = row_shape(k_test_train)
     if tuple(jnp.shape(k_test_test)) != _zipped(rows, rows):
@@ -172,7 +184,7 @@ def check_test_test(name: str, k_test_test: Any, k_test_train: Any) -> None:
         )
 
 
-def _zipped(rows: tuple[Any, ...], columns: tuple[Any, ...]) -> tuple[Any, ...]:
+def _zipped(rows: tuple[_T, ...], columns: tuple[_T, ...]) -> tuple[_T, ...]:
     return tuple(size for pair in zip(rows, columns, strict=True) for size in pair)
 
 

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import is_concrete, own
 from widelimit._samples import check_finite
@@ -20,7 +20,7 @@ from widelimit.predict.gradient_flow import check_fits
 from widelimit.predict.matrices import Axes, Targets, row_shape
 from widelimit.predict.precision import result_dtype
 from widelimit.predict.selection import check_is_array
-from widelimit.typing import Scalar, Scalars, SquareKernel, TargetsLike, TestKernel
+from widelimit.typing import KernelArray, Scalar, Scalars, SquareKernel, TargetsLike, TestKernel
 
 
 class TrainedByOde:
@@ -29,10 +29,10 @@ class TrainedByOde:
     def __init__(
         self,
         loss: Loss,
-        kernel: Any,
-        y_train: Any,
-        learning_rate: Any,
-        momentum: Any,
+        kernel: KernelArray,
+        y_train: KernelArray,
+        learning_rate: ArrayLike,
+        momentum: ArrayLike | None,
         trace_axes: Axes,
         tolerance: Tolerance,
     ) -> None:
@@ -51,7 +51,7 @@ class TrainedByOde:
         fx_train_or_state_0: ArrayLike | ODEState | None = 0.0,
         fx_test_0: ArrayLike | None = None,
         k_test_train: TestKernel | None = None,
-    ) -> Any:
+    ) -> PyTree:
         """Outputs after t steps of gradient descent.
 
         Args:
@@ -78,9 +78,9 @@ class TrainedByOde:
         times = _finite_times(t)
         given = fx_train_or_state_0
         start = self._start(given, fx_test_0)
-        if start.fx_test is not None and k_test_train is None:
-            raise ValueError("expected k_test_train beside outputs on a test set, got None")
         if start.fx_test is not None:
+            if k_test_train is None:
+                raise ValueError("expected k_test_train beside outputs on a test set, got None")
             self._targets.check_test_train("k_test_train", k_test_train)
         self._check_shapes(start, k_test_train)
         k_test_train = None if start.fx_test is None else k_test_train
@@ -96,7 +96,7 @@ class TrainedByOde:
             return state.fx_train
         return state.fx_test if given is None else (state.fx_train, state.fx_test)
 
-    def _start(self, given: Any, fx_test_0: Any) -> ODEState:
+    def _start(self, given: PyTree, fx_test_0: ArrayLike | None) -> ODEState:
         """The initial state; outputs on the training set are there, others may not be."""
         if not isinstance(given, ODEState):
             if given is None and fx_test_0 is None:
@@ -125,9 +125,11 @@ class TrainedByOde:
             None if given.fx_test is None else zero if given.qx_test is None else given.qx_test,
         )
 
-    def _check_shapes(self, start: ODEState, k_test_train: Any) -> None:
+    def _check_shapes(self, start: ODEState, k_test_train: KernelArray | None) -> None:
         train = self._targets.shape
-        test = () if start.fx_test is None else self._targets.full_shape(row_shape(k_test_train))
+        test: tuple[int, ...] = ()
+        if start.fx_test is not None and k_test_train is not None:
+            test = self._targets.full_shape(row_shape(k_test_train))
         shapes = {"fx_train": train, "qx_train": train, "fx_test": test, "qx_test": test}
         for name, shape in shapes.items():
             value = getattr(start, name)
@@ -226,7 +228,7 @@ def gradient_descent(
     )
 
 
-def _finite_times(t: Any) -> Times:
+def _finite_times(t: Scalars | None) -> Times:
     """The times t.
 
     Raises:
@@ -244,7 +246,7 @@ def _finite_times(t: Any) -> Times:
     return times
 
 
-def _check_inertia(momentum: Any, learning_rate: Any) -> None:
+def _check_inertia(momentum: Any, learning_rate: ArrayLike) -> None:
     """Raise ValueError unless concrete numbers make an equation with momentum."""
     check_scalar("momentum", momentum)
     if is_concrete(momentum) and momentum > 1:

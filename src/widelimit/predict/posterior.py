@@ -2,12 +2,12 @@
 
 import math
 import types
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike, Float, PyTree
 
 from widelimit._pytree import own
 from widelimit.kernel.get import KERNELS, as_asked, parse_get
@@ -26,13 +26,12 @@ from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import (
     DRIVING_KERNEL,
     MODES,
-    KernelArray,
     check_is_kernel,
     is_one_kernel,
     pick,
     prior_kernel,
 )
-from widelimit.typing import Get, Kernels, TargetsLike
+from widelimit.typing import Get, KernelArray, Kernels, TargetsLike
 
 
 class Gaussian(NamedTuple):
@@ -60,7 +59,7 @@ def predict_test(
     mode: str,
     targets: Targets,
     dtype: jnp.dtype,
-) -> Any:
+) -> Prediction:
     """The mean on a test set, or a `Gaussian` if the prior covariance k_tt is given.
 
     Args:
@@ -91,7 +90,13 @@ def predict_test(
     return Gaussian(mean, covariance.astype(dtype))
 
 
-def needed_train_kernels(mode: str, k_dd: dict[str, Any], k_tt: Any) -> dict[str, Any]:
+Prediction: TypeAlias = jax.Array | Gaussian
+"""A mean, or a mean and a covariance."""
+
+
+def needed_train_kernels(
+    mode: str, k_dd: dict[str, KernelArray], k_tt: KernelArray | None
+) -> dict[str, KernelArray]:
     """The train-train kernels that `predict_test` reads: others would be copied to float64."""
     return {"nngp": k_dd["nngp"]} if mode == "ntk" and k_tt is not None else {}
 
@@ -99,7 +104,9 @@ def needed_train_kernels(mode: str, k_dd: dict[str, Any], k_tt: Any) -> dict[str
 class GPInference:
     """The predict_fn of `gp_inference`; owns the training kernels and their factors."""
 
-    def __init__(self, k_train_train: Any, y_train: Any, ridge: Ridge, trace_axes: Axes) -> None:
+    def __init__(
+        self, k_train_train: Kernels, y_train: KernelArray, ridge: Ridge, trace_axes: Axes
+    ) -> None:
         """Keeps the arguments; each kernel is factorised when it is first used."""
         self._k_train_train, self._y, self._ridge = _owned(k_train_train), y_train, ridge
         self._targets = Targets.of(y_train, trace_axes)
@@ -107,7 +114,7 @@ class GPInference:
 
     def __call__(
         self, get: Get = None, k_test_train: Kernels = None, k_test_test: Kernels = None
-    ) -> Any:
+    ) -> PyTree:
         """The posterior on a test set, or on the training set if `k_test_train` is None.
 
         Args:
@@ -145,7 +152,7 @@ class GPInference:
             [self._predict(mode, k_test_train, k_test_test) for mode in modes],
         )
 
-    def _predict(self, mode: str, k_test_train: Any, k_test_test: Any) -> Any:
+    def _predict(self, mode: str, k_test_train: Kernels, k_test_test: Kernels) -> Prediction:
         name, prior = DRIVING_KERNEL[mode], prior_kernel(mode)
         names = {name} if k_test_test is None or k_test_train is None else {name, prior}
         k_dd = self._pick_all(names, "k_train_train", self._k_train_train, mode)
@@ -172,7 +179,7 @@ class GPInference:
         )
 
     def _pick_all(
-        self, names: set[str], where: str, kernels: Any, mode: str
+        self, names: set[str], where: str, kernels: Kernels, mode: str
     ) -> dict[str, KernelArray]:
         if len(names) > 1 and is_one_kernel(kernels):
             raise ValueError(
@@ -181,7 +188,7 @@ class GPInference:
             )
         return {name: pick(kernels, name, where, mode) for name in sorted(names)}
 
-    def _train_kernel(self, name: str, kernel: Any) -> TrainKernel:
+    def _train_kernel(self, name: str, kernel: KernelArray) -> TrainKernel:
         # A single array is factorised once, whatever it stands for.
         name = "" if is_one_kernel(self._k_train_train) else name
         if name not in self._train_kernels:
@@ -191,7 +198,7 @@ class GPInference:
         return self._train_kernels[name]
 
 
-def _owned(kernels: Any) -> Any:
+def _owned(kernels: Kernels) -> Kernels:
     """The kernels with copies of arrays of NumPy, which callers may change before they are used."""
     if not is_one_kernel(kernels):
         names = sorted(set(DRIVING_KERNEL.values()))

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import is_concrete
+
+_T = TypeVar("_T")
 
 # Kernels are looked at so many rows at a time.
 _ROWS = 512
@@ -21,12 +24,12 @@ _FORWARD_MODE = (
 )
 
 
-def result_dtype(kernel: Any) -> jnp.dtype:
+def result_dtype(kernel: ArrayLike) -> jnp.dtype:
     """The dtype of results: the kernel's own, canonicalised; the default float for integers."""
     return jnp.result_type(kernel, float)
 
 
-def resolution(kernel: Any) -> float:
+def resolution(kernel: ArrayLike) -> float:
     """The relative rounding error of the kernel's entries as they were given.
 
     It is that of their dtype, but of float32 where float64 only holds entries computed in it.
@@ -51,7 +54,7 @@ def _rounded_to_float32(values: np.ndarray) -> bool:
     return uses_all_bits
 
 
-def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_float64(function: Callable[..., _T]) -> Callable[..., _T]:
     """The function on float64 copies of its arrays, with derivatives in float64 too.
 
     Positional arguments are trees of arrays; keywords are static. Where float64 is off, JAX would
@@ -64,7 +67,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(function)
-    def wrapper(*arrays: Any, **static: Any) -> Any:
+    def wrapper(*arrays: PyTree, **static: object) -> _T:
         leaves, structure = jax.tree.flatten(arrays)
         # Only what is traced can be differentiated. The rest is not passed through the custom
         # derivative: it stays concrete, and JAX cannot round an array of NumPy on the way in.
@@ -74,7 +77,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
                 traced[i], constants[i] = leaf, None
         constants = _constants(constants)
 
-        def compute(*holes: Any) -> Any:
+        def compute(*holes: jax.Array | None) -> _T:
             filled = [
                 constant if hole is None else hole.astype(jnp.float64)
                 for constant, hole in zip(constants, holes, strict=True)
@@ -96,7 +99,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _constants(leaves: list[Any]) -> list[Any]:
+def _constants(leaves: list[ArrayLike | None]) -> list[jax.Array | None]:
     # Made at once: a float64 array of NumPy that becomes a constant of a jitted function while
     # float64 is on cannot be an argument of another one while it is off (JAX 0.10.2).
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
@@ -104,17 +107,21 @@ def _constants(leaves: list[Any]) -> list[Any]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _guarded(compute: Callable[..., Any], *arrays: Any) -> Any:
+def _guarded(compute: Callable[..., _T], *arrays: jax.Array | None) -> _T:
     with jax.enable_x64(True):
         return compute(*arrays)
 
 
-def _forward(compute: Callable[..., Any], *arrays: Any) -> tuple[Any, Any]:
+def _forward(
+    compute: Callable[..., _T], *arrays: jax.Array | None
+) -> tuple[_T, Callable[[_T], PyTree]]:
     with jax.enable_x64(True):
         return jax.vjp(compute, *arrays)
 
 
-def _backward(compute: Callable[..., Any], pull_back: Any, cotangent: Any) -> Any:
+def _backward(
+    compute: Callable[..., _T], pull_back: Callable[[_T], PyTree], cotangent: _T
+) -> PyTree:
     del compute
     with jax.enable_x64(True):
         return pull_back(cotangent)

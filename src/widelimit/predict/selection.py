@@ -1,13 +1,10 @@
 """Which kernels a request is made of: modes of inference, and kernels out of containers."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-KernelArray = jax.Array | np.ndarray
+from widelimit.typing import KernelArray, Kernels
 
 # Every mode of inference, and the kernel that drives it.
 DRIVING_KERNEL = {"nngp": "nngp", "ntk": "ntk", "ntkgp": "ntk"}
@@ -19,12 +16,12 @@ def prior_kernel(mode: str) -> str:
     return "ntk" if mode == "ntkgp" else "nngp"
 
 
-def is_one_kernel(kernels: Any) -> bool:
+def is_one_kernel(kernels: Kernels) -> bool:
     """Whether this is one kernel, rather than a container with fields `nngp` and `ntk`."""
     return not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
 
 
-def check_is_kernel(name: str, kernels: Any) -> None:
+def check_is_kernel(name: str, kernels: object) -> None:
     """Raise TypeError if this is what makes kernels: a function, a network, a triple."""
     triple = isinstance(kernels, tuple) and any(map(callable, kernels))
     if callable(kernels) or triple or hasattr(kernels, "kernel_fn"):
@@ -36,7 +33,7 @@ def check_is_kernel(name: str, kernels: Any) -> None:
         )
 
 
-def check_is_array(name: str, kernels: Any) -> None:
+def check_is_array(name: str, kernels: object) -> None:
     """Raise TypeError or ValueError unless this is one kernel."""
     check_is_kernel(name, kernels)
     if not is_one_kernel(kernels):
@@ -46,7 +43,7 @@ def check_is_array(name: str, kernels: Any) -> None:
         )
 
 
-def pick(kernels: Any, name: str, where: str, mode: str) -> KernelArray:
+def pick(kernels: Kernels, name: str, where: str, mode: str) -> KernelArray:
     """The kernel of that name; a single array stands for whichever is asked for.
 
     Raises:

@@ -8,10 +8,11 @@ eigenvalues meet. Everything here is float64.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike, PyTree
 
 
 class SpectralFunction(NamedTuple):
@@ -25,9 +26,9 @@ class SpectralFunction(NamedTuple):
       slope: (l [r], tau [m], change of tau [m]) -> the change of f [m, r] to first order.
     """
 
-    value: Callable[[jax.Array, Any], jax.Array]
-    divided: Callable[[jax.Array, Any], jax.Array]
-    slope: Callable[[jax.Array, Any, Any], jax.Array]
+    value: Callable[[jax.Array, PyTree], jax.Array]
+    divided: Callable[[jax.Array, PyTree], jax.Array]
+    slope: Callable[[jax.Array, PyTree, PyTree], jax.Array]
 
 
 class AtTimes(NamedTuple):
@@ -39,9 +40,9 @@ class AtTimes(NamedTuple):
     """
 
     function: SpectralFunction
-    tau: Any
+    tau: PyTree
 
-    def __call__(self, l: Any) -> jax.Array:
+    def __call__(self, l: ArrayLike) -> jax.Array:
         """The values [m, r] at eigenvalues l [r]."""
         return self.function.value(jnp.asarray(l), self.tau)
 
@@ -147,7 +148,7 @@ class Eigenbasis(NamedTuple):
     evals: jax.Array
     evecs: jax.Array
 
-    def apply(self, function: SpectralFunction, tau: Any, b: jax.Array) -> jax.Array:
+    def apply(self, function: SpectralFunction, tau: PyTree, b: jax.Array) -> jax.Array:
         """f(K, tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
         return _apply(function, *self, tau, b)
 
@@ -180,7 +181,7 @@ def _apply(
     matrix: jax.Array | None,
     evals: jax.Array,
     evecs: jax.Array,
-    tau: Any,
+    tau: PyTree,
     b: jax.Array,
 ) -> jax.Array:
     del matrix
@@ -192,8 +193,8 @@ def _apply(
 @_apply.defjvp
 def _apply_jvp(
     function: SpectralFunction,
-    primals: tuple[Any, ...],
-    tangents: tuple[Any, ...],
+    primals: tuple[PyTree, ...],
+    tangents: tuple[PyTree, ...],
 ) -> tuple[jax.Array, jax.Array]:
     matrix, evals, evecs, tau, b = primals
     d_matrix, _, _, d_tau, d_b = tangents

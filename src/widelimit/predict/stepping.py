@@ -16,7 +16,7 @@ squaring, in terms of A = 1 - M^n: nothing cancels where x is small. Everything 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class Descent(NamedTuple):
     momentum: Any
     nesterov: Any
 
-    def stable_below(self) -> Any:
+    def stable_below(self) -> jax.Array:
         """The x = rate l / N at which training stops converging, for m < 1."""
         return 2 * (1 + self.momentum) / (1 + 2 * self.nesterov * self.momentum)
 
@@ -81,6 +81,9 @@ class _Divided(NamedTuple):
         return _Divided(self.first * other.first, self.second * other.second, between)
 
 
+_Entry: TypeAlias = jax.Array | _Divided
+
+
 class _Steps(NamedTuple):
     """A = 1 - M^n for some n, as [[x b, u], [-x c, v]]; entries are arrays or `_Divided`."""
 
@@ -89,7 +92,7 @@ class _Steps(NamedTuple):
     u: Any
     v: Any
 
-    def then(self, other: _Steps, x: Any) -> _Steps:
+    def then(self, other: _Steps, x: _Entry) -> _Steps:
         """A of the sum of both numbers of steps, A + A' - A A'."""
         xb, xc = x * self.b, x * self.c
         return _Steps(
@@ -100,19 +103,22 @@ class _Steps(NamedTuple):
         )
 
 
-def _one_step(descent: Descent, constant: Callable[[jax.Array], Any]) -> _Steps:
+_Carry: TypeAlias = tuple[_Steps, _Steps, jax.Array]
+
+
+def _one_step(descent: Descent, constant: Callable[[jax.Array], _Entry]) -> _Steps:
     m, ahead = descent
     entries = 1 + ahead * m, jnp.ones_like(m), m * (1 - ahead + ahead * m), 1 - m
     return _Steps(*map(constant, entries))
 
 
-def _after(step: _Steps, x: Any, count: jax.Array) -> _Steps:
+def _after(step: _Steps, x: _Entry, count: jax.Array) -> _Steps:
     """A after `count` steps, an array of finite numbers that broadcasts with the entries."""
 
-    def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
+    def choose(condition: jax.Array, yes: _Steps, no: _Steps) -> _Steps:
         return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
-    def bit(carry: Any, _: None) -> tuple[Any, None]:
+    def bit(carry: _Carry, _: None) -> tuple[_Carry, None]:
         total, power, left = carry
         total = choose(left % 2 == 1, total.then(power, x), total)
         left = jnp.floor(left / 2)

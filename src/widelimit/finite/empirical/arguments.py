@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import KeyPath, PyTreeDef
+from jaxtyping import PyTree
 
-from widelimit._pytree import is_concrete, is_random_key, own, same_values
+from widelimit._pytree import AnyArray, Outline, is_concrete, is_random_key, own, same_values
+from widelimit.typing import Inputs, Keywords
 
 
 class Arguments(NamedTuple):
@@ -20,11 +24,11 @@ class Arguments(NamedTuple):
       kwargs: keywords of f.
     """
 
-    x: Any
-    kwargs: dict[str, Any]
+    x: Inputs
+    kwargs: Keywords
 
 
-def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Arguments, Arguments | None]:
+def two_sides(x1: PyTree, x2: PyTree, kwargs: Keywords) -> tuple[Arguments, Arguments | None]:
     """Returns both sets of inputs with their keywords, the second None where it is the first.
 
     Pairs (tuples of two) are split: the first belongs to x1, the second to x2. One random key `rng`
@@ -39,7 +43,7 @@ def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Arguments, Argu
       ValueError: x1 and x2 with trees that differ.
     """
     given = bool(jax.tree.leaves(x2))
-    trees: tuple[Any, Any] = (jax.tree.structure(x1), jax.tree.structure(x2))
+    trees: tuple[PyTreeDef, PyTreeDef] = (jax.tree.structure(x1), jax.tree.structure(x2))
     if given and trees[0] != trees[1]:
         raise ValueError(
             f"expected x1 and x2 with the same tree of arrays, got {trees[0]} and {trees[1]}"
@@ -59,7 +63,7 @@ def two_sides(x1: Any, x2: Any, kwargs: dict[str, Any]) -> tuple[Arguments, Argu
     return Arguments(x1, first), Arguments(x2 if given else x1, second)
 
 
-def _keys(rng: Any, pair: bool, x1: Any, x2: Any) -> tuple[Any, Any]:
+def _keys(rng: PyTree, pair: bool, x1: PyTree, x2: PyTree) -> tuple[PyTree, PyTree]:
     """Returns the random keys of x1 and x2: the same for equal inputs."""
     if pair:
         if x2 is None and not _same(*rng):
@@ -77,7 +81,7 @@ def _keys(rng: Any, pair: bool, x1: Any, x2: Any) -> tuple[Any, Any]:
     return rng, other if equal is False else jnp.where(equal, rng, other)
 
 
-def _equal_inputs(x1: Any, x2: Any) -> Any:
+def _equal_inputs(x1: PyTree, x2: PyTree) -> bool | jax.Array:
     """Returns whether inputs are equal: a bool, or a traced one where they are traced."""
     if x2 is None or same_values(x1, x2):
         return True
@@ -87,19 +91,17 @@ def _equal_inputs(x1: Any, x2: Any) -> Any:
     return jnp.array([jnp.array_equal(a, b, equal_nan=True) for a, b in pairs]).all()
 
 
-def _same(first: Any, second: Any) -> bool:
+def _same(first: PyTree, second: PyTree) -> bool:
     """Returns whether trees hold the same objects, or concrete arrays with equal entries."""
     return Constants.of(first) == Constants.of(second)
 
 
-def _same_leaf(a: Any, b: Any) -> bool:
+def _same_leaf(a: object, b: object) -> bool:
     if a is b:
         return True
     if not is_concrete(a, b):
         return False
-    if is_array(a) != is_array(b):
-        return False
-    if not is_array(a):
+    if not (is_array(a) and is_array(b)):
         # zeros of either sign are equal numbers
         return bool(type(a) is type(b) and a == b and (a != 0 or repr(a) == repr(b)))
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -109,7 +111,7 @@ def _same_leaf(a: Any, b: Any) -> bool:
     return np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def is_array(leaf: Any) -> bool:
+def is_array(leaf: object) -> TypeGuard[jax.Array | np.ndarray]:
     """Returns whether a leaf is an array, traced or not."""
     return isinstance(leaf, np.ndarray | np.generic | jax.Array)
 
@@ -120,18 +122,18 @@ class Constants:
     Two are equal if they hold the same objects, or equal ones of the same type.
     """
 
-    def __init__(self, structure: Any, leaves: tuple[Any, ...]) -> None:
+    def __init__(self, structure: PyTreeDef, leaves: tuple[object, ...]) -> None:
         """Keeps the structure of a tree and its leaves, with holes for the arrays."""
         self.structure, self.leaves = structure, leaves
 
     @classmethod
-    def of(cls, tree: Any) -> Constants:
+    def of(cls, tree: PyTree) -> Constants:
         """Returns a tree without arrays, None being a leaf."""
         leaves, structure = jax.tree.flatten(tree, is_leaf=lambda v: v is None)
         return cls(structure, tuple(leaves))
 
     @property
-    def tree(self) -> Any:
+    def tree(self) -> PyTree:
         """The tree; holes where arrays were."""
         return jax.tree.unflatten(self.structure, self.leaves)
 
@@ -157,7 +159,7 @@ class _Hole:
 _HOLE = _Hole()
 
 
-def split_arrays(tree: Any) -> tuple[list[Any], Constants]:
+def split_arrays(tree: PyTree) -> tuple[list[AnyArray], Constants]:
     """Returns the arrays of a tree, and the rest of it: flags, text, numbers, functions.
 
     Arrays of NumPy are copied.
@@ -168,24 +170,24 @@ def split_arrays(tree: Any) -> tuple[list[Any], Constants]:
     return arrays, Constants(structure, rest)
 
 
-def join_arrays(arrays: list[Any], constants: Constants) -> Any:
+def join_arrays(arrays: Sequence[Outline], constants: Constants) -> PyTree:
     """Returns the tree that `split_arrays` took apart."""
     given = iter(arrays)
     leaves = [next(given) if leaf is _HOLE else leaf for leaf in constants.leaves]
     return jax.tree.unflatten(constants.structure, leaves)
 
 
-def _is_traceable(leaf: Any) -> bool:
+def _is_traceable(leaf: object) -> bool:
     """Returns whether a leaf is an array of numbers or of random keys."""
     return is_array(leaf) and not (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype == "O")
 
 
-def path_text(path: Any) -> str:
+def path_text(path: KeyPath) -> str:
     """Returns where a leaf stands, for messages: nothing if it is the whole tree."""
     return f" at {jax.tree_util.keystr(path)}" if path else ""
 
 
-def mapped_axes(axes: Any, tree: Any, name: str) -> list[int | None]:
+def mapped_axes(axes: PyTree, tree: PyTree, name: str) -> list[int | None]:
     """Returns the mapped axis of every leaf, None for leaves that are not mapped.
 
     Args:
@@ -226,21 +228,21 @@ def mapped_axes(axes: Any, tree: Any, name: str) -> list[int | None]:
     return found
 
 
-class VmapAxes(NamedTuple):
+class MappedAxes(NamedTuple):
     """The axis of samples in inputs, outputs and keywords, each a tree, an integer or None."""
 
-    inputs: Any
-    outputs: Any
-    kwargs: Any
+    inputs: PyTree
+    outputs: PyTree
+    kwargs: PyTree
 
     @classmethod
-    def of(cls, vmap_axes: Any) -> VmapAxes:
+    def of(cls, vmap_axes: PyTree) -> MappedAxes:
         """Returns the axes from what a caller gave: a triple, or the same for x and f(x)."""
         if type(vmap_axes) is tuple and len(vmap_axes) == 3:
             return cls(*vmap_axes)
         return cls(vmap_axes, vmap_axes, {})
 
-    def of_kwargs(self, kwargs: dict[str, Any]) -> Any:
+    def of_kwargs(self, kwargs: Keywords) -> Keywords:
         """Returns the axes of these keywords: not mapped where nothing is said.
 
         Raises:

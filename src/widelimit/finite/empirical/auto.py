@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from jaxtyping import PyTree
+
 from widelimit.tracing.jaxprs import Equation, Equations, Value, shape_of
 
 _K = TypeVar("_K")
@@ -17,7 +19,7 @@ TRAFFIC = 4.0
 GROUPED = 8.0
 
 
-def cheapest(ways: Mapping[_K, Callable[..., Any]], *args: Any) -> _K:
+def cheapest(ways: Mapping[_K, Callable[..., PyTree]], *args: PyTree) -> _K:
     """Returns the key of the function that takes the fewest operations, the first of equals.
 
     Functions that cannot be traced, such as those that need a derivative that does not exist, are

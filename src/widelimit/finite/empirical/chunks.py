@@ -6,22 +6,33 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import AnyArray, is_concrete
 from widelimit.finite.empirical.budget import Chunks, Schedule, choose_chunks
 from widelimit.finite.empirical.jacobian_rows import JacobianRows, SlotRows, work_of_call
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype, kernel_of_arrays
 from widelimit.finite.empirical.outputs import Call, Output
 from widelimit.tracing.varying import varying_like
+from widelimit.typing import Index
 
 _PAIRS = KernelAxes()
+
+_C = TypeVar("_C")
+_Carry: TypeAlias = tuple[Array, list[Array], list[Array]]
+
+
+class Loop(Protocol):
+    """A loop of Python, or a compiled one."""
+
+    def __call__(self, count: Index, body: Callable[[Index, _C], _C], carry: _C, /) -> _C:
+        """Returns the carry after so many rounds."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -29,9 +40,9 @@ def _fill(
     rows: JacobianRows,
     group: tuple[int, ...],
     buffers: list[Array],
-    at: Any,
-    params: list[Any],
-    arrays: Any,
+    at: Index,
+    params: list[AnyArray],
+    arrays: PyTree,
     samples: Array,
     entries: Array,
 ) -> list[Array]:
@@ -44,7 +55,12 @@ def _fill(
 
 
 def _add_tile(
-    kernel: Array, first: list[Array], second: list[Array], at: Any, place: Any, size: int
+    kernel: Array,
+    first: list[Array],
+    second: list[Array],
+    at: Index,
+    place: tuple[Index, Index, Index],
+    size: int,
 ) -> Array:
     """Returns the kernels [slots, rows, columns] with products of rows added, leaf by leaf.
 
@@ -62,7 +78,9 @@ def _add_tile(
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
-def _add_product(kernel: Array, a: Array, b: Array, at: Any, place: Any, size: int) -> Array:
+def _add_product(
+    kernel: Array, a: Array, b: Array, at: Index, place: tuple[Index, Index, Index], size: int
+) -> Array:
     """Returns the kernels with products of rows of one leaf added; see `_add_tile`."""
     if size < len(b):
         b = lax.dynamic_slice_in_dim(b, at, size, 0)
@@ -177,7 +195,7 @@ class Work:
         kernel: Array,
         schedule: Schedule,
         ids: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-        loop: Callable[..., Any],
+        loop: Loop,
     ) -> Array:
         """Returns the kernels with those of a group of parameters added."""
         chunks, other = self.chunks, self.streamed or self.resident
@@ -189,8 +207,8 @@ class Work:
         count = max(math.prod(self.output.shapes[0][a] for a in self.output.axes.diagonal), 1)
         fill = functools.partial(_filled, self.output, chunks.called, group, loop=loop)
 
-        def slot_step(slot: Any, carry: Any) -> Any:
-            def block_step(block: Any, carry: Any) -> Any:
+        def slot_step(slot: Index, carry: _Carry) -> _Carry:
+            def block_step(block: Index, carry: _Carry) -> _Carry:
                 kernel, held, passing = carry
                 start = block * chunks.resident
                 held = fill(self.resident, held, ids[0], slot, start)
@@ -208,7 +226,9 @@ class Work:
                         kernel,
                     )
 
-                def chunk_step(chunk: Any, carry: Any) -> Any:
+                def chunk_step(
+                    chunk: Index, carry: tuple[Array, list[Array]]
+                ) -> tuple[Array, list[Array]]:
                     kernel, passing = carry
                     column = _pick(schedule.starts, (block, chunk))
                     passing = fill(other, passing, ids[1], slot, column)
@@ -233,15 +253,15 @@ def _filled(
     side: SlotRows,
     buffers: list[Array],
     ids: tuple[np.ndarray, np.ndarray],
-    slot: Any,
-    start: Any,
-    loop: Callable[..., Any],
+    slot: Index,
+    start: Index,
+    loop: Loop,
 ) -> list[Array]:
     """Returns buffers filled with the rows of a slot from `start` on."""
     rows = side.rows(output, called)
     size = len(buffers[0])
 
-    def step(i: Any, buffers: list[Array]) -> list[Array]:
+    def step(i: Index, buffers: list[Array]) -> list[Array]:
         at = i * called
         if loop is _called and start + at >= side.count:
             return buffers  # rows that fill up the last chunk, and are cut
@@ -252,30 +272,30 @@ def _filled(
     return loop(size // called, step, buffers)
 
 
-def _called(count: int, body: Callable[..., Any], carry: Any) -> Any:
+def _called(count: Index, body: Callable[[Index, _C], _C], carry: _C) -> _C:
     """Returns the carry after a loop of Python."""
     for i in range(int(count)):
         carry = body(i, carry)
     return carry
 
 
-def _traced(count: Any, body: Callable[..., Any], carry: Any) -> Any:
+def _traced(count: Index, body: Callable[[Index, _C], _C], carry: _C) -> _C:
     """Returns the carry after a compiled loop."""
 
-    def step(i: Any, carry: Any) -> Any:
+    def step(i: Array, carry: _C) -> _C:
         return body(lax.convert_element_type(i, jnp.int32), carry)
 
     return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), step, carry)
 
 
-def _pick(table: np.ndarray, index: tuple[Any, ...]) -> Any:
+def _pick(table: np.ndarray, index: tuple[Index, ...]) -> Index:
     """Returns an entry of a table, as a Python integer where the index is one."""
     if all(isinstance(i, int) for i in index):
         return int(table[index])
     return jnp.asarray(table)[index]
 
 
-def _pick_rows(table: np.ndarray, slot: Any, start: Any, count: int) -> Any:
+def _pick_rows(table: np.ndarray, slot: Index, start: Index, count: int) -> Array | np.ndarray:
     """Returns consecutive entries of a row of a table."""
     if isinstance(slot, int) and isinstance(start, int):
         return table[slot, start : start + count]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax.tree_util import PyTreeDef
+from jaxtyping import Array, PyTree
 
+from widelimit._pytree import AnyArray
 from widelimit.finite.empirical.arguments import two_sides
 from widelimit.finite.empirical.auto import cheapest
 from widelimit.finite.empirical.chunks import Work, chunked_ntk
@@ -23,24 +24,25 @@ from widelimit.finite.empirical.structured import Explanation
 from widelimit.finite.empirical.structured import explain as explain_structured
 from widelimit.finite.empirical.subset import real_names
 from widelimit.tracing.varying import alike
+from widelimit.typing import ApplyFunction, Axes, Inputs, Keywords, Params, Subset, VmapAxes
 
 
 @dataclasses.dataclass(frozen=True)
 class EmpiricalOptions:
     """How kernels of a function are computed; see `empirical_ntk_fn`."""
 
-    trace_axes: Any
-    diagonal_axes: Any
-    vmap_axes: Any
+    trace_axes: Axes
+    diagonal_axes: Axes
+    vmap_axes: VmapAxes
     implementation: NtkImplementation
     memory: int | None
-    subset: Any
+    subset: Subset
 
 
 class Kernels:
     """Empirical kernels of one function, compiled once per shape of its arguments."""
 
-    def __init__(self, f: Any, options: EmpiricalOptions) -> None:
+    def __init__(self, f: ApplyFunction, options: EmpiricalOptions) -> None:
         """Checks what does not depend on arguments.
 
         Raises:
@@ -52,8 +54,8 @@ class Kernels:
         self._compiled = jax.jit(self._compute, static_argnums=(0, 1, 2))
 
     def __call__(
-        self, names: tuple[str, ...], x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, names: tuple[str, ...], x1: Inputs, x2: Inputs, params: Params, kwargs: Keywords
+    ) -> dict[str, PyTree]:
         """Returns the kernels by name, each in a tree like the outputs of f."""
         first, second = self.calls(x1, x2, params, kwargs, "ntk" in names)
         if self.options.memory is None or "ntk" not in names:
@@ -63,7 +65,7 @@ class Kernels:
         return {**found, "ntk": self._within_memory(first, second)}
 
     def calls(
-        self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any], differentiated: bool = True
+        self, x1: Inputs, x2: Inputs, params: Params, kwargs: Keywords, differentiated: bool = True
     ) -> tuple[Call, Call | None]:
         """Returns the network on both sets of inputs, None for the second where it is the first."""
         one, other = two_sides(x1, x2, kwargs)
@@ -76,11 +78,11 @@ class Kernels:
         first = Call.of(self.f, parameters, one, axes)
         return first, other and Call.of(self.f, parameters, other, axes, like=first)
 
-    def outputs(self, first: Call, second: Call | None) -> tuple[Any, list[Output]]:
+    def outputs(self, first: Call, second: Call | None) -> tuple[PyTreeDef, list[Output]]:
         """Returns the tree of outputs, and what is to be known of each."""
         return outputs_of(first, second, self.options.trace_axes, self.options.diagonal_axes)
 
-    def _run(self, names: tuple[str, ...], first: Call, second: Call | None) -> dict[str, Any]:
+    def _run(self, names: tuple[str, ...], first: Call, second: Call | None) -> dict[str, PyTree]:
         networks = first.network, None if second is None else second.network
         arrays = (first.params, first.arrays), second and (second.params, second.arrays)
         return self._compiled(names, *networks, *arrays)
@@ -90,9 +92,9 @@ class Kernels:
         names: tuple[str, ...],
         network1: Network,
         network2: Network | None,
-        arrays1: tuple[list[Any], list[Any]],
-        arrays2: tuple[list[Any], list[Any]] | None,
-    ) -> dict[str, Any]:
+        arrays1: tuple[list[AnyArray], list[AnyArray]],
+        arrays2: tuple[list[AnyArray], list[AnyArray]] | None,
+    ) -> dict[str, PyTree]:
         first = Call(network1, *arrays1)
         second = None if network2 is None or arrays2 is None else Call(network2, *arrays2)
         structure, outputs = self.outputs(first, second)
@@ -107,7 +109,7 @@ class Kernels:
             for name in names
         }
 
-    def chunks(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+    def chunks(self, x1: Inputs, x2: Inputs, params: Params, kwargs: Keywords) -> PyTree:
         """Returns the chunks of every output in a tree like the outputs of f."""
         memory = self.options.memory
         if memory is None:
@@ -117,7 +119,7 @@ class Kernels:
         works = [Work.of(first, second, o, memory) for o in outputs]
         return jax.tree.unflatten(structure, [None if w is None else w.chunks for w in works])
 
-    def explain(self, x1: Any, x2: Any, params: Any, kwargs: dict[str, Any]) -> Any:
+    def explain(self, x1: Inputs, x2: Inputs, params: Params, kwargs: Keywords) -> PyTree:
         """Returns what structured derivatives do, for every output in a tree like those of f."""
         first, second = self.calls(x1, x2, params, kwargs)
         structure, outputs = self.outputs(first, second)
@@ -131,7 +133,7 @@ class Kernels:
 
         return jax.tree.unflatten(structure, [explain(output) for output in outputs])
 
-    def _within_memory(self, first: Call, second: Call | None) -> Any:
+    def _within_memory(self, first: Call, second: Call | None) -> PyTree:
         structure, outputs = self.outputs(first, second)
         first.check_differentiable(outputs)
         assert self.options.memory is not None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
+from jaxtyping import PyTree
 
+from widelimit._pytree import Outline
 from widelimit.tracing.jaxprs import Equations, shape_of, variables_of
 from widelimit.tracing.varying import varying_axes, varying_like
 
@@ -14,7 +15,9 @@ from widelimit.tracing.varying import varying_axes, varying_like
 _LOCAL = {"pvary", "pcast", "axis_index"}
 
 
-def check_dependence(f: Callable[..., Any], params: list[Any], arguments: Any) -> None:
+def check_dependence(
+    f: Callable[..., PyTree], params: Sequence[Outline], arguments: PyTree
+) -> None:
     """Raises if no derivative of f with respect to the parameters exists.
 
     Derivatives that happen to be zero are none of its business.
@@ -30,7 +33,7 @@ def check_dependence(f: Callable[..., Any], params: list[Any], arguments: Any) -
     """
     given = params, arguments
 
-    def derivative(p: list[Any], tangents: list[Any], arguments: Any) -> Any:
+    def derivative(p: list[jax.Array], tangents: list[jax.Array], arguments: PyTree) -> PyTree:
         p, tangents, arguments = varying_like((p, tangents, arguments), given)
         return jax.jvp(lambda p: f(p, arguments), (p,), (tangents,))[1]
 

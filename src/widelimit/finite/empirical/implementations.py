@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from widelimit.finite.empirical.jacobian import jacobian_contraction
+from widelimit.finite.empirical.jacobian import Function, jacobian_contraction
 from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured import structured
 from widelimit.finite.empirical.vector_products import ntk_vector_products
-
-Function = Callable[[Any], Array]
 
 
 class NtkImplementation(enum.IntEnum):
@@ -36,7 +33,9 @@ class NtkImplementation(enum.IntEnum):
 class Implementation(Protocol):
     """What every implementation is: a function that works under `jit` and `vmap`."""
 
-    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
+    def __call__(
+        self, f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+    ) -> Array:
         """Returns the kernel of two outputs, summed (not averaged) over trace axes.
 
         Args:
@@ -54,7 +53,7 @@ TABLE: dict[NtkImplementation, Implementation] = {
 }
 
 
-def find_implementation(implementation: Any) -> NtkImplementation:
+def find_implementation(implementation: object) -> NtkImplementation:
     """Returns the member of the enum.
 
     Args:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_of_arrays
 from widelimit.tracing.varying import varying_like
+from widelimit.typing import Index
 
-Function = Callable[[Any], Array]
+_T = TypeVar("_T")
+
+Function = Callable[[PyTree], Array]
 
 
-def jacobian_contraction(f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
+def jacobian_contraction(
+    f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+) -> Array:
     """Returns the kernel of two outputs as the product of their Jacobians.
 
     Takes the memory of both Jacobians: parameters times outputs. See `Implementation`.
@@ -28,7 +33,7 @@ def jacobian_contraction(f1: Function, f2: Function | None, params: Any, axes: K
 
 
 def kernel_of_jacobians(
-    first: Any, second: Any, axes: KernelAxes, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    first: PyTree, second: PyTree, axes: KernelAxes, shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> Array:
     """Returns the product of two Jacobians, leaf by leaf; zeros if there is no leaf.
 
@@ -43,7 +48,7 @@ def kernel_of_jacobians(
     return sum(total[1:], start=total[0]) if total else jnp.zeros(axes.kernel_shape(*shapes))
 
 
-def jacobian(f: Function, params: Any, forward: bool | None = None) -> Any:
+def jacobian(f: Function, params: PyTree, forward: bool | None = None) -> PyTree:
     """Returns the Jacobian: a tree like the parameters of arrays [*shape of f, *leaf].
 
     Args:
@@ -64,13 +69,13 @@ def jacobian(f: Function, params: Any, forward: bool | None = None) -> Any:
     return either(*((second, first) if count < size else (first, second)))(f, params)
 
 
-def either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+def either(first: Callable[..., _T], second: Callable[..., _T]) -> Callable[..., _T]:
     """Returns a function that does the first, and where that has no derivative the second.
 
     It raises what the first does if neither has one.
     """
 
-    def do(*args: Any) -> Any:
+    def do(*args: object) -> _T:
         try:
             return first(*args)
         except (TypeError, ValueError) as error:
@@ -82,7 +87,7 @@ def either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..
     return do
 
 
-def _reverse_jacobian(f: Function, params: Any) -> Any:
+def _reverse_jacobian(f: Function, params: PyTree) -> PyTree:
     """Returns the Jacobian by one pass per output."""
     out, pull = pulled(f, params)
     size = math.prod(out.shape)
@@ -90,7 +95,7 @@ def _reverse_jacobian(f: Function, params: Any) -> Any:
     return jax.tree.map(lambda row, leaf: row.reshape(out.shape + leaf.shape), rows, params)
 
 
-def _forward_jacobian(f: Function, params: Any) -> Any:
+def _forward_jacobian(f: Function, params: PyTree) -> PyTree:
     """Returns the Jacobian by one pass per parameter."""
     leaves, structure = jax.tree.flatten(params)
     _, push = jax.linearize(f, params)
@@ -111,13 +116,15 @@ def _forward_jacobian(f: Function, params: Any) -> Any:
     return jax.tree.unflatten(structure, columns)
 
 
-def unit_row(f: Function, params: Any, index: Any) -> Any:
+def unit_row(f: Function, params: PyTree, index: Index) -> PyTree:
     """Returns one row of the Jacobian: the gradient of entry `index` of the raveled output."""
     out, pull = pulled(f, params)
     return pull(jnp.zeros(math.prod(out.shape), out.dtype).at[index].set(1).reshape(out.shape))
 
 
-def pulled(f: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:
+def pulled(
+    f: Callable[[PyTree], PyTree], params: PyTree
+) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """Returns the shapes and dtypes of outputs, and the linear map v -> J^T v.
 
     Inside `jax.shard_map` J is that of one device: parameters that are the same on all devices

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from widelimit._pytree import AnyArray
 from widelimit.finite.empirical.jacobian import unit_row
 from widelimit.finite.empirical.network import Network, real_output
 from widelimit.finite.empirical.outputs import Call, Output
@@ -135,7 +135,9 @@ def work_of_call(
         rows = side.rows(output, called)
         ids = jax.ShapeDtypeStruct((called,), np.int32)
 
-        def call(params: list[Any], arrays: Any, samples: Array, entries: Array) -> list[Array]:
+        def call(
+            params: list[AnyArray], arrays: PyTree, samples: Array, entries: Array
+        ) -> list[Array]:
             return rows.compute(group, Call(side.call.network, params, arrays), samples, entries)
 
         found = Equations.of(call, side.call.params, side.call.arrays, ids, ids)

@@ -8,12 +8,16 @@ equal in both copies and appear once: with trace axis 2 and diagonal axis 1 it i
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array
+
+from widelimit.typing import Axes
 
 Shape = tuple[int, ...]
 
@@ -61,7 +65,7 @@ class KernelAxes(NamedTuple):
 
 
 def resolve_axes(
-    trace_axes: Any, diagonal_axes: Any, shape1: Shape, shape2: Shape, name: str = "an output"
+    trace_axes: Axes, diagonal_axes: Axes, shape1: Shape, shape2: Shape, name: str = "an output"
 ) -> KernelAxes:
     """Returns the axes of one output.
 
@@ -127,7 +131,7 @@ def kernel_of_arrays(a1: Array, a2: Array, axes: KernelAxes, rank: int) -> Array
     return product.transpose(axes.zipped_order(rank))
 
 
-def kernel_dtype(*dtypes: Any) -> np.dtype:
+def kernel_dtype(*dtypes: DTypeLike) -> np.dtype:
     """Returns the dtype in which products of these are added up: at least float32."""
     found = jnp.result_type(*dtypes)
     return np.dtype(jnp.promote_types(found, jnp.float32) if found.itemsize < 4 else found)
@@ -138,10 +142,10 @@ def mean_over_trace(kernel: Array, axes: KernelAxes, shape: Shape) -> Array:
     return kernel / axes.trace_size(shape) if axes.trace else kernel
 
 
-def _resolve(axes: Any, shape: Shape, kind: str, name: str) -> Shape:
+def _resolve(axes: Axes, shape: Shape, kind: str, name: str) -> Shape:
     """Returns axes in ascending order, none negative, none twice."""
     found = set()
-    for axis in (axes,) if np.ndim(axes) == 0 else axes:
+    for axis in axes if isinstance(axes, Sequence | np.ndarray) and np.ndim(axes) else (axes,):
         if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
             raise TypeError(f"expected integers in {kind}, got {axis!r}")
         if not -len(shape) <= axis < len(shape):

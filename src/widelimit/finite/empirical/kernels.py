@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from widelimit._pytree import own
 from widelimit.finite.empirical.compiled import EmpiricalOptions, Kernels
@@ -24,13 +24,13 @@ class EmpiricalNtk:
         """Keeps the kernels of the network, and whether to explain them when called."""
         self._kernels, self._explains = kernels, explains
 
-    def __call__(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
+    def __call__(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> PyTree:
         """Returns the NTK between x1 and x2 (None for x1); see `empirical_ntk_fn`."""
         if self._explains:
             return self.explain(x1, x2, params, **kwargs)
         return self._kernels(("ntk",), x1, x2, params, kwargs)["ntk"]
 
-    def explain(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
+    def explain(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> PyTree:
         """Returns for every output how structured derivatives treat each parameter.
 
         Each is an `Explanation`, a table to print, in a tree like f(params, x1). Nothing is
@@ -42,7 +42,7 @@ class EmpiricalNtk:
         """
         return self._kernels.explain(x1, x2, params, kwargs)
 
-    def chunks(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
+    def chunks(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> PyTree:
         """Returns for every output how its Jacobian is cut to fit the budget, without computing it.
 
         Each is a `Chunks`, or None for an output without entries, in a tree like f(params, x1).
@@ -125,7 +125,7 @@ def empirical_ntk_fn(
 
 def empirical_nngp_fn(
     f: ApplyFunction, trace_axes: Axes = (-1,), diagonal_axes: Axes = ()
-) -> Callable[..., Any]:
+) -> Callable[..., PyTree]:
     """Returns a function `nngp_fn(x1, x2, params, **kwargs)`: products of outputs of a network.
 
     Its layout is that of `empirical_ntk_fn`: f(x1) f(x2)^H, the mean over trace axes.
@@ -141,7 +141,7 @@ def empirical_nngp_fn(
     """
     kernels = _kernels(f, trace_axes, diagonal_axes, None, _DEFAULT, None, None)
 
-    def nngp_fn(x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> Any:
+    def nngp_fn(x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> PyTree:
         return kernels(("nngp",), x1, x2, params, kwargs)["nngp"]
 
     return nngp_fn
@@ -159,7 +159,7 @@ def empirical_kernel_fn(
     *,
     memory: Bytes | None = None,
     subset: Subset = None,
-) -> Callable[..., Any]:
+) -> Callable[..., PyTree]:
     """Returns a function `kernel_fn(x1, x2, get, params, **kwargs)`: empirical NNGP and NTK.
 
     `get` is "nngp", "ntk", or a tuple of names for a named tuple `EmpiricalKernel` (a tree of
@@ -185,7 +185,7 @@ def empirical_kernel_fn(
     del _j_rules, _s_rules, _fwd
     kernels = _kernels(f, trace_axes, diagonal_axes, vmap_axes, implementation, memory, subset)
 
-    def kernel_fn(x1: Inputs, x2: Inputs, get: Get, params: Params, **kwargs: object) -> Any:
+    def kernel_fn(x1: Inputs, x2: Inputs, get: Get, params: Params, **kwargs: object) -> PyTree:
         names = parse_get(get, KERNELS)
         found = kernels(names, x1, x2, params, kwargs)
         return jax.tree.map(
@@ -197,13 +197,13 @@ def empirical_kernel_fn(
 
 
 def _kernels(
-    f: Any,
-    trace_axes: Any,
-    diagonal_axes: Any,
-    vmap_axes: Any,
-    implementation: Any,
-    memory: Any,
-    subset: Any,
+    f: ApplyFunction,
+    trace_axes: Axes,
+    diagonal_axes: Axes,
+    vmap_axes: VmapAxes,
+    implementation: object,
+    memory: Bytes | None,
+    subset: Subset,
 ) -> Kernels:
     found = find_implementation(implementation)
     budget = None if memory is None else parse_memory(memory)

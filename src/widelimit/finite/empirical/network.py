@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from widelimit._pytree import AnyArray, Outline
 from widelimit.finite.empirical.arguments import (
     Arguments,
     Constants,
-    VmapAxes,
+    MappedAxes,
     is_array,
     join_arrays,
     mapped_axes,
@@ -22,6 +23,7 @@ from widelimit.finite.empirical.arguments import (
 )
 from widelimit.finite.empirical.subset import choose_leaves
 from widelimit.tracing.traced import TracedFunction, shape_like, trace, type_of
+from widelimit.typing import ApplyFunction, Params, Subset
 
 Function = Callable[[list[Array]], Array]
 
@@ -41,7 +43,7 @@ class Parameters:
     chosen: tuple[bool, ...]
 
     @classmethod
-    def of(cls, params: Any, subset: Any) -> tuple[Parameters, list[Any]]:
+    def of(cls, params: Params, subset: Subset) -> tuple[Parameters, list[AnyArray]]:
         """Returns the description and the arrays of a tree of parameters.
 
         Raises:
@@ -60,12 +62,12 @@ class Parameters:
         return cls(constants, tuple(chosen)), arrays
 
     @classmethod
-    def fixed(cls, params: Any) -> tuple[Parameters, list[Any]]:
+    def fixed(cls, params: Params) -> tuple[Parameters, list[AnyArray]]:
         """Returns the description and the arrays of parameters none of which is chosen."""
         arrays, constants = split_arrays(params)
         return cls(constants, (False,) * len(arrays)), arrays
 
-    def real(self, arrays: list[Any]) -> list[Array]:
+    def real(self, arrays: Sequence[AnyArray]) -> list[Array]:
         """Returns the chosen parameters as real arrays."""
         found = []
         for array, flag in self._flagged(arrays):
@@ -75,10 +77,10 @@ class Parameters:
                 found.append(jnp.asarray(array))
         return found
 
-    def filled(self, arrays: list[Any], real: list[Array]) -> list[Any]:
+    def filled(self, arrays: Sequence[AnyArray], real: list[Array]) -> list[AnyArray]:
         """Returns the arrays of all parameters, the chosen ones from real arrays."""
         given = iter(real)
-        filled = []
+        filled: list[AnyArray] = []
         for array, flag in self._flagged(arrays):
             if flag and jnp.iscomplexobj(array):
                 filled.append(jax.lax.complex(next(given), next(given)))
@@ -86,7 +88,7 @@ class Parameters:
                 filled.append(next(given) if flag else array)
         return filled
 
-    def _flagged(self, arrays: list[Any]) -> Iterator[tuple[Any, bool]]:
+    def _flagged(self, arrays: Sequence[AnyArray]) -> Iterator[tuple[AnyArray, bool]]:
         """Returns the arrays of parameters, which may be followed by others, with their flags."""
         return zip(arrays[: len(self.chosen)], self.chosen, strict=True)
 
@@ -106,7 +108,7 @@ class StaticInputs:
     outputs: Constants | None
 
     @classmethod
-    def of(cls, side: Arguments, vmap_axes: Any) -> tuple[StaticInputs, list[Any]]:
+    def of(cls, side: Arguments, vmap_axes: PyTree) -> tuple[StaticInputs, list[AnyArray]]:
         """Returns the description and the arrays of inputs.
 
         Raises:
@@ -117,7 +119,7 @@ class StaticInputs:
         arrays, constants = split_arrays((x, side.kwargs))
         if vmap_axes is None:
             return cls(constants, (None,) * len(arrays), None), arrays
-        axes = VmapAxes.of(vmap_axes)
+        axes = MappedAxes.of(vmap_axes)
         mapped = mapped_axes(axes.inputs, x, "x")
         for name, axis in sorted(axes.of_kwargs(side.kwargs).items()):
             mapped += mapped_axes(axis, side.kwargs[name], f"keyword {name}")
@@ -131,18 +133,18 @@ class StaticInputs:
             )
         return cls(constants, tuple(kept), Constants.of(axes.outputs)), arrays
 
-    def count(self, arrays: list[Any]) -> int:
+    def count(self, arrays: Sequence[AnyArray]) -> int:
         """Returns the number of samples, 0 where they are not mapped."""
         pairs = zip(arrays, self.mapped, strict=True)
         return next((a.shape[axis] for a, axis in pairs if axis is not None), 0)
 
-    def split(self, arrays: list[Any]) -> tuple[list[Array], list[Array]]:
+    def split(self, arrays: Sequence[AnyArray]) -> tuple[list[Array], list[AnyArray]]:
         """Returns the mapped arrays with samples first, and the shared ones."""
         pairs = list(zip(arrays, self.mapped, strict=True))
         mapped = [jnp.moveaxis(a, axis, 0) for a, axis in pairs if axis is not None]
         return mapped, [a for a, axis in pairs if axis is None]
 
-    def some(self, mapped: list[Array], shared: list[Array]) -> list[Array]:
+    def some(self, mapped: list[Array], shared: Sequence[AnyArray]) -> list[AnyArray]:
         """Returns the arrays of a batch of some samples, given samples first."""
         batch, common = iter(mapped), iter(shared)
         return [
@@ -150,12 +152,12 @@ class StaticInputs:
             for axis in self.mapped
         ]
 
-    def resized(self, arrays: list[Any], count: int | None) -> list[Any]:
+    def resized(self, arrays: Sequence[AnyArray], count: int | None) -> Sequence[Outline]:
         """Returns the arrays with mapped ones as shapes of so many samples; None keeps all."""
         if count is None:
             return arrays
 
-        def struct(array: Any, axis: int | None) -> Any:
+        def struct(array: AnyArray, axis: int | None) -> Outline:
             if axis is None:
                 return array
             shape = (*array.shape[:axis], count, *array.shape[axis + 1 :])
@@ -183,13 +185,13 @@ class Network:
     @classmethod
     def of(
         cls,
-        f: Callable[..., Any],
+        f: ApplyFunction,
         parameters: Parameters,
         inputs: StaticInputs,
-        params: list[Any],
-        arrays: list[Any],
+        params: Sequence[AnyArray],
+        arrays: Sequence[AnyArray],
         counts: tuple[int | None, ...],
-    ) -> tuple[Network, list[Any]]:
+    ) -> tuple[Network, list[AnyArray]]:
         """Returns the network, and the arrays of its parameters and those that f read.
 
         Args:
@@ -204,7 +206,7 @@ class Network:
           TypeError: outputs that are no arrays.
         """
 
-        def call(params: list[Any], arrays: list[Any]) -> Any:
+        def call(params: list[AnyArray], arrays: list[AnyArray]) -> PyTree:
             x, kwargs = join_arrays(arrays, inputs.constants)
             out = f(join_arrays(params, parameters.constants), x, **kwargs)
             output_leaves(out)
@@ -218,7 +220,9 @@ class Network:
             values += constants
         return cls(parameters, inputs, tuple(programs)), values
 
-    def fits(self, inputs: StaticInputs, traced: list[Any], arrays: list[Any]) -> bool:
+    def fits(
+        self, inputs: StaticInputs, traced: Sequence[AnyArray], arrays: Sequence[AnyArray]
+    ) -> bool:
         """Returns whether f was traced for batches of these inputs too.
 
         Args:
@@ -233,25 +237,39 @@ class Network:
             for count, _ in self.programs
         )
 
-    def whole(self, params: list[Any], arrays: list[Any], real: list[Array]) -> list[Array]:
+    def whole(
+        self, params: Sequence[AnyArray], arrays: Sequence[Outline], real: list[Array]
+    ) -> list[Array]:
         """Returns the outputs of all samples, with these real parameters."""
         return self._outputs(None, params, arrays, real)
 
     def some(
-        self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
+        self,
+        params: Sequence[AnyArray],
+        mapped: list[Array],
+        shared: Sequence[AnyArray],
+        real: list[Array],
     ) -> list[Array]:
         """Returns the outputs of a batch of some samples, given samples first."""
         arrays = self.inputs.some(mapped, shared)
         return self._outputs(mapped[0].shape[0], params, arrays, real)
 
     def one(
-        self, params: list[Any], mapped: list[Array], shared: list[Array], real: list[Array]
+        self,
+        params: Sequence[AnyArray],
+        mapped: list[Array],
+        shared: Sequence[AnyArray],
+        real: list[Array],
     ) -> list[Array]:
         """Returns the outputs of a batch of one sample, given without its axis."""
         return self.some(params, [a[None] for a in mapped], shared, real)
 
     def _outputs(
-        self, count: int | None, params: list[Any], arrays: list[Any], real: list[Array]
+        self,
+        count: int | None,
+        params: Sequence[AnyArray],
+        arrays: Sequence[Outline],
+        real: list[Array],
     ) -> list[Array]:
         traced = dict(self.programs)[count]
         out = traced(params, self.parameters.filled(params, real), arrays)
@@ -264,7 +282,7 @@ class Network:
         return mapped_axes(self.inputs.outputs.tree, self.outputs, "outputs of f")
 
     @property
-    def outputs(self) -> Any:
+    def outputs(self) -> PyTree:
         """Tree of the outputs, with shapes for a batch of one if samples are mapped."""
         return self.programs[0][1].program.outputs
 
@@ -282,18 +300,20 @@ class Traced(NamedTuple):
     start: int
     size: int
 
-    def __call__(self, params: list[Any], filled: list[Any], arrays: list[Any]) -> Any:
+    def __call__(
+        self, params: Sequence[AnyArray], filled: list[AnyArray], arrays: Sequence[Outline]
+    ) -> PyTree:
         """Returns the tree of outputs; `filled` are the arrays of parameters to take."""
         return self.program(params[self.start : self.start + self.size], filled, arrays)
 
 
-def output_names(out: Any) -> list[str]:
+def output_names(out: PyTree) -> list[str]:
     """Returns what errors call every output."""
     paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(out))
     return [f"an output{path_text(path)}" for path in paths]
 
 
-def output_leaves(out: Any) -> list[Array]:
+def output_leaves(out: PyTree) -> list[Array]:
     """Returns the arrays of an output.
 
     Raises:
@@ -324,7 +344,7 @@ def complex_kernel(kernel: Array) -> Array:
     return jax.lax.complex(real, kernel[..., 1, 0] - kernel[..., 0, 1])
 
 
-def _as_array(leaf: Any) -> Any:
+def _as_array(leaf: PyTree) -> PyTree:
     """Returns numbers as arrays, anything else as it is."""
     is_number = isinstance(leaf, int | float | complex) and not isinstance(leaf, bool)
     return jnp.asarray(leaf) if is_number else leaf

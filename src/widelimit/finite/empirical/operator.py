@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Num
+from jaxtyping import Array, ArrayLike, Num
 
-from widelimit._pytree import is_concrete, own, pytree, static
+from widelimit._pytree import AnyArray, is_concrete, own, pytree, static
 from widelimit.finite.empirical.arguments import Arguments
 from widelimit.finite.empirical.jacobian import pulled, unit_row
 from widelimit.finite.empirical.kernel_axes import kernel_dtype
@@ -51,8 +51,8 @@ class NTKOperator:
       batch_size: number of samples computed at a time; None for all.
     """
 
-    params: list[Any]
-    arrays: list[Any]
+    params: list[AnyArray]
+    arrays: list[AnyArray]
     network: Network = static()
     output: Output = static()
     batch_size: int | None = static()
@@ -195,10 +195,10 @@ class NTKOperator:
         """Returns the operator as a `scipy.sparse.linalg.LinearOperator`."""
         from scipy.sparse.linalg import LinearOperator
 
-        def product(v: Any) -> Any:
+        def product(v: np.ndarray) -> np.ndarray:
             return np.asarray(self @ np.asarray(v).reshape(self.shape[0], *np.shape(v)[1:]))
 
-        def vector(v: Any) -> Any:
+        def vector(v: np.ndarray) -> np.ndarray:
             return np.asarray(self.matvec(np.asarray(v).reshape(-1))).reshape(np.shape(v))
 
         return LinearOperator(
@@ -210,7 +210,7 @@ class NTKOperator:
             dtype=self.dtype,
         )
 
-    def _checked(self, v: Any, more: tuple[int, ...]) -> Array:
+    def _checked(self, v: ArrayLike, more: tuple[int, ...]) -> Array:
         """Returns an array of vectors.
 
         Raises:
@@ -285,7 +285,7 @@ def _matvec(operator: NTKOperator, v: Array) -> Array:
 
     def slot(total: Array, index: Array) -> tuple[Array, None]:
         """Adds the part of one index of the trace axes."""
-        where: list[Any] = [slice(None)] * len(shape)
+        where: list[slice | Array] = [slice(None)] * len(shape)
         for a, i in zip(trace, jnp.unravel_index(index, sizes), strict=True):
             where[a] = i
         full = jnp.zeros(shape, v.dtype).at[tuple(where)].set(v)
@@ -315,7 +315,7 @@ def _diagonal(operator: NTKOperator) -> Array:
     places = np.indices(shape, np.int32).reshape(len(shape), -1)
     single = list(shape)
     mapped: list[Array] = []
-    shared: list[Array] = []
+    shared: list[AnyArray] = []
     samples = places[0] * 0
     if output.axis is not None:
         mapped, shared = network.inputs.split(operator.arrays)

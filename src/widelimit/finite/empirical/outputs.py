@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jax.tree_util import PyTreeDef
+from jaxtyping import Array, PyTree
 
+from widelimit._pytree import AnyArray
 from widelimit.finite.empirical.arguments import Arguments
 from widelimit.finite.empirical.dependence import check_dependence
 from widelimit.finite.empirical.kernel_axes import KernelAxes, Shape, resolve_axes
@@ -21,6 +23,7 @@ from widelimit.finite.empirical.network import (
     real_output,
 )
 from widelimit.finite.empirical.sampled_output import SampledOutput
+from widelimit.typing import ApplyFunction, Axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Output:
     axis: int | None
     axes: KernelAxes
     shapes: tuple[Shape, Shape]
-    dtype: Any
+    dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,16 +58,16 @@ class Call:
     """
 
     network: Network
-    params: list[Any]
-    arrays: Any
+    params: list[AnyArray]
+    arrays: PyTree
 
     @classmethod
     def of(
         cls,
-        f: Callable[..., Any],
-        params: tuple[Parameters, list[Any]],
+        f: ApplyFunction,
+        params: tuple[Parameters, list[AnyArray]],
         side: Arguments,
-        vmap_axes: Any,
+        vmap_axes: PyTree,
         batch_size: int | None = None,
         like: Call | None = None,
     ) -> Call:
@@ -151,8 +154,8 @@ class Call:
 
 
 def outputs_of(
-    first: Call, second: Call | None, trace_axes: Any, diagonal_axes: Any
-) -> tuple[Any, list[Output]]:
+    first: Call, second: Call | None, trace_axes: Axes, diagonal_axes: Axes
+) -> tuple[PyTreeDef, list[Output]]:
     """Returns the tree of outputs, and what is to be known of each.
 
     Args:
@@ -168,7 +171,7 @@ def outputs_of(
     """
     tree1, shapes1 = _shapes(first)
     tree2, shapes2 = (tree1, shapes1) if second is None else _shapes(second)
-    structure: Any = jax.tree.structure(tree1)
+    structure: PyTreeDef = jax.tree.structure(tree1)
     if structure != jax.tree.structure(tree2):
         raise ValueError(
             "expected f(x1) and f(x2) with the same tree of outputs, got "
@@ -186,7 +189,7 @@ def outputs_of(
     return structure, found
 
 
-def only_output(call: Call, trace_axes: Any) -> Output:
+def only_output(call: Call, trace_axes: Axes) -> Output:
     """Returns what is to be known of the one output of a network.
 
     Raises:
@@ -200,7 +203,7 @@ def only_output(call: Call, trace_axes: Any) -> Output:
     return outputs[0]
 
 
-def _shapes(call: Call) -> tuple[Any, list[Shape]]:
+def _shapes(call: Call) -> tuple[PyTree, list[Shape]]:
     """Returns the tree of outputs, and their shapes for all samples."""
     tree = call.network.outputs
     leaves, axes = jax.tree.leaves(tree), call.network.output_axes()

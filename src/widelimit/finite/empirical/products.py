@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array
 
-from widelimit._pytree import own
+from widelimit._pytree import AnyArray, own
 from widelimit.finite.empirical.arguments import two_sides
 from widelimit.finite.empirical.network import (
     Network,
@@ -78,13 +78,15 @@ def empirical_ntk_vp_fn(
 
 
 def _real_outputs(
-    network: Network, params: list[Any], arrays: list[Any], real: list[Array]
+    network: Network, params: Sequence[AnyArray], arrays: Sequence[AnyArray], real: list[Array]
 ) -> list[Array]:
     """Returns all outputs in real numbers."""
     return [real_output(y) for y in network.whole(params, arrays, real)]
 
 
-def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
+def checked_vectors(
+    v: Arrays, structure: PyTreeDef, expected: list[jax.ShapeDtypeStruct]
+) -> list[Array]:
     """Returns the leaves of a vector.
 
     Raises:
@@ -102,8 +104,10 @@ def checked_vectors(v: Any, structure: Any, expected: list[Any]) -> list[Any]:
 
 
 def complex_product(
-    product: Callable[[list[Any]], list[Any]], leaves: list[Any], like: list[Any]
-) -> list[Any]:
+    product: Callable[[list[Array]], list[Array]],
+    leaves: list[Array],
+    like: Sequence[jax.ShapeDtypeStruct],
+) -> list[Array]:
     """Returns the product with a kernel J1 J2^H of complex or real vectors.
 
     Args:
@@ -114,7 +118,7 @@ def complex_product(
     """
     is_complex = [jnp.issubdtype(o.dtype, jnp.complexfloating) for o in like]
 
-    def on_real(vectors: list[Any]) -> list[Any]:
+    def on_real(vectors: list[Array]) -> list[Array]:
         """Returns real parts of products; vectors of real outputs are taken as real."""
         given = [
             jnp.stack([v.real, v.imag], -1).astype(jnp.finfo(o.dtype).dtype)

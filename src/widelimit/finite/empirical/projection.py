@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from widelimit._pytree import pytree
+from widelimit._pytree import AnyArray, pytree
 from widelimit.finite.empirical.arguments import Arguments
 from widelimit.finite.empirical.kernel_axes import kernel_of_arrays, mean_over_trace, resolve_axes
 from widelimit.finite.empirical.network import Network, Parameters
@@ -162,7 +162,7 @@ def projected_gradients(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _features(
-    network: Network, batch_size: int, params: list[Any], arrays: list[Any], keys: Array
+    network: Network, batch_size: int, params: list[AnyArray], arrays: list[AnyArray], keys: Array
 ) -> Array:
     """Returns derivatives [*shape of the output, k]."""
     real = network.parameters.real(params)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from widelimit.finite.empirical.implementations import Implementation
-from widelimit.finite.empirical.jacobian import jacobian, jacobian_contraction, kernel_of_jacobians
+from widelimit.finite.empirical.jacobian import (
+    Function,
+    jacobian,
+    jacobian_contraction,
+    kernel_of_jacobians,
+)
 from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured import Batch, Structured
 from widelimit.tracing.varying import varying_like
-
-Function = Callable[[Any], Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class SampledOutput:
       axis: the axis of samples of the output.
     """
 
-    function: Callable[[Any], Function]
+    function: Callable[[list[Array]], Function]
     arrays: list[Array]
     axis: int
 
@@ -39,22 +41,22 @@ class SampledOutput:
         """Number of samples."""
         return self.arrays[0].shape[0]
 
-    def shape(self, params: Any) -> tuple[int, ...]:
+    def shape(self, params: PyTree) -> tuple[int, ...]:
         """Returns the shape of the output of all samples."""
         one = list(self.one(params).shape)
         one[self.axis] = self.count
         return tuple(one)
 
-    def one(self, params: Any) -> Any:
+    def one(self, params: PyTree) -> jax.ShapeDtypeStruct:
         """Returns shape and dtype of the output of one sample."""
         structs = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in self.arrays]
 
-        def of_sample(arrays: list[Array], params: Any) -> Array:
+        def of_sample(arrays: list[Array], params: PyTree) -> Array:
             return self.function(varying_like(arrays, self.arrays))(params)
 
         return jax.eval_shape(of_sample, structs, params)
 
-    def jacobian(self, params: Any) -> Any:
+    def jacobian(self, params: PyTree) -> PyTree:
         """Returns the Jacobian of the output of all samples."""
         rows = jax.vmap(lambda arrays: jacobian(self.function(arrays), params))(self.arrays)
         return jax.tree.map(self._merged, rows)
@@ -68,7 +70,7 @@ def kernel_of_samples(
     implementation: Implementation,
     first: SampledOutput,
     second: SampledOutput | None,
-    params: Any,
+    params: PyTree,
     axes: KernelAxes,
 ) -> Array:
     """Returns the kernel of two outputs, summed over trace axes.
@@ -92,7 +94,7 @@ def kernel_of_samples(
         batches = Batch(first.arrays, first.axis), two
         return implementation.of_samples(first.function, other.function, batches, params, axes)
 
-    def of_pair(arrays1: Any, arrays2: Any) -> Array:
+    def of_pair(arrays1: list[Array], arrays2: list[Array]) -> Array:
         return implementation(first.function(arrays1), other.function(arrays2), params, axes)
 
     rank, axis = len(first.one(params).shape), first.axis

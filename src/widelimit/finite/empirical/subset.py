@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from widelimit.finite.empirical.arguments import is_array
+from widelimit.typing import Params, Subset
 
 
-def choose_leaves(params: Any, subset: Any) -> tuple[bool, ...]:
+def choose_leaves(params: Params, subset: Subset) -> tuple[bool, ...]:
     """Returns for every leaf of the parameters whether the kernel is taken with respect to it.
 
     Args:
@@ -43,7 +44,7 @@ def choose_leaves(params: Any, subset: Any) -> tuple[bool, ...]:
     return chosen
 
 
-def real_names(params: Any, subset: Any) -> list[str]:
+def real_names(params: Params, subset: Subset) -> list[str]:
     """Returns the path of every real array that the kernel is taken with respect to."""
     names = []
     found = jax.tree_util.tree_leaves_with_path(params)
@@ -54,7 +55,9 @@ def real_names(params: Any, subset: Any) -> list[str]:
     return names
 
 
-def _chosen(params: Any, paths: list[str], leaves: list[Any], subset: Any) -> tuple[bool, ...]:
+def _chosen(
+    params: Params, paths: list[str], leaves: list[PyTree], subset: Subset
+) -> tuple[bool, ...]:
     if subset is None:
         return (True,) * len(leaves)
     if isinstance(subset, str):
@@ -81,7 +84,7 @@ def _chosen(params: Any, paths: list[str], leaves: list[Any], subset: Any) -> tu
     return tuple(map(bool, flags))
 
 
-def _broadcast(subset: Any, params: Any) -> list[Any] | None:
+def _broadcast(subset: Subset, params: Params) -> list[object] | None:
     """Returns what a tree like the parameters, or like its upper part, says of every leaf."""
     try:
         return jax.tree.leaves(jax.tree.broadcast(subset, params))
@@ -89,7 +92,7 @@ def _broadcast(subset: Any, params: Any) -> list[Any] | None:
         return None
 
 
-def _is_tree(subset: Any, fits: bool) -> bool:
+def _is_tree(subset: Subset, fits: bool) -> bool:
     """Returns whether what can be called is meant as a tree of booleans, as modules can be.
 
     Booleans in a tree that does not fit the parameters were made for other ones, unless they are
@@ -101,11 +104,11 @@ def _is_tree(subset: Any, fits: bool) -> bool:
     return fits or (all(map(_is_flag, leaves)) and not isinstance(subset, jax.tree_util.Partial))
 
 
-def _is_flag(leaf: Any) -> bool:
+def _is_flag(leaf: object) -> bool:
     return isinstance(leaf, bool | np.bool_)
 
 
-def _is_inexact(leaf: Any) -> bool:
+def _is_inexact(leaf: object) -> bool:
     if isinstance(leaf, float | complex):
         return True
     return is_array(leaf) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))

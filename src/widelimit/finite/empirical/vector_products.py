@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from widelimit.finite.empirical.jacobian import pulled
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype
 from widelimit.tracing.varying import varying_like
 
-Function = Callable[[Any], Any]
+Function = Callable[[PyTree], PyTree]
 
 
-def ntk_vector_product(f1: Function, f2: Function | None, params: Any) -> Function:
+def ntk_vector_product(f1: Function, f2: Function | None, params: PyTree) -> Function:
     """Returns the linear map v -> J1 J2^T v for real functions of the parameters.
 
     Args:
@@ -30,7 +29,7 @@ def ntk_vector_product(f1: Function, f2: Function | None, params: Any) -> Functi
     return lambda v: push(pull(v))
 
 
-def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
+def pushed(f: Function, params: PyTree, *, keep: bool = False) -> Function:
     """Returns the linear map u -> J u from directions of the parameters.
 
     By forward mode; for a function that has a rule of its own for reverse mode alone, by the
@@ -42,7 +41,7 @@ def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
       keep: whether to evaluate f once and keep what its derivative takes, for many directions.
     """
 
-    def forward(u: Any) -> Any:
+    def forward(u: PyTree) -> PyTree:
         return jax.jvp(f, (varying_like(params, u),), (varying_like(u, params),))[1]
 
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), params)
@@ -61,7 +60,9 @@ def pushed(f: Function, params: Any, *, keep: bool = False) -> Function:
     return lambda u: push(varying_like(u, params))
 
 
-def ntk_vector_products(f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
+def ntk_vector_products(
+    f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+) -> Array:
     """Returns the kernel of two outputs column by column; see `Implementation`.
 
     Each column takes a reverse and a forward pass, all of them at once. Of each column only what

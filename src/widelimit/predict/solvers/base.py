@@ -2,11 +2,12 @@
 
 import abc
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._pytree import is_concrete, own, pytree, static
 from widelimit._text import shown
@@ -14,6 +15,7 @@ from widelimit.predict import in_place
 from widelimit.predict.checks import as_flag, check_scalar
 from widelimit.predict.matrices import row_shape, to_matrix
 from widelimit.predict.spectral import AtTimes, SpectralFunction
+from widelimit.typing import Scalar
 
 # From a start that is drawn at random, these find an eigenvalue far below all others.
 _INVERSE_ITERATIONS = 3
@@ -25,6 +27,10 @@ _OPTIONAL = {
 }
 
 
+Truth: TypeAlias = bool | np.bool_ | jax.Array
+"""Whether something is so; it may be traced."""
+
+
 class Ridge(NamedTuple):
     """What is added to the diagonal: relative times the mean diagonal, plus absolute."""
 
@@ -32,7 +38,7 @@ class Ridge(NamedTuple):
     absolute: Any = 0.0
 
     @classmethod
-    def of(cls, diag_reg: Any, diag_reg_absolute_scale: Any, advice: str = "") -> "Ridge":
+    def of(cls, diag_reg: ArrayLike, diag_reg_absolute_scale: object, advice: str = "") -> "Ridge":
         """The ridge of the parameters of this package's functions.
 
         Raises:
@@ -132,10 +138,10 @@ class Solver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def solve(self, state: Any, b: Any) -> Any:
+    def solve(self, state: Any, b: Any) -> ArrayLike:
         """Returns (K + ridge I)^-1 b [r, c] for b [r, c]."""
 
-    def apply(self, state: Any, function: AtTimes, b: Any) -> Any:
+    def apply(self, state: Any, function: AtTimes, b: Any) -> ArrayLike:
         """Returns f(K + ridge I) b [m, r, c], with a function f for each of m times.
 
         Without it there is no training for a finite time, since exp(-K t) is such a function.
@@ -149,16 +155,16 @@ class Solver(abc.ABC):
         del state, function, b
         raise _refusal(self, "apply")
 
-    def quadratic(self, state: Any, b: Any) -> Any:
+    def quadratic(self, state: Any, b: Any) -> ArrayLike:
         """Returns b^T (K + ridge I)^-1 b [c, c] for b [r, c]."""
         return b.T @ jnp.asarray(self.solve(state, b))
 
-    def log_determinant(self, state: Any) -> Any:
+    def log_determinant(self, state: Any) -> ArrayLike:
         """Returns log det (K + ridge I), a scalar; without it there is no marginal likelihood."""
         del state
         raise _refusal(self, "log_determinant")
 
-    def is_trusted(self, state: Any, rows: int, floor: Any) -> Any:
+    def is_trusted(self, state: Any, rows: int, floor: Scalar) -> Truth:
         """Whether the smallest of the eigenvalues, all positive, is at least `floor`.
 
         It is found from above by inverse iteration.
@@ -213,7 +219,7 @@ class Factorisation:
         """K^-1 b for b [r, c]."""
         return self._checked("solve", b.shape, (b,))
 
-    def apply(self, function: SpectralFunction, tau: Any, b: jax.Array) -> jax.Array:
+    def apply(self, function: SpectralFunction, tau: PyTree, b: jax.Array) -> jax.Array:
         """f(K, tau) b [m, r, c] at times tau [m], for b [1 or m, r, c]."""
         shape = (len(jax.tree.leaves(tau)[0]), *b.shape[1:])
         return self._checked("apply", shape, (AtTimes(function, tau), b))
@@ -226,7 +232,9 @@ class Factorisation:
         """Log det K, a scalar."""
         return self._checked("log_determinant", (), ())
 
-    def _checked(self, method: str, shape: tuple[int, ...], arguments: tuple[Any, ...]) -> Any:
+    def _checked(
+        self, method: str, shape: tuple[int, ...], arguments: tuple[object, ...]
+    ) -> jax.Array:
         """What the solver returns, as an array of JAX.
 
         Raises:
@@ -242,7 +250,7 @@ class Factorisation:
             )
         return result
 
-    def _check_traceable(self, *arrays: Any) -> None:
+    def _check_traceable(self, *arrays: PyTree) -> None:
         if not (self.solver.traceable or is_concrete(arrays)):
             raise TypeError(
                 f"expected concrete numbers for the solver {type(self.solver).__name__}, got ones "
@@ -251,13 +259,13 @@ class Factorisation:
             )
 
 
-def _unless(trusted: Any, leaf: jax.Array) -> jax.Array:
+def _unless(trusted: Truth, leaf: jax.Array) -> jax.Array:
     """The leaf of a state, NaN unless it can be trusted; whole numbers cannot say so."""
     inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
     return jnp.where(trusted, leaf, jnp.nan) if inexact else leaf
 
 
-def check_solver(solver: Any) -> None:
+def check_solver(solver: object) -> None:
     """Raise TypeError unless it is None or a solver."""
     if not (solver is None or isinstance(solver, Solver)):
         raise TypeError(

@@ -1,15 +1,16 @@
 """Systems by a Cholesky factor."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Float
 
 from widelimit._pytree import is_concrete
 from widelimit.predict import in_place
-from widelimit.predict.solvers.base import Solver, System
+from widelimit.predict.solvers.base import Solver, System, Truth
+from widelimit.typing import Scalar
 
 
 class Cholesky(Solver):
@@ -28,11 +29,11 @@ class Cholesky(Solver):
         lower = in_place.cholesky(system.host_matrix())
         return None if lower is None else in_place.to_jax(lower)
 
-    def solve(self, state: Float[jax.Array, "r r"], b: Any) -> jax.Array:
+    def solve(self, state: Float[jax.Array, "r r"], b: ArrayLike) -> jax.Array:
         """Returns K^-1 b for b [r, c]."""
         return _half(state, _half(state, b), transposed=True)
 
-    def quadratic(self, state: Float[jax.Array, "r r"], b: Any) -> jax.Array:
+    def quadratic(self, state: Float[jax.Array, "r r"], b: ArrayLike) -> jax.Array:
         """Returns b^T K^-1 b as the Gram matrix of L^-1 b."""
         half = _half(state, b)
         return half.T @ half
@@ -41,13 +42,13 @@ class Cholesky(Solver):
         """Returns log det K, a scalar."""
         return 2.0 * jnp.log(jnp.diagonal(state)).sum()
 
-    def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Any) -> Any:
+    def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Scalar) -> Truth:
         """Whether the smallest eigenvalue, no larger than any pivot, is at least `floor`."""
         pivots = state.diagonal()
         return (pivots.min() ** 2 >= floor) & super().is_trusted(state, rows, floor)
 
 
-def _half(lower: jax.Array, b: Any, transposed: bool = False) -> jax.Array:
+def _half(lower: jax.Array, b: ArrayLike, transposed: bool = False) -> jax.Array:
     """L^-1 b, or L^-T b."""
     if is_concrete(lower, b) and jax.default_backend() == "cpu":
         return in_place.solve_lower(lower, b, transposed)

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Float
 
 from widelimit._pytree import is_concrete
 from widelimit._text import shown
-from widelimit.predict.solvers.base import Solver, System
+from widelimit.predict.solvers.base import Solver, System, Truth
 from widelimit.tracing.varying import alike, varying_like
+from widelimit.typing import Scalar
 
 Product = Callable[[jax.Array], jax.Array]
 
@@ -132,7 +133,7 @@ class ConjugateGradients(Solver):
         """Returns the matrix."""
         return system.matrix()
 
-    def solve(self, state: Float[jax.Array, "r r"], b: Any) -> jax.Array:
+    def solve(self, state: Float[jax.Array, "r r"], b: ArrayLike) -> jax.Array:
         """Returns K^-1 b for b [r, c], column by column.
 
         Raises:
@@ -148,7 +149,7 @@ class ConjugateGradients(Solver):
         advice = "a larger noise, jitter, tol or maxiter would do, or solver=None"
         return found._replace(residual=good[None]).checked(self.tol, advice)
 
-    def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Any) -> Any:
+    def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Scalar) -> Truth:
         """Whether there is no negative eigenvalue, and none below `floor`."""
         try:
             return super().is_trusted(state, rows, floor)

@@ -5,11 +5,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from widelimit._pytree import is_concrete
 from widelimit.predict import in_place
-from widelimit.predict.solvers.base import Solver, System
+from widelimit.predict.solvers.base import Solver, System, Truth
 from widelimit.predict.spectral import AtTimes, Eigenbasis
+from widelimit.typing import Scalar
 
 # The entries of a kernel that was computed in its own dtype are off by several eps, so eigenvalues
 # below ZERO_BELOW floors count as zero, or below twice the most negative one, which measures the
@@ -44,15 +46,15 @@ class Spectral(Solver):
         failed = is_concrete(alive) and bool(jnp.isnan(alive).any())
         return None if failed else Eigenbasis(matrix, alive, eigenvectors)
 
-    def solve(self, state: Eigenbasis, b: Any) -> jax.Array:
+    def solve(self, state: Eigenbasis, b: ArrayLike) -> jax.Array:
         """Returns the limit of (K + d I)^-1 b for d to 0, for b [r, c]."""
-        return state.response(jnp.full((1,), jnp.inf), b[None])[0]
+        return state.response(jnp.full((1,), jnp.inf), jnp.asarray(b)[None])[0]
 
-    def apply(self, state: Eigenbasis, function: AtTimes, b: Any) -> jax.Array:
+    def apply(self, state: Eigenbasis, function: AtTimes, b: jax.Array) -> jax.Array:
         """Returns f(K) b [m, r, c] for b [1 or m, r, c]."""
         return state.apply(function.function, function.tau, b)
 
-    def is_trusted(self, state: Eigenbasis, rows: int, floor: Any) -> Any:
+    def is_trusted(self, state: Eigenbasis, rows: int, floor: Scalar) -> Truth:
         """True: what is lost in rounding is zero already."""
         del state, rows, floor
         return True

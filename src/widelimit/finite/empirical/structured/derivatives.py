@@ -99,7 +99,7 @@ class _Values:
                 args[leaf] = value
             shifted = dict(zip(self.inside, shifts, strict=True))
             (output,), found = evaluate(program, args, shifted, self.varying)
-            return output, [found[place] for place in self.varying]
+            return jnp.asarray(output), [found[place] for place in self.varying]
 
         output, pull, values = jax.vjp(run, zeros, chosen, has_aux=True)
         basis = jnp.eye(output.size, dtype=output.dtype).reshape(output.size, *output.shape)

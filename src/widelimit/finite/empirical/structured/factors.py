@@ -6,10 +6,11 @@ import functools
 import itertools
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from widelimit.finite.empirical.kernel_axes import kernel_dtype
@@ -39,7 +40,7 @@ class OneHot(NamedTuple):
     picked: Hashable
     size: int
 
-    def dense(self, dtype: Any) -> Factor:
+    def dense(self, dtype: DTypeLike) -> Factor:
         """Returns the array itself; an index outside picks nothing."""
         hot = self.where[..., None] == jnp.arange(self.size).reshape((1,) * self.where.ndim + (-1,))
         return Factor(hot.astype(dtype), (*self.labels, self.picked))
@@ -219,7 +220,7 @@ def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> lis
         left[touched[0]] = _picked(left[touched[0]], hot, dtype)
 
 
-def _widened(factor: Factor, dtype: Any) -> Factor:
+def _widened(factor: Factor, dtype: DTypeLike) -> Factor:
     """Returns a factor whose products with its like are added up in a dtype."""
     if kernel_dtype(factor.array.dtype) == dtype:
         return factor
@@ -234,7 +235,7 @@ def _has(part: Factor | OneHot, label: Hashable) -> bool:
     return label in _labels(part)
 
 
-def _picked(part: Factor | OneHot, hot: OneHot, dtype: Any) -> Factor:
+def _picked(part: Factor | OneHot, hot: OneHot, dtype: DTypeLike) -> Factor:
     """Returns the entries of a factor that a one-hot picks, along its axes."""
     if isinstance(part, OneHot):
         a = part.where.reshape(part.where.shape + (1,) * hot.where.ndim)

@@ -6,20 +6,19 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from widelimit.finite.empirical.jacobian import Function
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype
 from widelimit.finite.empirical.structured.analysis import Analysis, analyse, compatible
 from widelimit.finite.empirical.structured.derivatives import Batch, derivatives_of
 from widelimit.finite.empirical.structured.pairs import Chosen, Derivative, kernel_of_parameter
 from widelimit.finite.empirical.structured.program import program_of
 from widelimit.tracing.varying import varying_axes, varying_like
-
-Function = Callable[[Any], Array]
 
 
 class LeafReport(NamedTuple):
@@ -57,7 +56,9 @@ class Structured:
 
     reports: list[LeafReport] | None = None
 
-    def __call__(self, f1: Function, f2: Function | None, params: Any, axes: KernelAxes) -> Array:
+    def __call__(
+        self, f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+    ) -> Array:
         """Returns the tangent kernel of two outputs, summed over trace axes.
 
         Args:
@@ -71,10 +72,10 @@ class Structured:
 
     def of_samples(
         self,
-        f1: Callable[[Any], Function],
-        f2: Callable[[Any], Function],
+        f1: Callable[[list[Array]], Function],
+        f2: Callable[[list[Array]], Function],
         batches: tuple[Batch, Batch | None],
-        params: Any,
+        params: PyTree,
         axes: KernelAxes,
     ) -> Array:
         """Returns the same for functions of single samples: what concerns one is computed once.
@@ -107,7 +108,9 @@ class Explanation(tuple[LeafReport, ...]):
 
 
 def explain(
-    compute: Callable[[Structured, Any], Array], params: Any, names: Sequence[str] | None = None
+    compute: Callable[[Structured, PyTree], Array],
+    params: PyTree,
+    names: Sequence[str] | None = None,
 ) -> Explanation:
     """Returns which rules apply to each parameter, and why it has none; nothing is computed.
 
@@ -128,7 +131,9 @@ def explain(
 class _Side:
     """One of the two functions, traced, and its samples."""
 
-    def __init__(self, function: Callable[[Any], Function], batch: Batch, params: Any) -> None:
+    def __init__(
+        self, function: Callable[[list[Array]], Function], batch: Batch, params: PyTree
+    ) -> None:
         leaves, tree = jax.tree.flatten(params)
         one = [_sample(a) for a in batch.arrays]
 
@@ -154,7 +159,7 @@ class _Side:
         return derivatives_of(self.program, leaves, self.analysis, self.batch)
 
 
-def _sample(array: Array) -> Any:
+def _sample(array: Array) -> Array | jax.ShapeDtypeStruct:
     """Returns what to trace a function of one sample with."""
     if len(array) and varying_axes(array):
         return array[0]
@@ -162,7 +167,7 @@ def _sample(array: Array) -> Any:
 
 
 def _kernel(
-    one: _Side, other: _Side | None, params: Any, axes: KernelAxes
+    one: _Side, other: _Side | None, params: PyTree, axes: KernelAxes
 ) -> tuple[Array, list[LeafReport]]:
     """Returns the kernel, and how every parameter was treated."""
     paths = jax.tree_util.tree_leaves_with_path(params)

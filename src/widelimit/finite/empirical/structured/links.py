@@ -19,6 +19,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array
 
 from widelimit.finite.empirical.structured.program import Path, Place, Step
 
@@ -41,7 +42,7 @@ class Read:
     source: Place | np.ndarray
     labels: Labels
     loops: Labels = ()
-    change: Callable[[Any], Any] | None = None
+    change: Callable[[Array], Array] | None = None
     fixed: bool = False
 
 
@@ -151,7 +152,11 @@ class Scope:
         return tuple(("sum", next(self.counter)) for _ in range(count))
 
     def read(
-        self, number: int, labels: Labels, link: Link, change: Callable[[Any], Any] | None = None
+        self,
+        number: int,
+        labels: Labels,
+        link: Link,
+        change: Callable[[Array], Array] | None = None,
     ) -> Read:
         """Returns a value of the program as a factor beside a link."""
         fixed = not self.path and number in self.fixed

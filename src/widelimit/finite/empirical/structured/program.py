@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
+from widelimit._pytree import AnyArray
 from widelimit.tracing.jaxprs import Equation, Equations, Literal, Value
 
 # Calls whose body may stand in their place, and where they keep it.
@@ -26,6 +27,8 @@ INLINED = {
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
 }
+
+_V = TypeVar("_V")
 
 # Where something happens: the numbers of the scans around it, from the outermost.
 Path = tuple[int, ...]
@@ -50,7 +53,7 @@ class Step:
     params: Mapping[str, Any]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    run: Callable[..., list[Any]]
+    run: Callable[..., list[AnyArray]]
     body: Program | None = None
 
 
@@ -69,11 +72,11 @@ class Program:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     steps: tuple[Step, ...]
-    constants: Mapping[int, Any]
+    constants: Mapping[int, AnyArray]
     types: Mapping[int, Any]
 
 
-def program_of(function: Callable[..., Any], *args: Any) -> Program:
+def program_of(function: Callable[..., PyTree], *args: PyTree) -> Program:
     """Returns the program of a function of arrays."""
     return _Flattener().program(Equations.of(function, *args))
 
@@ -84,7 +87,7 @@ class _Flattener:
     def __init__(self) -> None:
         self.numbers: Iterator[int] = itertools.count()
         self.steps: list[Step] = []
-        self.constants: dict[int, Any] = {}
+        self.constants: dict[int, AnyArray] = {}
         self.types: dict[int, Any] = {}
 
     def program(self, equations: Equations) -> Program:
@@ -146,11 +149,11 @@ def _step(equation: Equation, inputs: tuple[int, ...], outputs: tuple[int, ...])
 
 def evaluate(
     program: Program,
-    args: Sequence[Any],
+    args: Sequence[AnyArray],
     shifts: Mapping[Place, Array],
     reads: Collection[Place],
     path: Path = (),
-) -> tuple[list[Any], dict[Place, Array]]:
+) -> tuple[list[AnyArray], dict[Place, Array]]:
     """Returns the results of a program, and values inside it.
 
     Args:
@@ -180,11 +183,11 @@ def evaluate(
 
 def _run_scan(
     step: Step,
-    taken: Sequence[Any],
+    taken: Sequence[AnyArray],
     shifts: Mapping[Place, Array],
     reads: Collection[Place],
     path: Path,
-) -> tuple[list[Any], dict[Place, Array]]:
+) -> tuple[list[AnyArray], dict[Place, Array]]:
     """Returns what `evaluate` does, for the body of one scan."""
     consts, carry, over = split_scan(step, taken)
     inner = {place: shift for place, shift in shifts.items() if place[0][: len(path)] == path}
@@ -194,7 +197,9 @@ def _run_scan(
     places = list(inner)
     wanted = [place for place in reads if place[0][: len(path)] == path]
 
-    def one_round(carry: list[Any], over: tuple[list[Any], list[Any]]) -> tuple[list[Any], Any]:
+    def one_round(
+        carry: list[AnyArray], over: tuple[list[AnyArray], list[Array]]
+    ) -> tuple[list[AnyArray], PyTree]:
         shifted = dict(zip(places, over[1], strict=True))
         given, found = evaluate(body, [*consts, *carry, *over[0]], shifted, wanted, path)
         return given[: len(carry)], (given[len(carry) :], [found[place] for place in wanted])
@@ -211,7 +216,7 @@ def _run_scan(
     return [*carry, *given], dict(zip(wanted, found, strict=True))
 
 
-def split_scan(step: Step, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def split_scan(step: Step, values: Sequence[_V]) -> tuple[list[_V], list[_V], list[_V]]:
     """Returns what a scan takes: what stays, what is carried, what it goes over."""
     first = step.params["num_consts"]
     second = first + step.params["num_carry"]
