@@ -22,8 +22,8 @@ def zipped_product(left, right):
 @pytest.mark.parametrize("shapes", [((), ()), ((4,), (3,)), ((4, 2, 3), (3, 2, 5))])
 def test_kernels_to_matrices_and_back(shapes):
     rng = np.random.default_rng(0)
-    left, right = (rng.normal(size=shape) for shape in shapes)
-    kernel = zipped_product(left, right)
+    left, right = (np.asarray(rng.normal(size=shape)) for shape in shapes)
+    kernel = np.asarray(zipped_product(left, right))
     assert row_shape(kernel) == shapes[0]
     assert column_shape(kernel) == shapes[1]
     matrix = to_matrix("k", kernel)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from widelimit._pytree import is_concrete, same_values
+from widelimit._pytree import AnyArray, is_concrete, same_values
 from widelimit.gram.callables import CallableTiler, is_pair
 from widelimit.gram.devices import resolve_devices
 from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
@@ -309,11 +309,11 @@ class _Assembly:
                 raise totals_refused(part.key, value)
             target[index] = value
             if part.is_pairs and self._mirrors and place[0] != place[1]:
-                target[part.index(spans[::-1])] = part.mirrored(value)
+                target[part.index(spans[::-1])] = part.mirrored(np.asarray(value))
 
     def _entries(
         self, part: Part, given: Part | None, shape: tuple[int, ...], ends: list[tuple[int, int]]
-    ) -> np.ndarray:
+    ) -> AnyArray:
         """Returns what a tile, whose last samples may be repetitions, says of the given samples.
 
         Raises:

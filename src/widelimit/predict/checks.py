@@ -9,7 +9,7 @@ from widelimit._pytree import is_concrete, own
 from widelimit._samples import check_finite
 from widelimit._text import shown
 from widelimit.kernel.masking import is_masked_array, split_mask
-from widelimit.typing import KernelArray, Keywords, TargetsLike
+from widelimit.typing import KernelArray, Keywords, Scalars, TargetsLike
 
 
 def check_finite_inputs(name: str, x: PyTree, keywords: Keywords) -> None:
@@ -31,7 +31,7 @@ def check_finite_inputs(name: str, x: PyTree, keywords: Keywords) -> None:
             ) from None
 
 
-def check_not_negative(name: str, value: ArrayLike) -> None:
+def check_not_negative(name: str, value: ArrayLike | Scalars) -> None:
     """Raise unless a concrete number, or every entry of an array, is at least 0.
 
     Raises:

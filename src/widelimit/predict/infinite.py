@@ -19,7 +19,7 @@ from widelimit.predict.factor import Ridge, TrainKernel
 from widelimit.predict.matrices import Targets, check_test_test, row_shape
 from widelimit.predict.precision import resolution, result_dtype
 from widelimit.predict.solvers.base import Solver, check_solver, require
-from widelimit.typing import Inputs, KernelArray, NetworkLike, TargetsLike
+from widelimit.typing import Inputs, KernelArray, KernelFunction, NetworkLike, TargetsLike
 
 
 class InfiniteEnsemble:
@@ -95,7 +95,7 @@ class InfiniteEnsemble:
 
     def __init__(
         self,
-        net_or_kernel_fn: NetworkLike,
+        net_or_kernel_fn: NetworkLike | tuple[object, object, KernelFunction],
         x: Inputs,
         y: TargetsLike,
         *,

@@ -47,6 +47,10 @@ class Gaussian(NamedTuple):
     covariance: Float[jax.Array, "..."]
 
 
+Prediction: TypeAlias = jax.Array | Gaussian
+"""A mean, or a mean and a covariance."""
+
+
 @in_float64
 def predict_test(
     system: System,
@@ -88,10 +92,6 @@ def predict_test(
         covariance = dynamics.covariance(prior, driving)
     covariance = times.unflatten(from_matrix(covariance, rows, rows))
     return Gaussian(mean, covariance.astype(dtype))
-
-
-Prediction: TypeAlias = jax.Array | Gaussian
-"""A mean, or a mean and a covariance."""
 
 
 def needed_train_kernels(

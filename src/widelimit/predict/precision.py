@@ -107,13 +107,13 @@ def _constants(leaves: list[ArrayLike | None]) -> list[jax.Array | None]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _guarded(compute: Callable[..., _T], *arrays: jax.Array | None) -> _T:
+def _guarded(compute: Callable[..., _T], *arrays: ArrayLike | None) -> _T:
     with jax.enable_x64(True):
         return compute(*arrays)
 
 
 def _forward(
-    compute: Callable[..., _T], *arrays: jax.Array | None
+    compute: Callable[..., _T], *arrays: ArrayLike | None
 ) -> tuple[_T, Callable[[_T], PyTree]]:
     with jax.enable_x64(True):
         return jax.vjp(compute, *arrays)

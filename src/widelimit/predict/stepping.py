@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from widelimit.predict.spectral import RESPONSE, SpectralFunction
 from widelimit.tracing.varying import varying_like
+from widelimit.typing import Scalar
 
 # Beyond it float64 does not tell odd numbers of steps from even ones.
 BITS = 53
@@ -44,7 +45,7 @@ class Descent(NamedTuple):
     momentum: Any
     nesterov: Any
 
-    def stable_below(self) -> jax.Array:
+    def stable_below(self) -> Scalar:
         """The x = rate l / N at which training stops converging, for m < 1."""
         return 2 * (1 + self.momentum) / (1 + 2 * self.nesterov * self.momentum)
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ _C = TypeVar("_C")
 _Carry: TypeAlias = tuple[Array, list[Array], list[Array]]
 
 
+@runtime_checkable
 class Loop(Protocol):
     """A loop of Python, or a compiled one."""
 
