@@ -95,10 +95,10 @@ def taylor_expand(f: Function, params0: Params, degree: Size) -> Function:
             derivatives = _with_next_order(derivatives, direction)
         orders = derivatives(jax.tree.map(jnp.asarray, params0))
 
-        def polynomial(*terms: jax.Array) -> jax.Array:
+        def polynomial(*terms: ArrayLike) -> ArrayLike:
             # Highest order first, so that small terms are not lost one by one.
             reversed_terms = reversed(list(enumerate(terms)))
-            return jnp.asarray(sum(term * (1 / math.factorial(j)) for j, term in reversed_terms))
+            return sum(term * (1 / math.factorial(j)) for j, term in reversed_terms)
 
         return jax.tree.map(polynomial, *orders)
 

@@ -24,6 +24,7 @@ from widelimit.typing import (
     Get,
     InitFunction,
     Inputs,
+    KernelArray,
     KernelFunction,
     Key,
     Keywords,
@@ -171,8 +172,8 @@ class _Running(NamedTuple):
         n = self.n + 1
 
         def add_square(
-            squares: jax.Array, k: jax.Array, old: jax.Array, new: jax.Array
-        ) -> jax.Array:
+            squares: KernelArray, k: KernelArray, old: KernelArray, new: KernelArray
+        ) -> KernelArray:
             return squares + ((k - old) * (k - new).conj()).real
 
         mean = jax.tree.map(lambda old, k: old + (k - old) / n, self.mean, kernels)

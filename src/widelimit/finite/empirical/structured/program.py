@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
-from widelimit._pytree import AnyArray
 from widelimit.tracing.jaxprs import Equation, Equations, Literal, Value
 
 # Calls whose body may stand in their place, and where they keep it.
@@ -53,7 +52,7 @@ class Step:
     params: Mapping[str, Any]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    run: Callable[..., list[AnyArray]]
+    run: Callable[..., list[ArrayLike]]
     body: Program | None = None
 
 
@@ -72,7 +71,7 @@ class Program:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     steps: tuple[Step, ...]
-    constants: Mapping[int, AnyArray]
+    constants: Mapping[int, ArrayLike]
     types: Mapping[int, Any]
 
 
@@ -87,7 +86,7 @@ class _Flattener:
     def __init__(self) -> None:
         self.numbers: Iterator[int] = itertools.count()
         self.steps: list[Step] = []
-        self.constants: dict[int, AnyArray] = {}
+        self.constants: dict[int, ArrayLike] = {}
         self.types: dict[int, Any] = {}
 
     def program(self, equations: Equations) -> Program:
@@ -149,11 +148,11 @@ def _step(equation: Equation, inputs: tuple[int, ...], outputs: tuple[int, ...])
 
 def evaluate(
     program: Program,
-    args: Sequence[AnyArray],
+    args: Sequence[ArrayLike],
     shifts: Mapping[Place, Array],
     reads: Collection[Place],
     path: Path = (),
-) -> tuple[list[AnyArray], dict[Place, Array]]:
+) -> tuple[list[ArrayLike], dict[Place, Array]]:
     """Returns the results of a program, and values inside it.
 
     Args:
@@ -183,11 +182,11 @@ def evaluate(
 
 def _run_scan(
     step: Step,
-    taken: Sequence[AnyArray],
+    taken: Sequence[ArrayLike],
     shifts: Mapping[Place, Array],
     reads: Collection[Place],
     path: Path,
-) -> tuple[list[AnyArray], dict[Place, Array]]:
+) -> tuple[list[ArrayLike], dict[Place, Array]]:
     """Returns what `evaluate` does, for the body of one scan."""
     consts, carry, over = split_scan(step, taken)
     inner = {place: shift for place, shift in shifts.items() if place[0][: len(path)] == path}
@@ -198,8 +197,8 @@ def _run_scan(
     wanted = [place for place in reads if place[0][: len(path)] == path]
 
     def one_round(
-        carry: list[AnyArray], over: tuple[list[AnyArray], list[Array]]
-    ) -> tuple[list[AnyArray], PyTree]:
+        carry: list[ArrayLike], over: tuple[list[ArrayLike], list[Array]]
+    ) -> tuple[list[ArrayLike], PyTree]:
         shifted = dict(zip(places, over[1], strict=True))
         given, found = evaluate(body, [*consts, *carry, *over[0]], shifted, wanted, path)
         return given[: len(carry)], (given[len(carry) :], [found[place] for place in wanted])
