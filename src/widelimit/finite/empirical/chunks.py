@@ -29,7 +29,7 @@ _Carry: TypeAlias = tuple[Array, list[Array], list[Array]]
 
 
 @runtime_checkable
-class Loop(Protocol):
+class ForLoop(Protocol):
     """A loop of Python, or a compiled one."""
 
     def __call__(self, count: Index, body: Callable[[Index, _C], _C], carry: _C, /) -> _C:
@@ -196,7 +196,7 @@ class Work:
         kernel: Array,
         schedule: Schedule,
         ids: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-        loop: Loop,
+        loop: ForLoop,
     ) -> Array:
         """Returns the kernels with those of a group of parameters added."""
         chunks, other = self.chunks, self.streamed or self.resident
@@ -256,7 +256,7 @@ def _filled(
     ids: tuple[np.ndarray, np.ndarray],
     slot: Index,
     start: Index,
-    loop: Loop,
+    loop: ForLoop,
 ) -> list[Array]:
     """Returns buffers filled with the rows of a slot from `start` on."""
     rows = side.rows(output, called)
