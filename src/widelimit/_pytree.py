@@ -106,14 +106,13 @@ def same_values(first: object, second: object) -> bool:
     if first is second:
         return True
     (leaves1, tree1), (leaves2, tree2) = map(jax.tree.flatten, (first, second))
-    return operator.eq(tree1, tree2) and all(map(_same_leaf, leaves1, leaves2))
-
-
-def _same_leaf(first: Any, second: Any) -> bool:
-    if first is second:
-        return True
-    if not is_concrete(first, second):
+    if operator.ne(tree1, tree2):
         return False
+    pairs = [(a, b) for a, b in zip(leaves1, leaves2, strict=True) if a is not b]
+    return is_concrete(pairs) and all(_same_entries(a, b) for a, b in pairs)
+
+
+def _same_entries(first: Any, second: Any) -> bool:
     a, b = (np.asarray(jax.random.key_data(v) if is_random_key(v) else v) for v in (first, second))
     has_nan = all(jnp.issubdtype(v.dtype, np.inexact) for v in (a, b))
     return bool(np.array_equal(a, b, equal_nan=has_nan))

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from widelimit.covariance.covariances import Covariances, select
+from widelimit.covariance.covariances import Covariances, at_offsets
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.typing import Scalar
@@ -28,7 +28,7 @@ def independent_sum(
     Raises:
       NotImplementedError: a branch is not Gaussian, or two are correlated.
     """
-    branches = [select(branch, need) for branch in with_tangents_of_all(branches)]
+    branches = [at_offsets(branch, need) for branch in with_tangents_of_all(branches)]
     check_gaussian(branches, "to sum")
     check_uncorrelated(branches, "sum")
     return weighted_sum(branches, weights, signal, gaussian=True)

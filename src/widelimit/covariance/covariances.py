@@ -127,7 +127,7 @@ def map_values(
     )
 
 
-def select(cov: Covariances, need: Need) -> Covariances:
+def at_offsets(cov: Covariances, need: Need) -> Covariances:
     """Returns the covariances at other offsets, all of which are stored.
 
     Raises:

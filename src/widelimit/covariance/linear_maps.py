@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from widelimit.covariance.covariances import Covariances, map_values, select
+from widelimit.covariance.covariances import Covariances, at_offsets, map_values
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
 from widelimit.covariance.pairs import relayout
@@ -240,7 +240,7 @@ def concatenate_samples(branches: list[Covariances], signal: Signal, need: Need)
       signal: shapes of the result.
       need: offsets of the result.
     """
-    branches = [select(branch, need) for branch in branches]
+    branches = [at_offsets(branch, need) for branch in branches]
 
     def cross(values: list[Array]) -> Array:
         rows, before = [], 0

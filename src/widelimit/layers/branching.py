@@ -16,7 +16,7 @@ from widelimit.covariance.branches import (
     weighted_sum,
     with_tangents_of_all,
 )
-from widelimit.covariance.covariances import Covariances, select
+from widelimit.covariance.covariances import Covariances, at_offsets
 from widelimit.covariance.linear_maps import concatenate_positions, concatenate_samples
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
@@ -169,7 +169,7 @@ class FanInProd(_FanIn):
         if len(cov) == 1:
             return cov[0]
         cov = with_tangents_of_all(cov)
-        cov = [select(branch, site.need_out) for branch in cov]
+        cov = [at_offsets(branch, site.need_out) for branch in cov]
         check_uncorrelated(cov, "product")
 
         def product(parts: Any) -> Any:
@@ -275,7 +275,7 @@ class FanInConcat(_FanIn):
         cov = with_tangents_of_all(cov)
         signal, need = site.signal_out, site.need_out
         if self._axis(signal.ndim) == signal.channel_axis:
-            cov = [select(branch, need) for branch in cov]
+            cov = [at_offsets(branch, need) for branch in cov]
             widths = [s.channels for s in site.signal_in]
             shares = [w / sum(widths) for w in widths]
             return weighted_sum(cov, shares, site.signal_out, gaussian=False)

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
-from widelimit.covariance.covariances import Covariances, exact_diagonal, same_sample, select
+from widelimit.covariance.covariances import Covariances, at_offsets, exact_diagonal, same_sample
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import apply_masks
 from widelimit.layers.base import Layer, Site
@@ -57,7 +57,7 @@ def select_each(tree: Any, need: Any) -> Any:
     """Returns trees of covariances (or trios) at the offsets needed, all of which are stored."""
     if isinstance(tree, Covariances):
         if tree.need == need or not is_concrete(tree):
-            return select(tree, need)
+            return at_offsets(tree, need)
         return run_compiled(_select, tree, _Wanted(need))
     if isinstance(tree, Trio):
         return Trio(*(select_each(part, need) for part in (tree.first, tree.second, tree.cross)))
@@ -70,7 +70,7 @@ class _Wanted:
 
 
 def _select(cov: Covariances, wanted: _Wanted) -> Covariances:
-    return select(cov, wanted.need)
+    return at_offsets(cov, wanted.need)
 
 
 def _step_trio(layer: Layer, cov: Any, site: Site) -> Any:
@@ -117,7 +117,7 @@ def _settled(out: Any, need: Any, masks: Any) -> Any:
     be an angle of its square root at the next nonlinearity. Masked positions are zero.
     """
     if isinstance(out, Covariances):
-        return mask_covariances(select(exact_diagonal(out), need), masks)
+        return mask_covariances(at_offsets(exact_diagonal(out), need), masks)
     branches = ((None,) * len(out) if m is None else m for m in masks)
     parts = zip(out, need, *branches, strict=True)
     return type(out)(_settled(o, n, (m1, m2)) for o, n, m1, m2 in parts)
