@@ -132,7 +132,7 @@ Keywords: TypeAlias = dict[str, PyTree]
 
 # Requests and functions.
 
-Index: TypeAlias = int | Array
+Integer: TypeAlias = int | Array
 """A whole number that may be traced."""
 
 Bytes: TypeAlias = str | int | float | np.number

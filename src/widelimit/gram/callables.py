@@ -20,7 +20,7 @@ from widelimit.gram.layout import find_layout
 from widelimit.gram.liveness import tile_costs
 from widelimit.gram.sizes import Grid
 from widelimit.tracing.jaxprs import Equations
-from widelimit.typing import Index, KernelFunction, Keywords
+from widelimit.typing import Integer, KernelFunction, Keywords
 
 _TARGET_BYTES = 2**26
 # What a function that JAX cannot trace is taken to need, in units of its results and inputs.
@@ -236,11 +236,11 @@ class CallableTiler:
             return most
         return int(of_network(self._sides[0].x, self._get, most, **_named_axes(self._constants)))
 
-    def traced_tiles(self, grid: Grid) -> Callable[[Index, Index, bool], PyTree]:
+    def traced_tiles(self, grid: Grid) -> Callable[[Integer, Integer, bool], PyTree]:
         """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
         sides = [side.filled(n) for side, n in zip(self._sides, grid.filled, strict=True)]
 
-        def tile(i: Index, j: Index, own: bool) -> PyTree:
+        def tile(i: Integer, j: Integer, own: bool) -> PyTree:
             starts = i * grid.sizes[0], j * grid.sizes[1]
             first, other = map(Samples.cut_at, sides, starts, grid.sizes)
             if own:
@@ -251,7 +251,7 @@ class CallableTiler:
 
         return tile
 
-    def _key_at(self, start1: Index, start2: Index) -> jax.Array | None:
+    def _key_at(self, start1: Integer, start2: Integer) -> jax.Array | None:
         if self._rng is None:
             return None
         other = jax.random.fold_in(jax.random.fold_in(self._rng, start1), start2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,7 @@ from jaxtyping import PyTree
 
 from widelimit._pytree import Outline
 from widelimit.kernel.kernel import Kernel, is_kernel
-from widelimit.typing import Index
-
-Array: TypeAlias = jax.Array | np.ndarray
+from widelimit.typing import Integer, KernelArray
 
 PAIRS = (0, 1)
 ROWS, COLUMNS = (0,), (1,)
@@ -66,7 +64,7 @@ class Part:
     paired: bool | None
 
     @property
-    def array(self) -> Array:
+    def array(self) -> KernelArray:
         """The array, where more than its shape is known."""
         assert not isinstance(self.value, jax.ShapeDtypeStruct)
         return np.asarray(self.value) if isinstance(self.value, np.generic) else self.value
@@ -99,7 +97,7 @@ class Part:
             shape[axis] = counts[side]
         return tuple(shape)
 
-    def mirrored(self, value: Array) -> Array:
+    def mirrored(self, value: KernelArray) -> KernelArray:
         """Returns the array between x2 and x1 from that between x1 and x2."""
         order = list(range(value.ndim))
         for i in range(0, value.ndim if self.paired else 2, 2):
@@ -178,7 +176,7 @@ def _kernel_parts(kernel: Kernel, start: str) -> list[Part]:
     return found
 
 
-def rebuild(result: PyTree, arrays: Mapping[str, Array], counts: tuple[int, int]) -> PyTree:
+def rebuild(result: PyTree, arrays: Mapping[str, KernelArray], counts: tuple[int, int]) -> PyTree:
     """Returns the result for all samples from that of a block and whole arrays by key."""
 
     def shapes(kernel: PyTree) -> PyTree:
@@ -219,7 +217,7 @@ def resized(kernels: PyTree, counts: tuple[int, int]) -> PyTree:
     return rebuild(kernels, arrays, counts)
 
 
-def block_at(kernels: PyTree, starts: tuple[Index, Index], sizes: tuple[int, int]) -> PyTree:
+def block_at(kernels: PyTree, starts: tuple[Integer, Integer], sizes: tuple[int, int]) -> PyTree:
     """Returns so many samples of kernels from traced places on."""
     arrays = {}
     for part in parts(kernels, None, None):
@@ -240,7 +238,7 @@ def between_others(kernels: PyTree) -> PyTree:
     return jax.tree.map(change, kernels, is_leaf=is_kernel)
 
 
-def resize(value: Array, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Array:
+def resize(value: KernelArray, axes: tuple[int, ...], sizes: tuple[int, ...]) -> KernelArray:
     """Returns an array of other sizes along some axes, repeated where it is too short."""
     for axis, size in zip(axes, sizes, strict=True):
         if value.shape[axis] != size:

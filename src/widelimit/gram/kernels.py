@@ -24,7 +24,7 @@ from widelimit.gram.liveness import live_bytes
 from widelimit.gram.sizes import Grid
 from widelimit.kernel.kernel import Kernel, is_kernel
 from widelimit.tracing.jaxprs import Equations
-from widelimit.typing import Index, KernelFunction, Keywords
+from widelimit.typing import Integer, KernelFunction, Keywords
 
 _TARGET_BYTES = 2**26
 
@@ -194,14 +194,14 @@ class KernelTiler:
         """Returns how many samples a side of a traced tile should have: as many as may be."""
         return most
 
-    def traced_tiles(self, grid: Grid) -> Callable[[Index, Index, bool], PyTree]:
+    def traced_tiles(self, grid: Grid) -> Callable[[Integer, Integer, bool], PyTree]:
         """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
         totals = grid.filled
         own = resized(self._kernels, totals)
         between = resized(between_others(self._kernels), totals)
         extras = [_sized(v, n) for v, n in zip(self._extras, totals, strict=True)]
 
-        def tile(i: Index, j: Index, is_own: bool) -> PyTree:
+        def tile(i: Integer, j: Integer, is_own: bool) -> PyTree:
             starts = i * grid.sizes[0], j * grid.sizes[1]
             kernels = block_at(own if is_own else between, starts, grid.sizes)
             sides = map(_cut, extras, starts, grid.sizes)
@@ -224,6 +224,6 @@ def _sized(extras: Extras, count: int) -> Extras:
     return jax.tree.map(lambda v: resize(v, (0,), (count,)), extras)
 
 
-def _cut(extras: Extras, start: Index, size: int) -> Extras:
+def _cut(extras: Extras, start: Integer, size: int) -> Extras:
     """Returns what goes with samples from a traced place on."""
     return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, size), extras)

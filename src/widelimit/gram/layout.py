@@ -31,8 +31,6 @@ Example = Callable[[int, int | None, bool], PyTree]
 """(n1, n2, values) -> the result for so many samples, or its shapes and dtypes only, unless values
 are asked for."""
 
-Shape = tuple[int, ...]
-
 Leaves = dict[str, tuple[KeyPath, PyTree]]
 """Path and value of every array or kernel of a result, by the path as text."""
 
@@ -124,7 +122,7 @@ def _leaves(result: PyTree) -> Leaves:
 
 
 def _sample_axes(
-    key: str, counts: tuple[Counts, Counts], shapes: tuple[Shape, Shape]
+    key: str, counts: tuple[Counts, Counts], shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> SampleAxes:
     """Returns the axes of samples, by the shapes for two pairs of numbers of samples.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,17 @@ from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete
 from widelimit.gram.callables import CallableTiler
-from widelimit.gram.fields import Array, Part, at, parts, rebuild, whole_parts
+from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
 from widelimit.gram.kernels import KernelTiler
 from widelimit.gram.sizes import Grid
 from widelimit.tracing.varying import varying_like
-from widelimit.typing import Index
+from widelimit.typing import Integer, KernelArray
 
-Arrays = dict[str, jax.Array]
+Filled: TypeAlias = dict[str, jax.Array]
+"""The arrays of a result, as far as tiles have filled them."""
+
+Place: TypeAlias = jax.Array | np.ndarray
+"""Which tile: two whole numbers."""
 
 
 def compute_traced(tiler: CallableTiler | KernelTiler, grid: Grid, get: object) -> PyTree:
@@ -65,10 +69,10 @@ class _Loop:
         self._tiler, self._grid, self._get = tiler, grid, get
         tile = tiler.traced_tiles(grid)
 
-        def evaluate(place: Array, own: bool) -> PyTree:
+        def evaluate(place: Place, own: bool) -> PyTree:
             return tile(place[0], place[1], own)
 
-        self._tile: Callable[[Array, bool], PyTree] = jax.checkpoint(
+        self._tile: Callable[[Place, bool], PyTree] = jax.checkpoint(
             evaluate, prevent_cse=False, static_argnums=1
         )
         first = jax.ShapeDtypeStruct((2,), np.int32)
@@ -82,7 +86,7 @@ class _Loop:
                     f"{grid.sizes[0]} x {grid.sizes[1]} samples"
                 )
 
-    def arrays(self) -> Arrays:
+    def arrays(self) -> Filled:
         """Returns the arrays to be filled, with the samples that fill up the last pieces."""
         return {
             key: varying_like(
@@ -106,10 +110,10 @@ class _Loop:
         found = [_Pass(equal, own, keys, False)]
         return [*found, _Pass(others, False, pairs, mirrored)] if pairs else found
 
-    def run(self, tiles: _Pass, arrays: Arrays) -> Arrays:
+    def run(self, tiles: _Pass, arrays: Filled) -> Filled:
         """Returns the arrays with these tiles."""
 
-        def body(arrays: Arrays, place: Array) -> tuple[Arrays, None]:
+        def body(arrays: Filled, place: Place) -> tuple[Filled, None]:
             given = self._parts_of(self._tile(place, tiles.own))
             out = dict(arrays)
             for key in tiles.keys:
@@ -126,7 +130,7 @@ class _Loop:
             return arrays
         return lax.scan(body, arrays, tiles.places)[0]
 
-    def result(self, arrays: Arrays) -> PyTree:
+    def result(self, arrays: Filled) -> PyTree:
         """Returns the result for all samples."""
         cut = {}
         for key, part in self._parts.items():
@@ -142,8 +146,8 @@ class _Loop:
         found = parts(tile, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
         return {part.key: part for part in (*whole_parts(tile), *found)}
 
-    def _written(self, array: jax.Array, value: Array, part: Part, place: Array) -> jax.Array:
-        starts: list[Index] = [0] * array.ndim
+    def _written(self, array: jax.Array, value: KernelArray, part: Part, place: Place) -> jax.Array:
+        starts: list[Integer] = [0] * array.ndim
         for side, axis in zip(part.samples.sides, part.samples.axes, strict=True):
             starts[axis] = place[side] * self._grid.sizes[side]
         return lax.dynamic_update_slice(array, value, starts)

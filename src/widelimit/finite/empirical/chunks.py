@@ -20,7 +20,7 @@ from widelimit.finite.empirical.jacobian_rows import JacobianRows, SlotRows, wor
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype, kernel_of_arrays
 from widelimit.finite.empirical.outputs import Call, Output
 from widelimit.tracing.varying import varying_like
-from widelimit.typing import Index
+from widelimit.typing import Integer
 
 _PAIRS = KernelAxes()
 
@@ -32,7 +32,7 @@ _Carry: TypeAlias = tuple[Array, list[Array], list[Array]]
 class ForLoop(Protocol):
     """A loop of Python, or a compiled one."""
 
-    def __call__(self, count: Index, body: Callable[[Index, _C], _C], carry: _C, /) -> _C:
+    def __call__(self, count: Integer, body: Callable[[Integer, _C], _C], carry: _C, /) -> _C:
         """Returns the carry after so many rounds."""
 
 
@@ -41,7 +41,7 @@ def _fill(
     rows: JacobianRows,
     group: tuple[int, ...],
     buffers: list[Array],
-    at: Index,
+    at: Integer,
     params: list[AnyArray],
     arrays: PyTree,
     samples: Array,
@@ -59,8 +59,8 @@ def _add_tile(
     kernel: Array,
     first: list[Array],
     second: list[Array],
-    at: Index,
-    place: tuple[Index, Index, Index],
+    at: Integer,
+    place: tuple[Integer, Integer, Integer],
     size: int,
 ) -> Array:
     """Returns the kernels [slots, rows, columns] with products of rows added, leaf by leaf.
@@ -80,7 +80,12 @@ def _add_tile(
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
 def _add_product(
-    kernel: Array, a: Array, b: Array, at: Index, place: tuple[Index, Index, Index], size: int
+    kernel: Array,
+    a: Array,
+    b: Array,
+    at: Integer,
+    place: tuple[Integer, Integer, Integer],
+    size: int,
 ) -> Array:
     """Returns the kernels with products of rows of one leaf added; see `_add_tile`."""
     if size < len(b):
@@ -208,8 +213,8 @@ class Work:
         count = max(math.prod(self.output.shapes[0][a] for a in self.output.axes.diagonal), 1)
         fill = functools.partial(_filled, self.output, chunks.called, group, loop=loop)
 
-        def slot_step(slot: Index, carry: _Carry) -> _Carry:
-            def block_step(block: Index, carry: _Carry) -> _Carry:
+        def slot_step(slot: Integer, carry: _Carry) -> _Carry:
+            def block_step(block: Integer, carry: _Carry) -> _Carry:
                 kernel, held, passing = carry
                 start = block * chunks.resident
                 held = fill(self.resident, held, ids[0], slot, start)
@@ -228,7 +233,7 @@ class Work:
                     )
 
                 def chunk_step(
-                    chunk: Index, carry: tuple[Array, list[Array]]
+                    chunk: Integer, carry: tuple[Array, list[Array]]
                 ) -> tuple[Array, list[Array]]:
                     kernel, passing = carry
                     column = _pick(schedule.starts, (block, chunk))
@@ -254,15 +259,15 @@ def _filled(
     side: SlotRows,
     buffers: list[Array],
     ids: tuple[np.ndarray, np.ndarray],
-    slot: Index,
-    start: Index,
+    slot: Integer,
+    start: Integer,
     loop: ForLoop,
 ) -> list[Array]:
     """Returns buffers filled with the rows of a slot from `start` on."""
     rows = side.rows(output, called)
     size = len(buffers[0])
 
-    def step(i: Index, buffers: list[Array]) -> list[Array]:
+    def step(i: Integer, buffers: list[Array]) -> list[Array]:
         at = i * called
         if loop is _called and start + at >= side.count:
             return buffers  # rows that fill up the last chunk, and are cut
@@ -273,14 +278,14 @@ def _filled(
     return loop(size // called, step, buffers)
 
 
-def _called(count: Index, body: Callable[[Index, _C], _C], carry: _C) -> _C:
+def _called(count: Integer, body: Callable[[Integer, _C], _C], carry: _C) -> _C:
     """Returns the carry after a loop of Python."""
     for i in range(int(count)):
         carry = body(i, carry)
     return carry
 
 
-def _traced(count: Index, body: Callable[[Index, _C], _C], carry: _C) -> _C:
+def _traced(count: Integer, body: Callable[[Integer, _C], _C], carry: _C) -> _C:
     """Returns the carry after a compiled loop."""
 
     def step(i: Array, carry: _C) -> _C:
@@ -289,14 +294,14 @@ def _traced(count: Index, body: Callable[[Index, _C], _C], carry: _C) -> _C:
     return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), step, carry)
 
 
-def _pick(table: np.ndarray, index: tuple[Index, ...]) -> Index:
+def _pick(table: np.ndarray, index: tuple[Integer, ...]) -> Integer:
     """Returns an entry of a table, as a Python integer where the index is one."""
     if all(isinstance(i, int) for i in index):
         return int(table[index])
     return jnp.asarray(table)[index]
 
 
-def _pick_rows(table: np.ndarray, slot: Index, start: Index, count: int) -> Array | np.ndarray:
+def _pick_rows(table: np.ndarray, slot: Integer, start: Integer, count: int) -> Array | np.ndarray:
     """Returns consecutive entries of a row of a table."""
     if isinstance(slot, int) and isinstance(start, int):
         return table[slot, start : start + count]

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, PyTree
 
-from widelimit.finite.empirical.jacobian import Function, jacobian_contraction
+from widelimit.finite.empirical.jacobian import OutputFunction, jacobian_contraction
 from widelimit.finite.empirical.kernel_axes import KernelAxes
 from widelimit.finite.empirical.structured import structured
 from widelimit.finite.empirical.vector_products import ntk_vector_products
@@ -34,7 +34,7 @@ class Implementation(Protocol):
     """What every implementation is: a function that works under `jit` and `vmap`."""
 
     def __call__(
-        self, f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+        self, f1: OutputFunction, f2: OutputFunction | None, params: PyTree, axes: KernelAxes
     ) -> Array:
         """Returns the kernel of two outputs, summed (not averaged) over trace axes.
 

@@ -12,15 +12,16 @@ from jaxtyping import Array, PyTree
 
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_of_arrays
 from widelimit.tracing.varying import varying_like
-from widelimit.typing import Index
+from widelimit.typing import Integer
 
 _T = TypeVar("_T")
 
-Function = Callable[[PyTree], Array]
+OutputFunction = Callable[[PyTree], Array]
+"""One real output, as a function of the parameters."""
 
 
 def jacobian_contraction(
-    f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+    f1: OutputFunction, f2: OutputFunction | None, params: PyTree, axes: KernelAxes
 ) -> Array:
     """Returns the kernel of two outputs as the product of their Jacobians.
 
@@ -48,7 +49,7 @@ def kernel_of_jacobians(
     return sum(total[1:], start=total[0]) if total else jnp.zeros(axes.kernel_shape(*shapes))
 
 
-def jacobian(f: Function, params: PyTree, forward: bool | None = None) -> PyTree:
+def jacobian(f: OutputFunction, params: PyTree, forward: bool | None = None) -> PyTree:
     """Returns the Jacobian: a tree like the parameters of arrays [*shape of f, *leaf].
 
     Args:
@@ -87,7 +88,7 @@ def either(first: Callable[..., _T], second: Callable[..., _T]) -> Callable[...,
     return do
 
 
-def _reverse_jacobian(f: Function, params: PyTree) -> PyTree:
+def _reverse_jacobian(f: OutputFunction, params: PyTree) -> PyTree:
     """Returns the Jacobian by one pass per output."""
     out, pull = pulled(f, params)
     size = math.prod(out.shape)
@@ -95,7 +96,7 @@ def _reverse_jacobian(f: Function, params: PyTree) -> PyTree:
     return jax.tree.map(lambda row, leaf: row.reshape(out.shape + leaf.shape), rows, params)
 
 
-def _forward_jacobian(f: Function, params: PyTree) -> PyTree:
+def _forward_jacobian(f: OutputFunction, params: PyTree) -> PyTree:
     """Returns the Jacobian by one pass per parameter."""
     leaves, structure = jax.tree.flatten(params)
     _, push = jax.linearize(f, params)
@@ -116,7 +117,7 @@ def _forward_jacobian(f: Function, params: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, columns)
 
 
-def unit_row(f: Function, params: PyTree, index: Index) -> PyTree:
+def unit_row(f: OutputFunction, params: PyTree, index: Integer) -> PyTree:
     """Returns one row of the Jacobian: the gradient of entry `index` of the raveled output."""
     out, pull = pulled(f, params)
     return pull(jnp.zeros(math.prod(out.shape), out.dtype).at[index].set(1).reshape(out.shape))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,8 +24,6 @@ from widelimit.finite.empirical.arguments import (
 from widelimit.finite.empirical.subset import choose_leaves
 from widelimit.tracing.traced import TracedFunction, shape_like, trace, type_of
 from widelimit.typing import ApplyFunction, Params, Subset
-
-Function = Callable[[list[Array]], Array]
 
 
 @dataclasses.dataclass(frozen=True)

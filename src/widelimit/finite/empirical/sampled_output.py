@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from widelimit.finite.empirical.implementations import Implementation
 from widelimit.finite.empirical.jacobian import (
-    Function,
+    OutputFunction,
     jacobian,
     jacobian_contraction,
     kernel_of_jacobians,
@@ -32,7 +32,7 @@ class SampledOutput:
       axis: the axis of samples of the output.
     """
 
-    function: Callable[[list[Array]], Function]
+    function: Callable[[list[Array]], OutputFunction]
     arrays: list[Array]
     axis: int
 

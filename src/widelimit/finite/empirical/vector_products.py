@@ -13,10 +13,10 @@ from widelimit.finite.empirical.jacobian import pulled
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype
 from widelimit.tracing.varying import varying_like
 
-Function = Callable[[PyTree], PyTree]
+TreeFunction = Callable[[PyTree], PyTree]
 
 
-def ntk_vector_product(f1: Function, f2: Function | None, params: PyTree) -> Function:
+def ntk_vector_product(f1: TreeFunction, f2: TreeFunction | None, params: PyTree) -> TreeFunction:
     """Returns the linear map v -> J1 J2^T v for real functions of the parameters.
 
     Args:
@@ -29,7 +29,7 @@ def ntk_vector_product(f1: Function, f2: Function | None, params: PyTree) -> Fun
     return lambda v: push(pull(v))
 
 
-def pushed(f: Function, params: PyTree, *, keep: bool = False) -> Function:
+def pushed(f: TreeFunction, params: PyTree, *, keep: bool = False) -> TreeFunction:
     """Returns the linear map u -> J u from directions of the parameters.
 
     By forward mode; for a function that has a rule of its own for reverse mode alone, by the
@@ -61,7 +61,7 @@ def pushed(f: Function, params: PyTree, *, keep: bool = False) -> Function:
 
 
 def ntk_vector_products(
-    f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+    f1: TreeFunction, f2: TreeFunction | None, params: PyTree, axes: KernelAxes
 ) -> Array:
     """Returns the kernel of two outputs column by column; see `Implementation`.
 

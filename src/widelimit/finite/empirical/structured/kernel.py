@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from widelimit.finite.empirical.jacobian import Function
+from widelimit.finite.empirical.jacobian import OutputFunction
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype
 from widelimit.finite.empirical.structured.analysis import Analysis, analyse, compatible
 from widelimit.finite.empirical.structured.derivatives import Batch, derivatives_of
@@ -57,7 +57,7 @@ class Structured:
     reports: list[LeafReport] | None = None
 
     def __call__(
-        self, f1: Function, f2: Function | None, params: PyTree, axes: KernelAxes
+        self, f1: OutputFunction, f2: OutputFunction | None, params: PyTree, axes: KernelAxes
     ) -> Array:
         """Returns the tangent kernel of two outputs, summed over trace axes.
 
@@ -72,8 +72,8 @@ class Structured:
 
     def of_samples(
         self,
-        f1: Callable[[list[Array]], Function],
-        f2: Callable[[list[Array]], Function],
+        f1: Callable[[list[Array]], OutputFunction],
+        f2: Callable[[list[Array]], OutputFunction],
         batches: tuple[Batch, Batch | None],
         params: PyTree,
         axes: KernelAxes,
@@ -132,7 +132,7 @@ class _Side:
     """One of the two functions, traced, and its samples."""
 
     def __init__(
-        self, function: Callable[[list[Array]], Function], batch: Batch, params: PyTree
+        self, function: Callable[[list[Array]], OutputFunction], batch: Batch, params: PyTree
     ) -> None:
         leaves, tree = jax.tree.flatten(params)
         one = [_sample(a) for a in batch.arrays]
