@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
@@ -16,6 +16,9 @@ _T = TypeVar("_T")
 
 AnyArray: TypeAlias = jax.Array | np.ndarray | np.number | np.bool_
 """An array of JAX, perhaps traced, or of NumPy."""
+
+AnyArrays: TypeAlias = Sequence[AnyArray]
+"""Arrays in a row."""
 
 Outline: TypeAlias = AnyArray | jax.ShapeDtypeStruct
 """An array, or its shape and dtype."""

@@ -192,9 +192,7 @@ def _apply(
 
 @_apply.defjvp
 def _apply_jvp(
-    function: SpectralFunction,
-    primals: tuple[PyTree, ...],
-    tangents: tuple[PyTree, ...],
+    function: SpectralFunction, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
 ) -> tuple[jax.Array, jax.Array]:
     matrix, evals, evecs, tau, b = primals
     d_matrix, _, _, d_tau, d_b = tangents

@@ -26,6 +26,7 @@ _PAIRS = KernelAxes()
 
 _C = TypeVar("_C")
 _Carry: TypeAlias = tuple[Array, list[Array], list[Array]]
+_Place: TypeAlias = tuple[Integer, Integer, Integer]
 
 
 @runtime_checkable
@@ -56,12 +57,7 @@ def _fill(
 
 
 def _add_tile(
-    kernel: Array,
-    first: list[Array],
-    second: list[Array],
-    at: Integer,
-    place: tuple[Integer, Integer, Integer],
-    size: int,
+    kernel: Array, first: list[Array], second: list[Array], at: Integer, place: _Place, size: int
 ) -> Array:
     """Returns the kernels [slots, rows, columns] with products of rows added, leaf by leaf.
 
@@ -79,14 +75,7 @@ def _add_tile(
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=0)
-def _add_product(
-    kernel: Array,
-    a: Array,
-    b: Array,
-    at: Integer,
-    place: tuple[Integer, Integer, Integer],
-    size: int,
-) -> Array:
+def _add_product(kernel: Array, a: Array, b: Array, at: Integer, place: _Place, size: int) -> Array:
     """Returns the kernels with products of rows of one leaf added; see `_add_tile`."""
     if size < len(b):
         b = lax.dynamic_slice_in_dim(b, at, size, 0)

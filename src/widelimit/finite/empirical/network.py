@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from widelimit._pytree import AnyArray, Outline
+from widelimit._pytree import AnyArray, AnyArrays, Outline
 from widelimit.finite.empirical.arguments import (
     Arguments,
     Constants,
@@ -65,7 +65,7 @@ class Parameters:
         arrays, constants = split_arrays(params)
         return cls(constants, (False,) * len(arrays)), arrays
 
-    def real(self, arrays: Sequence[AnyArray]) -> list[Array]:
+    def real(self, arrays: AnyArrays) -> list[Array]:
         """Returns the chosen parameters as real arrays."""
         found = []
         for array, flag in self._flagged(arrays):
@@ -75,7 +75,7 @@ class Parameters:
                 found.append(jnp.asarray(array))
         return found
 
-    def filled(self, arrays: Sequence[AnyArray], real: list[Array]) -> list[AnyArray]:
+    def filled(self, arrays: AnyArrays, real: list[Array]) -> list[AnyArray]:
         """Returns the arrays of all parameters, the chosen ones from real arrays."""
         given = iter(real)
         filled: list[AnyArray] = []
@@ -86,7 +86,7 @@ class Parameters:
                 filled.append(next(given) if flag else array)
         return filled
 
-    def _flagged(self, arrays: Sequence[AnyArray]) -> Iterator[tuple[AnyArray, bool]]:
+    def _flagged(self, arrays: AnyArrays) -> Iterator[tuple[AnyArray, bool]]:
         """Returns the arrays of parameters, which may be followed by others, with their flags."""
         return zip(arrays[: len(self.chosen)], self.chosen, strict=True)
 
@@ -106,22 +106,22 @@ class StaticInputs:
     outputs: Constants | None
 
     @classmethod
-    def of(cls, side: Arguments, vmap_axes: PyTree) -> tuple[StaticInputs, list[AnyArray]]:
+    def of(cls, arguments: Arguments, vmap_axes: PyTree) -> tuple[StaticInputs, list[AnyArray]]:
         """Returns the description and the arrays of inputs.
 
         Raises:
           TypeError: axes that are no integers.
           ValueError: axes that do not fit the inputs, or numbers of samples that differ.
         """
-        x = jax.tree.map(_as_array, side.x)
-        arrays, constants = split_arrays((x, side.kwargs))
+        x = jax.tree.map(_as_array, arguments.x)
+        arrays, constants = split_arrays((x, arguments.kwargs))
         if vmap_axes is None:
             return cls(constants, (None,) * len(arrays), None), arrays
         axes = MappedAxes.of(vmap_axes)
         mapped = mapped_axes(axes.inputs, x, "x")
-        for name, axis in sorted(axes.of_kwargs(side.kwargs).items()):
-            mapped += mapped_axes(axis, side.kwargs[name], f"keyword {name}")
-        leaves = jax.tree.leaves((x, side.kwargs))
+        for name, axis in sorted(axes.of_kwargs(arguments.kwargs).items()):
+            mapped += mapped_axes(axis, arguments.kwargs[name], f"keyword {name}")
+        leaves = jax.tree.leaves((x, arguments.kwargs))
         kept = [axis for axis, leaf in zip(mapped, leaves, strict=True) if is_array(leaf)]
         counts = {a.shape[i] for a, i in zip(arrays, kept, strict=True) if i is not None}
         if len(counts) != 1:
@@ -131,18 +131,18 @@ class StaticInputs:
             )
         return cls(constants, tuple(kept), Constants.of(axes.outputs)), arrays
 
-    def count(self, arrays: Sequence[AnyArray]) -> int:
+    def count(self, arrays: AnyArrays) -> int:
         """Returns the number of samples, 0 where they are not mapped."""
         pairs = zip(arrays, self.mapped, strict=True)
         return next((a.shape[axis] for a, axis in pairs if axis is not None), 0)
 
-    def split(self, arrays: Sequence[AnyArray]) -> tuple[list[Array], list[AnyArray]]:
+    def split(self, arrays: AnyArrays) -> tuple[list[Array], list[AnyArray]]:
         """Returns the mapped arrays with samples first, and the shared ones."""
         pairs = list(zip(arrays, self.mapped, strict=True))
         mapped = [jnp.moveaxis(a, axis, 0) for a, axis in pairs if axis is not None]
         return mapped, [a for a, axis in pairs if axis is None]
 
-    def some(self, mapped: list[Array], shared: Sequence[AnyArray]) -> list[AnyArray]:
+    def some(self, mapped: list[Array], shared: AnyArrays) -> list[AnyArray]:
         """Returns the arrays of a batch of some samples, given samples first."""
         batch, common = iter(mapped), iter(shared)
         return [
@@ -150,7 +150,7 @@ class StaticInputs:
             for axis in self.mapped
         ]
 
-    def resized(self, arrays: Sequence[AnyArray], count: int | None) -> Sequence[Outline]:
+    def resized(self, arrays: AnyArrays, count: int | None) -> Sequence[Outline]:
         """Returns the arrays with mapped ones as shapes of so many samples; None keeps all."""
         if count is None:
             return arrays
@@ -186,8 +186,8 @@ class Network:
         f: ApplyFunction,
         parameters: Parameters,
         inputs: StaticInputs,
-        params: Sequence[AnyArray],
-        arrays: Sequence[AnyArray],
+        params: AnyArrays,
+        arrays: AnyArrays,
         counts: tuple[int | None, ...],
     ) -> tuple[Network, list[AnyArray]]:
         """Returns the network, and the arrays of its parameters and those that f read.
@@ -218,9 +218,7 @@ class Network:
             values += constants
         return cls(parameters, inputs, tuple(programs)), values
 
-    def fits(
-        self, inputs: StaticInputs, traced: Sequence[AnyArray], arrays: Sequence[AnyArray]
-    ) -> bool:
+    def fits(self, inputs: StaticInputs, traced: AnyArrays, arrays: AnyArrays) -> bool:
         """Returns whether f was traced for batches of these inputs too.
 
         Args:
@@ -235,39 +233,25 @@ class Network:
             for count, _ in self.programs
         )
 
-    def whole(
-        self, params: Sequence[AnyArray], arrays: Sequence[Outline], real: list[Array]
-    ) -> list[Array]:
+    def whole(self, params: AnyArrays, arrays: Sequence[Outline], real: list[Array]) -> list[Array]:
         """Returns the outputs of all samples, with these real parameters."""
         return self._outputs(None, params, arrays, real)
 
     def some(
-        self,
-        params: Sequence[AnyArray],
-        mapped: list[Array],
-        shared: Sequence[AnyArray],
-        real: list[Array],
+        self, params: AnyArrays, mapped: list[Array], shared: AnyArrays, real: list[Array]
     ) -> list[Array]:
         """Returns the outputs of a batch of some samples, given samples first."""
         arrays = self.inputs.some(mapped, shared)
         return self._outputs(mapped[0].shape[0], params, arrays, real)
 
     def one(
-        self,
-        params: Sequence[AnyArray],
-        mapped: list[Array],
-        shared: Sequence[AnyArray],
-        real: list[Array],
+        self, params: AnyArrays, mapped: list[Array], shared: AnyArrays, real: list[Array]
     ) -> list[Array]:
         """Returns the outputs of a batch of one sample, given without its axis."""
         return self.some(params, [a[None] for a in mapped], shared, real)
 
     def _outputs(
-        self,
-        count: int | None,
-        params: Sequence[AnyArray],
-        arrays: Sequence[Outline],
-        real: list[Array],
+        self, count: int | None, params: AnyArrays, arrays: Sequence[Outline], real: list[Array]
     ) -> list[Array]:
         traced = dict(self.programs)[count]
         out = traced(params, self.parameters.filled(params, real), arrays)
@@ -299,7 +283,7 @@ class Traced(NamedTuple):
     size: int
 
     def __call__(
-        self, params: Sequence[AnyArray], filled: list[AnyArray], arrays: Sequence[Outline]
+        self, params: AnyArrays, filled: list[AnyArray], arrays: Sequence[Outline]
     ) -> PyTree:
         """Returns the tree of outputs; `filled` are the arrays of parameters to take."""
         return self.program(params[self.start : self.start + self.size], filled, arrays)

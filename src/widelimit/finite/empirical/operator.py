@@ -98,8 +98,8 @@ class NTKOperator:
             if not is_count or batch_size < 1:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
-        parameters, side = alike(Parameters.of(params, subset), Arguments(x, kwargs))
-        call = Call.of(f, parameters, side, vmap_axes, batch_size)
+        parameters, arguments = alike(Parameters.of(params, subset), Arguments(x, kwargs))
+        call = Call.of(f, parameters, arguments, vmap_axes, batch_size)
         output = only_output(call, trace_axes)
         call.check_differentiable([output])
         values = (call.params, call.arrays, call.network, output, batch_size)

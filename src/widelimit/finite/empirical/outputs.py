@@ -66,7 +66,7 @@ class Call:
         cls,
         f: ApplyFunction,
         params: tuple[Parameters, list[AnyArray]],
-        side: Arguments,
+        arguments: Arguments,
         vmap_axes: PyTree,
         batch_size: int | None = None,
         like: Call | None = None,
@@ -76,7 +76,7 @@ class Call:
         Args:
           f: f(params, x, **kwargs).
           params: what `Parameters.of` returns.
-          side: inputs and keywords.
+          arguments: inputs and keywords.
           vmap_axes: where samples are, None if they are not mapped.
           batch_size: number of samples of other batches that it will be given, if there are as
             many; None for none.
@@ -86,7 +86,7 @@ class Call:
           TypeError: outputs that are no arrays, or axes that are no integers.
           ValueError: axes that do not fit the inputs.
         """
-        inputs, arrays = StaticInputs.of(side, vmap_axes)
+        inputs, arrays = StaticInputs.of(arguments, vmap_axes)
         counts: tuple[int | None, ...] = (None,) if vmap_axes is None else (1,)
         if batch_size is not None:
             counts = tuple(sorted({1, max(1, min(batch_size, inputs.count(arrays)))}))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import PyTreeDef
 from jaxtyping import Array
 
-from widelimit._pytree import AnyArray, own
+from widelimit._pytree import AnyArrays, own
 from widelimit.finite.empirical.arguments import two_sides
 from widelimit.finite.empirical.network import (
     Network,
@@ -78,7 +78,7 @@ def empirical_ntk_vp_fn(
 
 
 def _real_outputs(
-    network: Network, params: Sequence[AnyArray], arrays: Sequence[AnyArray], real: list[Array]
+    network: Network, params: AnyArrays, arrays: AnyArrays, real: list[Array]
 ) -> list[Array]:
     """Returns all outputs in real numbers."""
     return [real_output(y) for y in network.whole(params, arrays, real)]

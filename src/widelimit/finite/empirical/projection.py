@@ -151,8 +151,8 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    parameters, side, key = alike(Parameters.of(params, subset), Arguments(x, kwargs), key)
-    call = Call.of(f, parameters, side, None)
+    parameters, arguments, key = alike(Parameters.of(params, subset), Arguments(x, kwargs), key)
+    call = Call.of(f, parameters, arguments, None)
     call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))
     return ProjectedGradients(

@@ -93,10 +93,7 @@ def _stacked(group: Sequence[Derivative]) -> Derivative:
 
 
 def kernel_of_parameter(
-    first: Sequence[Derivative],
-    second: Sequence[Derivative] | None,
-    axes: KernelAxes,
-    rank: int,
+    first: Sequence[Derivative], second: Sequence[Derivative] | None, axes: KernelAxes, rank: int
 ) -> tuple[Array | None, Chosen]:
     """Returns the part of the kernel that one parameter gives, and how it was computed.
 
