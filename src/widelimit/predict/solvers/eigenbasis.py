@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, Float
 
 from widelimit._pytree import is_concrete
 from widelimit.predict import in_place
@@ -50,7 +50,9 @@ class Spectral(Solver):
         """Returns the limit of (K + d I)^-1 b for d to 0, for b [r, c]."""
         return state.response(jnp.full((1,), jnp.inf), jnp.asarray(b)[None])[0]
 
-    def apply(self, state: Eigenbasis, function: AtTimes, b: jax.Array) -> jax.Array:
+    def apply(
+        self, state: Eigenbasis, function: AtTimes, b: Float[jax.Array, "times r c"]
+    ) -> jax.Array:
         """Returns f(K) b [m, r, c] for b [1 or m, r, c]."""
         return state.apply(function.function, function.tau, b)
 
