@@ -29,6 +29,7 @@ from widelimit.engines.request import Request as Request
 from widelimit.layers.base import Child as Child
 from widelimit.layers.base import Layer as Layer
 from widelimit.layers.base import Site as Site
+from widelimit.layers.context import Context as Context
 from widelimit.layers.elementwise import ElementwiseLayer as ElementwiseLayer
 from widelimit.layers.step import step as step
 from widelimit.predict.solvers.base import Solver as Solver

@@ -33,6 +33,7 @@ from widelimit.kernel.get import parse_get, select_fields
 from widelimit.kernel.kernel import Kernel, holds_kernels, kernel_signal, map_kernels
 from widelimit.kernel.masking import MaskedArray, split_mask
 from widelimit.layers.base import Layer, as_shape, located, run_layer, tree_shapes
+from widelimit.layers.context import Context
 from widelimit.layers.functions import as_now, is_concrete_network
 from widelimit.typing import Get, Inputs, Key, Params, Pattern, Scalar, Shapes
 
@@ -106,7 +107,7 @@ class ApplyFn(NetFunction):
         with located(self.net.label):
             x, mask = split_mask(inputs, mask_constant)
             shape = tree_shapes(x)
-            out = run_layer(self.net, params, x, rng, mask, pattern)
+            out = run_layer(self.net, params, x, Context(rng, mask, pattern))
             if not jax.tree.leaves(mask):
                 return out
             return _pair_masks(out, self.net.mask(mask, shape))

@@ -32,6 +32,7 @@ from widelimit.kernel.conversion import covariances_from_kernel, kernel_from_cov
 from widelimit.kernel.kernel import Kernel, holds_kernels, kernel_signal, map_kernels
 from widelimit.kernel.masking import split_mask
 from widelimit.layers.base import Layer, Site, located, tree_shapes
+from widelimit.layers.context import Context
 from widelimit.layers.functions import evaluates_functions, is_concrete_network, layers_of
 from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.recording import Recording, recorded, run_compiled
@@ -260,7 +261,7 @@ def _flattened(flatten: Flatten, operand: Operand) -> Operand:
     """Returns samples behind a Flatten."""
     if operand.x is None:
         return operand
-    x, mask = flatten.apply((), operand.x), flatten.mask(operand.mask, operand.x.shape)
+    x, mask = flatten.apply((), operand.x, Context()), flatten.mask(operand.mask, operand.x.shape)
     return Operand(x, mask, operand.pattern)
 
 

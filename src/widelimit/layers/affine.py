@@ -15,7 +15,8 @@ from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse
 from widelimit.layers.base import Layer, Site, checked_axis
-from widelimit.typing import Arrays, Key, Masks, Params, Pattern, Scalar, Shapes, Size
+from widelimit.layers.context import Context
+from widelimit.typing import Arrays, Key, Masks, Params, Scalar, Shapes, Size
 
 
 class AffineLayer(Layer):
@@ -141,15 +142,7 @@ class Dense(AffineLayer):
         bias[axis] = width
         return self._draw(key, (shape[axis], width), tuple(bias), shape[axis])
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         weights, bias = self._parameters(params)
         axis = checked_axis(self.channel_axis, x.shape)
         if weights.shape[0] != x.shape[axis]:

@@ -20,6 +20,7 @@ from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse, one_channel
 from widelimit.layers.affine import check_number, checked_width
 from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.layers.context import Context
 from widelimit.layers.options import option_name
 from widelimit.layers.positions import similarities, similarity_factor
 from widelimit.typing import (
@@ -29,7 +30,6 @@ from widelimit.typing import (
     Masks,
     Needs,
     Params,
-    Pattern,
     Scalar,
     Shapes,
     Signals,
@@ -201,15 +201,7 @@ class GlobalSelfAttention(Layer):
             for k, s in zip(keys, shapes, strict=True)
         )
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         query, key, value, out, bias, embedding = params
         signal = self._signal(x.shape)
         rows = _rows(x, signal)
@@ -221,7 +213,7 @@ class GlobalSelfAttention(Layer):
                     f"expected {weights.shape[1]} channels with embeddings, as in init_fn, got "
                     f"{inputs.shape[-1]} from an input of shape {x.shape}"
                 )
-        keep = self._visible(mask, signal)
+        keep = self._visible(context.mask, signal)
         weights = self._attend(keyed, key if query is None else query, key, keep)
         values = jnp.einsum("nqc,hcv->nhqv", valued, value)
         heads = jnp.einsum("nhpq,nhqv->nphv", weights, values)

@@ -14,6 +14,7 @@ from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.masking import hide
+from widelimit.layers.context import Context
 from widelimit.typing import (
     Arrays,
     Covs,
@@ -149,16 +150,15 @@ class Layer:
         """Returns the parameters of the finite layer for inputs of `shape`."""
         return ()
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
-        """Returns the output of the finite layer; masked entries of x are already zero."""
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
+        """Returns the output of the finite layer.
+
+        Args:
+          params: parameters of the layer.
+          x: input, zero where it is masked; a list or tuple of branches.
+          context: random key, mask and graph pattern. A combinator hands it on to layers inside,
+            or one of its own for each.
+        """
         return x
 
     def output_shape(self, shape: Shapes) -> Shapes:
@@ -323,11 +323,11 @@ def _number(value: Any) -> str:
     return repr(value)
 
 
-def run_layer(layer: Layer, params: Any, x: Any, rng: Any, mask: Any, pattern: Any) -> Any:
+def run_layer(layer: Layer, params: Params, x: Arrays, context: Context) -> Arrays:
     """Returns `layer.apply` on inputs whose masked entries are set to zero."""
-    if mask is not None and not isinstance(x, list | tuple):
-        x = hide(x, mask)
-    return layer.apply(params, x, rng=rng, mask=mask, pattern=pattern)
+    if context.mask is not None and not isinstance(x, list | tuple):
+        x = hide(x, context.mask)
+    return layer.apply(params, x, context)
 
 
 def inner_layers(layer: Layer) -> list[Layer]:

@@ -22,16 +22,15 @@ from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.masking import all_masked
 from widelimit.layers.base import Layer, Site, same_need
+from widelimit.layers.context import Context
 from widelimit.layers.step import select_each
 from widelimit.typing import (
     Arrays,
     Covs,
-    Key,
     Masks,
     Moduli,
     Needs,
     Params,
-    Pattern,
     Shapes,
     Signals,
 )
@@ -62,15 +61,7 @@ class FanOut(Layer):
     def output_signal(self, signal: Signals) -> Signals:
         return (signal,) * self.num
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return [x] * self.num
 
     def mask(self, mask: Masks, shape: Shapes) -> Masks:
@@ -126,15 +117,7 @@ class FanInSum(_FanIn):
         do not add.
     """
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return functools.reduce(operator.add, x)
 
     def propagate(self, cov: Covs, site: Site) -> Covariances:
@@ -154,15 +137,7 @@ class FanInProd(_FanIn):
       NotImplementedError: two branches are correlated.
     """
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return functools.reduce(operator.mul, x)
 
     def propagate(self, cov: Covs, site: Site) -> Covariances:
@@ -233,15 +208,7 @@ class FanInConcat(_FanIn):
         axis = self._axis(signal.ndim)
         return signal.spatial_axes.index(axis) if axis in signal.spatial_axes else None
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return jnp.concatenate(list(x), axis=self.axis)
 
     def mask(self, mask: Masks, shape: Shapes) -> Masks:

@@ -11,8 +11,10 @@ from jaxtyping import Array
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.layers.base import Child, Layer, Site, located, run_layer, same_need, tree_shapes
+from widelimit.layers.context import Context
 from widelimit.layers.foreign import LayerLike, as_layer
 from widelimit.layers.step import Trio, select_each, step
+from widelimit.typing import Arrays, Params
 
 
 @pytree
@@ -60,15 +62,13 @@ class Serial(Layer):
             params.append(layer.init(layer_key, inner))
         return params
 
-    def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         check_count("parameters", params, self.layers)
-        keys = split_keys(rng, len(self.layers))
-        for i, (layer, p, key) in enumerate(zip(self.layers, params, keys, strict=True)):
+        mask, contexts = context.mask, context.split(len(self.layers))
+        for i, (layer, p, inner) in enumerate(zip(self.layers, params, contexts, strict=True)):
             with located(f"{self.label}[{i}]", layer):
                 shape = tree_shapes(x)
-                x = run_layer(layer, p, x, key, mask, pattern)
+                x = run_layer(layer, p, x, inner.with_mask(mask))
                 mask = layer.mask(mask, shape)
         return x
 
@@ -140,17 +140,10 @@ class Parallel(Layer):
         keys = tuple(jax.random.split(key, len(self.layers)))
         return self._each(lambda layer, k, s: layer.init(k, s), keys, shape)
 
-    def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         check_count("branches", x, self.layers)
-        masks = (None,) * len(self.layers) if mask is None else mask
-        keys = split_keys(rng, len(self.layers))
-
-        def one(layer: Layer, p: Any, branch: Any, key: Any, m: Any) -> Any:
-            return run_layer(layer, p, branch, key, m, pattern)
-
-        return type(x)(self._each(one, tuple(params), x, keys, masks))
+        contexts = context.branches(len(self.layers))
+        return type(x)(self._each(run_layer, tuple(params), x, contexts))
 
     def mask(self, mask: Any, shape: Any) -> Any:
         masks = (None,) * len(self.layers) if mask is None else mask
@@ -219,24 +212,22 @@ class Repeat(Layer):
             return ()
         return jax.vmap(lambda k: self.layer.init(k, shape))(jnp.stack(keys))
 
-    def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         if self.n == 0:
             return x
-        keys = None if rng is None else jax.random.split(rng, self.n)
-        shape = tree_shapes(x)
+        keys = None if context.rng is None else jax.random.split(context.rng, self.n)
 
         def part(index: Any) -> Any:
             return jax.tree.map(lambda leaf: leaf[index], (params, keys))
 
         def body(carry: Any, sliced: Any) -> Any:
-            return run_layer(self.layer, sliced[0], carry, sliced[1], later, pattern), None
+            inner, key = sliced
+            return run_layer(self.layer, inner, carry, later.with_rng(key)), None
 
         # The first application may change the dtype and collapse the mask; later ones do not.
         first, first_key = part(0)
-        later = self.layer.mask(mask, shape)
-        x = run_layer(self.layer, first, x, first_key, mask, pattern)
+        later = context.with_mask(self.layer.mask(context.mask, tree_shapes(x)))
+        x = run_layer(self.layer, first, x, context.with_rng(first_key))
         return jax.lax.scan(body, x, part(slice(1, None)))[0]
 
     def mask(self, mask: Any, shape: Any) -> Any:
@@ -326,11 +317,6 @@ def check_count(what: str, given: Any, layers: tuple[Layer, ...]) -> None:
         one = "one array" if what == "branches" else type(given).__name__
         count = len(given) if several else one
         raise ValueError(f"expected a list or tuple of {len(layers)} {what}, got {count}")
-
-
-def split_keys(rng: Any, n: int) -> tuple[Any, ...]:
-    """Returns one key per layer, or n times None."""
-    return (None,) * n if rng is None else tuple(jax.random.split(rng, n)) if n else ()
 
 
 def block_repr(name: str, items: tuple[Any, ...]) -> str:

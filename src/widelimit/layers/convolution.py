@@ -20,6 +20,7 @@ from widelimit.covariance.stencil import Stencil, needed_offsets
 from widelimit.covariance.verbs import affine, stencils
 from widelimit.layers.affine import AffineLayer, checked_width
 from widelimit.layers.base import Site, check_one_input
+from widelimit.layers.context import Context
 from widelimit.layers.dimension_numbers import DimensionNumbers
 from widelimit.layers.windows import PaddingLike, Windows, as_padding, as_sizes, wrap
 from widelimit.typing import (
@@ -29,7 +30,6 @@ from widelimit.typing import (
     Moduli,
     Needs,
     Params,
-    Pattern,
     Scalar,
     Shapes,
     Signals,
@@ -140,15 +140,7 @@ class ConvolutionLayer(AffineLayer):
     def _weights_shape(self, channels: int, shape: Any) -> tuple[int, ...]:
         return self._filter(channels)
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         weights, bias = self._parameters(params)
         self.output_shape(x.shape)
         channels = x.shape[self.axes.lhs.index("C")]

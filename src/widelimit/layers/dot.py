@@ -18,14 +18,13 @@ from widelimit.covariance.linear_maps import Contraction, contract
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.layers.context import Context
 from widelimit.typing import (
     Arrays,
-    Key,
     Masks,
     Moduli,
     Needs,
     Params,
-    Pattern,
     Shapes,
     Signals,
     Sizes,
@@ -177,15 +176,7 @@ class DotGeneral(Layer):
         batched = _axes(b1, lhs.ndim), _axes(b2, rhs.ndim)
         return jax.lax.dot_general(lhs, rhs, (contracted, batched), self.precision)
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         if self._constant is None:
             return x
         self.output_shape(x.shape)

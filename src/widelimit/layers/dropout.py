@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +9,8 @@ from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import INPUT, Covariances
 from widelimit.covariance.verbs import scale_same
 from widelimit.layers.base import Layer, Site
-from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Scalar, Signals
+from widelimit.layers.context import Context
+from widelimit.typing import Arrays, Needs, Params, Scalar, Signals
 
 
 @pytree
@@ -43,20 +42,13 @@ class Dropout(Layer):
         if self.mode not in ("train", "test"):
             raise ValueError(f"expected mode 'train' or 'test', got {self.mode!r}")
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         if self.mode == "test":
             return x
-        if rng is None:
+        if context.rng is None:
             raise ValueError("expected rng=key in apply_fn, for Dropout(mode='train'); got None")
-        return jnp.where(jax.random.bernoulli(rng, self.rate, x.shape), x / self.rate, 0)
+        kept = jax.random.bernoulli(context.rng, self.rate, x.shape)
+        return jnp.where(kept, x / self.rate, 0)
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
         return need.with_variances()

@@ -20,7 +20,8 @@ from widelimit.activations import Dual
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.verbs import ElementwiseRule, elementwise
 from widelimit.layers.base import Layer, Site
-from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Scalar, Signals
+from widelimit.layers.context import Context
+from widelimit.typing import Arrays, Needs, Params, Scalar, Signals
 
 
 class ElementwiseLayer(Layer):
@@ -51,15 +52,7 @@ class ElementwiseLayer(Layer):
         """Returns E[f(u)^2]."""
         return self.dual(features, features, features, jnp.zeros_like(features)).k
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return self.activation(x)
 
     def needs(self, need: Needs, signal: Signals) -> Needs:

@@ -18,9 +18,10 @@ from widelimit.covariance.signal import Signal
 from widelimit.kernel.conversion import kernel_from_covariances
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site, as_shape
+from widelimit.layers.context import Context
 from widelimit.layers.developer import Requirements
 from widelimit.layers.returned import covariances_of, output_axes
-from widelimit.typing import Function, Shapes
+from widelimit.typing import Arrays, Function, Params, Shapes
 
 
 @pytree
@@ -96,13 +97,11 @@ class Foreign(Layer):
     def init(self, key: Array, shape: Any) -> Any:
         return self.init_function(key, shape)[1]
 
-    def apply(
-        self, params: Any, x: Any, *, rng: Any = None, mask: Any = None, pattern: Any = None
-    ) -> Any:
-        kwargs = {} if pattern is None else {"pattern": pattern}
-        if mask is not None and self.mask_function is not None:
-            kwargs["mask"] = mask
-        return self.apply_function(params, x, rng=rng, **kwargs)
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
+        kwargs = {} if context.pattern is None else {"pattern": context.pattern}
+        if context.mask is not None and self.mask_function is not None:
+            kwargs["mask"] = context.mask
+        return self.apply_function(params, x, rng=context.rng, **kwargs)
 
     def needs(self, need: Any, signal: Any) -> Any:
         if not self.requirements.diagonal_batch:

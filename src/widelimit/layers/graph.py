@@ -19,13 +19,12 @@ from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.pair_matrices import position_maps
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.layers.context import Context
 from widelimit.layers.options import option_name
 from widelimit.typing import (
     Arrays,
     Axes,
     Function,
-    Key,
-    Masks,
     Needs,
     Params,
     Pattern,
@@ -118,15 +117,8 @@ class Aggregate(Layer):
 
     # The finite layer.
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
+        pattern = context.pattern
         if pattern is None:
             return x
         signal = self._signal(x.shape)

@@ -16,15 +16,14 @@ from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import index_stencil, needed_offsets
 from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.layers.context import Context
 from widelimit.typing import (
     Arrays,
     BasicIndex,
-    Key,
     Masks,
     Moduli,
     Needs,
     Params,
-    Pattern,
     Shapes,
     Signals,
 )
@@ -166,15 +165,7 @@ class Index(Layer):
                 )
         return super().output_signal(signal)
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return self._read(x)
 
     def _read(self, x: Any) -> Any:

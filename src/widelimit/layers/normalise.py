@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -14,7 +12,8 @@ from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import normalise
 from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site, check_one_input
-from widelimit.typing import Arrays, Key, Masks, Needs, Params, Pattern, Shapes, Signals
+from widelimit.layers.context import Context
+from widelimit.typing import Arrays, Needs, Params, Shapes, Signals
 
 
 class _Norm(Layer):
@@ -92,21 +91,13 @@ class LayerNorm(_Norm):
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         axes = self.normalised_axes(x.ndim)
-        if mask is None:
+        if context.mask is None:
             mean = x.mean(axes, keepdims=True)
             variance = x.var(axes, keepdims=True)
             return (x - mean) * jax.lax.rsqrt(variance + self.eps)
-        keep = jnp.broadcast_to(~mask, x.shape)
+        keep = jnp.broadcast_to(~context.mask, x.shape)
         count = jnp.maximum(keep.sum(axes, keepdims=True), 1)
         mean = jnp.where(keep, x, 0).sum(axes, keepdims=True) / count
         variance = jnp.where(keep, jnp.square(x - mean), 0).sum(axes, keepdims=True) / count
@@ -150,20 +141,12 @@ class RMSNorm(_Norm):
     batch_axis: int = static(default=0)
     channel_axis: int = static(default=-1)
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         axes = self.normalised_axes(x.ndim)
         square = jnp.square(x)
-        if mask is None:
+        if context.mask is None:
             return x * jax.lax.rsqrt(square.mean(axes, keepdims=True) + self.eps)
-        keep = jnp.broadcast_to(~mask, x.shape)
+        keep = jnp.broadcast_to(~context.mask, x.shape)
         count = jnp.maximum(keep.sum(axes, keepdims=True), 1)
         mean = jnp.where(keep, square, 0).sum(axes, keepdims=True) / count
         return jnp.where(keep, x * jax.lax.rsqrt(mean + self.eps), 0)

@@ -19,15 +19,14 @@ from widelimit.covariance.stencil import needed_offsets
 from widelimit.covariance.verbs import position_pool, stencils
 from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site, check_one_input, checked_axis
+from widelimit.layers.context import Context
 from widelimit.layers.windows import PaddingLike, Windows, as_padding, as_sizes, wrap
 from widelimit.typing import (
     Arrays,
-    Key,
     Masks,
     Moduli,
     Needs,
     Params,
-    Pattern,
     Shapes,
     Signals,
     Sizes,
@@ -87,15 +86,7 @@ class _Pool(_SpatialLayer):
             out[axis] = size
         return tuple(out)
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         windows, axes = self.windows, self._spatial_axes(x.shape)
         self.output_shape(x.shape)
         pads = windows.pads(tuple(x.shape[axis] for axis in axes))
@@ -216,21 +207,13 @@ class _GlobalPool(_SpatialLayer):
         batch = int(signal.batch_axis > signal.channel_axis)
         return batch, 1 - batch
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         axes = self._spatial_axes(x.shape)
         if not self.average:
             return x.sum(axes)
-        if mask is None:
+        if context.mask is None:
             return x.mean(axes)
-        counts = jnp.broadcast_to(~mask, x.shape).sum(axes)
+        counts = jnp.broadcast_to(~context.mask, x.shape).sum(axes)
         return x.sum(axes) / jnp.maximum(counts, 1)
 
     def mask(self, mask: Masks, shape: Shapes) -> Masks:

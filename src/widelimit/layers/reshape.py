@@ -13,7 +13,8 @@ from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import position_mean
 from widelimit.layers.base import Layer, Site, checked_axis
-from widelimit.typing import Arrays, Key, Masks, Moduli, Needs, Params, Pattern, Shapes, Signals
+from widelimit.layers.context import Context
+from widelimit.typing import Arrays, Masks, Moduli, Needs, Params, Shapes, Signals
 
 
 @pytree
@@ -92,15 +93,7 @@ class Flatten(Layer):
         flat = rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
         return flat if self.batch_axis_out % 2 == 0 else flat.T
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return self._flatten(x)
 
     def mask(self, mask: Masks, shape: Shapes) -> Masks:

@@ -16,14 +16,13 @@ from widelimit.covariance.linear_maps import axis_maps, sample_maps
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.layers.context import Context
 from widelimit.typing import (
     Arrays,
-    Key,
     Masks,
     Moduli,
     Needs,
     Params,
-    Pattern,
     Shapes,
     Signals,
     Sizes,
@@ -96,15 +95,7 @@ class ImageResize(Layer):
             )
         return out
 
-    def apply(
-        self,
-        params: Params,
-        x: Arrays,
-        *,
-        rng: Key | None = None,
-        mask: Masks = None,
-        pattern: Pattern = None,
-    ) -> Any:
+    def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         shape = self.output_shape(x.shape)
         return jax.image.resize(x, shape, self.method, self.antialias, self.precision)
 

@@ -26,6 +26,7 @@ from widelimit.engines.reference import ReferenceEngine, leave
 from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site
+from widelimit.layers.context import Context
 from widelimit.layers.functions import evaluates_functions, layers_of
 from widelimit.layers.step import step
 
@@ -125,7 +126,8 @@ class FusedEngine(NetworkEngine):
         """
         if pattern is not None or mask_constant is not None:
             raise ValueError("expected inputs without patterns and masks for the fused engine")
-        prepared = self._kernel.prepare(x if self._flatten is None else self._flatten.apply((), x))
+        images = x if self._flatten is None else self._flatten.apply((), x, Context())
+        prepared = self._kernel.prepare(images)
         return _Samples(x, prepared) if self._kernel.counted else prepared
 
     def kernels(self, first: Any, second: Any, share: bool) -> Kernel:
