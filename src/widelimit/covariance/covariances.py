@@ -19,12 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from widelimit._pytree import pytree, static
-from widelimit.covariance.offsets import Need, Offsets
-from widelimit.covariance.pairs import (
-    permute_axes,
-    relayout,
-    shift,
-)
+from widelimit.covariance.offsets import Need
+from widelimit.covariance.pairs import permute_axes, relayout, shift
+from widelimit.covariance.parts import Part, Parts
 from widelimit.covariance.signal import Signal
 
 # Origins that are no fresh weights: raw input, and a Kernel from outside.
@@ -71,6 +68,48 @@ class Covariances:
         """Returns a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def parts(self) -> Parts:
+        """The arrays, but for the gap."""
+        return Parts(self.nngp, self.ntk, self.cov1, self.cov2)
+
+    def map(
+        self, function: Callable[[Array, Part], Array], *, gap: bool = False, **changes: Any
+    ) -> Covariances:
+        """Returns a copy with the same done to all arrays, those of the NTK like the NNGP.
+
+        Args:
+          function: from an array [..., d, p] and the part that it is to the new array.
+          gap: whether the gap is mapped, as the NNGP is, or dropped.
+          **changes: other fields of the copy.
+        """
+        mapped = None if self.gap is None or not gap else function(self.gap, Part.CROSS)
+        arrays = self.parts.map(function)._asdict()
+        return self.replace(**{**arrays, "gap": mapped, **changes})
+
+    def ends(self, part: Part, features: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Returns what belongs to both ends of pairs, shaped to broadcast against a part.
+
+        Args:
+          part: which part.
+          features: trees of arrays [..., n, p] of x1 and of x2.
+
+        Returns:
+          Trees of arrays [..., n1, 1, 1, p] at p and [..., 1, n2, d, p] at p + d; of samples with
+          themselves [..., n, 1, p] and [..., n, d, p].
+        """
+        first, second = (features[side] for side in part.sides)
+        offsets, spatial = part.of(self.need), self.signal.spatial
+
+        def left(f: Array) -> Array:
+            return f[..., None, :] if part.own else f[..., None, None, :]
+
+        def right(f: Array) -> Array:
+            moved = shift(f, offsets, spatial)
+            return moved if part.own else moved[..., None, :, :, :]
+
+        return jax.tree.map(left, first), jax.tree.map(right, second)
+
 
 def cross_variances(cov: Covariances) -> tuple[Array, Array]:
     """Returns variances that broadcast against the cross-covariance.
@@ -78,7 +117,7 @@ def cross_variances(cov: Covariances) -> tuple[Array, Array]:
     Returns:
       q1 [n1, 1, 1, p] at p, and q2 [1, n2, d, p] at p + d.
     """
-    return pair_features(cov, *variances(cov))
+    return cov.ends(Part.CROSS, variances(cov))
 
 
 def variances(cov: Covariances) -> tuple[Array, Array]:
@@ -86,45 +125,6 @@ def variances(cov: Covariances) -> tuple[Array, Array]:
     zero = cov.need.own.zero_index
     var1 = cov.cov1[:, zero]
     return var1, var1 if cov.cov2 is None else cov.cov2[:, zero]
-
-
-def pair_features(cov: Covariances, f1: Any, f2: Any) -> tuple[Any, Any]:
-    """Returns per-position trees [..., n, p] shaped to broadcast against [n1, n2, d, p]."""
-    left = jax.tree.map(lambda f: f[..., :, None, None, :], f1)
-    right = jax.tree.map(
-        lambda f: shift(f, cov.need.cross, cov.signal.spatial)[..., None, :, :, :], f2
-    )
-    return left, right
-
-
-def map_values(
-    cov: Covariances,
-    function: Callable[[Array, Offsets, Offsets], Array],
-    signal: Signal,
-    need: Need,
-) -> Covariances:
-    """Returns the covariances with every array mapped; the gap is dropped.
-
-    Args:
-      cov: covariances.
-      function: from an array [..., d, p], its stored offsets and those of the result, to the
-        result.
-      signal: shapes of the result.
-      need: offsets of the result.
-    """
-
-    def cross(value: Array | None) -> Array | None:
-        return None if value is None else function(value, cov.need.cross, need.cross)
-
-    return cov.replace(
-        nngp=cross(cov.nngp),
-        ntk=cross(cov.ntk),
-        gap=None,
-        cov1=function(cov.cov1, cov.need.own, need.own),
-        cov2=None if cov.cov2 is None else function(cov.cov2, cov.need.own, need.own),
-        signal=signal,
-        need=need,
-    )
 
 
 def at_offsets(cov: Covariances, need: Need) -> Covariances:
@@ -147,11 +147,10 @@ def embed(cov: Covariances, need: Need) -> Covariances:
         return cov
     spatial = cov.signal.spatial
 
-    def read(value: Array, stored: Offsets, wanted: Offsets) -> Array:
-        return relayout(value, stored, wanted, spatial)
+    def read(value: Array, part: Part) -> Array:
+        return relayout(value, part.of(cov.need), part.of(need), spatial)
 
-    gap = None if cov.gap is None else read(cov.gap, cov.need.cross, need.cross)
-    return map_values(cov, read, cov.signal, need).replace(gap=gap)
+    return cov.map(read, gap=True, need=need)
 
 
 def exact_diagonal(cov: Covariances) -> Covariances:
@@ -188,10 +187,10 @@ def transpose_space(
     if order == tuple(range(len(order))):
         return cov
 
-    def permute(value: Array, stored: Offsets, _: Offsets) -> Array:
-        return permute_axes(value, stored, spatial, order)
+    def permute(value: Array, part: Part) -> Array:
+        return permute_axes(value, part.of(cov.need), spatial, order)
 
-    return map_values(cov, permute, cov.signal, need)
+    return cov.map(permute, need=need)
 
 
 def same_sample(cov: Covariances) -> Array:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from widelimit.covariance.covariances import Covariances, at_offsets, map_values
+from widelimit.covariance.covariances import Covariances, at_offsets
 from widelimit.covariance.offsets import Need, Offsets
-from widelimit.covariance.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
+from widelimit.covariance.pair_matrices import close_pairs, open_pairs, position_maps
 from widelimit.covariance.pairs import relayout
+from widelimit.covariance.parts import Part
 from widelimit.covariance.signal import Signal
 
 
@@ -34,27 +35,19 @@ def take_positions(
     """
     spatial = cov.signal.spatial
 
-    def read(value: Array, stored: Offsets, wanted: Offsets) -> Array:
-        return relayout(value, stored, wanted, spatial, positions)
+    def read(value: Array, part: Part) -> Array:
+        return relayout(value, part.of(cov.need), part.of(need), spatial, positions)
 
-    gap = None if cov.gap is None else read(cov.gap, cov.need.cross, need.cross)
-    return map_values(cov, read, signal, need).replace(gap=gap)
+    return cov.map(read, gap=True, signal=signal, need=need)
 
 
-def take_samples(cov: Covariances, part: slice, signal: Signal) -> Covariances:
-    """Returns the covariances of the samples x1[part] and x2[part]."""
+def take_samples(cov: Covariances, chosen: slice, signal: Signal) -> Covariances:
+    """Returns the covariances of the samples x1[chosen] and x2[chosen]."""
 
-    def cross(value: Array | None) -> Array | None:
-        return None if value is None else value[part, part]
+    def take(value: Array, part: Part) -> Array:
+        return value[(chosen,) * part.axes]
 
-    return cov.replace(
-        nngp=cross(cov.nngp),
-        ntk=cross(cov.ntk),
-        gap=cross(cov.gap),
-        cov1=cov.cov1[part],
-        cov2=None if cov.cov2 is None else cov.cov2[part],
-        signal=signal,
-    )
+    return cov.map(take, gap=True, signal=signal)
 
 
 def axis_maps(cov: Covariances, maps: dict[int, Num[Array, "_ _"]], need: Need) -> Covariances:
@@ -104,19 +97,12 @@ def sample_maps(cov: Covariances, m1: Array, m2: Array, signal: Signal) -> Covar
       signal: shapes after.
     """
 
-    def cross(value: Array | None) -> Array | None:
-        return None if value is None else jnp.einsum("am,mndp,bn->abdp", m1, value, m2)
+    def combined(value: Array, part: Part) -> Array:
+        if part.own:
+            return jnp.zeros((len((m1, m2)[part.sides[0]]), *value.shape[1:]), value.dtype)
+        return jnp.einsum("am,mndp,bn->abdp", m1, value, m2)
 
-    return cov.replace(
-        nngp=cross(cov.nngp),
-        ntk=cross(cov.ntk),
-        gap=None,
-        cov1=jnp.zeros((m1.shape[0], *cov.cov1.shape[1:]), cov.cov1.dtype),
-        cov2=None
-        if cov.cov2 is None
-        else jnp.zeros((m2.shape[0], *cov.cov2.shape[1:]), cov.cov2.dtype),
-        signal=signal,
-    )
+    return cov.map(combined, signal=signal)
 
 
 class Contraction(NamedTuple):
@@ -161,7 +147,6 @@ def contract(
     axes, axes_out = plan.opened(plan.space), plan.opened(plan.space_out)
     sizes = [cov.signal.spatial[i] for i in axes]
     size_out = math.prod(signal.spatial[i] for i in axes_out)
-    opened = open_pairs(cov, axes)
     labels = sorted({*plan.constant, plan.samples, plan.samples_out})
 
     def copy(side: int, *names: int) -> list[int]:
@@ -171,31 +156,23 @@ def contract(
     within = [plan.space[i] for i in axes]
     within_out = [plan.space_out[i] for i in axes_out]
 
-    def mapped(value: Array, samples: list[int], samples_out: list[int]) -> Array:
-        lead = value.shape[: len(samples) + 2]
+    def mapped(value: Array, part: Part) -> Array:
+        if part.own and plan.mixes_samples:  # not read
+            count = (signal.n1, signal.n2)[part.sides[0]]
+            return jnp.zeros((count, *value.shape[1:3], size_out, size_out), value.dtype)
+        samples, samples_out = (
+            [label for side in range(part.axes) for label in copy(side, name)]
+            for name in (plan.samples, plan.samples_out)
+        )
+        lead = value.shape[: part.axes + 2]
         grid = value.reshape(*lead, *sizes, *sizes)
         pairs = [*samples, *kept, *copy(0, *within), *copy(1, *within)]
         out = [*samples_out, *kept, *copy(0, *within_out), *copy(1, *within_out)]
         left, right = (copy(side, *plan.constant) for side in (0, 1))
         product: Any = jnp.einsum(constant, left, grid, pairs, constant, right, out)
-        return product.reshape(*product.shape[: len(samples) + 2], size_out, size_out)
+        return product.reshape(*product.shape[: part.axes + 2], size_out, size_out)
 
-    def cross(value: Array | None) -> Array | None:
-        if value is None:
-            return None
-        before, after = ([*copy(0, s), *copy(1, s)] for s in (plan.samples, plan.samples_out))
-        return mapped(value, before, after)
-
-    def own(value: Array, count: int) -> Array:
-        if not plan.mixes_samples:
-            return mapped(value, copy(0, plan.samples), copy(0, plan.samples))
-        return jnp.zeros((count, *value.shape[1:3], size_out, size_out), value.dtype)  # not read
-
-    nngp = cross(opened.nngp)
-    assert nngp is not None
-    cov2 = None if opened.cov2 is None else own(opened.cov2, signal.n2)
-    after = PairMatrices(nngp, cross(opened.ntk), own(opened.cov1, signal.n1), cov2)
-    out = close_pairs(cov, after, axes_out, signal, need)
+    out = close_pairs(cov, open_pairs(cov, axes).map(mapped), axes_out, signal, need)
     if cov.gap is None or constant.ndim:
         return out
     return out.replace(gap=jnp.square(constant) * cov.gap)
@@ -215,19 +192,19 @@ def concatenate_positions(
       need: offsets of the result.
     """
 
-    def joined(values: list[Array], kind: str) -> Array:
-        wanted = getattr(need, kind)
+    def joined(values: list[Array], part: Part) -> Array:
+        wanted = part.of(need)
         parts = []
         for value, branch in zip(values, branches, strict=True):
             spatial = branch.signal.spatial
             # Rows of the result hold each offset at the same p, so blocks need no shift.
-            block = relayout(value, getattr(branch.need, kind), wanted, spatial)
+            block = relayout(value, part.of(branch.need), wanted, spatial)
             parts.append(block.reshape(*block.shape[:-2], *wanted.counts, *spatial))
         lead = parts[0].shape[: parts[0].ndim - 2 * len(signal.spatial)]
         whole = jnp.concatenate(parts, axis=axis - len(signal.spatial))
         return whole.reshape(*lead, wanted.count, signal.positions)
 
-    return _joined(branches, lambda v: joined(v, "cross"), lambda v: joined(v, "own"), signal, need)
+    return _joined(branches, joined, signal, need)
 
 
 def concatenate_samples(branches: list[Covariances], signal: Signal, need: Need) -> Covariances:
@@ -242,7 +219,9 @@ def concatenate_samples(branches: list[Covariances], signal: Signal, need: Need)
     """
     branches = [at_offsets(branch, need) for branch in branches]
 
-    def cross(values: list[Array]) -> Array:
+    def joined(values: list[Array], part: Part) -> Array:
+        if part.own:
+            return jnp.concatenate(values)
         rows, before = [], 0
         for value in values:
             after = signal.n2 - before - value.shape[1]
@@ -250,27 +229,27 @@ def concatenate_samples(branches: list[Covariances], signal: Signal, need: Need)
             before += value.shape[1]
         return jnp.concatenate(rows)
 
-    return _joined(branches, cross, jnp.concatenate, signal, need)
+    return _joined(branches, joined, signal, need)
 
 
 def _joined(
     branches: list[Covariances],
-    cross: Callable[[list[Array]], Array],
-    own: Callable[[list[Array]], Array],
+    join: Callable[[list[Array], Part], Array],
     signal: Signal,
     need: Need,
 ) -> Covariances:
-    """Returns branches joined array by array, given how arrays of each kind are joined."""
+    """Returns branches joined array by array, given how the arrays of a part are joined."""
     ntk = None
     if any(b.ntk is not None for b in branches):
-        ntk = cross([jnp.zeros_like(b.nngp) if b.ntk is None else b.ntk for b in branches])
+        ntks = [jnp.zeros_like(b.nngp) if b.ntk is None else b.ntk for b in branches]
+        ntk = join(ntks, Part.CROSS)
     others = [b.cov2 for b in branches if b.cov2 is not None]
     return branches[0].replace(
-        nngp=cross([b.nngp for b in branches]),
+        nngp=join([b.nngp for b in branches], Part.CROSS),
         ntk=ntk,
         gap=None,
-        cov1=own([b.cov1 for b in branches]),
-        cov2=own(others) if others else None,
+        cov1=join([b.cov1 for b in branches], Part.OWN1),
+        cov2=join(others, Part.OWN2) if others else None,
         signal=signal,
         need=need,
         origins=frozenset().union(*(b.origins for b in branches)),

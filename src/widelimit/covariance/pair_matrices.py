@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.pairs import from_pairs, to_pairs
+from widelimit.covariance.parts import Part, Parts
 from widelimit.covariance.signal import Signal
 
 
-class PairMatrices(NamedTuple):
-    """Covariances with some spatial axes opened: all pairs of their positions as matrices.
+def open_pairs(cov: Covariances, axes: tuple[int, ...]) -> Parts:
+    """Returns the covariances as matrices over all pairs of positions of some spatial axes.
 
-    P runs over the flat positions of the opened axes, d and p over the others.
-
-    Attributes:
-      nngp: [n1, n2, d, p, P, P'].
-      ntk: the same, or None.
-      cov1: [n1, d, p, P, P'].
-      cov2: [n2, d, p, P, P'], or None where x2 is x1.
+    Returns:
+      Arrays [n1, n2, d, p, P, P'], of samples with themselves [n, d, p, P, P'], where P runs over
+      the flat positions of the opened axes, d and p over the others.
     """
 
-    nngp: Array
-    ntk: Array | None
-    cov1: Array
-    cov2: Array | None
+    def opened(value: Array, part: Part) -> Array:
+        return to_pairs(value, part.of(cov.need), cov.signal.spatial, axes)
 
-
-def open_pairs(cov: Covariances, axes: tuple[int, ...]) -> PairMatrices:
-    """Returns the covariances as matrices over all pairs of positions of some spatial axes."""
-    spatial = cov.signal.spatial
-
-    def cross(value: Array | None) -> Array | None:
-        return None if value is None else to_pairs(value, cov.need.cross, spatial, axes)
-
-    def own(value: Array) -> Array:
-        return to_pairs(value, cov.need.own, spatial, axes)
-
-    nngp = cross(cov.nngp)
-    assert nngp is not None
-    cov2 = None if cov.cov2 is None else own(cov.cov2)
-    return PairMatrices(nngp, cross(cov.ntk), own(cov.cov1), cov2)
+    return cov.parts.map(opened)
 
 
 def close_pairs(
-    cov: Covariances, matrices: PairMatrices, axes: tuple[int, ...], signal: Signal, need: Need
+    cov: Covariances, matrices: Parts, axes: tuple[int, ...], signal: Signal, need: Need
 ) -> Covariances:
     """Returns covariances from matrices over pairs of positions; the gap is dropped.
 
@@ -59,23 +38,12 @@ def close_pairs(
       signal: shapes after.
       need: offsets after. Own matrices are not read where none are needed.
     """
-    spatial = signal.spatial
 
-    def cross(value: Array | None) -> Array | None:
-        return None if value is None else from_pairs(value, need.cross, spatial, axes)
+    def closed(value: Array, part: Part) -> Array:
+        return from_pairs(value, part.of(need), signal.spatial, axes)
 
-    def own(value: Array) -> Array:
-        return from_pairs(value, need.own, spatial, axes)
-
-    return cov.replace(
-        nngp=cross(matrices.nngp),
-        ntk=cross(matrices.ntk),
-        gap=None,
-        cov1=own(matrices.cov1),
-        cov2=None if matrices.cov2 is None else own(matrices.cov2),
-        signal=signal,
-        need=need,
-    )
+    arrays = matrices.map(closed)._asdict()
+    return cov.replace(**arrays, gap=None, signal=signal, need=need)
 
 
 def position_maps(
@@ -94,20 +62,11 @@ def position_maps(
       signal: shapes after.
       need: offsets after.
     """
-    m1, m2 = maps
-    opened = open_pairs(cov, axes)
 
-    def cross(value: Array | None) -> Array | None:
-        if value is None:
-            return None
-        left = jnp.matmul(m1[:, None, None, None], value)
-        return jnp.matmul(left, m2[None, :, None, None].swapaxes(-1, -2))
+    def mapped(value: Array, part: Part) -> Array:
+        first, second = (maps[side][:, None, None] for side in part.sides)
+        if not part.own:
+            first, second = first[:, None], second[None]
+        return jnp.matmul(jnp.matmul(first, value), second.swapaxes(-1, -2))
 
-    def own(value: Array, m: Array) -> Array:
-        return jnp.matmul(jnp.matmul(m[:, None, None], value), m[:, None, None].swapaxes(-1, -2))
-
-    nngp = cross(opened.nngp)
-    assert nngp is not None
-    cov2 = None if opened.cov2 is None else own(opened.cov2, m2)
-    after = PairMatrices(nngp, cross(opened.ntk), own(opened.cov1, m1), cov2)
-    return close_pairs(cov, after, axes, signal, need)
+    return close_pairs(cov, open_pairs(cov, axes).map(mapped), axes, signal, need)

@@ -14,13 +14,12 @@ from widelimit.activations import Dual
 from widelimit.covariance.covariances import (
     Covariances,
     cross_variances,
-    map_values,
-    pair_features,
     same_entry,
     variances,
 )
-from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.offsets import Need
 from widelimit.covariance.pairs import apply_stencils, rezero, shift
+from widelimit.covariance.parts import Part
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import Stencil
 from widelimit.typing import Arrays, Scalar
@@ -48,20 +47,20 @@ def stencils(
       need: offsets of the output.
     """
 
-    def total(value: Array, stored: Offsets, wanted: Offsets) -> Array:
-        return scale * apply_stencils(value, windows, stored, wanted)
+    def total(value: Array, part: Part) -> Array:
+        return scale * apply_stencils(value, windows, part.of(cov.need), part.of(need))
 
-    return map_values(cov, total, signal, need)
+    return cov.map(total, signal=signal, need=need)
 
 
 def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
     """Returns the covariances after a layer that multiplies channels by fresh random weights."""
     w, b, u, v = numbers
 
-    def grow(value: Array, own: bool = False) -> Array:
-        offsets = cov.need.own if own else cov.need.cross
-        out = w * value if b is None else w * value + b
-        return out if b is None else rezero(out, offsets, signal.spatial)
+    def grow(value: Array, part: Part) -> Array:
+        if b is None:
+            return w * value
+        return rezero(w * value + b, part.of(cov.need), signal.spatial)
 
     ntk: Any = cov.ntk
     if cov.tangent and not (ntk is None and u is None and v is None):
@@ -69,15 +68,9 @@ def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
         ntk = ntk if u is None else ntk + u * cov.nngp
         ntk = jnp.asarray(ntk if v is None else ntk + v, cov.nngp.dtype)
         ntk = rezero(jnp.broadcast_to(ntk, cov.nngp.shape), cov.need.cross, signal.spatial)
-    return cov.replace(
-        nngp=grow(cov.nngp),
-        ntk=ntk,
-        gap=None if cov.gap is None else w * cov.gap,
-        cov1=grow(cov.cov1, own=True),
-        cov2=None if cov.cov2 is None else grow(cov.cov2, own=True),
-        signal=signal,
-        gaussian=True,
-    )
+    gap = None if cov.gap is None else w * cov.gap
+    grown = cov.replace(ntk=None).map(grow, signal=signal, gaussian=True)
+    return grown.replace(ntk=ntk, gap=gap)
 
 
 class ElementwiseRule(NamedTuple):
@@ -93,9 +86,12 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
     var1, var2 = variances(cov)
     feat1 = rule.features(var1)
     feat2 = feat1 if cov.symmetric else rule.features(var2)
-    own1 = _own_elementwise(cov, rule, cov.cov1, feat1)
-    own2 = None if cov.cov2 is None else _own_elementwise(cov, rule, cov.cov2, feat2)
-    f1, f2 = pair_features(cov, feat1, feat2)
+    features = feat1, feat2
+    own1 = _own_elementwise(cov, rule, cov.cov1, Part.OWN1, features)
+    own2 = None
+    if cov.cov2 is not None:
+        own2 = _own_elementwise(cov, rule, cov.cov2, Part.OWN2, features)
+    f1, f2 = cov.ends(Part.CROSS, features)
     k, kdot, gap = rule.dual(cov.nngp, f1, f2, _gap(cov))
     if cov.gap is None and cov.signal.positions > 1:
         gap = None  # a window over space dropped it, and the next one would again
@@ -118,14 +114,15 @@ def _gap(cov: Covariances) -> Array:
     return (q1 + q2) / 2 - cov.nngp
 
 
-def _own_elementwise(cov: Covariances, rule: ElementwiseRule, own: Array, features: Any) -> Array:
+def _own_elementwise(
+    cov: Covariances, rule: ElementwiseRule, own: Array, part: Part, features: tuple[Any, Any]
+) -> Array:
     """Returns the self-covariances [n, d, p] after a nonlinearity; variances are exact."""
-    variance = rule.variance(features)
+    variance = rule.variance(features[part.sides[0]])
     offsets, spatial = cov.need.own, cov.signal.spatial
     if offsets.count == 1:
         return variance[:, None]
-    left = jax.tree.map(lambda f: f[..., :, None, :], features)
-    right = jax.tree.map(lambda f: shift(f, offsets, spatial), features)
+    left, right = cov.ends(part, features)
     q = own[:, offsets.zero_index]
     gap = (q[:, None] + shift(q, offsets, spatial)) / 2 - own
     k = rezero(rule.dual(own, left, right, gap).k, offsets, spatial)
@@ -135,13 +132,12 @@ def _own_elementwise(cov: Covariances, rule: ElementwiseRule, own: Array, featur
 def position_mean(cov: Covariances, signal: Signal, need: Need) -> Covariances:
     """Returns the mean over equal positions (Flatten): no spatial axes, not Gaussian."""
 
-    def mean(value: Array, stored: Offsets, wanted: Offsets) -> Array:
-        if not wanted.wanted:
+    def mean(value: Array, part: Part) -> Array:
+        if not part.of(need).wanted:
             return value[..., :0, :1]
-        return value[..., stored.zero_index, :].mean(-1)[..., None, None]
+        return value[..., part.of(cov.need).zero_index, :].mean(-1)[..., None, None]
 
-    gap = None if cov.gap is None else mean(cov.gap, cov.need.cross, need.cross)
-    return map_values(cov, mean, signal, need).replace(gap=gap, gaussian=False)
+    return cov.map(mean, gap=True, signal=signal, need=need, gaussian=False)
 
 
 def position_pool(
@@ -155,23 +151,16 @@ def position_pool(
       need: offsets of the output.
       counts: divisors of x1 [n1] and of x2 [n2], or numbers.
     """
-    first, second = (jnp.reshape(c, (-1, 1, 1)) for c in counts)
+    columns = [jnp.reshape(c, (-1, 1, 1)) for c in counts]
 
-    def total(value: Array, weight: Array) -> Array:
+    def total(value: Array, part: Part) -> Array:
+        if not part.of(need).wanted:
+            return value[..., :1]
+        first, second = (columns[side] for side in part.sides)
+        weight = first * second if part.own else first[:, None] * second[None]
         return value.sum((-1, -2), keepdims=True) / weight
 
-    cross = first[:, None] * second[None]
-    own = need.own.wanted
-    cov1, cov2 = cov.cov1, cov.cov2
-    return cov.replace(
-        nngp=total(cov.nngp, cross),
-        ntk=None if cov.ntk is None else total(cov.ntk, cross),
-        gap=None,
-        cov1=total(cov1, first**2) if own else cov1[:, :, :1],
-        cov2=None if cov2 is None else total(cov2, second**2) if own else cov2[:, :, :1],
-        signal=signal,
-        need=need,
-    )
+    return cov.map(total, signal=signal, need=need)
 
 
 def normalise(
@@ -184,34 +173,35 @@ def normalise(
       v1: positive normalisers [n1, p] (singleton axes where they do not vary).
       v2: likewise [n2, p].
     """
+    q1, q2 = variances(cov)
+    full = jnp.broadcast_to(v1, q1.shape), jnp.broadcast_to(v2, q2.shape)
+    zero = cov.need.own.zero_index
+
+    def scaled(value: Array, part: Part) -> Array:
+        w1, w2 = cov.ends(part, full)
+        out = value * (jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2))  # the product w1 w2 may overflow
+        if not part.own:
+            return out
+        return out.at[:, zero].set(value[:, zero] / full[part.sides[0]])
+
+    return cov.map(scaled).replace(gap=_normalised_gap(cov, full))
+
+
+def _normalised_gap(cov: Covariances, full: tuple[Array, Array]) -> Array | None:
+    """Returns the gap of activations divided by the roots of normalisers [n, p]."""
+    if cov.gap is None:
+        return None
     q1, q2 = cross_variances(cov)
-    full = (jnp.broadcast_to(v, q.shape) for v, q in zip((v1, v2), variances(cov), strict=True))
-    w1, w2 = pair_features(cov, *full)
-    scale = jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2)  # the product w1 w2 may overflow
-    gap = cov.gap
-    if gap is not None:
-        # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2), for similar normalisers by small differences only.
-        similar = (w1 < 4 * w2) & (w2 < 4 * w1)
-        other = jnp.where(similar, w2, w1)
-        r = jnp.sqrt(other / w1)
-        excess = (other - w1) / (w1 * (r + 1))
-        small = scale * (gap + excess * (q1 * excess + (q1 - q2)) / (2 * r))
-        gap = jnp.where(similar, small, (q1 / w1 + q2 / w2) / 2 - cov.nngp * scale)
-        gap = rezero(gap, cov.need.cross, cov.signal.spatial)
-
-    def own(value: Array, v: Array) -> Array:
-        v = jnp.broadcast_to(v, (value.shape[0], value.shape[-1]))
-        right = shift(v, cov.need.own, cov.signal.spatial)
-        scaled = value * (jax.lax.rsqrt(v)[:, None] * jax.lax.rsqrt(right))
-        return scaled.at[:, cov.need.own.zero_index].set(value[:, cov.need.own.zero_index] / v)
-
-    return cov.replace(
-        nngp=cov.nngp * scale,
-        ntk=None if cov.ntk is None else cov.ntk * scale,
-        gap=gap,
-        cov1=own(cov.cov1, v1),
-        cov2=None if cov.cov2 is None else own(cov.cov2, v2),
-    )
+    w1, w2 = cov.ends(Part.CROSS, full)
+    scale = jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2)
+    # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2), for similar normalisers by small differences only.
+    similar = (w1 < 4 * w2) & (w2 < 4 * w1)
+    other = jnp.where(similar, w2, w1)
+    r = jnp.sqrt(other / w1)
+    excess = (other - w1) / (w1 * (r + 1))
+    small = scale * (cov.gap + excess * (q1 * excess + (q1 - q2)) / (2 * r))
+    gap = jnp.where(similar, small, (q1 / w1 + q2 / w2) / 2 - cov.nngp * scale)
+    return rezero(gap, cov.need.cross, cov.signal.spatial)
 
 
 def scale_same(cov: Covariances, factor: Any) -> Covariances:
@@ -223,22 +213,16 @@ def scale_same(cov: Covariances, factor: Any) -> Covariances:
     zero = np.zeros((1, cov.need.own.count, 1), bool)
     zero[:, cov.need.own.zero_index] = True
 
-    def own(value: Array) -> Array:
-        return jnp.where(jnp.broadcast_to(zero, value.shape), value * factor, value)
-
-    def cross(value: Array | None) -> Array | None:
-        if value is None or not cov.symmetric:
+    def scaled(value: Array, part: Part) -> Array:
+        if part.own:
+            same = jnp.broadcast_to(zero, value.shape)
+        elif cov.symmetric:
+            same = same_entry(cov)
+        else:
             return value
-        return jnp.where(same_entry(cov), value * factor, value)
+        return jnp.where(same, value * factor, value)
 
-    return cov.replace(
-        nngp=cross(cov.nngp),
-        ntk=cross(cov.ntk),
-        gap=None,
-        cov1=own(cov.cov1),
-        cov2=None if cov.cov2 is None else own(cov.cov2),
-        gaussian=False,
-    )
+    return cov.map(scaled, gaussian=False)
 
 
 def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> Covariances:
@@ -255,21 +239,13 @@ def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> C
         return cov
     keep1 = _keep(mask1, (cov.signal.n1, cov.signal.positions))
     keep2 = _keep(mask2, (cov.signal.n2, cov.signal.positions))
-    left, right = pair_features(cov, keep1, keep2)
-    cross = left & right
 
-    def own(value: Array, keep: Array) -> Array:
-        partner = shift(keep, cov.need.own, cov.signal.spatial)
-        return jnp.where(keep[:, None] & partner, value, 0)
+    def hidden(value: Array, part: Part) -> Array:
+        left, right = cov.ends(part, (keep1, keep2))
+        return jnp.where(left & right, value, 0)
 
-    return cov.replace(
-        nngp=jnp.where(cross, cov.nngp, 0),
-        ntk=None if cov.ntk is None else jnp.where(cross, cov.ntk, 0),
-        # (q1 + q2)/2 - c no longer has a zeroed partner's variance in it: take the difference.
-        gap=None,
-        cov1=own(cov.cov1, keep1),
-        cov2=None if cov.cov2 is None else own(cov.cov2, keep2),
-    )
+    # The gap would have a zeroed partner's variance in it: later layers take the difference.
+    return cov.map(hidden)
 
 
 def _keep(mask: Array | None, shape: tuple[int, int]) -> Array:

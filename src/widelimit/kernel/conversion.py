@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from widelimit.covariance.covariances import INPUT, KERNEL, Covariances, exact_diagonal
 from widelimit.covariance.layout import from_public, mirror, to_public
 from widelimit.covariance.offsets import Need
+from widelimit.covariance.parts import Part, Parts
 from widelimit.kernel.kernel import Kernel, kernel_signal
 
 
@@ -31,22 +30,22 @@ def kernel_from_covariances(
     spatial = cov.signal.spatial
     diagonal = diagonal_spatial and bool(spatial)
 
-    def cross(value: Array) -> Array:
-        full = to_public(value, cov.need.cross, spatial, diagonal)
-        return _mirror_public(full, spatial, diagonal) if cov.symmetric else full
-
-    def own(value: Array) -> Array | None:
-        if not cov.need.own.wanted:
-            return None
-        return to_public(value, cov.need.own, spatial, diagonal)
+    def public(value: Array, part: Part) -> Array:
+        full = to_public(value, part.of(cov.need), spatial, diagonal)
+        mirrored = cov.symmetric and not part.own
+        return _mirror_public(full, spatial, diagonal) if mirrored else full
 
     signal = cov.signal
-    cov2 = cov.cov1 if cov.cov2 is None else cov.cov2
+    nngp = public(cov.nngp, Part.CROSS)
+    cov1 = cov2 = None
+    if cov.need.own.wanted:
+        cov1 = public(cov.cov1, Part.OWN1)
+        cov2 = cov1 if cov.cov2 is None else public(cov.cov2, Part.OWN2)
     return Kernel(
-        nngp=cross(cov.nngp),
-        ntk=_public_ntk(cov, cross),
-        cov1=own(cov.cov1),
-        cov2=None if share else own(cov2),
+        nngp=nngp,
+        ntk=_zero_ntk(cov, nngp) if cov.ntk is None else public(cov.ntk, Part.CROSS),
+        cov1=cov1,
+        cov2=None if share else cov2,
         x1_is_x2=jnp.asarray(cov.symmetric),
         is_gaussian=cov.gaussian,
         is_reversed=False,
@@ -62,14 +61,12 @@ def kernel_from_covariances(
     )
 
 
-def _public_ntk(cov: Covariances, cross: Any) -> Array | None:
-    """Returns the NTK; a scalar zero before any parametric layer, a full one after frozen ones."""
+def _zero_ntk(cov: Covariances, nngp: Array) -> Array | None:
+    """Returns the zero NTK: a scalar before any parametric layer, a full one after frozen ones."""
     if not cov.tangent:
         return None
-    if cov.ntk is not None:
-        return cross(cov.ntk)
     frozen = not all(origin.startswith((INPUT, KERNEL)) for origin in cov.origins)
-    return cross(jnp.zeros_like(cov.nngp)) if frozen else jnp.zeros((), cov.nngp.dtype)
+    return jnp.zeros_like(nngp) if frozen else jnp.zeros((), nngp.dtype)
 
 
 def _mirror_public(value: Array, spatial: tuple[int, ...], diagonal: bool) -> Array:
@@ -113,26 +110,19 @@ def covariances_from_kernel(
             "positions; got one with diagonal_spatial=True"
         )
 
-    def cross(value: Array | None) -> Array | None:
-        if value is None or jnp.ndim(value) == 0:
-            return None
-        return from_public(value, need.cross, spatial, diagonal)
-
-    def own(value: Any) -> Array:
-        if not kernel.diagonal_batch:
+    def by_offset(value: Array, part: Part) -> Array:
+        if part.own and not kernel.diagonal_batch:
             n = value.shape[0]
             value = value[jnp.arange(n), jnp.arange(n)]
-        return from_public(value, need.own, spatial, diagonal)
+        return from_public(value, part.of(need), spatial, diagonal)
 
-    nngp = cross(kernel.nngp)
-    assert nngp is not None
-    cov2 = None if symmetric or kernel.cov2 is None else own(kernel.cov2)
+    assert kernel.nngp is not None
+    assert kernel.cov1 is not None
+    ntk = None if kernel.ntk is None or jnp.ndim(kernel.ntk) == 0 else kernel.ntk
+    given = Parts(kernel.nngp, ntk, kernel.cov1, None if symmetric else kernel.cov2)
     cov = Covariances(
-        nngp=nngp,
-        ntk=cross(kernel.ntk),
+        **given.map(by_offset)._asdict(),
         gap=None,
-        cov1=own(kernel.cov1),
-        cov2=cov2,
         signal=signal,
         need=need,
         tangent=kernel.ntk is not None,

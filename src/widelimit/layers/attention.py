@@ -14,7 +14,8 @@ from jaxtyping import Array
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.offsets import Need, Offsets
-from widelimit.covariance.pair_matrices import PairMatrices, close_pairs, open_pairs, position_maps
+from widelimit.covariance.pair_matrices import close_pairs, open_pairs, position_maps
+from widelimit.covariance.parts import Part, Parts
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse, one_channel
@@ -305,7 +306,7 @@ class GlobalSelfAttention(Layer):
         out = affine(mixed, Affine(w, b, trained * w, b), site.signal_out)
         return out.replace(origins=frozenset({site.path}))
 
-    def _maps(self, keyed: PairMatrices, keep: tuple[Any, Any]) -> tuple[Array, Array]:
+    def _maps(self, keyed: Parts, keep: tuple[Any, Any]) -> tuple[Array, Array]:
         """Returns the weights [n, p, p'] of positions of both sides, fixed in the limit."""
 
         def weigh(own: Array, visible: Array | None) -> Array:
@@ -331,27 +332,16 @@ class GlobalSelfAttention(Layer):
             positions = similarities(self.pos_emb_decay_fn, self.pos_emb_p_norm, spatial)
         added = weight * jnp.asarray(positions, cov.nngp.dtype)
 
-        def own(value: Array, visible: Array | None) -> Array:
-            return share * value + _hide(added, 1, visible, visible)
+        def embedded(value: Array, part: Part) -> Array:
+            return share * value + _hide(added, part, keep)
 
         before = open_pairs(cov, axes)
-        left, right = keep
-        left = None if left is None else left[:, None]
-        cross = _hide(added, 2, left, None if right is None else right[None])
-        ntk = None
-        if cov.tangent:
-            earlier = jnp.zeros_like(before.nngp) if before.ntk is None else share * before.ntk
-            ntk = earlier + cross
-        after = PairMatrices(
-            share * before.nngp + cross,
-            ntk,
-            own(before.cov1, keep[0]),
-            None if before.cov2 is None else own(before.cov2, keep[1]),
-        )
-        return close_pairs(cov, after, axes, cov.signal, cov.need)
+        if cov.tangent and before.ntk is None:
+            before = before._replace(ntk=jnp.zeros_like(before.nngp))
+        return close_pairs(cov, before.map(embedded), axes, cov.signal, cov.need)
 
 
-def _products(keyed: PairMatrices, valued: PairMatrices) -> PairMatrices:
+def _products(keyed: Parts, valued: Parts) -> Parts:
     """Returns <K, V> K, and for the tangent <T, V> K + <K, T_V> K + <K, V> T.
 
     Args:
@@ -374,24 +364,26 @@ def _products(keyed: PairMatrices, valued: PairMatrices) -> PairMatrices:
     cov2 = None
     if keyed.cov2 is not None and valued.cov2 is not None:
         cov2 = product(keyed.cov2, valued.cov2)
-    return PairMatrices(
-        product(keyed.nngp, valued.nngp), ntk, product(keyed.cov1, valued.cov1), cov2
-    )
+    return Parts(product(keyed.nngp, valued.nngp), ntk, product(keyed.cov1, valued.cov1), cov2)
 
 
-def _hide(matrix: Array, lead: int, first: Array | None, second: Array | None) -> Array:
-    """Returns a matrix [p, p'] as [..., 1, 1, p, p'], zero where either position is not visible.
+def _hide(matrix: Array, part: Part, keep: tuple[Array | None, Array | None]) -> Array:
+    """Returns a matrix [p, p'] as a part of covariances, zero where a position is not visible.
 
     Args:
       matrix: the matrix.
-      lead: number of axes in front.
-      first: bool [..., p]; None for all.
-      second: bool [..., p'], likewise.
+      part: the part that it is added to.
+      keep: bool [n, p] of both sides, True where positions are visible; None for all.
     """
-    out = matrix.reshape((1,) * (lead + 2) + matrix.shape)
+    out = matrix.reshape((1,) * (part.axes + 2) + matrix.shape)
+    first, second = (keep[side] for side in part.sides)
     if first is not None:
-        out = jnp.where(first[..., None, None, :, None], out, 0)
-    return out if second is None else jnp.where(second[..., None, None, None, :], out, 0)
+        rows = first if part.own else first[:, None]
+        out = jnp.where(rows[..., None, None, :, None], out, 0)
+    if second is not None:
+        columns = second if part.own else second[None]
+        out = jnp.where(columns[..., None, None, None, :], out, 0)
+    return out
 
 
 def _rows(x: Array, signal: Signal) -> Array:
