@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -52,6 +53,13 @@ class Offsets:
             return self if self.wanted else other
         pairs = zip(self.axes, other.axes, strict=True)
         return Offsets(tuple(tuple(sorted({*a, *b})) for a, b in pairs))
+
+    def widen(self, axes: Collection[int], shape: tuple[int, ...]) -> Offsets:
+        """Returns the set with every offset of an image of `shape` along some axes."""
+        if not self.wanted:
+            return self
+        pairs = enumerate(zip(self.axes, Offsets.full(shape).axes, strict=True))
+        return Offsets(tuple(full if i in axes else some for i, (some, full) in pairs))
 
     def permute(self, order: tuple[int, ...]) -> Offsets:
         """Returns the set with its axes in another order."""
@@ -176,14 +184,20 @@ class Need:
     own: Offsets
 
     @staticmethod
-    def zero(ndim: int) -> Need:
-        """Returns the need for equal positions only."""
-        return Need(Offsets.zero(ndim), Offsets.zero(ndim))
+    def zero(ndim: int, own: bool = True) -> Need:
+        """Returns the need for equal positions only, without self-covariances if not `own`."""
+        zero = Offsets.zero(ndim)
+        return Need(zero, zero if own else Offsets.none(ndim))
 
     @staticmethod
-    def full(shape: tuple[int, ...]) -> Need:
-        """Returns the need for every pair of positions."""
-        return Need(Offsets.full(shape), Offsets.full(shape))
+    def full(shape: tuple[int, ...], own: bool = True) -> Need:
+        """Returns the need for every pair of positions, without self-covariances if not `own`."""
+        full = Offsets.full(shape)
+        return Need(full, full if own else Offsets.none(len(shape)))
+
+    def map(self, function: Callable[[Offsets], Offsets]) -> Need:
+        """Returns the need with a function of both sets in their place."""
+        return Need(function(self.cross), function(self.own))
 
     def __or__(self, other: Need) -> Need:
         return Need(self.cross | other.cross, self.own | other.own)
@@ -194,4 +208,4 @@ class Need:
 
     def fold(self, shape: tuple[int, ...], moduli: tuple[int, ...]) -> Need:
         """Returns the need with both sets folded where that takes fewer rows."""
-        return Need(self.cross.fold(shape, moduli), self.own.fold(shape, moduli))
+        return self.map(lambda offsets: offsets.fold(shape, moduli))

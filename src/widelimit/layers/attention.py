@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
-from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.offsets import Need
 from widelimit.covariance.pair_matrices import close_pairs, open_pairs, position_maps
 from widelimit.covariance.parts import Part, Parts
 from widelimit.covariance.signal import Signal
@@ -275,10 +275,7 @@ class GlobalSelfAttention(Layer):
     # The infinite layer.
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
-        full = Need.full(signal.spatial)
-        if self.linear_scaling or need.own.wanted:
-            return full
-        return Need(full.cross, Offsets.none(len(signal.spatial)))
+        return Need.full(signal.spatial, own=self.linear_scaling or need.own.wanted)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         if not self.linear_scaling and self.attention_mechanism != "IDENTITY":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from widelimit.covariance.branches import (
 )
 from widelimit.covariance.covariances import Covariances, at_offsets
 from widelimit.covariance.linear_maps import concatenate_positions, concatenate_samples
-from widelimit.covariance.offsets import Need
+from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.masking import all_masked
 from widelimit.layers.base import Layer, Site, same_need
@@ -104,6 +105,13 @@ class _FanIn(Layer):
     def needs(self, need: Needs, signal: Signals) -> Needs:
         return (need,) * len(signal)
 
+    def propagate(self, cov: Covs, site: Site) -> Covariances:
+        return cov[0] if len(cov) == 1 else self._join(cov, site)
+
+    def _join(self, cov: Sequence[Covariances], site: Site) -> Covariances:
+        """Returns the covariances of several branches joined."""
+        raise NotImplementedError
+
 
 @pytree
 class FanInSum(_FanIn):
@@ -120,9 +128,7 @@ class FanInSum(_FanIn):
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return functools.reduce(operator.add, x)
 
-    def propagate(self, cov: Covs, site: Site) -> Covariances:
-        if len(cov) == 1:
-            return cov[0]
+    def _join(self, cov: Sequence[Covariances], site: Site) -> Covariances:
         return independent_sum(cov, [None] * len(cov), site.signal_out, site.need_out)
 
 
@@ -140,9 +146,7 @@ class FanInProd(_FanIn):
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return functools.reduce(operator.mul, x)
 
-    def propagate(self, cov: Covs, site: Site) -> Covariances:
-        if len(cov) == 1:
-            return cov[0]
+    def _join(self, cov: Sequence[Covariances], site: Site) -> Covariances:
         cov = with_tangents_of_all(cov)
         cov = [at_offsets(branch, site.need_out) for branch in cov]
         check_uncorrelated(cov, "product")
@@ -227,7 +231,7 @@ class FanInConcat(_FanIn):
     def needs(self, need: Needs, signal: Signals) -> Needs:
         if self._space(signal[0]) is None:
             return super().needs(need, signal)
-        return tuple(Need(need.cross.clip(s.spatial), need.own.clip(s.spatial)) for s in signal)
+        return tuple(need.map(functools.partial(Offsets.clip, shape=s.spatial)) for s in signal)
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         space = self._space(signal[0])
@@ -236,9 +240,7 @@ class FanInConcat(_FanIn):
     def mixes_samples(self, signal: Signals) -> bool:
         return len(signal) > 1 and self._axis(signal[0].ndim) == signal[0].batch_axis
 
-    def propagate(self, cov: Covs, site: Site) -> Covariances:
-        if len(cov) == 1:
-            return cov[0]
+    def _join(self, cov: Sequence[Covariances], site: Site) -> Covariances:
         cov = with_tangents_of_all(cov)
         signal, need = site.signal_out, site.need_out
         if self._axis(signal.ndim) == signal.channel_axis:

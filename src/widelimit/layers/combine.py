@@ -18,13 +18,11 @@ from widelimit.typing import Arrays, Params
 
 
 @pytree
-class Serial(Layer):
-    """Layers one after another; made by `serial`."""
+class _Combinator(Layer):
+    """What networks made of several layers share."""
 
     layers: tuple[Layer, ...] = ()
 
-    alias = "serial"
-    label = "serial"
     structural = True
 
     def __post_init__(self) -> None:
@@ -32,6 +30,17 @@ class Serial(Layer):
 
     def input_axes(self) -> tuple[int, int] | None:
         return next((axes for axes in (l.input_axes() for l in self.layers) if axes), None)
+
+    def __repr__(self) -> str:
+        return block_repr(self.label, self.layers)
+
+
+@pytree
+class Serial(_Combinator):
+    """Layers one after another; made by `serial`."""
+
+    alias = "serial"
+    label = "serial"
 
     def _walk(self, start: Any, advance: Any) -> list[Any]:
         """Returns the values of a forward pass before every layer and at the end."""
@@ -100,25 +109,13 @@ class Serial(Layer):
                 cov = step(layer, cov, child)
         return cov
 
-    def __repr__(self) -> str:
-        return block_repr("serial", self.layers)
-
 
 @pytree
-class Parallel(Layer):
+class Parallel(_Combinator):
     """Layers side by side, the k-th on the k-th branch; made by `parallel`."""
-
-    layers: tuple[Layer, ...] = ()
 
     alias = "parallel"
     label = "parallel"
-    structural = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-
-    def input_axes(self) -> tuple[int, int] | None:
-        return next((axes for axes in (l.input_axes() for l in self.layers) if axes), None)
 
     def _each(self, function: Any, *branches: Any) -> tuple[Any, ...]:
         """Returns the results of a function of every layer and its branch."""
@@ -161,9 +158,6 @@ class Parallel(Layer):
 
     def propagate(self, cov: Any, site: Site) -> Any:
         return type(cov)(self._each(step, cov, site.children))
-
-    def __repr__(self) -> str:
-        return block_repr("parallel", self.layers)
 
 
 @pytree

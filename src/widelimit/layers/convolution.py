@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances, embed, transpose_space
-from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import Stencil, needed_offsets
 from widelimit.covariance.verbs import affine, stencils
@@ -64,11 +64,7 @@ class ConvolutionLayer(AffineLayer):
             put("strides", as_sizes("strides", self.strides, ndim))
         if self.rhs_dilation is not None:
             put("rhs_dilation", as_sizes("rhs_dilation", self.rhs_dilation, ndim))
-        put("padding", as_padding(self.padding))
-        if isinstance(self.padding, tuple) and len(self.padding) != ndim:
-            raise ValueError(
-                f"expected {ndim} pairs of padding, one per filter axis, got {self.padding}"
-            )
+        put("padding", as_padding(self.padding, ndim, "filter"))
         numbers = self.dimension_numbers
         put("dimension_numbers", tuple(numbers) if isinstance(numbers, list) else numbers)
         self._check_parameters()
@@ -82,7 +78,7 @@ class ConvolutionLayer(AffineLayer):
     def windows(self) -> Windows:
         """The window, per spatial axis of the input."""
         axes, ndim = self.axes, len(self.filter_shape)
-        padding = as_padding(self.padding)
+        padding = as_padding(self.padding, ndim, "filter")
         return Windows(
             axes.from_filter(self.filter_shape),
             axes.from_filter(as_sizes("strides", self.strides, ndim)),
@@ -190,10 +186,7 @@ class ConvolutionLayer(AffineLayer):
     def needs(self, need: Needs, signal: Signals) -> Needs:
         taps = self._stencils(signal.spatial)
         back = tuple(self.axes.order.index(i) for i in range(len(taps)))
-        return Need(
-            needed_offsets(taps, need.cross.permute(back)),
-            needed_offsets(taps, need.own.permute(back)),
-        )
+        return need.map(lambda offsets: needed_offsets(taps, offsets.permute(back)))
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         rows = self.windows.moduli(moduli)
@@ -205,7 +198,7 @@ class ConvolutionLayer(AffineLayer):
         taps = self._stencils(site.signal_in.spatial)
         signal, need = site.signal_out, site.need_out
         # First in the axes of the input, then in those of the output.
-        inner = Need(need.cross.permute(back), need.own.permute(back))
+        inner = need.map(lambda offsets: offsets.permute(back))
         mean = stencils(cov, taps, 1 / math.prod(self.filter_shape), signal, inner)
         mean = transpose_space(mean, order, tuple(t.size_out for t in taps), need)
         out = affine(mean, self.numbers(self.fan_in(site.signal_in.channels)), signal)
@@ -303,5 +296,4 @@ class ConvLocal(ConvolutionLayer):
 
 
 def _equal_positions(need: Need) -> Need:
-    zero = Offsets.zero(len(need.cross.axes))
-    return Need(zero, zero if need.own.wanted else Offsets.none(len(zero.axes)))
+    return Need.zero(len(need.cross.axes), own=need.own.wanted)

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.linear_maps import Contraction, contract
-from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
 from widelimit.layers.context import Context
@@ -204,7 +204,7 @@ class DotGeneral(Layer):
             pairs = zip(plan.space, full.axes, strict=True)
             return Offsets(tuple(kept.get(label, axis) for label, axis in pairs))
 
-        return Need(grow(need.cross), grow(need.own))
+        return need.map(grow)
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         if self._constant is None:

@@ -6,8 +6,10 @@ need a Gaussian input (the output of Dense, Conv, ...) and give a non-Gaussian o
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +70,33 @@ class ElementwiseLayer(Layer):
         return elementwise(cov, ElementwiseRule(self.features, self.dual, self.variance))
 
 
+class ClosedForm(ElementwiseLayer):
+    """Nonlinearities whose dual is a function of the pair and of all fields, in order."""
+
+    formula: ClassVar[Callable[..., Dual]]
+
+    def dual(
+        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
+    ) -> Dual:
+        fields = dataclasses.fields(self)
+        return self.formula(c, q1, q2, gap, *(getattr(self, field.name) for field in fields))
+
+
 @pytree
-class Erf(ElementwiseLayer):
+class _OfDegree(ClosedForm):
+    """What nonlinearities of a degree share."""
+
+    degree: int = static()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.degree, bool) or int(self.degree) != self.degree or self.degree < 0:
+            raise NotImplementedError(
+                f"expected a non-negative integer degree, got {self.degree!r}"
+            )
+
+
+@pytree
+class Erf(ClosedForm):
     """Returns a erf(b x) + c.
 
     Source: Williams (1997), *Computing with infinite networks*.
@@ -80,6 +107,7 @@ class Erf(ElementwiseLayer):
       c: output shift.
     """
 
+    formula = staticmethod(activations.erf)
     subtracts = True
 
     a: Scalar = 1.0
@@ -89,11 +117,6 @@ class Erf(ElementwiseLayer):
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jax.scipy.special.erf(self.b * x) + self.c
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.erf(c, q1, q2, gap, self.a, self.b, self.c)
-
 
 def Sigmoid_like() -> Erf:
     """Returns erf(x / 2.4020563531719796) / 2 + 1/2, an `Erf` close to the logistic sigmoid."""
@@ -101,7 +124,7 @@ def Sigmoid_like() -> Erf:
 
 
 @pytree
-class Sin(ElementwiseLayer):
+class Sin(ClosedForm):
     """Returns a sin(b x + c).
 
     Args:
@@ -110,6 +133,7 @@ class Sin(ElementwiseLayer):
       c: phase.
     """
 
+    formula = staticmethod(activations.sin)
     subtracts = True
 
     a: Scalar = 1.0
@@ -118,11 +142,6 @@ class Sin(ElementwiseLayer):
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jnp.sin(self.b * x + self.c)
-
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.sin(c, q1, q2, gap, self.a, self.b, self.c)
 
 
 def Cos(a: Scalar = 1.0, b: Scalar = 1.0, c: Scalar = 0.0) -> Sin:
@@ -137,7 +156,7 @@ def Cos(a: Scalar = 1.0, b: Scalar = 1.0, c: Scalar = 0.0) -> Sin:
 
 
 @pytree
-class Rbf(ElementwiseLayer):
+class Rbf(ClosedForm):
     """Returns sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose dual is exp(-gamma |x1 - x2|^2).
 
     Source: Rahimi & Recht (2007), *Random features for large-scale kernel machines*.
@@ -146,17 +165,13 @@ class Rbf(ElementwiseLayer):
       gamma: inverse squared length scale.
     """
 
+    formula = staticmethod(activations.rbf)
     subtracts = True
 
     gamma: Scalar = 1.0
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * self.gamma) * x + math.pi / 4)
-
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.rbf(c, q1, q2, gap, self.gamma)
 
 
 @pytree
@@ -181,22 +196,18 @@ class Gelu(ElementwiseLayer):
 
 
 @pytree
-class Gabor(ElementwiseLayer):
+class Gabor(ClosedForm):
     """Returns exp(-x^2) sin(x)."""
 
+    formula = staticmethod(activations.gabor)
     subtracts = True
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.exp(-jnp.square(x)) * jnp.sin(x)
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.gabor(c, q1, q2, gap)
-
 
 @pytree
-class Exp(ElementwiseLayer):
+class Exp(ClosedForm):
     """Returns a exp(b x).
 
     Args:
@@ -204,6 +215,7 @@ class Exp(ElementwiseLayer):
       b: input scale.
     """
 
+    formula = staticmethod(activations.exp)
     subtracts = True
 
     a: Scalar = 1.0
@@ -212,14 +224,9 @@ class Exp(ElementwiseLayer):
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jnp.exp(self.b * x)
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.exp(c, q1, q2, gap, self.a, self.b)
-
 
 @pytree
-class Gaussian(ElementwiseLayer):
+class Gaussian(ClosedForm):
     """Returns a exp(b x^2). For b > 0 the kernel is NaN at variances where it diverges.
 
     Args:
@@ -227,6 +234,7 @@ class Gaussian(ElementwiseLayer):
       b: coefficient of x^2.
     """
 
+    formula = staticmethod(activations.gaussian)
     subtracts = True
 
     a: Scalar = 1.0
@@ -235,14 +243,9 @@ class Gaussian(ElementwiseLayer):
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return self.a * jnp.exp(self.b * jnp.square(x))
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.gaussian(c, q1, q2, gap, self.a, self.b)
-
 
 @pytree
-class Monomial(ElementwiseLayer):
+class Monomial(_OfDegree):
     """Returns x^degree.
 
     Args:
@@ -252,22 +255,14 @@ class Monomial(ElementwiseLayer):
       NotImplementedError: a negative or fractional degree.
     """
 
-    degree: int = static()
-
-    def __post_init__(self) -> None:
-        _check_degree(self.degree)
+    formula = staticmethod(activations.monomial)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return x**self.degree
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.monomial(c, q1, q2, gap, self.degree)
-
 
 @pytree
-class RectifiedMonomial(ElementwiseLayer):
+class RectifiedMonomial(_OfDegree):
     """Returns x^degree for x >= 0, else 0: the arc-cosine kernels.
 
     E[f' f'] of degree 0 is 0 by convention. Source: Cho & Saul (2009), *Kernel methods for deep
@@ -280,27 +275,21 @@ class RectifiedMonomial(ElementwiseLayer):
       NotImplementedError: a negative or fractional degree.
     """
 
-    degree: int = static()
-
-    def __post_init__(self) -> None:
-        _check_degree(self.degree)
+    formula = staticmethod(activations.rectified_monomial)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.where(x >= 0, x**self.degree, 0)
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.rectified_monomial(c, q1, q2, gap, self.degree)
-
 
 @pytree
-class Polynomial(ElementwiseLayer):
+class Polynomial(ClosedForm):
     """Returns sum_i coef[i] x^i.
 
     Args:
       coef: coefficients, lowest power first; may be empty.
     """
+
+    formula = staticmethod(activations.polynomial)
 
     coef: Arrays
 
@@ -314,14 +303,9 @@ class Polynomial(ElementwiseLayer):
             out = out * x + coefficient
         return out
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.polynomial(c, q1, q2, gap, self.coef)
-
 
 @pytree
-class Hermite(ElementwiseLayer):
+class Hermite(_OfDegree):
     """Returns the normalised probabilists' Hermite polynomial He_d(x) / sqrt(d!).
 
     Its kernel is c^d at unit variance, and the true expectation at any other.
@@ -333,10 +317,7 @@ class Hermite(ElementwiseLayer):
       NotImplementedError: a negative or fractional degree.
     """
 
-    degree: int = static()
-
-    def __post_init__(self) -> None:
-        _check_degree(self.degree)
+    formula = staticmethod(activations.hermite)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         previous, current = jnp.zeros_like(x), jnp.ones_like(x)
@@ -344,14 +325,9 @@ class Hermite(ElementwiseLayer):
             previous, current = current, (x * current - n**0.5 * previous) / (n + 1) ** 0.5
         return current
 
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.hermite(c, q1, q2, gap, self.degree)
-
 
 @pytree
-class ExpNormalized(ElementwiseLayer):
+class ExpNormalized(ClosedForm):
     """Returns a layer with the kernel sqrt(q1 q2) exp(gamma (rho + shift)), rho = c / sqrt(q1 q2).
 
     It has no finite form: `apply_fn` raises. Source: arXiv:1605.06265.
@@ -362,6 +338,8 @@ class ExpNormalized(ElementwiseLayer):
       do_clip: clip rho to [-1, 1].
     """
 
+    formula = staticmethod(activations.exp_normalized)
+
     gamma: Scalar = 1.0
     shift: Scalar = -1.0
     do_clip: bool = static(default=False)
@@ -370,13 +348,3 @@ class ExpNormalized(ElementwiseLayer):
         raise NotImplementedError(
             "expected a layer with a finite form, got ExpNormalized: it is defined by its kernel"
         )
-
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.exp_normalized(c, q1, q2, gap, self.gamma, self.shift, self.do_clip)
-
-
-def _check_degree(degree: Any) -> None:
-    if isinstance(degree, bool) or int(degree) != degree or degree < 0:
-        raise NotImplementedError(f"expected a non-negative integer degree, got {degree!r}")

@@ -15,7 +15,6 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
-from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.pair_matrices import position_maps
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, checked_axis
@@ -137,15 +136,7 @@ class Aggregate(Layer):
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
         touched = self._spatial(signal)
-        full = Offsets.full(signal.spatial)
-
-        def widen(offsets: Offsets) -> Offsets:
-            if not offsets.wanted:
-                return offsets
-            pairs = enumerate(zip(full.axes, offsets.axes, strict=True))
-            return Offsets(tuple(every if i in touched else some for i, (every, some) in pairs))
-
-        return Need(widen(need.cross), widen(need.own))
+        return need.map(lambda offsets: offsets.widen(touched, signal.spatial))
 
     def _spatial(self, signal: Signal) -> tuple[int, ...]:
         """Returns the places of the aggregated axes among the spatial ones, in order."""

@@ -12,7 +12,7 @@ import numpy as np
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.linear_maps import take_positions, take_samples
-from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import index_stencil, needed_offsets
 from widelimit.layers.base import Layer, Site, check_one_input
@@ -203,8 +203,7 @@ class Index(Layer):
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
         taps = tuple(map(index_stencil, signal.spatial, self._positions(signal)))
-        cross, own = (self._widened(o, signal) for o in (need.cross, need.own))
-        return Need(needed_offsets(taps, cross), needed_offsets(taps, own))
+        return need.map(lambda offsets: needed_offsets(taps, self._widened(offsets, signal)))
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         items = [self._items(signal.ndim)[axis] for axis in signal.spatial_axes]
@@ -220,7 +219,7 @@ class Index(Layer):
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         signal, need = site.signal_in, site.need_out
-        wide = Need(self._widened(need.cross, signal), self._widened(need.own, signal))
+        wide = need.map(lambda offsets: self._widened(offsets, signal))
         cov = take_positions(cov, self._positions(signal), site.signal_out, wide)
         samples = self._items(signal.ndim)[signal.batch_axis]
         assert isinstance(samples, _HashableSlice)

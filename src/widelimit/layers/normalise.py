@@ -16,13 +16,14 @@ from widelimit.layers.context import Context
 from widelimit.typing import Arrays, Needs, Params, Shapes, Signals
 
 
+@pytree
 class _Norm(Layer):
     """What normalisations over channels, and other axes beside them, share."""
 
-    axis: int | tuple[int, ...] | list[int]
-    eps: float
-    batch_axis: int
-    channel_axis: int
+    axis: int | tuple[int, ...] | list[int] = static(default=-1)
+    eps: float = static(default=1e-12)
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
 
     def __post_init__(self) -> None:
         axis = self.axis
@@ -86,11 +87,6 @@ class LayerNorm(_Norm):
       NotImplementedError: at kernel time, if the input is not Gaussian, or has masks per channel.
     """
 
-    axis: int | tuple[int, ...] | list[int] = static(default=-1)
-    eps: float = static(default=1e-12)
-    batch_axis: int = static(default=0)
-    channel_axis: int = static(default=-1)
-
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         axes = self.normalised_axes(x.ndim)
         if context.mask is None:
@@ -135,11 +131,6 @@ class RMSNorm(_Norm):
       ValueError: at kernel time, if `axis` lacks the channel axis.
       NotImplementedError: at kernel time, if the input has masks per channel.
     """
-
-    axis: int | tuple[int, ...] | list[int] = static(default=-1)
-    eps: float = static(default=1e-12)
-    batch_axis: int = static(default=0)
-    channel_axis: int = static(default=-1)
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         axes = self.normalised_axes(x.ndim)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 from widelimit import activations
 from widelimit._pytree import pytree, static
 from widelimit.activations import Dual
-from widelimit.layers.elementwise import ElementwiseLayer
+from widelimit.layers.elementwise import ClosedForm, ElementwiseLayer
 from widelimit.typing import Arrays, Scalar
 
 
@@ -109,13 +109,10 @@ class LeakyRelu(_ReluFamily):
 
 
 @pytree
-class Sign(ElementwiseLayer):
+class Sign(ClosedForm):
     """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
+
+    formula = staticmethod(activations.sign)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.sign(x)
-
-    def dual(
-        self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
-    ) -> Dual:
-        return activations.sign(c, q1, q2, gap)

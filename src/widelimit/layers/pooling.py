@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
-from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import needed_offsets
 from widelimit.covariance.verbs import position_pool, stencils
@@ -55,8 +55,8 @@ class _Pool(_SpatialLayer):
     strides: Any
     padding: Any
 
-    average: bool = True
-    edges: bool = False
+    average: ClassVar[bool] = True
+    edges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         put = functools.partial(object.__setattr__, self)
@@ -64,11 +64,7 @@ class _Pool(_SpatialLayer):
         ndim = len(self.window_shape)
         if self.strides is not None:
             put("strides", as_sizes("strides", self.strides, ndim))
-        put("padding", as_padding(self.padding))
-        if isinstance(self.padding, tuple) and len(self.padding) != ndim:
-            raise ValueError(
-                f"expected {ndim} pairs of padding, one per window axis, got {self.padding}"
-            )
+        put("padding", as_padding(self.padding, ndim, "window"))
 
     @property
     def windows(self) -> Windows:
@@ -119,7 +115,7 @@ class _Pool(_SpatialLayer):
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
         taps = self._stencils(signal.spatial)
-        return Need(needed_offsets(taps, need.cross), needed_offsets(taps, need.own))
+        return need.map(functools.partial(needed_offsets, taps))
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return self.windows.moduli(moduli)
@@ -194,10 +190,14 @@ class SumPool(_Pool):
     channel_axis: int = static(default=-1)
 
 
+@pytree
 class _GlobalPool(_SpatialLayer):
     """What pooling over all positions shares."""
 
-    average: bool = True
+    average: ClassVar[bool] = True
+
+    batch_axis: int = static(default=0)
+    channel_axis: int = static(default=-1)
 
     def output_shape(self, shape: Shapes) -> Shapes:
         axes = self._spatial_axes(shape)
@@ -220,8 +220,7 @@ class _GlobalPool(_SpatialLayer):
         return None if mask is None else mask.all(self._spatial_axes(shape))
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
-        full = Offsets.full(signal.spatial)
-        return Need(full, full if need.own.wanted else Offsets.none(len(signal.spatial)))
+        return Need.full(signal.spatial, own=need.own.wanted)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         signal = site.signal_in
@@ -250,9 +249,6 @@ class GlobalAvgPool(_GlobalPool):
       channel_axis: axis of the channels.
     """
 
-    batch_axis: int = static(default=0)
-    channel_axis: int = static(default=-1)
-
 
 @pytree
 class GlobalSumPool(_GlobalPool):
@@ -266,6 +262,3 @@ class GlobalSumPool(_GlobalPool):
     """
 
     average = False
-
-    batch_axis: int = static(default=0)
-    channel_axis: int = static(default=-1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
-from widelimit.covariance.offsets import Need, Offsets
+from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import position_mean
 from widelimit.layers.base import Layer, Site, checked_axis
@@ -100,9 +100,7 @@ class Flatten(Layer):
         return None if mask is None else self._flatten(jnp.broadcast_to(mask, shape))
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
-        ndim = len(signal.spatial)
-        zero = Offsets.zero(ndim)
-        return Need(zero, zero if need.own.wanted else Offsets.none(ndim))
+        return Need.zero(len(signal.spatial), own=need.own.wanted)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         return position_mean(cov, site.signal_out, site.need_out)

@@ -13,7 +13,6 @@ from jaxtyping import Array
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.linear_maps import axis_maps, sample_maps
-from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, check_one_input
 from widelimit.layers.context import Context
@@ -123,16 +122,8 @@ class ImageResize(Layer):
         return {i: (a, b) for i, (a, b) in enumerate(pairs) if b not in (_KEEP, a)}
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
-        full = Offsets.full(signal.spatial)
         resized = self._resized(signal)
-
-        def grow(offsets: Offsets) -> Offsets:
-            if not offsets.wanted:
-                return offsets
-            pairs = enumerate(zip(offsets.axes, full.axes, strict=True))
-            return Offsets(tuple(b if i in resized else a for i, (a, b) in pairs))
-
-        return Need(grow(need.cross), grow(need.own))
+        return need.map(lambda offsets: offsets.widen(resized, signal.spatial))
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         resized = self._resized(signal)

@@ -25,11 +25,16 @@ class Padding(enum.Enum):
     VALID = "VALID"
 
 
-def as_padding(padding: PaddingLike) -> str | tuple[Pair, ...]:
+def as_padding(padding: PaddingLike, ndim: int, what: str = "window") -> str | tuple[Pair, ...]:
     """Returns a padding as the name of a rule, or as pairs (before, behind) per axis.
 
+    Args:
+      padding: a `Padding`, its exact name, or a sequence of pairs of ints >= 0.
+      ndim: number of axes.
+      what: what has these axes, for the message.
+
     Raises:
-      ValueError: neither a `Padding`, its exact name, nor a sequence of pairs of ints >= 0.
+      ValueError: anything else.
     """
     if isinstance(padding, Padding):
         return padding.value
@@ -39,6 +44,10 @@ def as_padding(padding: PaddingLike) -> str | tuple[Pair, ...]:
     elif isinstance(padding, tuple | list):
         pairs = tuple(tuple(pair) for pair in padding if isinstance(pair, tuple | list))
         if len(pairs) == len(padding) and all(_is_pair(pair) for pair in pairs):
+            if len(pairs) != ndim:
+                raise ValueError(
+                    f"expected {ndim} pairs of padding, one per {what} axis, got {pairs}"
+                )
             return tuple((int(a), int(b)) for a, b in pairs)
     raise ValueError(
         f"expected padding 'SAME', 'VALID', 'CIRCULAR' or pairs of ints >= 0, got {padding!r}"
