@@ -8,7 +8,7 @@ from widelimit.diagnostics import (
     effective_rank,
     kernel_alignment,
     kernel_drift,
-    linearisation_gap,
+    linearization_gap,
     parameter_movement,
     relative_scale,
     report,
@@ -28,7 +28,7 @@ def test_it_is_made_of_the_single_diagnostics():
     params0, _, params = along(network, [0, 0.1, 1])
     ntk_fn = empirical_ntk_fn(network)
     kernel0, kernel = (ntk_fn(X, None, p) for p in (params0, params))
-    gap = linearisation_gap(network, params, params0, X)
+    gap = linearization_gap(network, params, params0, X)
     for values, expected in (
         (found.kernel_drift, kernel_drift(kernel, kernel0)),
         (found.kernel_alignment, kernel_alignment(kernel, kernel0)),
@@ -36,7 +36,7 @@ def test_it_is_made_of_the_single_diagnostics():
         (found.target_alignment, target_alignment(kernel, Y)),
         (found.parameter_movement, parameter_movement(params, params0)),
         (found.output_movement, gap.moved),
-        (found.linearisation_gap, gap.relative),
+        (found.linearization_gap, gap.relative),
     ):
         assert_close(np.float32(values[-1]), expected, rtol=1e-4)
     assert_close(found.scale.kappa, relative_scale(network, params0, X, Y).kappa, rtol=1e-5)
@@ -63,7 +63,7 @@ def test_options():
     run = list(along(network, [0, 1]))
     whole = report(network, run, X, Y, trace_axes=())
     chunked = report(*(network, run, X, Y), trace_axes=(), vmap_axes=0, memory="1KiB", batch_size=2)
-    for name in ("kernel_drift", "target_alignment", "effective_rank", "linearisation_gap"):
+    for name in ("kernel_drift", "target_alignment", "effective_rank", "linearization_gap"):
         assert_close(getattr(chunked, name)[1], getattr(whole, name)[1], rtol=1e-4)
     part = report(network, run, X, subset="a")
     assert part.kernel_drift[1] != whole.kernel_drift[1]
@@ -73,7 +73,7 @@ def test_a_linear_model_keeps_its_kernel():
     found = report(linear, along(linear, [0, 1, 100]), X, Y, curvature=True)
     assert np.all(found.kernel_drift == 0)
     assert_close(found.kernel_alignment, np.ones(3), rtol=1e-6)
-    assert np.all(found.linearisation_gap[1:] < 1e-5)
+    assert np.all(found.linearization_gap[1:] < 1e-5)
     assert np.all(found.parameter_movement[1:] > 0.1)
     assert found.scale.kappa == 0
 

@@ -335,7 +335,7 @@ def test_diagnostics_of_networks_that_read_what_changes():
     state["scale"] = 2.0
     late = wl.diagnostics.report(f, [PARAMS, PARAMS + 0.5], X)
     assert_close(found.output_movement[1], late.output_movement[1])
-    assert_close(found.linearisation_gap[1], late.linearisation_gap[1])
+    assert_close(found.linearization_gap[1], late.linearization_gap[1])
 
 
 def test_batch_statistics_of_a_training_loop():

@@ -60,7 +60,7 @@ def parameter_movement(params: Params, params0: Params) -> jax.Array:
     return moved
 
 
-def linearisation_gap(
+def linearization_gap(
     f: ApplyFunction, params: Params, params0: Params, x: Inputs, *, batch_size: int | None = None
 ) -> Gap:
     """Returns the distance of f from its linearisation about `params0`, at `params`.
@@ -84,7 +84,7 @@ def linearisation_gap(
     Example:
       >>> import jax.numpy as jnp
       >>> f = lambda p, x: p**2 * x
-      >>> gap = linearisation_gap(f, jnp.array(3.0), jnp.array(1.0), jnp.ones(2))
+      >>> gap = linearization_gap(f, jnp.array(3.0), jnp.array(1.0), jnp.ones(2))
       >>> float(gap.absolute), float(gap.relative)  # 9 instead of 1 + 2 (3 - 1)
       (4.0, 0.5)
     """

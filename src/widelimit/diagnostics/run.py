@@ -45,7 +45,7 @@ from widelimit.typing import (
 _COLUMNS = {
     "params moved": "parameter_movement",
     "outputs moved": "output_movement",
-    "lin. gap": "linearisation_gap",
+    "lin. gap": "linearization_gap",
     "kernel drift": "kernel_drift",
     "alignment": "kernel_alignment",
     "with targets": "target_alignment",
@@ -63,7 +63,7 @@ class Report:
       steps: the label of each point, commonly the number of steps.
       parameter_movement: |p - p0| / |p0|.
       output_movement: root mean square of f(p, x) - f(p0, x).
-      linearisation_gap: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where nothing
+      linearization_gap: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where nothing
         moved but by rounding.
       kernel_drift: |K - K0| / |K0| of the empirical NTK.
       kernel_alignment: centred kernel alignment (CKA) of K with K0.
@@ -77,7 +77,7 @@ class Report:
     steps: Float[np.ndarray, " points"]
     parameter_movement: Float[np.ndarray, " points"]
     output_movement: Float[np.ndarray, " points"]
-    linearisation_gap: Float[np.ndarray, " points"]
+    linearization_gap: Float[np.ndarray, " points"]
     kernel_drift: Float[np.ndarray, " points"]
     kernel_alignment: Float[np.ndarray, " points"]
     target_alignment: Float[np.ndarray, " points"] | None
@@ -85,6 +85,11 @@ class Report:
     scale: RelativeScale | None
     parameters: int
     samples: int
+
+    @property
+    def linearisation_gap(self) -> Float[np.ndarray, " points"]:
+        """`linearization_gap`, as it was called."""
+        return self.linearization_gap
 
     def __str__(self) -> str:
         columns = {
@@ -120,7 +125,7 @@ class Report:
         movements = {
             "parameters": self.parameter_movement,
             "kernel drift": self.kernel_drift,
-            "gap to the linearisation": self.linearisation_gap,
+            "gap to the linearisation": self.linearization_gap,
         }
         alignments = {"with the first kernel (CKA)": self.kernel_alignment}
         if self.target_alignment is not None:
@@ -210,7 +215,7 @@ def report(
             | {
                 "parameter_movement": movement,
                 "output_movement": found.moved,
-                "linearisation_gap": found.relative,
+                "linearization_gap": found.relative,
             }
         )
     if len(rows) < 2:
