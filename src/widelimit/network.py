@@ -32,9 +32,10 @@ from widelimit.engines.tiles import NetworkTiler, batch_axes, traced_size
 from widelimit.kernel.get import parse_get, select_fields
 from widelimit.kernel.kernel import Kernel, holds_kernels, kernel_signal, map_kernels
 from widelimit.kernel.masking import MaskedArray, split_mask
-from widelimit.layers.base import Layer, as_shape, located, run_layer, tree_shapes
+from widelimit.layers.base import Layer, located, run_layer
 from widelimit.layers.context import Context
 from widelimit.layers.functions import as_now, is_concrete_network
+from widelimit.layers.shapes import as_shape, tree_shapes
 from widelimit.typing import Get, Inputs, Key, Params, Pattern, Scalar, Shapes
 
 

@@ -10,7 +10,7 @@ import pytest
 import widelimit as wl
 from tests.tolerance import assert_close
 from widelimit.engines.inputs import as_inputs, same_inputs
-from widelimit.layers.base import tree_shapes
+from widelimit.layers.shapes import tree_shapes
 from widelimit.stax import Conv, Cos, Dense, Erf, Flatten, Rbf, Relu, Tanh, parallel, serial
 
 X = np.random.default_rng(0).standard_normal((4, 5))

@@ -24,8 +24,9 @@ from widelimit.engines.cost import (
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import bare_site, check_unmixed, mixing_layer
 from widelimit.kernel.get import parse_get
-from widelimit.layers.base import Layer, Site, as_shape, inner_layers, located
+from widelimit.layers.base import Layer, Site, inner_layers, located
 from widelimit.layers.combine import Repeat
+from widelimit.layers.shapes import as_shape
 from widelimit.typing import Get, Shapes
 
 # Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance

@@ -31,12 +31,13 @@ from widelimit.engines.request import Request, requested
 from widelimit.kernel.conversion import covariances_from_kernel, kernel_from_covariances
 from widelimit.kernel.kernel import Kernel, holds_kernels, kernel_signal, map_kernels
 from widelimit.kernel.masking import split_mask
-from widelimit.layers.base import Layer, Site, located, tree_shapes
+from widelimit.layers.base import Layer, Site, located
 from widelimit.layers.context import Context
 from widelimit.layers.functions import evaluates_functions, is_concrete_network, layers_of
 from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.recording import Recording, recorded, run_compiled
 from widelimit.layers.reshape import Flatten
+from widelimit.layers.shapes import tree_shapes
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
 
 # Bytes of tiles beyond which larger ones are no faster, per device. On a processor, pages cost

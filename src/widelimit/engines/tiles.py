@@ -24,8 +24,9 @@ from widelimit.engines.inputs import (
 from widelimit.engines.plan import bare_site, check_alike, check_unmixed, input_axes, mixing_layer
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Options
-from widelimit.layers.base import Layer, tree_shapes
+from widelimit.layers.base import Layer
 from widelimit.layers.functions import is_concrete_network
+from widelimit.layers.shapes import tree_shapes
 
 
 class NetworkTiler:

@@ -14,8 +14,9 @@ from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse
-from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import checked_axis
 from widelimit.typing import Arrays, Key, Masks, Params, Scalar, Shapes, Size
 
 

@@ -20,10 +20,11 @@ from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse, one_channel
 from widelimit.layers.affine import check_number, checked_width
-from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
 from widelimit.layers.options import option_name
 from widelimit.layers.positions import similarities, similarity_factor
+from widelimit.layers.shapes import checked_axis
 from widelimit.typing import (
     Arrays,
     Function,

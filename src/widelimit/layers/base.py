@@ -11,10 +11,10 @@ import jax
 from jaxtyping import PyTree
 
 from widelimit._pytree import as_leaf, data_fields, is_concrete, pytree, static
-from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.masking import hide
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import check_one_input
 from widelimit.typing import (
     Arrays,
     Covs,
@@ -350,46 +350,3 @@ def located(prefix: str, layer: Any = None) -> Iterator[None]:
         error.widelimit_path = path  # type: ignore[attr-defined]
         error.add_note(f"at {path}")
         raise
-
-
-def as_shape(shape: Any) -> Any:
-    """Returns a shape as a tuple of ints, or a tree of shapes as a tuple of such trees."""
-    if isinstance(shape, list | tuple) and any(isinstance(s, list | tuple) for s in shape):
-        return tuple(as_shape(s) for s in shape)
-    if not isinstance(shape, list | tuple):
-        raise TypeError(f"expected a shape (a tuple of ints), got {type(shape).__name__}")
-    return tuple(int(s) for s in shape)
-
-
-def check_one_input(tree: Any) -> None:
-    """Raises if the shape or signal is that of several branches."""
-    if isinstance(tree, tuple) and any(not isinstance(part, int) for part in tree):
-        raise ValueError(f"expected one input, got {len(tree)} branches: join them first")
-
-
-def checked_axis(axis: int, shape: Any) -> int:
-    """Returns an axis of an input as a non-negative number.
-
-    Raises:
-      ValueError: several branches, fewer than two axes, or an axis that is not there.
-    """
-    check_one_input(shape)
-    if len(shape) < 2:
-        raise ValueError(f"expected an input with batch and channel axes, got shape {shape}")
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"expected an axis of an input of shape {shape}, got {axis}")
-    return axis % len(shape)
-
-
-def tree_shapes(x: Any) -> Any:
-    """Returns the shape of an array, or a tuple of shapes for a list or tuple."""
-    if isinstance(x, list | tuple):
-        return tuple(tree_shapes(part) for part in x)
-    return tuple(jax.numpy.shape(x))
-
-
-def same_need(need: Any, other: Any) -> Any:
-    """Returns the union of two needs, branch by branch."""
-    if isinstance(need, Need):
-        return need | other
-    return tuple(same_need(a, b) for a, b in zip(need, other, strict=True))

@@ -22,8 +22,9 @@ from widelimit.covariance.linear_maps import concatenate_positions, concatenate_
 from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.masking import all_masked
-from widelimit.layers.base import Layer, Site, same_need
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import same_need
 from widelimit.layers.step import select_each
 from widelimit.typing import (
     Arrays,

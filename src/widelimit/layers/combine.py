@@ -10,9 +10,10 @@ from jaxtyping import Array
 
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
-from widelimit.layers.base import Child, Layer, Site, located, run_layer, same_need, tree_shapes
+from widelimit.layers.base import Child, Layer, Site, located, run_layer
 from widelimit.layers.context import Context
 from widelimit.layers.foreign import LayerLike, as_layer
+from widelimit.layers.shapes import same_need, tree_shapes
 from widelimit.layers.step import Trio, select_each, step
 from widelimit.typing import Arrays, Params
 

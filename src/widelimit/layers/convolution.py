@@ -19,9 +19,10 @@ from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import Stencil, needed_offsets
 from widelimit.covariance.verbs import affine, stencils
 from widelimit.layers.affine import AffineLayer, checked_width
-from widelimit.layers.base import Site, check_one_input
+from widelimit.layers.base import Site
 from widelimit.layers.context import Context
 from widelimit.layers.dimension_numbers import DimensionNumbers
+from widelimit.layers.shapes import check_one_input
 from widelimit.layers.windows import PaddingLike, Windows, as_padding, as_sizes, wrap
 from widelimit.typing import (
     Arrays,

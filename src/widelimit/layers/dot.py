@@ -17,8 +17,9 @@ from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.linear_maps import Contraction, contract
 from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
-from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import check_one_input
 from widelimit.typing import (
     Arrays,
     Masks,

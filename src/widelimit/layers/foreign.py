@@ -17,10 +17,11 @@ from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.kernel.conversion import kernel_from_covariances
 from widelimit.kernel.kernel import Kernel
-from widelimit.layers.base import Layer, Site, as_shape
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
 from widelimit.layers.developer import Requirements
 from widelimit.layers.returned import covariances_of, output_axes
+from widelimit.layers.shapes import as_shape
 from widelimit.typing import Arrays, Function, Params, Shapes
 
 

@@ -17,9 +17,10 @@ from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.pair_matrices import position_maps
 from widelimit.covariance.signal import Signal
-from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
 from widelimit.layers.options import option_name
+from widelimit.layers.shapes import checked_axis
 from widelimit.typing import (
     Arrays,
     Axes,

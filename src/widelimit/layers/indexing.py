@@ -15,8 +15,9 @@ from widelimit.covariance.linear_maps import take_positions, take_samples
 from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import index_stencil, needed_offsets
-from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import check_one_input
 from widelimit.typing import (
     Arrays,
     BasicIndex,

@@ -11,8 +11,9 @@ from widelimit.covariance.covariances import Covariances, variances
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import normalise
 from widelimit.kernel.masking import one_channel
-from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import check_one_input
 from widelimit.typing import Arrays, Needs, Params, Shapes, Signals
 
 

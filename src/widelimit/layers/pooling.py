@@ -18,8 +18,9 @@ from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import needed_offsets
 from widelimit.covariance.verbs import position_pool, stencils
 from widelimit.kernel.masking import one_channel
-from widelimit.layers.base import Layer, Site, check_one_input, checked_axis
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import check_one_input, checked_axis
 from widelimit.layers.windows import PaddingLike, Windows, as_padding, as_sizes, wrap
 from widelimit.typing import (
     Arrays,

@@ -12,8 +12,9 @@ from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import position_mean
-from widelimit.layers.base import Layer, Site, checked_axis
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import checked_axis
 from widelimit.typing import Arrays, Masks, Moduli, Needs, Params, Shapes, Signals
 
 

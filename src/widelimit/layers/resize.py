@@ -14,8 +14,9 @@ from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.linear_maps import axis_maps, sample_maps
 from widelimit.covariance.signal import Signal
-from widelimit.layers.base import Layer, Site, check_one_input
+from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
+from widelimit.layers.shapes import check_one_input
 from widelimit.typing import (
     Arrays,
     Masks,
