@@ -1,4 +1,4 @@
-"""What a kernel costs, counted from the sites of a network: entries, operations, peak memory."""
+"""What a kernel costs, counted from the sites of a network: entries and peak memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ import itertools
 from typing import Any
 
 from widelimit.covariance.signal import Signal
-from widelimit.layers.affine import AffineLayer
 from widelimit.layers.base import Layer, Site, inner_layers
-from widelimit.layers.convolution import Conv, ConvLocal
-from widelimit.layers.elementwise import ElementwiseLayer
-from widelimit.layers.numerical import SeriesLayer
-from widelimit.layers.pooling import AvgPool, SumPool
-from widelimit.layers.transposed_convolution import ConvTranspose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,29 +61,6 @@ def all_entries(signal: Any) -> int:
     if isinstance(signal, Signal):
         return signal.positions**2
     return sum(map(all_entries, signal))
-
-
-def operations(layer: Layer, site: Site) -> int:
-    """Returns floating point operations per pair of samples, by count of the formulas.
-
-    For NNGP and NTK together; per entry of the output.
-    """
-    match layer:
-        case Layer(structural=True):
-            each = 0
-        case SeriesLayer():
-            each = 5 * 256
-        case ElementwiseLayer():
-            each = 60  # an arctangent, a square root and some twenty multiply-adds
-        case Conv() | ConvLocal() | ConvTranspose():
-            each = 6 + 4 * sum(layer.filter_shape)  # one axis at a time
-        case AvgPool() | SumPool():
-            each = 4 * sum(k * k for k in layer.window_shape)
-        case AffineLayer():
-            each = 6
-        case _:
-            each = 2
-    return each * entries(site.need_out, site.signal_out)
 
 
 def peak_bytes(net: Layer, site: Site, load: Workload) -> int:
@@ -179,16 +150,10 @@ class _MemoryWalk:
 
     def _temporaries(self, layer: Layer, site: Site, given: tuple[int, ...]) -> int:
         """Returns what XLA allocates beside input and output, as it reports for these layers."""
+        inputs, features = layer.temporaries(site)
+        shifted = features * self.load.images * entries(site.need_in, site.signal_in)
         size = sum(self.sizes[name] for name in given)
-        match layer:
-            case Conv() | ConvLocal() | ConvTranspose() | AvgPool() | SumPool():
-                folded = bool(site.need_in.cross.moduli)
-                return int(size * (2.5 if folded else 1.5))  # pairs of two kinds are summed apart
-            case ElementwiseLayer():
-                shifted = 4 * self.load.images * entries(site.need_in, site.signal_in)
-                return shifted * self.load.itemsize
-            case _:
-                return 0
+        return int(inputs * size) + shifted * self.load.itemsize
 
 
 def _split(signal: Any, names: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -18,10 +18,10 @@ from widelimit.engines.cost import (
     all_entries,
     entries,
     kept_arrays,
-    operations,
     peak_bytes,
 )
 from widelimit.engines.inputs import working_dtype
+from widelimit.engines.operations import operations
 from widelimit.engines.plan import bare_site, check_unmixed, mixing_layer
 from widelimit.kernel.get import parse_get
 from widelimit.layers.base import Layer, Site, inner_layers, located
@@ -45,7 +45,7 @@ class Row:
       offsets: stored rows of offsets per spatial axis; a tuple of such for branches.
       entries: numbers stored at the output per pair of samples (for the NNGP, and for the NTK).
       all_entries: the same for the full covariance, all pairs of positions.
-      operations: floating point operations of one pair of samples, by count of the formulas.
+      operations: floating point operations of one pair of samples, for NNGP and NTK together.
     """
 
     layer: str

@@ -76,6 +76,9 @@ class AffineLayer(Layer):
     def _parameters(self, params: Any) -> tuple[Array, Array | None]:
         return params if self.trainable else jax.lax.stop_gradient(params)
 
+    def operations(self, site: Site) -> float:
+        return 6
+
     def numbers(self, fan_in: int) -> Affine:
         """Returns the four numbers of the layer."""
         w = self.W_std**2

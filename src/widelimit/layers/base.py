@@ -243,6 +243,24 @@ class Layer:
         """
         return cov
 
+    # What the infinite layer costs.
+
+    def operations(self, site: Site) -> float | None:
+        """Returns floating point operations for one entry of the output and pair of samples.
+
+        Those of NNGP and NTK together, by count of the formulas. None: `plan` counts the equations
+        of `propagate`.
+        """
+        return None
+
+    def temporaries(self, site: Site) -> tuple[float, int]:
+        """Returns what XLA allocates beside input and output of `propagate`.
+
+        Returns:
+          Copies of the input, and arrays of features: numbers per sample and entry of the input.
+        """
+        return 0.0, 0
+
     def _check_axes(self, signal: Signal) -> None:
         axes = self.input_axes()
         if axes is None:

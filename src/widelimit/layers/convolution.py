@@ -193,6 +193,12 @@ class ConvolutionLayer(AffineLayer):
         rows = self.windows.moduli(moduli)
         return tuple(rows[i] for i in self.axes.order)
 
+    def operations(self, site: Site) -> float:
+        return 6 + 4 * sum(self.filter_shape)  # one axis at a time
+
+    def temporaries(self, site: Site) -> tuple[float, int]:
+        return self.windows.temporaries(site.need_in)
+
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         order = self.axes.order
         back = tuple(order.index(i) for i in range(len(order)))

@@ -60,6 +60,12 @@ class ElementwiseLayer(Layer):
     def needs(self, need: Needs, signal: Signals) -> Needs:
         return need.with_variances()
 
+    def operations(self, site: Site) -> float:
+        return 60  # an arctangent, a square root and some twenty multiply-adds
+
+    def temporaries(self, site: Site) -> tuple[float, int]:
+        return 0.0, 4
+
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         if not cov.gaussian:
             raise ValueError(

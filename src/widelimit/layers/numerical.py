@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from widelimit._pytree import pytree, static
 from widelimit.activations import Dual, series
+from widelimit.layers.base import Site
 from widelimit.layers.elementwise import ElementwiseLayer
 from widelimit.typing import Arrays, Function, Scalar
 
@@ -26,6 +27,9 @@ class SeriesLayer(ElementwiseLayer):
     def derivative(self) -> Callable[[Array], Array] | None:
         """Returns f', or None for automatic differentiation."""
         return None
+
+    def operations(self, site: Site) -> float:
+        return 5 * 256
 
     def features(self, q: Float[Array, "..."]) -> Arrays:
         return series.features(self.activation, q, self.order(), self.derivative())

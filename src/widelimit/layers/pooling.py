@@ -121,6 +121,12 @@ class _Pool(_SpatialLayer):
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return self.windows.moduli(moduli)
 
+    def operations(self, site: Site) -> float:
+        return 4 * sum(k * k for k in self.windows.shape)
+
+    def temporaries(self, site: Site) -> tuple[float, int]:
+        return self.windows.temporaries(site.need_in)
+
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         for mask in site.masks_in:
             one_channel(mask, site.signal_in, self.label)

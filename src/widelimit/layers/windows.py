@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from widelimit.covariance.offsets import Need
 from widelimit.covariance.stencil import Stencil, out_size, same_padding, window_stencil
 from widelimit.typing import Sizes
 
@@ -150,6 +151,10 @@ class Windows:
         """Returns the moduli of folded offsets behind the window."""
         pairs = zip(moduli, self.strides, strict=True)
         return tuple(m // s if m % s == 0 else None for m, s in pairs)
+
+    def temporaries(self, need: Need) -> tuple[float, int]:
+        """Returns what sums over the window allocate; see `Layer.temporaries`."""
+        return (2.5 if need.cross.moduli else 1.5), 0  # pairs of two kinds are summed apart
 
     def centres(self, mask: Array, axes: tuple[int, ...]) -> Array:
         """Returns a mask read at the centres of the windows, unchanged where sizes do not change.
