@@ -309,7 +309,7 @@ def test_finite_layer(options):
             net.b_std is None,
             net.pos_emb_type == "NONE",
         ]
-        assert_close(jax.jit(net.apply)(params, x), plain_attention(net, params, x))
+        assert_close(jax.jit(net.apply_fn)(params, x), plain_attention(net, params, x))
 
 
 @pytest.mark.usefixtures("x64")
@@ -329,8 +329,8 @@ def test_other_axes():
     assert net.output_shape(x.shape) == (2, 2, 3, 3)
     assert other.output_shape(swapped.shape) == (2, 3, 2, 3)
     moved = [p if p is None or p.ndim < 4 else jnp.moveaxis(p, (0, 3), (2, 1)) for p in params]
-    out = jax.jit(other.apply)(tuple(moved), swapped)
-    assert_close(np.moveaxis(out, (2, 1), (0, 3)), jax.jit(net.apply)(params, x))
+    out = jax.jit(other.apply_fn)(tuple(moved), swapped)
+    assert_close(np.moveaxis(out, (2, 1), (0, 3)), jax.jit(net.apply_fn)(params, x))
     assert_close(other.kernel_fn(swapped, None, "nngp"), net.kernel_fn(x, None, "nngp"))
 
 

@@ -72,7 +72,7 @@ def test_finite_layer_passes_messages_along_edges():
     assert_close(Aggregate().apply_fn((), x, pattern=pattern), expected)
     by_edges = Aggregate(implementation="SPARSE")
     assert_close(by_edges.apply_fn((), x, pattern=sparse), expected)
-    assert_close(jax.jit(by_edges.apply)((), x, pattern=sparse), expected)
+    assert_close(jax.jit(by_edges.apply_fn)((), x, pattern=sparse), expected)
     weighted = inputs(2, *SIZES, *SIZES)
     assert_close(Aggregate().apply_fn((), x, pattern=weighted), message_passing(x, weighted))
     assert by_edges.init_fn(KEY, x.shape) == (x.shape, ())
@@ -363,7 +363,7 @@ def test_refusals():
             sparse.apply_fn((), x, pattern=bad)
         dropped = bad.copy()
         dropped[1, 2] = -1
-        traced = jax.jit(sparse.apply)((), x, pattern=bad)
+        traced = jax.jit(sparse.apply_fn)((), x, pattern=bad)
         assert_close(traced, sparse.apply_fn((), x, pattern=dropped))
     for axis in (0, 2, 3, (1, 1), (1, -2)):
         with pytest.raises(ValueError, match="distinct spatial axes among"):

@@ -76,7 +76,7 @@ class AffineLayer(Layer):
     def _parameters(self, params: Any) -> tuple[Array, Array | None]:
         return params if self.trainable else jax.lax.stop_gradient(params)
 
-    def operations(self, site: Site) -> float:
+    def operations(self, site: Site) -> int:
         return 6
 
     def numbers(self, fan_in: int) -> Affine:

@@ -245,7 +245,7 @@ class Layer:
 
     # What the infinite layer costs.
 
-    def operations(self, site: Site) -> float | None:
+    def operations(self, site: Site) -> int | float | None:
         """Returns floating point operations for one entry of the output and pair of samples.
 
         Those of NNGP and NTK together, by count of the formulas. None: `plan` counts the equations

@@ -193,7 +193,7 @@ class ConvolutionLayer(AffineLayer):
         rows = self.windows.moduli(moduli)
         return tuple(rows[i] for i in self.axes.order)
 
-    def operations(self, site: Site) -> float:
+    def operations(self, site: Site) -> int:
         return 6 + 4 * sum(self.filter_shape)  # one axis at a time
 
     def temporaries(self, site: Site) -> tuple[float, int]:

@@ -60,7 +60,7 @@ class ElementwiseLayer(Layer):
     def needs(self, need: Needs, signal: Signals) -> Needs:
         return need.with_variances()
 
-    def operations(self, site: Site) -> float:
+    def operations(self, site: Site) -> int:
         return 60  # an arctangent, a square root and some twenty multiply-adds
 
     def temporaries(self, site: Site) -> tuple[float, int]:

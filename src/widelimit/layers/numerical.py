@@ -28,7 +28,7 @@ class SeriesLayer(ElementwiseLayer):
         """Returns f', or None for automatic differentiation."""
         return None
 
-    def operations(self, site: Site) -> float:
+    def operations(self, site: Site) -> int:
         return 5 * 256
 
     def features(self, q: Float[Array, "..."]) -> Arrays:

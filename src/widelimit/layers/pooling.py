@@ -121,7 +121,7 @@ class _Pool(_SpatialLayer):
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return self.windows.moduli(moduli)
 
-    def operations(self, site: Site) -> float:
+    def operations(self, site: Site) -> int:
         return 4 * sum(k * k for k in self.windows.shape)
 
     def temporaries(self, site: Site) -> tuple[float, int]:
