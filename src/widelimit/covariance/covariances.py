@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from widelimit._pytree import pytree, static
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.pairs import permute_axes, relayout, shift
-from widelimit.covariance.parts import Part, Parts
+from widelimit.covariance.parts import Pairing, Parts
 from widelimit.covariance.signal import Signal
 
 # Origins that are no fresh weights: raw input, and a Kernel from outside.
@@ -74,7 +74,7 @@ class Covariances:
         return Parts(self.nngp, self.ntk, self.cov1, self.cov2)
 
     def map(
-        self, function: Callable[[Array, Part], Array], *, gap: bool = False, **changes: Any
+        self, function: Callable[[Array, Pairing], Array], *, gap: bool = False, **changes: Any
     ) -> Covariances:
         """Returns a copy with the same done to all arrays, those of the NTK like the NNGP.
 
@@ -83,11 +83,11 @@ class Covariances:
           gap: whether the gap is mapped, as the NNGP is, or dropped.
           **changes: other fields of the copy.
         """
-        mapped = None if self.gap is None or not gap else function(self.gap, Part.CROSS)
+        mapped = None if self.gap is None or not gap else function(self.gap, Pairing.CROSS)
         arrays = self.parts.map(function)._asdict()
         return self.replace(**{**arrays, "gap": mapped, **changes})
 
-    def ends(self, part: Part, features: tuple[Any, Any]) -> tuple[Any, Any]:
+    def ends(self, part: Pairing, features: tuple[Any, Any]) -> tuple[Any, Any]:
         """Returns what belongs to both ends of pairs, shaped to broadcast against a part.
 
         Args:
@@ -117,7 +117,7 @@ def cross_variances(cov: Covariances) -> tuple[Array, Array]:
     Returns:
       q1 [n1, 1, 1, p] at p, and q2 [1, n2, d, p] at p + d.
     """
-    return cov.ends(Part.CROSS, variances(cov))
+    return cov.ends(Pairing.CROSS, variances(cov))
 
 
 def variances(cov: Covariances) -> tuple[Array, Array]:
@@ -147,7 +147,7 @@ def embed(cov: Covariances, need: Need) -> Covariances:
         return cov
     spatial = cov.signal.spatial
 
-    def read(value: Array, part: Part) -> Array:
+    def read(value: Array, part: Pairing) -> Array:
         return relayout(value, part.of(cov.need), part.of(need), spatial)
 
     return cov.map(read, gap=True, need=need)
@@ -187,7 +187,7 @@ def transpose_space(
     if order == tuple(range(len(order))):
         return cov
 
-    def permute(value: Array, part: Part) -> Array:
+    def permute(value: Array, part: Pairing) -> Array:
         return permute_axes(value, part.of(cov.need), spatial, order)
 
     return cov.map(permute, need=need)

@@ -18,7 +18,7 @@ from widelimit.covariance.covariances import Covariances, at_offsets
 from widelimit.covariance.offsets import Need, Offsets
 from widelimit.covariance.pair_matrices import close_pairs, open_pairs, position_maps
 from widelimit.covariance.pairs import relayout
-from widelimit.covariance.parts import Part
+from widelimit.covariance.parts import Pairing
 from widelimit.covariance.signal import Signal
 
 
@@ -35,7 +35,7 @@ def take_positions(
     """
     spatial = cov.signal.spatial
 
-    def read(value: Array, part: Part) -> Array:
+    def read(value: Array, part: Pairing) -> Array:
         return relayout(value, part.of(cov.need), part.of(need), spatial, positions)
 
     return cov.map(read, gap=True, signal=signal, need=need)
@@ -44,7 +44,7 @@ def take_positions(
 def take_samples(cov: Covariances, chosen: slice, signal: Signal) -> Covariances:
     """Returns the covariances of the samples x1[chosen] and x2[chosen]."""
 
-    def take(value: Array, part: Part) -> Array:
+    def take(value: Array, part: Pairing) -> Array:
         return value[(chosen,) * part.axes]
 
     return cov.map(take, gap=True, signal=signal)
@@ -97,7 +97,7 @@ def sample_maps(cov: Covariances, m1: Array, m2: Array, signal: Signal) -> Covar
       signal: shapes after.
     """
 
-    def combined(value: Array, part: Part) -> Array:
+    def combined(value: Array, part: Pairing) -> Array:
         if part.own:
             return jnp.zeros((len((m1, m2)[part.sides[0]]), *value.shape[1:]), value.dtype)
         return jnp.einsum("am,mndp,bn->abdp", m1, value, m2)
@@ -156,7 +156,7 @@ def contract(
     within = [plan.space[i] for i in axes]
     within_out = [plan.space_out[i] for i in axes_out]
 
-    def mapped(value: Array, part: Part) -> Array:
+    def mapped(value: Array, part: Pairing) -> Array:
         if part.own and plan.mixes_samples:  # not read
             count = (signal.n1, signal.n2)[part.sides[0]]
             return jnp.zeros((count, *value.shape[1:3], size_out, size_out), value.dtype)
@@ -192,7 +192,7 @@ def concatenate_positions(
       need: offsets of the result.
     """
 
-    def joined(values: list[Array], part: Part) -> Array:
+    def joined(values: list[Array], part: Pairing) -> Array:
         wanted = part.of(need)
         parts = []
         for value, branch in zip(values, branches, strict=True):
@@ -219,7 +219,7 @@ def concatenate_samples(branches: list[Covariances], signal: Signal, need: Need)
     """
     branches = [at_offsets(branch, need) for branch in branches]
 
-    def joined(values: list[Array], part: Part) -> Array:
+    def joined(values: list[Array], part: Pairing) -> Array:
         if part.own:
             return jnp.concatenate(values)
         rows, before = [], 0
@@ -234,7 +234,7 @@ def concatenate_samples(branches: list[Covariances], signal: Signal, need: Need)
 
 def _joined(
     branches: list[Covariances],
-    join: Callable[[list[Array], Part], Array],
+    join: Callable[[list[Array], Pairing], Array],
     signal: Signal,
     need: Need,
 ) -> Covariances:
@@ -242,14 +242,14 @@ def _joined(
     ntk = None
     if any(b.ntk is not None for b in branches):
         ntks = [jnp.zeros_like(b.nngp) if b.ntk is None else b.ntk for b in branches]
-        ntk = join(ntks, Part.CROSS)
+        ntk = join(ntks, Pairing.CROSS)
     others = [b.cov2 for b in branches if b.cov2 is not None]
     return branches[0].replace(
-        nngp=join([b.nngp for b in branches], Part.CROSS),
+        nngp=join([b.nngp for b in branches], Pairing.CROSS),
         ntk=ntk,
         gap=None,
-        cov1=join([b.cov1 for b in branches], Part.OWN1),
-        cov2=join(others, Part.OWN2) if others else None,
+        cov1=join([b.cov1 for b in branches], Pairing.OWN1),
+        cov2=join(others, Pairing.OWN2) if others else None,
         signal=signal,
         need=need,
         origins=frozenset().union(*(b.origins for b in branches)),

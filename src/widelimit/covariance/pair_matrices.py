@@ -8,7 +8,7 @@ from jaxtyping import Array
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.pairs import from_pairs, to_pairs
-from widelimit.covariance.parts import Part, Parts
+from widelimit.covariance.parts import Pairing, Parts
 from widelimit.covariance.signal import Signal
 
 
@@ -20,7 +20,7 @@ def open_pairs(cov: Covariances, axes: tuple[int, ...]) -> Parts:
       the flat positions of the opened axes, d and p over the others.
     """
 
-    def opened(value: Array, part: Part) -> Array:
+    def opened(value: Array, part: Pairing) -> Array:
         return to_pairs(value, part.of(cov.need), cov.signal.spatial, axes)
 
     return cov.parts.map(opened)
@@ -39,7 +39,7 @@ def close_pairs(
       need: offsets after. Own matrices are not read where none are needed.
     """
 
-    def closed(value: Array, part: Part) -> Array:
+    def closed(value: Array, part: Pairing) -> Array:
         return from_pairs(value, part.of(need), signal.spatial, axes)
 
     arrays = matrices.map(closed)._asdict()
@@ -63,7 +63,7 @@ def position_maps(
       need: offsets after.
     """
 
-    def mapped(value: Array, part: Part) -> Array:
+    def mapped(value: Array, part: Pairing) -> Array:
         first, second = (maps[side][:, None, None] for side in part.sides)
         if not part.own:
             first, second = first[:, None], second[None]

@@ -11,8 +11,8 @@ from jaxtyping import Array
 from widelimit.covariance.offsets import Need, Offsets
 
 
-class Part(enum.Enum):
-    """Which samples are paired, by the sides that both are from: 0 for x1, 1 for x2."""
+class Pairing(enum.Enum):
+    """Which samples one part of covariances pairs, by their sides: 0 for x1, 1 for x2."""
 
     CROSS = (0, 1)
     OWN1 = (0, 0)
@@ -26,7 +26,7 @@ class Part(enum.Enum):
     @property
     def own(self) -> bool:
         """Whether both are the same sample, so that there is one axis of samples."""
-        return self is not Part.CROSS
+        return self is not Pairing.CROSS
 
     @property
     def axes(self) -> int:
@@ -53,11 +53,11 @@ class Parts(NamedTuple):
     cov1: Array
     cov2: Array | None
 
-    def map(self, function: Callable[[Array, Part], Array]) -> Parts:
+    def map(self, function: Callable[[Array, Pairing], Array]) -> Parts:
         """Returns a function of every array and the part that it is; None stays None."""
         return Parts(
-            function(self.nngp, Part.CROSS),
-            None if self.ntk is None else function(self.ntk, Part.CROSS),
-            function(self.cov1, Part.OWN1),
-            None if self.cov2 is None else function(self.cov2, Part.OWN2),
+            function(self.nngp, Pairing.CROSS),
+            None if self.ntk is None else function(self.ntk, Pairing.CROSS),
+            function(self.cov1, Pairing.OWN1),
+            None if self.cov2 is None else function(self.cov2, Pairing.OWN2),
         )

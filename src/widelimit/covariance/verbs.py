@@ -19,7 +19,7 @@ from widelimit.covariance.covariances import (
 )
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.pairs import apply_stencils, rezero, shift
-from widelimit.covariance.parts import Part
+from widelimit.covariance.parts import Pairing
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.stencil import Stencil
 from widelimit.typing import Arrays, Scalar
@@ -47,7 +47,7 @@ def stencils(
       need: offsets of the output.
     """
 
-    def total(value: Array, part: Part) -> Array:
+    def total(value: Array, part: Pairing) -> Array:
         return scale * apply_stencils(value, windows, part.of(cov.need), part.of(need))
 
     return cov.map(total, signal=signal, need=need)
@@ -57,7 +57,7 @@ def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
     """Returns the covariances after a layer that multiplies channels by fresh random weights."""
     w, b, u, v = numbers
 
-    def grow(value: Array, part: Part) -> Array:
+    def grow(value: Array, part: Pairing) -> Array:
         if b is None:
             return w * value
         return rezero(w * value + b, part.of(cov.need), signal.spatial)
@@ -87,11 +87,11 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
     feat1 = rule.features(var1)
     feat2 = feat1 if cov.symmetric else rule.features(var2)
     features = feat1, feat2
-    own1 = _own_elementwise(cov, rule, cov.cov1, Part.OWN1, features)
+    own1 = _own_elementwise(cov, rule, cov.cov1, Pairing.OWN1, features)
     own2 = None
     if cov.cov2 is not None:
-        own2 = _own_elementwise(cov, rule, cov.cov2, Part.OWN2, features)
-    f1, f2 = cov.ends(Part.CROSS, features)
+        own2 = _own_elementwise(cov, rule, cov.cov2, Pairing.OWN2, features)
+    f1, f2 = cov.ends(Pairing.CROSS, features)
     k, kdot, gap = rule.dual(cov.nngp, f1, f2, _gap(cov))
     if cov.gap is None and cov.signal.positions > 1:
         gap = None  # a window over space dropped it, and the next one would again
@@ -115,7 +115,7 @@ def _gap(cov: Covariances) -> Array:
 
 
 def _own_elementwise(
-    cov: Covariances, rule: ElementwiseRule, own: Array, part: Part, features: tuple[Any, Any]
+    cov: Covariances, rule: ElementwiseRule, own: Array, part: Pairing, features: tuple[Any, Any]
 ) -> Array:
     """Returns the self-covariances [n, d, p] after a nonlinearity; variances are exact."""
     variance = rule.variance(features[part.sides[0]])
@@ -132,7 +132,7 @@ def _own_elementwise(
 def position_mean(cov: Covariances, signal: Signal, need: Need) -> Covariances:
     """Returns the mean over equal positions (Flatten): no spatial axes, not Gaussian."""
 
-    def mean(value: Array, part: Part) -> Array:
+    def mean(value: Array, part: Pairing) -> Array:
         if not part.of(need).wanted:
             return value[..., :0, :1]
         return value[..., part.of(cov.need).zero_index, :].mean(-1)[..., None, None]
@@ -141,7 +141,7 @@ def position_mean(cov: Covariances, signal: Signal, need: Need) -> Covariances:
 
 
 def position_pool(
-    cov: Covariances, signal: Signal, need: Need, counts: tuple[Any, Any]
+    cov: Covariances, signal: Signal, need: Need, counts: tuple[float | Array, float | Array]
 ) -> Covariances:
     """Returns the sum over all pairs of positions, divided by a count of each side.
 
@@ -153,7 +153,7 @@ def position_pool(
     """
     columns = [jnp.reshape(c, (-1, 1, 1)) for c in counts]
 
-    def total(value: Array, part: Part) -> Array:
+    def total(value: Array, part: Pairing) -> Array:
         if not part.of(need).wanted:
             return value[..., :1]
         first, second = (columns[side] for side in part.sides)
@@ -177,7 +177,7 @@ def normalise(
     full = jnp.broadcast_to(v1, q1.shape), jnp.broadcast_to(v2, q2.shape)
     zero = cov.need.own.zero_index
 
-    def scaled(value: Array, part: Part) -> Array:
+    def scaled(value: Array, part: Pairing) -> Array:
         w1, w2 = cov.ends(part, full)
         out = value * (jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2))  # the product w1 w2 may overflow
         if not part.own:
@@ -192,7 +192,7 @@ def _normalised_gap(cov: Covariances, full: tuple[Array, Array]) -> Array | None
     if cov.gap is None:
         return None
     q1, q2 = cross_variances(cov)
-    w1, w2 = cov.ends(Part.CROSS, full)
+    w1, w2 = cov.ends(Pairing.CROSS, full)
     scale = jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2)
     # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2), for similar normalisers by small differences only.
     similar = (w1 < 4 * w2) & (w2 < 4 * w1)
@@ -213,7 +213,7 @@ def scale_same(cov: Covariances, factor: Any) -> Covariances:
     zero = np.zeros((1, cov.need.own.count, 1), bool)
     zero[:, cov.need.own.zero_index] = True
 
-    def scaled(value: Array, part: Part) -> Array:
+    def scaled(value: Array, part: Pairing) -> Array:
         if part.own:
             same = jnp.broadcast_to(zero, value.shape)
         elif cov.symmetric:
@@ -240,7 +240,7 @@ def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> C
     keep1 = _keep(mask1, (cov.signal.n1, cov.signal.positions))
     keep2 = _keep(mask2, (cov.signal.n2, cov.signal.positions))
 
-    def hidden(value: Array, part: Part) -> Array:
+    def hidden(value: Array, part: Pairing) -> Array:
         left, right = cov.ends(part, (keep1, keep2))
         return jnp.where(left & right, value, 0)
 

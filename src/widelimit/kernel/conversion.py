@@ -8,7 +8,7 @@ from jaxtyping import Array
 from widelimit.covariance.covariances import INPUT, KERNEL, Covariances, exact_diagonal
 from widelimit.covariance.layout import from_public, mirror, to_public
 from widelimit.covariance.offsets import Need
-from widelimit.covariance.parts import Part, Parts
+from widelimit.covariance.parts import Pairing, Parts
 from widelimit.kernel.kernel import Kernel, kernel_signal
 
 
@@ -30,20 +30,20 @@ def kernel_from_covariances(
     spatial = cov.signal.spatial
     diagonal = diagonal_spatial and bool(spatial)
 
-    def public(value: Array, part: Part) -> Array:
+    def public(value: Array, part: Pairing) -> Array:
         full = to_public(value, part.of(cov.need), spatial, diagonal)
         mirrored = cov.symmetric and not part.own
         return _mirror_public(full, spatial, diagonal) if mirrored else full
 
     signal = cov.signal
-    nngp = public(cov.nngp, Part.CROSS)
+    nngp = public(cov.nngp, Pairing.CROSS)
     cov1 = cov2 = None
     if cov.need.own.wanted:
-        cov1 = public(cov.cov1, Part.OWN1)
-        cov2 = cov1 if cov.cov2 is None else public(cov.cov2, Part.OWN2)
+        cov1 = public(cov.cov1, Pairing.OWN1)
+        cov2 = cov1 if cov.cov2 is None else public(cov.cov2, Pairing.OWN2)
     return Kernel(
         nngp=nngp,
-        ntk=_zero_ntk(cov, nngp) if cov.ntk is None else public(cov.ntk, Part.CROSS),
+        ntk=_zero_ntk(cov, nngp) if cov.ntk is None else public(cov.ntk, Pairing.CROSS),
         cov1=cov1,
         cov2=None if share else cov2,
         x1_is_x2=jnp.asarray(cov.symmetric),
@@ -110,7 +110,7 @@ def covariances_from_kernel(
             "positions; got one with diagonal_spatial=True"
         )
 
-    def by_offset(value: Array, part: Part) -> Array:
+    def by_offset(value: Array, part: Pairing) -> Array:
         if part.own and not kernel.diagonal_batch:
             n = value.shape[0]
             value = value[jnp.arange(n), jnp.arange(n)]

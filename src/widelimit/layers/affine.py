@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +28,10 @@ class AffineLayer(Layer):
     z = W x / sqrt(s0) + b, so T' = (fan_in / s0) A[K] + W_std^2 A[T] + 1[b_std is not None].
     """
 
-    W_std: Any
-    b_std: Any
+    W_std: Scalar
+    b_std: Scalar | None
     parameterization: str
-    s: Any
+    s: Sequence[Scalar]
     trainable: bool
 
     def _check_parameters(self) -> None:
@@ -62,7 +61,7 @@ class AffineLayer(Layer):
         b = None if self.b_std is None else jax.random.normal(key_b, bias)
         if self.parameterization == "standard":
             w = w * (self.W_std / (fan_in / self.s[0]) ** 0.5)
-            b = None if b is None else b * self.b_std
+            b = None if b is None or self.b_std is None else b * self.b_std
         return w, b
 
     def _scale(self, out: Array, bias: Array | None, fan_in: int) -> Array:
@@ -71,9 +70,12 @@ class AffineLayer(Layer):
             out = out / self.s[0] ** 0.5
             return out if bias is None else out + bias
         out = out * (self.W_std / fan_in**0.5)
-        return out if bias is None else out + self.b_std * bias
+        if bias is None:
+            return out
+        assert self.b_std is not None
+        return out + self.b_std * bias
 
-    def _parameters(self, params: Any) -> tuple[Array, Array | None]:
+    def _parameters(self, params: Params) -> tuple[Array, Array | None]:
         return params if self.trainable else jax.lax.stop_gradient(params)
 
     def operations(self, site: Site) -> int:
@@ -165,13 +167,13 @@ class Dense(AffineLayer):
         return out.replace(origins=frozenset({site.path}))
 
 
-def check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: object) -> None:
     """Raises unless the value is one real number."""
     if not isinstance(value, float | jax.Array) or jnp.ndim(value):
         raise TypeError(f"expected a number for {name}, got {value!r}")
 
 
-def checked_width(name: str, value: Any) -> int:
+def checked_width(name: str, value: Size) -> int:
     """Returns a number of channels as a Python int."""
     try:
         width = operator.index(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.pair_matrices import close_pairs, open_pairs, position_maps
-from widelimit.covariance.parts import Part, Parts
+from widelimit.covariance.parts import Pairing, Parts
 from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import Affine, affine
 from widelimit.kernel.masking import collapse, one_channel
@@ -154,7 +153,7 @@ class GlobalSelfAttention(Layer):
         axis = checked_axis(self.channel_axis, shape)
         return (*shape[:axis], self.n_chan_out, *shape[axis + 1 :])
 
-    def _signal(self, shape: Any) -> Signal:
+    def _signal(self, shape: Shapes) -> Signal:
         ends = checked_axis(self.batch_axis, shape), checked_axis(self.channel_axis, shape)
         return Signal(shape, shape, *ends)
 
@@ -163,11 +162,11 @@ class GlobalSelfAttention(Layer):
         return channels if self.n_chan_pos_emb is None else self.n_chan_pos_emb
 
     @property
-    def _logit_std(self) -> Any:
+    def _logit_std(self) -> Scalar:
         return self.W_query_std * self.W_key_std
 
     @property
-    def _output_std(self) -> Any:
+    def _output_std(self) -> Scalar:
         return self.W_out_std * self.W_value_std
 
     # The finite layer.
@@ -304,7 +303,7 @@ class GlobalSelfAttention(Layer):
         out = affine(mixed, Affine(w, b, trained * w, b), site.signal_out)
         return out.replace(origins=frozenset({site.path}))
 
-    def _maps(self, keyed: Parts, keep: tuple[Any, Any]) -> tuple[Array, Array]:
+    def _maps(self, keyed: Parts, keep: tuple[Array | None, Array | None]) -> tuple[Array, Array]:
         """Returns the weights [n, p, p'] of positions of both sides, fixed in the limit."""
 
         def weigh(own: Array, visible: Array | None) -> Array:
@@ -315,7 +314,7 @@ class GlobalSelfAttention(Layer):
         return first, first if keyed.cov2 is None else weigh(keyed.cov2, keep[1])
 
     def _with_embeddings(
-        self, cov: Covariances, keep: tuple[Any, Any], axes: tuple[int, ...]
+        self, cov: Covariances, keep: tuple[Array | None, Array | None], axes: tuple[int, ...]
     ) -> Covariances:
         """Returns the covariances, at all offsets, of activations with embeddings."""
         if self.pos_emb_type == "NONE":
@@ -330,7 +329,7 @@ class GlobalSelfAttention(Layer):
             positions = similarities(self.pos_emb_decay_fn, self.pos_emb_p_norm, spatial)
         added = weight * jnp.asarray(positions, cov.nngp.dtype)
 
-        def embedded(value: Array, part: Part) -> Array:
+        def embedded(value: Array, part: Pairing) -> Array:
             return share * value + _hide(added, part, keep)
 
         before = open_pairs(cov, axes)
@@ -365,7 +364,7 @@ def _products(keyed: Parts, valued: Parts) -> Parts:
     return Parts(product(keyed.nngp, valued.nngp), ntk, product(keyed.cov1, valued.cov1), cov2)
 
 
-def _hide(matrix: Array, part: Part, keep: tuple[Array | None, Array | None]) -> Array:
+def _hide(matrix: Array, part: Pairing, keep: tuple[Array | None, Array | None]) -> Array:
     """Returns a matrix [p, p'] as a part of covariances, zero where a position is not visible.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 from jaxtyping import PyTree
@@ -16,9 +16,12 @@ from widelimit.kernel.masking import hide
 from widelimit.layers.context import Context
 from widelimit.layers.shapes import check_one_input
 from widelimit.typing import (
+    ApplyFunction,
     Arrays,
     Covs,
     Function,
+    InitFunction,
+    KernelFunction,
     Key,
     Masks,
     Moduli,
@@ -80,7 +83,7 @@ class Site:
         )
 
 
-def side_signal(signal: Any, index: int) -> Any:
+def side_signal(signal: Signals, index: int) -> Signals:
     """Returns the description of one batch with itself."""
     if not isinstance(signal, Signal):
         return tuple(side_signal(s, index) for s in signal)
@@ -126,13 +129,13 @@ class Layer:
     # Calls functions whose effect nothing tells beforehand: nothing is compiled.
     called_anew: ClassVar[bool] = False
     # What makes init_fn, apply_fn and kernel_fn of a network; `network.py` hands it down.
-    functions: ClassVar[tuple[Callable[[Layer], Any], ...]] = ()
+    functions: ClassVar[tuple[Callable[[Layer], Function], ...]] = ()
 
     def __post_init__(self) -> None:
         for name in data_fields(self):
             object.__setattr__(self, name, as_leaf(getattr(self, name)))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Returns the fields, without what is kept between calls."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -286,26 +289,26 @@ class Layer:
         return type(self).__name__
 
     @property
-    def init_fn(self) -> Any:
+    def init_fn(self) -> InitFunction:
         """`init_fn(rng, input_shape) -> (output_shape, params)`; see `network.InitFn`."""
         return self.functions[0](self)
 
     @property
-    def apply_fn(self) -> Any:
+    def apply_fn(self) -> ApplyFunction:
         """`apply_fn(params, inputs, *, rng=None, ...)`; see `network.ApplyFn`."""
         return self.functions[1](self)
 
     @property
-    def kernel_fn(self) -> Any:
+    def kernel_fn(self) -> KernelFunction:
         """`kernel_fn(x1, x2=None, get=None, ...)`; see `network.KernelFn`."""
         return self.functions[2](self)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Function]:
         yield self.init_fn
         yield self.apply_fn
         yield self.kernel_fn
 
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: int | slice) -> Function | tuple[Function, ...]:
         return tuple(self)[index]
 
     def __len__(self) -> int:
@@ -324,11 +327,11 @@ class Layer:
                 yield text if required else f"{field.name}={text}"
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     return a is b or (not isinstance(a, jax.Array) and a == b)
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     """Returns numbers as people write them."""
     if isinstance(value, float):
         return f"{value:.6g}"
@@ -356,7 +359,7 @@ def inner_layers(layer: Layer) -> list[Layer]:
 
 
 @contextlib.contextmanager
-def located(prefix: str, layer: Any = None) -> Iterator[None]:
+def located(prefix: str, layer: Layer | None = None) -> Iterator[None]:
     """Adds the path of a layer to the notes of an error raised inside."""
     try:
         yield

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.branches import (
@@ -75,7 +75,7 @@ class FanOut(Layer):
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return (moduli,) * self.num
 
-    def propagate(self, cov: Covs, site: Site) -> Any:
+    def propagate(self, cov: Covs, site: Site) -> Covs:
         return select_each([cov] * self.num, site.need_out)
 
 
@@ -152,20 +152,21 @@ class FanInProd(_FanIn):
         cov = [at_offsets(branch, site.need_out) for branch in cov]
         check_uncorrelated(cov, "product")
 
-        def product(parts: Any) -> Any:
+        def product(parts: Sequence[Array]) -> Array:
             return functools.reduce(operator.mul, parts)
 
+        nngps = [c.nngp for c in cov]
         terms = [
-            product([c.ntk if j == i else c.nngp for j, c in enumerate(cov)])
-            for i in range(len(cov))
-            if cov[i].ntk is not None
+            product([*nngps[:i], c.ntk, *nngps[i + 1 :]])
+            for i, c in enumerate(cov)
+            if c.ntk is not None
         ]
         return cov[0].replace(
-            nngp=product([c.nngp for c in cov]),
+            nngp=product(nngps),
             ntk=functools.reduce(operator.add, terms) if terms else None,
             gap=None,
             cov1=product([c.cov1 for c in cov]),
-            cov2=None if cov[0].symmetric else product([c.cov2 for c in cov]),
+            cov2=None if cov[0].symmetric else product([c.cov2 for c in cov if c.cov2 is not None]),
             signal=site.signal_out,
             gaussian=False,
             origins=frozenset().union(*(c.origins for c in cov)),
@@ -257,7 +258,7 @@ class FanInConcat(_FanIn):
         return concatenate_positions(list(cov), space, signal, need)
 
 
-def _check_branches(tree: Any) -> None:
+def _check_branches(tree: object) -> None:
     branched = isinstance(tree, tuple) and bool(tree) and not isinstance(tree[0], int)
     if not branched:
         got = "one array" if tree else "none"

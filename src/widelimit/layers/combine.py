@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, PyTree, PyTreeDef
 
 from widelimit._pytree import is_concrete, pytree, static
 from widelimit.covariance.covariances import Covariances
@@ -15,7 +17,9 @@ from widelimit.layers.context import Context
 from widelimit.layers.foreign import LayerLike, as_layer
 from widelimit.layers.shapes import same_need, tree_shapes
 from widelimit.layers.step import Trio, select_each, step
-from widelimit.typing import Arrays, Params
+from widelimit.typing import Arrays, Covs, Key, Masks, Needs, Params, Shapes, Signals
+
+_T = TypeVar("_T")
 
 
 @pytree
@@ -43,7 +47,7 @@ class Serial(_Combinator):
     alias = "serial"
     label = "serial"
 
-    def _walk(self, start: Any, advance: Any) -> list[Any]:
+    def _walk(self, start: _T, advance: Callable[[Layer, _T], _T]) -> list[_T]:
         """Returns the values of a forward pass before every layer and at the end."""
         values = [start]
         for i, layer in enumerate(self.layers):
@@ -51,21 +55,21 @@ class Serial(_Combinator):
                 values.append(advance(layer, values[-1]))
         return values
 
-    def shapes(self, shape: Any) -> list[Any]:
+    def shapes(self, shape: Shapes) -> list[Shapes]:
         """Returns the shapes before every layer and at the end."""
         return self._walk(shape, lambda layer, s: layer.output_shape(s))
 
-    def signals(self, signal: Any) -> list[Any]:
+    def signals(self, signal: Signals) -> list[Signals]:
         """Returns the signals before every layer and at the end."""
         return self._walk(signal, lambda layer, s: layer.output_signal(s))
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         return self.shapes(shape)[-1]
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         return self.signals(signal)[-1]
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         params = []
         for layer, inner in zip(self.layers, self.shapes(shape), strict=False):
             key, layer_key = jax.random.split(key)
@@ -82,17 +86,17 @@ class Serial(_Combinator):
                 mask = layer.mask(mask, shape)
         return x
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         for layer, inner in zip(self.layers, self.shapes(shape), strict=False):
             mask = layer.mask(mask, inner)
         return mask
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         for layer, inner in zip(self.layers[::-1], self.signals(signal)[-2::-1], strict=True):
             need = layer.needs(need, inner)
         return need
 
-    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+    def children(self, signal: Signals, need: Needs) -> tuple[Child, ...]:
         signals, needs = self.signals(signal), [need]
         for layer, inner in zip(self.layers[::-1], signals[-2::-1], strict=True):
             needs.append(layer.needs(needs[-1], inner))
@@ -101,10 +105,10 @@ class Serial(_Combinator):
             for i in range(len(self.layers))
         )
 
-    def join(self, inside: list[Any]) -> Any:
+    def join(self, inside: list[PyTree]) -> PyTree:
         return inside[-1] if inside else None
 
-    def propagate(self, cov: Any, site: Site) -> Any:
+    def propagate(self, cov: Covs, site: Site) -> Covs:
         for i, (layer, child) in enumerate(zip(self.layers, site.children, strict=True)):
             with located(f"{self.label}[{i}]", layer):
                 cov = step(layer, cov, child)
@@ -118,7 +122,7 @@ class Parallel(_Combinator):
     alias = "parallel"
     label = "parallel"
 
-    def _each(self, function: Any, *branches: Any) -> tuple[Any, ...]:
+    def _each(self, function: Callable[..., _T], *branches: Sequence[object]) -> tuple[_T, ...]:
         """Returns the results of a function of every layer and its branch."""
         for tree in branches:
             check_count("branches", tree, self.layers)
@@ -128,13 +132,13 @@ class Parallel(_Combinator):
                 results.append(function(*args))
         return tuple(results)
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         return self._each(lambda layer, s: layer.output_shape(s), shape)
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         return self._each(lambda layer, s: layer.output_signal(s), signal)
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         keys = tuple(jax.random.split(key, len(self.layers)))
         return self._each(lambda layer, k, s: layer.init(k, s), keys, shape)
 
@@ -143,21 +147,21 @@ class Parallel(_Combinator):
         contexts = context.branches(len(self.layers))
         return type(x)(self._each(run_layer, tuple(params), x, contexts))
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         masks = (None,) * len(self.layers) if mask is None else mask
         return self._each(lambda layer, m, s: layer.mask(m, s), masks, shape)
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         return self._each(lambda layer, n, s: layer.needs(n, s), need, signal)
 
-    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+    def children(self, signal: Signals, need: Needs) -> tuple[Child, ...]:
         pairs = enumerate(zip(signal, need, strict=True))
         return tuple(Child(i, part, wanted, branch=i, key=i) for i, (part, wanted) in pairs)
 
-    def join(self, inside: list[Any]) -> Any:
+    def join(self, inside: list[PyTree]) -> PyTree:
         return tuple(inside)
 
-    def propagate(self, cov: Any, site: Site) -> Any:
+    def propagate(self, cov: Covs, site: Site) -> Covs:
         return type(cov)(self._each(step, cov, site.children))
 
 
@@ -179,7 +183,7 @@ class Repeat(Layer):
     def input_axes(self) -> tuple[int, int] | None:
         return self.layer.input_axes()
 
-    def output_shape(self, shape: Any) -> Any:
+    def output_shape(self, shape: Shapes) -> Shapes:
         with located(f"{self.label}[*]", self.layer):
             out = self.layer.output_shape(shape) if self.n else shape
         if out != shape:
@@ -188,17 +192,17 @@ class Repeat(Layer):
             )
         return out
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         return signal if self.n == 0 else self._preserved(signal)
 
-    def _preserved(self, signal: Any) -> Any:
+    def _preserved(self, signal: Signals) -> Signals:
         with located(f"{self.label}[*]", self.layer):
             out = self.layer.output_signal(signal)
         if out != signal:
             raise ValueError(f"expected a layer that preserves the shape, got {signal} -> {out}")
         return out
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         keys = []
         for _ in range(self.n):  # the keys that `serial` would hand out
             key, layer_key = jax.random.split(key)
@@ -212,10 +216,10 @@ class Repeat(Layer):
             return x
         keys = None if context.rng is None else jax.random.split(context.rng, self.n)
 
-        def part(index: Any) -> Any:
+        def part(index: int | slice) -> tuple[Params, Array | None]:
             return jax.tree.map(lambda leaf: leaf[index], (params, keys))
 
-        def body(carry: Any, sliced: Any) -> Any:
+        def body(carry: Arrays, sliced: tuple[Params, Array | None]) -> tuple[Arrays, None]:
             inner, key = sliced
             return run_layer(self.layer, inner, carry, later.with_rng(key)), None
 
@@ -225,10 +229,10 @@ class Repeat(Layer):
         x = run_layer(self.layer, first, x, context.with_rng(first_key))
         return jax.lax.scan(body, x, part(slice(1, None)))[0]
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         return self.layer.mask(mask, shape) if self.n else mask
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         closed = need
         while self.n:  # the least set closed under the body's rule, so that a scan can carry it
             grown = same_need(closed, self.layer.needs(closed, signal))
@@ -237,22 +241,22 @@ class Repeat(Layer):
             closed = grown
         return closed
 
-    def children(self, signal: Any, need: Any) -> tuple[Child, ...]:
+    def children(self, signal: Signals, need: Needs) -> tuple[Child, ...]:
         if self.n == 0:
             return ()
         closed = self.needs(need, signal)
         first = Child(0, signal, closed, key="*")
         return first, first._replace(reads=0)  # all later applications are alike
 
-    def join(self, inside: list[Any]) -> Any:
+    def join(self, inside: list[PyTree]) -> PyTree:
         return inside[0] if inside else None
 
-    def propagate(self, cov: Any, site: Site) -> Any:
+    def propagate(self, cov: Covs, site: Site) -> Covs:
         if self.n == 0:
             return cov
         return select_each(self._rounds(cov, *site.children), site.need_out)
 
-    def _rounds(self, cov: Any, first: Site, rest: Site) -> Any:
+    def _rounds(self, cov: Covs, first: Site, rest: Site) -> Covs:
         """Returns the covariances after all applications."""
         done, cov = 1, self._once(cov, first)
         if is_concrete(cov):  # the layers inside are compiled once each
@@ -268,12 +272,12 @@ class Repeat(Layer):
         if done == self.n:
             return cov
 
-        def body(carry: Any, _: None) -> tuple[Any, None]:
+        def body(carry: Covs, _: None) -> tuple[Covs, None]:
             return self._once(carry, rest), None
 
         return jax.lax.scan(body, cov, None, length=self.n - done)[0]
 
-    def _once(self, cov: Any, site: Site) -> Any:
+    def _once(self, cov: Covs, site: Site) -> Covs:
         """Returns the covariances after one application, with the origins of all made one."""
         with located(f"{self.label}[*]", self.layer):
             out = step(self.layer, cov, site)
@@ -283,7 +287,7 @@ class Repeat(Layer):
         return block_repr("repeat", (self.layer, self.n))
 
 
-def _rename_origins(tree: Any, path: str) -> Any:
+def _rename_origins(tree: Covs, path: str) -> Covs:
     """Returns covariances whose origins inside the body are marked as of an earlier round.
 
     The next round's weights are then told from them. All earlier rounds share names, so that the
@@ -298,23 +302,23 @@ def _rename_origins(tree: Any, path: str) -> Any:
     return tree.replace(origins=frozenset(names))
 
 
-def _structure(tree: Any) -> Any:
+def _structure(tree: Covs) -> tuple[PyTreeDef, list[tuple[tuple[int, ...], np.dtype]]]:
     leaves, treedef = jax.tree.flatten(tree)
     return treedef, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
-def check_count(what: str, given: Any, layers: tuple[Layer, ...]) -> None:
+def check_count(what: str, given: object, layers: tuple[Layer, ...]) -> None:
     """Raises unless there is one of `given` per layer."""
-    several = isinstance(given, list | tuple)
-    if what == "branches":
-        several = several and not any(isinstance(size, int) for size in given)  # a shape
-    if not several or len(given) != len(layers):
+    count = len(given) if isinstance(given, list | tuple) else None
+    if what == "branches" and isinstance(given, list | tuple):
+        count = None if any(isinstance(size, int) for size in given) else count  # a shape
+    if count != len(layers):
         one = "one array" if what == "branches" else type(given).__name__
-        count = len(given) if several else one
-        raise ValueError(f"expected a list or tuple of {len(layers)} {what}, got {count}")
+        got = one if count is None else count
+        raise ValueError(f"expected a list or tuple of {len(layers)} {what}, got {got}")
 
 
-def block_repr(name: str, items: tuple[Any, ...]) -> str:
+def block_repr(name: str, items: tuple[object, ...]) -> str:
     """Returns a nested network, one layer a line."""
     if not items:
         return f"{name}()"

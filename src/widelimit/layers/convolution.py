@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,13 @@ from widelimit.typing import (
     Size,
     Sizes,
 )
+
+
+class _Settings(TypedDict):
+    """Arguments that all convolutions of `jax.lax` take."""
+
+    rhs_dilation: tuple[int, ...]
+    dimension_numbers: tuple[str, str, str]
 
 
 @pytree
@@ -123,7 +130,7 @@ class ConvolutionLayer(AffineLayer):
         sizes |= {"I": channels, "O": self._scaled_width(self.out_chan)}
         return tuple(sizes[c] for c in self.axes.rhs)
 
-    def _bias(self, shape: Any) -> tuple[int, ...]:
+    def _bias(self, shape: Shapes) -> tuple[int, ...]:
         """Returns the shape of the biases."""
         width = self._scaled_width(self.out_chan)
         return tuple(width if c == "C" else 1 for c in self.axes.out)
@@ -134,7 +141,7 @@ class ConvolutionLayer(AffineLayer):
         weights = self._weights_shape(channels, shape)
         return self._draw(key, weights, self._bias(shape), self.fan_in(channels))
 
-    def _weights_shape(self, channels: int, shape: Any) -> tuple[int, ...]:
+    def _weights_shape(self, channels: int, shape: Shapes) -> tuple[int, ...]:
         return self._filter(channels)
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
@@ -157,7 +164,7 @@ class ConvolutionLayer(AffineLayer):
         """Returns the plain convolution."""
         raise NotImplementedError
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> _Settings:
         """Returns arguments that all convolutions of `jax.lax` take."""
         axes, windows = self.axes, self.windows
         return {
@@ -271,13 +278,13 @@ class ConvLocal(ConvolutionLayer):
       ValueError: see `Conv`.
     """
 
-    def _bias(self, shape: Any) -> tuple[int, ...]:
+    def _bias(self, shape: Shapes) -> tuple[int, ...]:
         return tuple(
             1 if c == "N" else n
             for c, n in zip(self.axes.out, self.output_shape(shape), strict=True)
         )
 
-    def _weights_shape(self, channels: int, shape: Any) -> tuple[int, ...]:
+    def _weights_shape(self, channels: int, shape: Shapes) -> tuple[int, ...]:
         out = dict(zip(self.axes.out, self.output_shape(shape), strict=True))
         sizes = {**out, "I": self.fan_in(channels), "O": out["C"]}
         return tuple(sizes[c] for c in self.axes.rhs)

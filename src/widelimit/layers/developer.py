@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from widelimit.kernel.kernel import Kernel
-from widelimit.typing import Function
+from widelimit.typing import Function, Masks, Shapes
 
 
 class Bool(enum.IntEnum):
@@ -81,7 +82,7 @@ class Requirements:
     diagonal_spatial: Diagonal | None = None
 
     @staticmethod
-    def of(kernel_fn: Callable[..., Any]) -> Requirements:
+    def of(kernel_fn: Function) -> Requirements:
         """Returns what `requires` stated about a function."""
         return getattr(kernel_fn, "requirements", Requirements())
 
@@ -90,7 +91,7 @@ class Requirements:
         """Whether equal positions of the input are enough for those of the output."""
         return self.diagonal_spatial is not None and self.diagonal_spatial.input == Bool.YES
 
-    def check(self, kernel: Any) -> None:
+    def check(self, kernel: object) -> None:
         """Raises unless a Kernel is as required."""
         if not isinstance(kernel, Kernel):
             raise TypeError(f"expected a Kernel, got {type(kernel).__name__}")
@@ -135,9 +136,9 @@ def requires(**reqs: Any) -> Callable[[Function], Function]:
     names = {field.name for field in dataclasses.fields(Requirements)}
     stated = Requirements(**{name: value for name, value in reqs.items() if name in names})
 
-    def decorate(kernel_fn: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(kernel_fn: Function) -> Function:
         @functools.wraps(kernel_fn)
-        def checked(k: Any, **kwargs: Any) -> Any:
+        def checked(k: PyTree[Kernel], **kwargs: object) -> PyTree[Kernel]:
             for kernel in jax.tree.leaves(k, is_leaf=lambda part: isinstance(part, Kernel)):
                 stated.check(kernel)
             return kernel_fn(k, **kwargs)
@@ -166,9 +167,9 @@ def supports_masking(remask_kernel: bool) -> Callable[[Function], Function]:
             f"expected @supports_masking(remask_kernel=True) or False, got {remask_kernel!r}"
         )
 
-    def decorate(layer_fn: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(layer_fn: Function) -> Function:
         @functools.wraps(layer_fn)
-        def masked(*args: Any, **kwargs: Any) -> Any:
+        def masked(*args: object, **kwargs: object) -> tuple[Function, ...]:
             functions = tuple(layer_fn(*args, **kwargs))
             return functions if len(functions) > 3 else (*functions, _same_mask)
 
@@ -177,5 +178,5 @@ def supports_masking(remask_kernel: bool) -> Callable[[Function], Function]:
     return decorate
 
 
-def _same_mask(mask: Any, _: Any) -> Any:
+def _same_mask(mask: Masks, _: Shapes) -> Masks:
     return mask

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import string
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class DimensionNumbers:
     out: str
 
     @staticmethod
-    def parse(numbers: Any, ndim: int) -> DimensionNumbers:
+    def parse(numbers: Sequence[str] | None, ndim: int) -> DimensionNumbers:
         """Returns the axes from a triple of strings, channels last by default.
 
         Raises:
@@ -31,15 +34,13 @@ class DimensionNumbers:
         if numbers is None:
             letters = "".join(c for c in string.ascii_uppercase if c not in "NCIO")[:ndim]
             return DimensionNumbers(f"N{letters}C", f"{letters}IO", f"N{letters}C")
-        try:
-            lhs, rhs, out = numbers
-        except (TypeError, ValueError):
-            lhs = rhs = out = None
-        if not all(isinstance(part, str) for part in (lhs, rhs, out)):
+        is_triple = isinstance(numbers, Sequence) and len(numbers) == 3
+        if not is_triple or not all(isinstance(part, str) for part in numbers):
             raise ValueError(
                 "expected dimension_numbers of three strings such as ('NHWC', 'HWIO', 'NHWC'), "
                 f"got {numbers!r}"
             )
+        lhs, rhs, out = numbers
         spaces = {
             frozenset(lhs) - set("NC"),
             frozenset(rhs) - set("IO"),
@@ -58,11 +59,11 @@ class DimensionNumbers:
         """Returns the spatial letters of 'lhs', 'rhs' or 'out', in order."""
         return "".join(c for c in getattr(self, part) if c not in ("IO" if part == "rhs" else "NC"))
 
-    def from_filter(self, values: Any) -> tuple[Any, ...]:
+    def from_filter(self, values: Sequence[_T]) -> tuple[_T, ...]:
         """Returns one value per spatial axis of the input from one per filter axis."""
         return tuple(values[self.space("rhs").index(c)] for c in self.space("lhs"))
 
-    def to_filter(self, values: Any) -> tuple[Any, ...]:
+    def to_filter(self, values: Sequence[_T]) -> tuple[_T, ...]:
         """Returns one value per filter axis from one per spatial axis of the input."""
         return tuple(values[self.space("lhs").index(c)] for c in self.space("rhs"))
 

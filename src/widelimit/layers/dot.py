@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from widelimit.typing import (
     Signals,
     Sizes,
 )
+
+Constant: TypeAlias = float | Array | np.ndarray
+AxisPairs: TypeAlias = tuple[tuple[int, ...], ...]
 
 _FREE = 1000  # labels of axes of the constant that meet no axis of the input begin here
 
@@ -77,7 +80,7 @@ class DotGeneral(Layer):
         object.__setattr__(self, "rhs", _as_constant(self.rhs))
         object.__setattr__(self, "dimension_numbers", _as_numbers(self.dimension_numbers))
 
-    def _repr_fields(self) -> Any:
+    def _repr_fields(self) -> Iterator[str]:
         for name in ("lhs", "rhs"):
             value = getattr(self, name)
             if value is not None:
@@ -87,7 +90,7 @@ class DotGeneral(Layer):
             yield f"dimension_numbers={self.dimension_numbers}"
 
     @property
-    def _constant(self) -> Any:
+    def _constant(self) -> ArrayLike | None:
         return self.lhs if self.rhs is None else self.rhs
 
     @property
@@ -106,7 +109,8 @@ class DotGeneral(Layer):
 
         An axis of the input is its own label.
         """
-        rank = np.ndim(self._constant)
+        assert self._constant is not None
+        rank = jnp.ndim(self._constant)
         met = []  # pairs of an axis of the input and one of the constant
         for lhs, rhs in self.dimension_numbers:
             mine, its = (lhs, rhs) if self._is_lhs else (rhs, lhs)
@@ -225,7 +229,7 @@ class DotGeneral(Layer):
         return contract(cov, constant, plan, site.signal_out, site.need_out)
 
 
-def _as_constant(value: Any) -> Any:
+def _as_constant(value: ArrayLike | None) -> Constant | None:
     """Returns a number as a float, and a copy of an array that others may write into."""
     if value is None or isinstance(value, float | jax.Array):
         return value
@@ -237,7 +241,7 @@ def _as_constant(value: Any) -> Any:
     return array if array.ndim else float(array)
 
 
-def _as_numbers(numbers_: Any) -> Any:
+def _as_numbers(numbers_: Sequence[Sequence[Sizes]]) -> tuple[AxisPairs, ...]:
     """Returns dimension numbers as tuples of ints.
 
     Raises:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
@@ -22,7 +22,20 @@ from widelimit.layers.context import Context
 from widelimit.layers.developer import Requirements
 from widelimit.layers.returned import covariances_of, output_axes
 from widelimit.layers.shapes import as_shape
-from widelimit.typing import Arrays, Function, Params, Shapes
+from widelimit.typing import (
+    ApplyFunction,
+    Arrays,
+    Covs,
+    Function,
+    InitFunction,
+    Key,
+    Masks,
+    Moduli,
+    Needs,
+    Params,
+    Shapes,
+    Signals,
+)
 
 
 @pytree
@@ -39,10 +52,10 @@ class Foreign(Layer):
 
     called_anew = True
 
-    init_function: Callable[..., Any] = static()
-    apply_function: Callable[..., Any] = static()
-    kernel_function: Callable[..., Any] = static()
-    mask_function: Callable[..., Any] | None = static(default=None)
+    init_function: InitFunction = static()
+    apply_function: ApplyFunction = static()
+    kernel_function: Function = static()
+    mask_function: Function | None = static(default=None)
 
     @property
     def requirements(self) -> Requirements:
@@ -67,9 +80,9 @@ class Foreign(Layer):
     def output_shape(self, shape: Shapes) -> Shapes:
         # A foreign init accepts -1 as a batch size as ours does.
         key = jax.ShapeDtypeStruct((2,), "uint32")
-        static_shape: list[Any] = []
+        static_shape: list[Shapes] = []
 
-        def init(k: Array) -> Any:
+        def init(k: Array) -> Params:
             out, params = self.init_function(k, shape)
             static_shape.append(out)
             return params
@@ -77,12 +90,12 @@ class Foreign(Layer):
         jax.eval_shape(init, key)
         return as_shape(static_shape[0])
 
-    def output_signal(self, signal: Any) -> Any:
+    def output_signal(self, signal: Signals) -> Signals:
         first = _leaves(signal)[0]
         shape1, shape2 = (self.output_shape(_shapes(signal, s)) for s in ("shape1", "shape2"))
         return _signals(shape1, shape2, first)
 
-    def mask(self, mask: Any, shape: Any) -> Any:
+    def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None:
             return None
         out = self.output_shape(shape)
@@ -95,7 +108,7 @@ class Foreign(Layer):
             )
         return mask
 
-    def init(self, key: Array, shape: Any) -> Any:
+    def init(self, key: Key, shape: Shapes) -> Params:
         return self.init_function(key, shape)[1]
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
@@ -104,7 +117,7 @@ class Foreign(Layer):
             kwargs["mask"] = context.mask
         return self.apply_function(params, x, rng=context.rng, **kwargs)
 
-    def needs(self, need: Any, signal: Any) -> Any:
+    def needs(self, need: Needs, signal: Signals) -> Needs:
         if not self.requirements.diagonal_batch:
             raise NotImplementedError(
                 "expected a layer that keeps samples apart, got one given as functions that "
@@ -115,21 +128,21 @@ class Foreign(Layer):
             return tuple(_all_pairs(s, equal) for s in signal)
         return _all_pairs(signal, equal)
 
-    def _equal_positions(self, need: Any) -> bool:
+    def _equal_positions(self, need: Needs) -> bool:
         """Returns whether equal positions of the input are enough for what is needed."""
         zero = all(not set(axis) - {0} for n in _leaves(need) for axis in (n.cross | n.own).axes)
         return zero and self.requirements.equal_positions
 
-    def moduli(self, moduli: Any, signal: Any) -> Any:
+    def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
         return None
 
-    def mixes_samples(self, signal: Any) -> bool:
+    def mixes_samples(self, signal: Signals) -> bool:
         given, made = (
             {(s.n1, s.n2) for s in _leaves(t)} for t in (signal, self.output_signal(signal))
         )
         return given != made
 
-    def propagate(self, cov: Any, site: Site) -> Any:
+    def propagate(self, cov: Covs, site: Site) -> Covs:
         kernel = _to_kernel(cov, site.masks_in, self._equal_positions(site.need_out))
         kwargs = {} if all(p is None for p in site.patterns) else {"pattern": site.patterns}
         out = self.kernel_function(kernel, **kwargs)
@@ -145,7 +158,7 @@ def _all_pairs(signal: Signal, equal: bool) -> Need:
     return Need.zero(len(signal.spatial)) if equal else Need.full(signal.spatial)
 
 
-def _fitting_mask(mask: Any, shape: Any) -> Any:
+def _fitting_mask(mask: Masks, shape: Shapes) -> Masks:
     """Returns the masks that a `mask_fn` gave, or raises unless they fit outputs of `shape`."""
     if mask is None:
         return None
@@ -163,7 +176,7 @@ def _fitting_mask(mask: Any, shape: Any) -> Any:
     return jnp.asarray(mask)
 
 
-def _to_kernel(cov: Any, masks: Any, equal: bool) -> Any:
+def _to_kernel(cov: Covs, masks: Masks, equal: bool) -> PyTree[Kernel]:
     if isinstance(cov, Covariances):
         return kernel_from_covariances(
             cov, diagonal_spatial=equal, share=cov.symmetric, masks=masks
@@ -173,20 +186,20 @@ def _to_kernel(cov: Any, masks: Any, equal: bool) -> Any:
     return type(cov)(_to_kernel(c, (m1, m2), equal) for c, m1, m2 in parts)
 
 
-def _leaves(tree: Any) -> list[Any]:
+def _leaves(tree: PyTree) -> list[PyTree]:
     """Returns the covariances or signals of a tree of branches."""
     if isinstance(tree, list | tuple):
         return [leaf for part in tree for leaf in _leaves(part)]
     return [tree]
 
 
-def _shapes(signal: Any, side: str) -> Any:
+def _shapes(signal: Signals, side: str) -> Shapes:
     if isinstance(signal, Signal):
         return getattr(signal, side)
     return tuple(_shapes(part, side) for part in signal)
 
 
-def _signals(shape1: Any, shape2: Any, like: Signal) -> Any:
+def _signals(shape1: Shapes, shape2: Shapes, like: Signal) -> Signals:
     """Returns signals of the given shapes with the axes of `like`."""
     if any(isinstance(part, tuple) for part in shape1):
         return tuple(_signals(a, b, like) for a, b in zip(shape1, shape2, strict=True))
@@ -205,7 +218,7 @@ class _Returned:
     inputs: list[Covariances]
     given: list[Kernel]
 
-    def part(self, kernel: Any, signal: Any, need: Any, mask: Any, path: str) -> Any:
+    def part(self, kernel: PyTree, signal: Signals, need: Needs, mask: Masks, path: str) -> Covs:
         """Returns what a foreign function gave by offset."""
         branches = len(kernel) if isinstance(kernel, list | tuple) else None
         expected = None if isinstance(signal, Signal) else len(signal)
@@ -284,7 +297,7 @@ def layer(layer_fn: Function) -> Callable[..., Layer]:
     """
 
     @functools.wraps(layer_fn)
-    def constructor(*args: Any, **kwargs: Any) -> Layer:
+    def constructor(*args: object, **kwargs: object) -> Layer:
         given = tuple(layer_fn(*args, **kwargs))
         if len(given) not in (3, 4) or not all(map(callable, given)):
             raise TypeError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -13,6 +13,7 @@ from widelimit._cache import kept_with
 from widelimit._pytree import is_concrete
 from widelimit.layers.base import Layer, inner_layers
 from widelimit.tracing.traced import Snapshot
+from widelimit.typing import Function
 
 
 def as_now(net: Layer) -> Layer:
@@ -23,19 +24,18 @@ def as_now(net: Layer) -> Layer:
     before = _latest.get(net)
     if before == (None,):
         return net
-    snapshots: dict[Any, Snapshot] = {}
+    snapshots: dict[tuple[int, int], Snapshot] = {}
 
-    def snapshot(function: Any, arguments: int = 1) -> Snapshot:
+    def snapshot(function: Function, arguments: int = 1) -> Snapshot:
         key = id(function), arguments
         if key not in snapshots:
             snapshots[key] = Snapshot(function, *[()] * arguments)
         return snapshots[key]
 
     now = _map_layers(net, snapshot)
-    if before is not None and before[0] is not None:
-        structures: tuple[Any, Any] = jax.tree.structure(now), jax.tree.structure(before[0])
-        if structures[0] == structures[1]:
-            return before[0]
+    last = None if before is None else before[0]
+    if last is not None and operator.eq(*map(jax.tree.structure, (now, last))):
+        return last
     _latest[net] = (None if now is net else now,)
     _latest[now] = (None,)
     return now
@@ -63,13 +63,13 @@ def layers_of(net: Layer) -> Iterator[Layer]:
         yield from layers_of(layer)
 
 
-def _map_layers(net: Layer, snapshot: Any) -> Layer:
+def _map_layers(net: Layer, snapshot: Callable[..., Snapshot]) -> Layer:
     """Returns the network with every layer as it is now, itself if none changes."""
-    changed: dict[str, Any] = {}
+    changed: dict[str, object] = {}
     for field in dataclasses.fields(net):
         value = getattr(net, field.name)
         if isinstance(value, Layer):
-            new: Any = _map_layers(value, snapshot)
+            new: object = _map_layers(value, snapshot)
         elif isinstance(value, tuple) and any(isinstance(part, Layer) for part in value):
             new = tuple(_map_layers(p, snapshot) if isinstance(p, Layer) else p for p in value)
             new = value if all(a is b for a, b in zip(new, value, strict=True)) else new

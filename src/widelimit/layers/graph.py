@@ -6,7 +6,6 @@ import enum
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +96,7 @@ class Aggregate(Layer):
         self._axes(self._signal(shape))
         return shape
 
-    def _signal(self, shape: Any) -> Signal:
+    def _signal(self, shape: Shapes) -> Signal:
         ends = checked_axis(self.batch_axis, shape), checked_axis(self.channel_axis, shape)
         return Signal(shape, shape, *ends)
 
@@ -160,7 +159,7 @@ class Aggregate(Layer):
             cov, maps, self._spatial(site.signal_in), site.signal_out, site.need_out
         )
 
-    def _matrix(self, pattern: Any, signal: Signal, shape: tuple[int, ...]) -> Array:
+    def _matrix(self, pattern: Pattern, signal: Signal, shape: tuple[int, ...]) -> Array:
         """Returns a pattern as a map of positions of one side, [n, head, tail]."""
         side = Signal(shape, shape, signal.batch_axis, signal.channel_axis)
         if self.implementation == "DENSE":
@@ -176,7 +175,7 @@ class Aggregate(Layer):
         """Returns the sizes of the graph, in the order of the pattern."""
         return tuple(signal.shape1[axis] for axis in self._axes(signal))
 
-    def _dense(self, pattern: Any, signal: Signal) -> Array:
+    def _dense(self, pattern: Pattern, signal: Signal) -> Array:
         """Returns a dense pattern as maps of positions [n, head, tail], axes in ascending order."""
         pattern = jnp.asarray(self.to_dense(pattern))
         sizes = self._sizes(signal)
@@ -190,7 +189,7 @@ class Aggregate(Layer):
         ordered = pattern.transpose(0, *(1 + len(sizes) + rank), *(1 + rank))
         return ordered.reshape(signal.n1, math.prod(sizes), math.prod(sizes))
 
-    def _edges(self, pattern: Any, signal: Signal) -> tuple[Array, Array]:
+    def _edges(self, pattern: Pattern, signal: Signal) -> tuple[Array, Array]:
         """Returns flat tails and heads [n, edges]; those of edges left out lie past the end."""
         sizes = np.array(self._sizes(signal), np.int32)
         shape, count = jnp.shape(pattern), len(sizes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from types import EllipsisType
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +30,13 @@ from widelimit.typing import (
     Signals,
 )
 
+_T = TypeVar("_T")
+
 
 class _IndexExpression:
     """Returns the expression between its brackets: `Slice[:, ::2, 0]`."""
 
-    def __getitem__(self, idx: Any) -> Any:
+    def __getitem__(self, idx: _T) -> _T:
         return idx
 
     def __repr__(self) -> str:
@@ -96,7 +99,7 @@ class Index(Layer):
         if sum(item is Ellipsis for item in self.idx) > 1:
             raise ValueError(f"expected at most one Ellipsis, got {self._text()}")
 
-    def _repr_fields(self) -> Any:
+    def _repr_fields(self) -> Iterator[str]:
         yield self._text()
         yield from list(super()._repr_fields())[1:]
 
@@ -169,7 +172,7 @@ class Index(Layer):
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
         return self._read(x)
 
-    def _read(self, x: Any) -> Any:
+    def _read(self, x: Arrays) -> Arrays:
         items = self._items(x.ndim)
         return x[
             tuple(slice(*item) if isinstance(item, _HashableSlice) else item for item in items)
@@ -228,7 +231,7 @@ class Index(Layer):
         return take_samples(cov, slice(*samples), site.signal_out).replace(need=need)
 
 
-def _as_item(item: Any) -> int | _HashableSlice | EllipsisType:
+def _as_item(item: BasicIndex | _HashableSlice) -> int | _HashableSlice | EllipsisType:
     """Returns one component of an index.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +201,6 @@ class Elementwise(SeriesLayer):
         return jnp.vectorize(self.nngp_fn)(features, features, features)
 
 
-def _check_callable(name: str, value: Any) -> None:
+def _check_callable(name: str, value: object) -> None:
     if not callable(value):
         raise TypeError(f"expected a function for {name}, got {type(value).__name__}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
 
 
-def option_name(kind: type[enum.Enum], field: str, value: Any) -> str:
+def option_name(kind: type[enum.Enum], field: str, value: object) -> str:
     """Returns an option as the name of a member of an enum.
 
     Args:

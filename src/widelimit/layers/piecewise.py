@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
@@ -19,7 +17,7 @@ class _ReluFamily(ElementwiseLayer):
 
     alias = "ABRelu"
 
-    def slopes(self) -> tuple[Any, Any]:
+    def slopes(self) -> tuple[Scalar, Scalar]:
         """Returns the slopes for negative and for positive x."""
         raise NotImplementedError
 
@@ -54,7 +52,7 @@ class ABRelu(_ReluFamily):
     b: Scalar
     do_stabilize: bool = static(default=False)
 
-    def slopes(self) -> tuple[Any, Any]:
+    def slopes(self) -> tuple[Scalar, Scalar]:
         return self.a, self.b
 
 
@@ -104,7 +102,7 @@ class LeakyRelu(_ReluFamily):
     alpha: Scalar
     do_stabilize: bool = static(default=False)
 
-    def slopes(self) -> tuple[Any, float]:
+    def slopes(self) -> tuple[Scalar, Scalar]:
         return self.alpha, 1.0
 
 

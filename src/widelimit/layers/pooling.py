@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from widelimit._pytree import pytree, static
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal
-from widelimit.covariance.stencil import needed_offsets
+from widelimit.covariance.stencil import Stencil, needed_offsets
 from widelimit.covariance.verbs import position_pool, stencils
 from widelimit.kernel.masking import one_channel
 from widelimit.layers.base import Layer, Site
@@ -43,7 +44,7 @@ class _SpatialLayer(Layer):
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
-    def _spatial_axes(self, shape: Any) -> tuple[int, ...]:
+    def _spatial_axes(self, shape: Shapes) -> tuple[int, ...]:
         check_one_input(shape)
         ends = checked_axis(self.batch_axis, shape), checked_axis(self.channel_axis, shape)
         return tuple(axis for axis in range(len(shape)) if axis not in ends)
@@ -52,9 +53,9 @@ class _SpatialLayer(Layer):
 class _Pool(_SpatialLayer):
     """What pooling over windows shares."""
 
-    window_shape: Any
-    strides: Any
-    padding: Any
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: PaddingLike
 
     average: ClassVar[bool] = True
     edges: ClassVar[bool] = False
@@ -69,11 +70,10 @@ class _Pool(_SpatialLayer):
 
     @property
     def windows(self) -> Windows:
-        ndim = len(self.window_shape)
-        ones = (1,) * ndim
-        return Windows(
-            self.window_shape, as_sizes("strides", self.strides, ndim), ones, self.padding
-        )
+        shape = as_sizes("window_shape", self.window_shape)
+        ndim = len(shape)
+        strides = as_sizes("strides", self.strides, ndim)
+        return Windows(shape, strides, (1,) * ndim, as_padding(self.padding, ndim))
 
     def output_shape(self, shape: Shapes) -> Shapes:
         axes = self._spatial_axes(shape)
@@ -93,7 +93,7 @@ class _Pool(_SpatialLayer):
         for axis, k, s, pad in zip(axes, windows.shape, windows.strides, pads, strict=True):
             shape[axis], strides[axis], padding[axis] = k, s, pad
 
-        def total(value: Any) -> Any:
+        def total(value: Array) -> Array:
             zero = np.zeros((), value.dtype)[()]
             return jax.lax.reduce_window(value, zero, jax.lax.add, shape, strides, padding)
 
@@ -111,7 +111,7 @@ class _Pool(_SpatialLayer):
         full = [size if axis in axes else m for axis, (size, m) in enumerate(_pairs(shape, mask))]
         return self.windows.centres(jnp.broadcast_to(mask, full), axes)
 
-    def _stencils(self, spatial: tuple[int, ...]) -> Any:
+    def _stencils(self, spatial: tuple[int, ...]) -> tuple[Stencil, ...]:
         return self.windows.stencils(spatial, tied=False, normalise=self.edges)
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
@@ -136,7 +136,7 @@ class _Pool(_SpatialLayer):
         return stencils(cov, taps, scale, site.signal_out, site.need_out)
 
 
-def _pairs(shape: Any, mask: Array) -> Any:
+def _pairs(shape: Shapes, mask: Array) -> Iterator[tuple[int, int]]:
     return zip(shape, mask.shape, strict=True)
 
 
@@ -232,11 +232,11 @@ class _GlobalPool(_SpatialLayer):
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         signal = site.signal_in
         masks = tuple(one_channel(mask, signal, self.label) for mask in site.masks_in)
-        counts = tuple(self._count(mask, signal) for mask in masks)
-        counts = (counts[0], counts[0]) if cov.symmetric else counts
+        first, second = (self._count(mask, signal) for mask in masks)
+        counts = first, first if cov.symmetric else second
         return position_pool(cov, site.signal_out, site.need_out, counts)
 
-    def _count(self, mask: Array | None, signal: Signal) -> Any:
+    def _count(self, mask: Array | None, signal: Signal) -> float | Array:
         """Returns the number of positions that a mean divides by."""
         if not self.average:
             return 1.0

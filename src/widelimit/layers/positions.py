@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.typing import Function
+
 
 @functools.lru_cache(maxsize=32)
-def similarities(decay: Any, norm: Any, spatial: tuple[int, ...]) -> np.ndarray:
+def similarities(decay: Function, norm: int | float, spatial: tuple[int, ...]) -> np.ndarray:
     """Returns decay(sum over axes of |i - j|^norm) for all pairs of flat positions, [p, p]."""
     grid = np.stack([axis.ravel() for axis in np.indices(spatial)], -1)
     steps = np.abs(grid[:, None] - grid[None]).astype(np.float64)
@@ -27,7 +28,7 @@ def similarities(decay: Any, norm: Any, spatial: tuple[int, ...]) -> np.ndarray:
     return values
 
 
-def similarity_factor(decay: Any, norm: Any, spatial: tuple[int, ...]) -> np.ndarray:
+def similarity_factor(decay: Function, norm: int | float, spatial: tuple[int, ...]) -> np.ndarray:
     """Returns the Cholesky factor of `similarities`.
 
     Raises:

@@ -9,11 +9,19 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar, TypeVarTuple
 
 import jax
+from jaxtyping import Array, ArrayLike, PyTreeDef
 
 from widelimit._cache import Cache
+from widelimit.typing import Arrays, Function
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+Leaf: TypeAlias = ArrayLike | None
+"""An array or a number; None where it is no longer needed."""
 
 _STEPS = 1024  # compiled steps that are kept
 
@@ -30,12 +38,12 @@ class _CompiledStep:
       out: structure of the result, known after the first call.
     """
 
-    def __init__(self, function: Callable[..., Any], structure: Any) -> None:
+    def __init__(self, function: Function, structure: PyTreeDef) -> None:
         self._function, self._structure = function, structure
-        self.out: Any = None
+        self.out: PyTreeDef | None = None
         self.run = jax.jit(self._flat)
 
-    def _flat(self, leaves: tuple[Any, ...]) -> list[Any]:
+    def _flat(self, leaves: tuple[Leaf, ...]) -> list[Array]:
         out, self.out = jax.tree.flatten(
             self._function(*jax.tree.unflatten(self._structure, leaves))
         )
@@ -55,14 +63,14 @@ class _Entry(NamedTuple):
       dead: places that no later step reads.
     """
 
-    run: Callable[[tuple[Any, ...]], list[Any]]
+    run: Callable[[tuple[Leaf, ...]], list[Array]]
     arguments: tuple[int, ...]
     start: int
     dead: tuple[int, ...]
 
 
 @contextlib.contextmanager
-def recorded(inputs: Any, constants: Any) -> Iterator[Recording]:
+def recorded(inputs: Arrays, constants: Arrays) -> Iterator[Recording]:
     """Records the compiled steps inside; see `Recording`."""
     recording = Recording(inputs, constants)
     token = _current.set(recording)
@@ -72,7 +80,7 @@ def recorded(inputs: Any, constants: Any) -> Iterator[Recording]:
         _current.reset(token)
 
 
-def run_compiled(function: Callable[..., Any], *args: Any) -> Any:
+def run_compiled(function: Callable[[*_Args], _T], *args: *_Args) -> _T:
     """Returns the function of trees of concrete arrays, compiled; a recording notes the step.
 
     Args:
@@ -88,7 +96,7 @@ def run_compiled(function: Callable[..., Any], *args: Any) -> Any:
     return jax.tree.unflatten(step.out, out)
 
 
-def _step_of(function: Callable[..., Any], structure: Any) -> _CompiledStep:
+def _step_of(function: Function, structure: PyTreeDef) -> _CompiledStep:
     return _steps.get((function, structure), lambda: _CompiledStep(function, structure))
 
 
@@ -100,7 +108,7 @@ class Recording:
         earlier step. If not, something was computed apart, and the steps are not all there is.
     """
 
-    def __init__(self, inputs: Any, constants: Any) -> None:
+    def __init__(self, inputs: Arrays, constants: Arrays) -> None:
         """Begins.
 
         Args:
@@ -108,7 +116,7 @@ class Recording:
           constants: tree of arrays that will be the same, such as hyper-parameters.
         """
         self.complete = True
-        self._values: list[Any] = []
+        self._values: list[Leaf] = []
         self._places: dict[int, int] = {}
         self._constants = list(jax.tree.leaves(constants))
         self._fixed = {id(value) for value in self._constants}
@@ -116,7 +124,7 @@ class Recording:
         self._results: tuple[int, ...] = ()
         self._add(jax.tree.leaves(inputs))
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def call(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
         """Returns the function of trees, compiled, and records the step; see `run_compiled`."""
         leaves, structure = jax.tree.flatten(args)
         step = _step_of(function, structure)
@@ -126,7 +134,7 @@ class Recording:
         self._add(out)
         return jax.tree.unflatten(step.out, out)
 
-    def end(self, results: Any) -> None:
+    def end(self, results: Arrays) -> None:
         """Ends with the arrays that later calls return, and forgets those of this one."""
         self._results = tuple(map(self._place, jax.tree.leaves(results)))
         self._values = [value if id(value) in self._fixed else None for value in self._values]
@@ -138,7 +146,7 @@ class Recording:
             for i, entry in enumerate(self._entries)
         ]
 
-    def run(self, inputs: Any) -> list[Any]:
+    def run(self, inputs: Arrays) -> list[Leaf]:
         """Returns the same results of other inputs, of the same shapes and dtypes."""
         values = self._values.copy()
         leaves = jax.tree.leaves(inputs)
@@ -150,12 +158,12 @@ class Recording:
                 values[place] = None
         return [values[p] for p in self._results]
 
-    def _add(self, values: Iterable[Any]) -> None:
+    def _add(self, values: Iterable[ArrayLike]) -> None:
         for value in values:
             self._places[id(value)] = len(self._values)
             self._values.append(value)
 
-    def _place(self, value: Any) -> int:
+    def _place(self, value: ArrayLike) -> int:
         if id(value) not in self._places:
             is_fixed = id(value) in self._fixed or not isinstance(value, jax.Array)
             self.complete = self.complete and is_fixed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -89,7 +88,7 @@ class Flatten(Layer):
         batch, rest = shape[axis], math.prod((*shape[:axis], *shape[axis + 1 :]))
         return (batch, rest) if self.batch_axis_out % 2 == 0 else (rest, batch)
 
-    def _flatten(self, x: Any) -> Any:
+    def _flatten(self, x: Arrays) -> Arrays:
         rows = jnp.moveaxis(x, self.batch_axis, 0) if self.batch_axis else x
         flat = rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
         return flat if self.batch_axis_out % 2 == 0 else flat.T

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +144,7 @@ class ImageResize(Layer):
         return sample_maps(cov, m1, m2, site.signal_out)
 
 
-def _as_method(method: Any) -> str:
+def _as_method(method: object) -> str:
     """Returns the plain name of a resize method.
 
     Raises:

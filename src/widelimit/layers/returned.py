@@ -7,10 +7,9 @@ or old, but nothing else.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from widelimit._pytree import is_concrete
 from widelimit.covariance.covariances import Covariances
@@ -49,7 +48,7 @@ def output_axes(signal: Signal, ndim: int) -> tuple[int, int]:
 
 
 def covariances_of(
-    kernel: Any, signal: Signal, need: Need, masked: bool, given: list[Kernel], symmetric: bool
+    kernel: object, signal: Signal, need: Need, masked: bool, given: list[Kernel], symmetric: bool
 ) -> Covariances:
     """Returns a Kernel that a given function returned by offset.
 
@@ -81,16 +80,17 @@ def covariances_of(
         channel_axis=signal.channel_axis,
     )
     unchanged = any(kernel.ntk is k.ntk for k in given)
-    if _is_one_number(kernel.ntk) and not unchanged and kernel.nngp is not None:
-        kernel = kernel.replace(ntk=jnp.full_like(kernel.nngp, kernel.ntk))
+    ntk, nngp = kernel.ntk, kernel.nngp
+    if ntk is not None and nngp is not None and _is_one_number(ntk) and not unchanged:
+        kernel = kernel.replace(ntk=jnp.full_like(nngp, ntk))
     if symmetric and any(kernel.cov1 is k.cov1 for k in given):
         kernel = _with_own(kernel)
     return covariances_from_kernel(kernel, need, symmetric, "init_fn says")
 
 
-def _is_one_number(ntk: Any) -> bool:
+def _is_one_number(ntk: Array) -> bool:
     """Returns whether an NTK is one number for all entries that may be other than zero."""
-    if ntk is None or jnp.ndim(ntk):
+    if jnp.ndim(ntk):
         return False
     return not is_concrete(ntk) or bool(np.any(ntk))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 from widelimit.covariance.offsets import Need
+from widelimit.typing import Inputs, Needs, Shapes
 
 
-def as_shape(shape: Any) -> Any:
+def as_shape(shape: Shapes) -> Shapes:
     """Returns a shape as a tuple of ints, or a tree of shapes as a tuple of such trees."""
     if isinstance(shape, list | tuple) and any(isinstance(s, list | tuple) for s in shape):
         return tuple(as_shape(s) for s in shape)
@@ -18,13 +17,13 @@ def as_shape(shape: Any) -> Any:
     return tuple(int(s) for s in shape)
 
 
-def check_one_input(tree: Any) -> None:
+def check_one_input(tree: object) -> None:
     """Raises if the shape or signal is that of several branches."""
     if isinstance(tree, tuple) and any(not isinstance(part, int) for part in tree):
         raise ValueError(f"expected one input, got {len(tree)} branches: join them first")
 
 
-def checked_axis(axis: int, shape: Any) -> int:
+def checked_axis(axis: int, shape: Shapes) -> int:
     """Returns an axis of an input as a non-negative number.
 
     Raises:
@@ -38,14 +37,14 @@ def checked_axis(axis: int, shape: Any) -> int:
     return axis % len(shape)
 
 
-def tree_shapes(x: Any) -> Any:
+def tree_shapes(x: Inputs) -> Shapes:
     """Returns the shape of an array, or a tuple of shapes for a list or tuple."""
     if isinstance(x, list | tuple):
         return tuple(tree_shapes(part) for part in x)
     return tuple(jax.numpy.shape(x))
 
 
-def same_need(need: Any, other: Any) -> Any:
+def same_need(need: Needs, other: Needs) -> Needs:
     """Returns the union of two needs, branch by branch."""
     if isinstance(need, Need):
         return need | other

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 from jaxtyping import Array
@@ -14,7 +13,7 @@ from widelimit.covariance.signal import Signal
 from widelimit.covariance.verbs import apply_masks
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.recording import run_compiled
-from widelimit.typing import Covs
+from widelimit.typing import Covs, Masks, Needs
 
 
 @pytree
@@ -46,14 +45,15 @@ def step(layer: Layer, cov: Covs, site: Site) -> Covs:
         return _step_trio(layer, cov, site)
     if layer.called_anew or not is_concrete(cov):
         return _step(layer, cov, site)
-    given = {name for part in _leaves(cov) for name in part.origins}
+    parts = (part for part in _leaves(cov) if isinstance(part, Covariances))
+    given = {name for part in parts for name in part.origins}
     # Names in the structure would tell equal layers apart.
     short = {name: f"@{i}" for i, name in enumerate(sorted(given)) if not name.startswith("<")}
     out = run_compiled(_step, layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
     return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
 
 
-def select_each(tree: Any, need: Any) -> Any:
+def select_each(tree: Covs, need: Needs) -> Covs:
     """Returns trees of covariances (or trios) at the offsets needed, all of which are stored."""
     if isinstance(tree, Covariances):
         if tree.need == need or not is_concrete(tree):
@@ -66,28 +66,28 @@ def select_each(tree: Any, need: Any) -> Any:
 
 @pytree
 class _Wanted:
-    need: Any = static()
+    need: Needs = static()
 
 
 def _select(cov: Covariances, wanted: _Wanted) -> Covariances:
     return at_offsets(cov, wanted.need)
 
 
-def _step_trio(layer: Layer, cov: Any, site: Site) -> Any:
+def _step_trio(layer: Layer, cov: Covs, site: Site) -> Covs:
     """Returns trios after `layer`; each batch with itself tells the self-covariances of both."""
     sites = {"first": site.side(0), "second": site.side(1), "cross": site}
     parts = {name: step(layer, _pick(cov, name), at) for name, at in sites.items()}
     return join_trio(**parts)
 
 
-def _pick(tree: Any, name: str) -> Any:
+def _pick(tree: Covs, name: str) -> Covs:
     """Returns one member of every trio of a tree."""
     if isinstance(tree, Trio):
         return getattr(tree, name)
     return type(tree)(_pick(part, name) for part in tree)
 
 
-def join_trio(first: Any, second: Any, cross: Any) -> Any:
+def join_trio(first: Covs, second: Covs, cross: Covs) -> Covs:
     """Returns trios from three trees."""
     if isinstance(cross, Covariances):
         cov1, cov2 = same_sample(first), same_sample(second)
@@ -95,7 +95,7 @@ def join_trio(first: Any, second: Any, cross: Any) -> Any:
     return type(cross)(map(join_trio, first, second, cross))
 
 
-def _step(layer: Layer, cov: Any, site: Site) -> Any:
+def _step(layer: Layer, cov: Covs, site: Site) -> Covs:
     with jax.default_matmul_precision("highest"):  # accelerators would round float32 to less
         out = layer.propagate(cov, site)
     if site.pairs:
@@ -103,14 +103,14 @@ def _step(layer: Layer, cov: Any, site: Site) -> Any:
     return _settled(out, site.need_out, site.masks_out)
 
 
-def _from_diagonal(out: Any) -> Any:
+def _from_diagonal(out: Covs) -> Covs:
     """Returns covariances whose self-covariances are the diagonal of their NNGP, if symmetric."""
     if not isinstance(out, Covariances):
         return type(out)(map(_from_diagonal, out))
     return out.replace(cov1=same_sample(out)) if out.symmetric else out
 
 
-def _settled(out: Any, need: Any, masks: Any) -> Any:
+def _settled(out: Covs, need: Needs, masks: Masks) -> Covs:
     """Returns covariances at the offsets needed, masked, with exact diagonals.
 
     The diagonal of a symmetric kernel is the variance to the bit: one rounding error there would
@@ -123,21 +123,21 @@ def _settled(out: Any, need: Any, masks: Any) -> Any:
     return type(out)(_settled(o, n, (m1, m2)) for o, n, m1, m2 in parts)
 
 
-def _leaves(tree: Any) -> list[Any]:
+def _leaves(tree: Covs) -> list[Covariances | Trio]:
     """Returns the covariances (or trios) of a tree of branches."""
     if isinstance(tree, Covariances | Trio):
         return [tree]
     return [leaf for part in tree for leaf in _leaves(part)]
 
 
-def _renamed(tree: Any, names: dict[str, str]) -> Any:
+def _renamed(tree: Covs, names: dict[str, str]) -> Covs:
     """Returns covariances with other names of origins."""
     if not isinstance(tree, Covariances):
         return type(tree)(_renamed(part, names) for part in tree)
     return tree.replace(origins=frozenset(names.get(name, name) for name in tree.origins))
 
 
-def mask_covariances(cov: Covariances, masks: Any) -> Covariances:
+def mask_covariances(cov: Covariances, masks: Masks) -> Covariances:
     """Returns the covariances with zeros where either position is masked on every channel."""
     flat1, flat2 = (_flat_mask(m, cov.signal) for m in masks)
     return apply_masks(cov, flat1, flat2)

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -55,7 +55,7 @@ def as_padding(padding: PaddingLike, ndim: int, what: str = "window") -> str | t
     )
 
 
-def _is_pair(pair: Any) -> bool:
+def _is_pair(pair: Sequence[object]) -> bool:
     return len(pair) == 2 and all(isinstance(p, int) and p >= 0 for p in pair)
 
 
