@@ -5,8 +5,17 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable, Sequence
+from typing import (
+    Any,
+    ClassVar,
+    Protocol,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +32,18 @@ AnyArrays: TypeAlias = Sequence[AnyArray]
 Outline: TypeAlias = AnyArray | jax.ShapeDtypeStruct
 """An array, or its shape and dtype."""
 
+_Values: TypeAlias = tuple[object, ...]
+_Keyed: TypeAlias = tuple[tuple[jax.tree_util.GetAttrKey, object], ...]
 
-def static(*, default: Any = dataclasses.MISSING, kw_only: bool = False) -> Any:
+
+@runtime_checkable
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
+
+
+def static(*, default: object = dataclasses.MISSING, kw_only: bool = False) -> Any:
     """Returns a dataclass field that is part of the tree's structure instead of a leaf."""
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True})
 
@@ -44,14 +63,14 @@ def pytree(cls: type[_T]) -> type[_T]:
 
     get_data, get_meta = _getter(data), _getter(meta)
 
-    def flatten(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten(obj: object) -> tuple[_Values, _Values]:
         return get_data(obj), get_meta(obj)
 
-    def flatten_with_keys(obj: Any) -> tuple[Any, tuple[Any, ...]]:
+    def flatten_with_keys(obj: object) -> tuple[_Keyed, _Values]:
         leaves, structure = flatten(obj)
         return tuple(zip(keys, leaves, strict=True)), structure
 
-    def unflatten(structure: tuple[Any, ...], leaves: Any) -> Any:
+    def unflatten(structure: _Values, leaves: Iterable[object]) -> _T:
         obj = object.__new__(cls)
         for name, value in zip(data + meta, (*leaves, *structure), strict=True):
             object.__setattr__(obj, name, value)
@@ -61,7 +80,7 @@ def pytree(cls: type[_T]) -> type[_T]:
     return cls
 
 
-def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+def _getter(names: tuple[str, ...]) -> Callable[[object], _Values]:
     """Returns a function from an object to a tuple of its attributes."""
     match names:
         case ():
@@ -72,25 +91,24 @@ def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
             return operator.attrgetter(*names)
 
 
-def data_fields(obj: Any) -> tuple[str, ...]:
+def data_fields(obj: Dataclass) -> tuple[str, ...]:
     """Returns the names of the traced fields of a `pytree` object, in order."""
     return tuple(f.name for f in dataclasses.fields(obj) if not f.metadata.get("static"))
 
 
-def as_leaf(value: Any) -> Any:
+def as_leaf(value: object) -> object:
     """Returns concrete numbers as Python floats; arrays, tracers and None unchanged.
 
     All numbers then have one abstract type, so that 1, 1.5 and `np.sqrt(2)` share a compilation.
     """
     if isinstance(value, tuple | list):
         return tuple(as_leaf(v) for v in value)
-    is_number = isinstance(value, numbers.Real | np.bool_)
-    if is_number or (isinstance(value, np.ndarray) and value.ndim == 0):
+    if isinstance(value, numbers.Real | np.bool_):
         return float(value)
-    return value
+    return float(value) if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
-def is_concrete(*trees: Any) -> bool:
+def is_concrete(*trees: object) -> bool:
     """Returns whether no leaf of the trees is being traced."""
     try:
         for leaf in jax.tree.leaves(trees):
@@ -115,21 +133,21 @@ def same_values(first: object, second: object) -> bool:
     return is_concrete(pairs) and all(_same_entries(a, b) for a, b in pairs)
 
 
-def _same_entries(first: Any, second: Any) -> bool:
+def _same_entries(first: object, second: object) -> bool:
     a, b = (np.asarray(jax.random.key_data(v) if is_random_key(v) else v) for v in (first, second))
     has_nan = all(jnp.issubdtype(v.dtype, np.inexact) for v in (a, b))
     return bool(np.array_equal(a, b, equal_nan=has_nan))
 
 
-def is_random_key(value: object) -> bool:
+def is_random_key(value: object) -> TypeGuard[jax.Array]:
     """Returns whether this is an array of random keys of the new kind."""
     return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
-def own(tree: Any) -> Any:
+def own(tree: _T) -> _T:
     """Returns the tree with copies of its NumPy arrays, which callers may change later."""
 
-    def copy(value: Any) -> Any:
+    def copy(value: object) -> object:
         frozen = isinstance(value, np.ndarray) and value.base is None and not value.flags.writeable
         return value.copy() if isinstance(value, np.ndarray) and not frozen else value
 

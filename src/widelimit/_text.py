@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ _CHARACTERS = 80
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Returns a value in at most 80 characters on one line, large arrays by their shape."""
     if isinstance(value, np.ndarray | jax.Array):
         concrete = is_concrete(value)

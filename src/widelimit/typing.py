@@ -156,7 +156,9 @@ Subset: TypeAlias = PyTree[str | bool | np.bool_ | Callable]
 class InitFunction(Protocol):
     """`init_fn(key, input_shape)` returns an output shape and parameters."""
 
-    def __call__(self, key: Any, input_shape: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, key: Key, input_shape: Shapes, /, *args: Any, **kwargs: Any
+    ) -> tuple[Shapes, Params]:
         """Returns the shape of the output and random parameters."""
 
 
@@ -164,7 +166,7 @@ class InitFunction(Protocol):
 class ApplyFunction(Protocol):
     """`f(params, x, **kwargs)`, a finite network: outputs from parameters and inputs."""
 
-    def __call__(self, params: Any, x: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, params: Params, x: Inputs, /, *args: Any, **kwargs: Any) -> PyTree:
         """Returns the outputs, an array or a tree of arrays."""
 
 
@@ -172,7 +174,7 @@ class ApplyFunction(Protocol):
 class KernelFunction(Protocol):
     """`kernel_fn(x1, x2, get, **kwargs)`: kernels between inputs."""
 
-    def __call__(self, x1: Any, x2: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, x1: Inputs, x2: Inputs, /, *args: Any, **kwargs: Any) -> PyTree:
         """Returns the kernels asked for."""
 
 
@@ -181,7 +183,7 @@ class HasKernelFunction(Protocol):
     """A network: its kernel function is an attribute."""
 
     @property
-    def kernel_fn(self) -> Any:
+    def kernel_fn(self) -> KernelFunction:
         """The kernel function."""
 
 

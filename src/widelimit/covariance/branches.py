@@ -6,7 +6,8 @@ import functools
 import itertools
 import operator
 from collections.abc import Sequence
-from typing import Any
+
+from jaxtyping import Array
 
 from widelimit.covariance.covariances import Covariances, at_offsets
 from widelimit.covariance.offsets import Need
@@ -50,7 +51,7 @@ def weighted_sum(
 ) -> Covariances:
     """Returns the weighted sum of covariances at the same offsets (weight None is 1)."""
 
-    def total(parts: Any) -> Any:
+    def total(parts: Sequence[Array | None]) -> Array | None:
         pairs = [(p, w) for p, w in zip(parts, weights, strict=True) if p is not None]
         terms = [p if w is None else p * w for p, w in pairs]
         return functools.reduce(operator.add, terms) if terms else None

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from widelimit._pytree import pytree, static
 from widelimit.covariance.offsets import Need
@@ -27,6 +27,9 @@ from widelimit.covariance.signal import Signal
 # Origins that are no fresh weights: raw input, and a Kernel from outside.
 INPUT = "<input>"
 KERNEL = "<kernel>"
+
+Features: TypeAlias = PyTree[Shaped[Array, "..."]]
+"""What belongs to single positions: trees of arrays [..., n, p]."""
 
 
 @pytree
@@ -74,7 +77,7 @@ class Covariances:
         return Parts(self.nngp, self.ntk, self.cov1, self.cov2)
 
     def map(
-        self, function: Callable[[Array, Pairing], Array], *, gap: bool = False, **changes: Any
+        self, function: Callable[[Array, Pairing], Array], *, gap: bool = False, **changes: object
     ) -> Covariances:
         """Returns a copy with the same done to all arrays, those of the NTK like the NNGP.
 
@@ -87,7 +90,7 @@ class Covariances:
         arrays = self.parts.map(function)._asdict()
         return self.replace(**{**arrays, "gap": mapped, **changes})
 
-    def ends(self, part: Pairing, features: tuple[Any, Any]) -> tuple[Any, Any]:
+    def ends(self, part: Pairing, features: tuple[Features, Features]) -> tuple[Features, Features]:
         """Returns what belongs to both ends of pairs, shaped to broadcast against a part.
 
         Args:

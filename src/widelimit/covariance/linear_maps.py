@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Num
@@ -169,7 +169,7 @@ def contract(
         pairs = [*samples, *kept, *copy(0, *within), *copy(1, *within)]
         out = [*samples_out, *kept, *copy(0, *within_out), *copy(1, *within_out)]
         left, right = (copy(side, *plan.constant) for side in (0, 1))
-        product: Any = jnp.einsum(constant, left, grid, pairs, constant, right, out)
+        product = jnp.einsum(constant, left, grid, pairs, constant, right, out)
         return product.reshape(*product.shape[: part.axes + 2], size_out, size_out)
 
     out = close_pairs(cov, open_pairs(cov, axes).map(mapped), axes_out, signal, need)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +62,6 @@ class Signal:
         return (self.batch_axis, *self.spatial_axes, self.channel_axis)
 
 
-def is_branches(tree: Any) -> bool:
+def is_branches(tree: object) -> bool:
     """Returns whether `tree` is a list or tuple of branches (named tuples are not)."""
     return type(tree) in (list, tuple)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from widelimit.activations import Dual
 from widelimit.covariance.covariances import (
     Covariances,
+    Features,
     cross_variances,
     same_entry,
     variances,
@@ -62,7 +63,7 @@ def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
             return w * value
         return rezero(w * value + b, part.of(cov.need), signal.spatial)
 
-    ntk: Any = cov.ntk
+    ntk: Array | float | None = cov.ntk
     if cov.tangent and not (ntk is None and u is None and v is None):
         ntk = 0.0 if ntk is None else w * ntk
         ntk = ntk if u is None else ntk + u * cov.nngp
@@ -115,7 +116,11 @@ def _gap(cov: Covariances) -> Array:
 
 
 def _own_elementwise(
-    cov: Covariances, rule: ElementwiseRule, own: Array, part: Pairing, features: tuple[Any, Any]
+    cov: Covariances,
+    rule: ElementwiseRule,
+    own: Array,
+    part: Pairing,
+    features: tuple[Features, Features],
 ) -> Array:
     """Returns the self-covariances [n, d, p] after a nonlinearity; variances are exact."""
     variance = rule.variance(features[part.sides[0]])
@@ -204,7 +209,7 @@ def _normalised_gap(cov: Covariances, full: tuple[Array, Array]) -> Array | None
     return rezero(gap, cov.need.cross, cov.signal.spatial)
 
 
-def scale_same(cov: Covariances, factor: Any) -> Covariances:
+def scale_same(cov: Covariances, factor: Scalar) -> Covariances:
     """Returns the covariances with entries of equal sample and position multiplied by a factor.
 
     Cross-covariances are touched only where x2 is x1: independent noise drawn for two different

@@ -10,15 +10,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from widelimit.typing import BasicIndex, Sizes
+
 Shape = tuple[int, ...]
 Index = tuple[int | slice, ...]
+AxisPair = tuple[Shape, Shape]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +75,7 @@ def hide_pairs(value: Array, places: Places, hidden: tuple[Array | None, Array |
 
 def take(value: Array, places: Places, indices: tuple[Index, Index]) -> Array:
     """Returns the covariance of indexed activations, one index per axis and side."""
-    full: list[Any] = [slice(None)] * value.ndim
+    full: list[int | slice] = [slice(None)] * value.ndim
     for axis, copies in places.copies.items():
         for copy, index in zip(copies, indices, strict=True):
             full[copy] = index[axis]
@@ -93,14 +97,14 @@ def take_mask(mask: Array | None, index: Index) -> Array | None:
     """Returns the mask of an indexed activation; its axes of size 1 stand for all indices."""
     if mask is None:
         return None
-    parts: list[Any] = []
+    parts: list[int | slice] = []
     for size, part in zip(mask.shape, index, strict=True):
         whole: int | slice = slice(None) if isinstance(part, slice) else 0
         parts.append(whole if size == 1 else part)
     return mask[tuple(parts)]
 
 
-def canonical_index(idx: Any, shape: Shape, batch_axis: int, channel_axis: int) -> Index:
+def canonical_index(idx: BasicIndex, shape: Shape, batch_axis: int, channel_axis: int) -> Index:
     """Returns a basic NumPy index as one int or slice per axis of an activation.
 
     Raises:
@@ -134,7 +138,7 @@ def canonical_index(idx: Any, shape: Shape, batch_axis: int, channel_axis: int) 
     return index
 
 
-def _basic(part: Any, size: int, axis: int) -> int | slice:
+def _basic(part: BasicIndex, size: int, axis: int) -> int | slice:
     if isinstance(part, slice):
         return part
     try:
@@ -166,7 +170,7 @@ class Product(NamedTuple):
       fresh: names that the constant brought in.
     """
 
-    numbers: Any
+    numbers: tuple[AxisPair, AxisPair]
     is_lhs: bool
     constant: Shape
     out: Shape
@@ -194,7 +198,9 @@ class Product(NamedTuple):
                 f"and a constant {other.shape}: {error}"
             ) from error
 
-    def mask(self, mask: Array | None, shape: Shape, channel_axis: int, other: Array) -> Any:
+    def mask(
+        self, mask: Array | None, shape: Shape, channel_axis: int, other: Array
+    ) -> Array | None:
         """Returns the mask of the product: masked where all that contributes is masked."""
         if mask is None:
             return None
@@ -222,7 +228,7 @@ class Product(NamedTuple):
         def label(name: int, copy: int) -> int:
             return 2 * name + (0 if name in once else copy)
 
-        def both(names: Any) -> list[int]:
+        def both(names: Iterable[int]) -> list[int]:
             return list(dict.fromkeys(label(name, copy) for name in names for copy in (0, 1)))
 
         first, second = (jnp.asarray(other, value.dtype) for other in others)
@@ -245,7 +251,11 @@ class Product(NamedTuple):
 
 
 def plan_product(
-    numbers: Any, is_lhs: bool, ndims: tuple[int, int], batch_axis: int, channel_axis: int
+    numbers: Sequence[Sequence[Sizes]],
+    is_lhs: bool,
+    ndims: tuple[int, int],
+    batch_axis: int,
+    channel_axis: int,
 ) -> Product:
     """Returns the product of an activation with a constant.
 
@@ -285,9 +295,9 @@ def plan_product(
     samples = fresh[0] if batch_axis in cs else batch_axis
     free = tuple(i for i in range(ndim) if i not in cs + bs)
     out = (*bs, *fresh, *free) if is_lhs else (*bs, *free, *fresh)
-    pairs = (cs, other_cs), (bs, other_bs)
+    contracted, batched = (cs, other_cs), (bs, other_bs)
     return Product(
-        tuple(pair[::-1] if is_lhs else pair for pair in pairs),
+        (contracted[::-1], batched[::-1]) if is_lhs else (contracted, batched),
         is_lhs,
         tuple(constant),
         out,
@@ -297,7 +307,7 @@ def plan_product(
     )
 
 
-def _axes(axes: Any, ndim: int) -> Shape:
+def _axes(axes: Sizes, ndim: int) -> Shape:
     """Returns axes as non-negative numbers."""
     numbers = tuple(operator.index(axis) for axis in axes)
     if not all(-ndim <= axis < ndim for axis in numbers):

@@ -6,10 +6,15 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TypeVar
+
+from jaxtyping import PyTree
 
 from widelimit._text import shown
 from widelimit.kernel.kernel import Kernel
+from widelimit.typing import Get
+
+_T = TypeVar("_T")
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Kernel))
 KERNELS = ("nngp", "ntk")
@@ -46,7 +51,9 @@ def _names_of(given: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[str, ..
     return lower if len({*lower} & {*allowed}) == len(lower) else ()
 
 
-def as_asked(kind: str, get: object, names: tuple[str, ...], values: Iterable[object]) -> Any:
+def as_asked(
+    kind: str, get: object, names: tuple[str, ...], values: Iterable[_T]
+) -> _T | tuple[_T, ...]:
     """Returns the one value if `get` was one name, else a named tuple of them.
 
     Args:
@@ -62,12 +69,12 @@ def as_asked(kind: str, get: object, names: tuple[str, ...], values: Iterable[ob
 
 
 @functools.lru_cache(maxsize=64)
-def named_tuple(kind: str, names: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
+def named_tuple(kind: str, names: tuple[str, ...]) -> Callable[..., tuple]:
     """Returns the type of named tuples of these fields: one for all, since JAX compares types."""
     return collections.namedtuple(kind, names)
 
 
-def select_fields(result: Any, get: Any) -> Any:
+def select_fields(result: PyTree, get: Get) -> PyTree:
     """Returns the fields that the user asked for, kernel by kernel.
 
     Args:

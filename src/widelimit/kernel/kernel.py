@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from widelimit._pytree import pytree, same_values, static
 from widelimit.covariance.signal import Signal
@@ -78,11 +78,11 @@ class Kernel:
         """Returns a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def asdict(self) -> dict[str, Any]:
+    def asdict(self) -> dict[str, object]:
         """Returns the fields by name, in order; arrays are not copied."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def astuple(self) -> tuple[Any, ...]:
+    def astuple(self) -> tuple[object, ...]:
         """Returns the fields in order."""
         return tuple(self.asdict().values())
 
@@ -140,7 +140,7 @@ class Kernel:
         accept both.
         """
 
-        def flip(value: Array, places: Places, _: Any) -> Array:
+        def flip(value: Array, places: Places, _: tuple[int, int]) -> Array:
             return reorder(value, places, (places.order[0], *places.order[:0:-1]))
 
         return self._mapped(flip).replace(is_reversed=not self.is_reversed)
@@ -304,7 +304,7 @@ class Kernel:
         """
         cross, own = self._places(own=False), self._places(own=True)
 
-        def apply(value: Any, places: Places, sides: tuple[int, int]) -> Any:
+        def apply(value: Array | None, places: Places, sides: tuple[int, int]) -> Array | None:
             return value if value is None or value.ndim == 0 else function(value, places, sides)
 
         return self.replace(
@@ -338,28 +338,25 @@ class Kernel:
             mask2=None,
         )
 
-    def _map(self, both: Any, nngp_only: Any) -> Kernel:
-        """Returns the kernel with `nngp_only` applied to covariances and `both` to the NTK."""
-        return self.replace(
-            nngp=nngp_only(self.nngp),
-            ntk=None if self.ntk is None else both(self.ntk),
-            cov1=nngp_only(self.cov1),
-            cov2=None if self.cov2 is None else nngp_only(self.cov2),
-        )
+    def _map(self, function: Callable[[Array], Array]) -> Kernel:
+        """Returns the kernel with a function of each of its arrays in their place."""
+        names = ("nngp", "ntk", "cov1", "cov2")
+        arrays = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return self.replace(**{name: function(value) for name, value in arrays.items()})
 
     def __mul__(self, other: Scalar) -> Kernel:
         """Returns the kernel of the outputs times a constant."""
-        return self._map(lambda k: k * other**2, lambda k: k * other**2)
+        return self._map(lambda k: k * other**2)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Scalar) -> Kernel:
         """Returns the kernel of the outputs divided by a constant."""
-        return self._map(lambda k: k / other**2, lambda k: k / other**2)
+        return self._map(lambda k: k / other**2)
 
     def __add__(self, other: Scalar) -> Kernel:
         """Returns the kernel of the outputs plus a constant: covariances grow by its square."""
-        return self._map(lambda k: k, lambda k: k + other**2)
+        return self._map(lambda k: k + other**2).replace(ntk=self.ntk)
 
     __sub__ = __add__
 
@@ -371,8 +368,10 @@ class Kernel:
     def __repr__(self) -> str:
         parts = []
         for name, value in self.asdict().items():
-            shape = getattr(value, "shape", None)
-            parts.append(f"{name}={value!r}" if shape is None else f"{name}={value.dtype}{shape}")
+            if isinstance(value, jax.Array | np.ndarray):
+                parts.append(f"{name}={value.dtype}{value.shape}")
+            else:
+                parts.append(f"{name}={value!r}")
         return f"Kernel({', '.join(parts)})"
 
 
@@ -381,21 +380,21 @@ def kernel_signal(kernel: Kernel) -> Signal:
     return Signal(kernel.shape1, kernel.shape2, kernel.batch_axis, kernel.channel_axis)
 
 
-def _as_mask(mask: Any) -> Array | None:
+def _as_mask(mask: Bool[Array | np.ndarray, "..."] | None) -> Array | None:
     return None if mask is None else jnp.asarray(mask)
 
 
-def is_kernel(value: Any) -> bool:
+def is_kernel(value: object) -> bool:
     """Returns whether this is a `Kernel` (usable as `is_leaf`)."""
     return isinstance(value, Kernel)
 
 
-def holds_kernels(x: Any) -> bool:
+def holds_kernels(x: object) -> bool:
     """Returns whether there are kernels in a tree of inputs."""
     return any(map(is_kernel, jax.tree.leaves(x, is_leaf=is_kernel)))
 
 
-def map_kernels(function: Any, tree: Any) -> Any:
+def map_kernels(function: Callable[[Kernel], PyTree], tree: PyTree[Kernel]) -> PyTree:
     """Returns the function of every kernel of a tree; branches become tuples."""
     if isinstance(tree, Kernel):
         return function(tree)

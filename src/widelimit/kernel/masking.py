@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, PyTree, Shaped
 
 from widelimit._pytree import pytree
 from widelimit.covariance.signal import Signal
-from widelimit.typing import Function
+from widelimit.typing import Arrays, Function, Inputs, Masks, Scalar
 
 
 @pytree
@@ -27,12 +27,12 @@ class MaskedArray:
     mask: Bool[Array, "..."] | None
 
 
-def is_masked_array(value: Any) -> bool:
+def is_masked_array(value: object) -> bool:
     """Returns whether `value` is a `MaskedArray` (usable as `is_leaf`)."""
     return isinstance(value, MaskedArray)
 
 
-def split_mask(x: Any, mask_constant: Any) -> tuple[Any, Any]:
+def split_mask(x: Inputs, mask_constant: Scalar | None) -> tuple[Arrays, Masks]:
     """Returns inputs with masked entries set to 0, and their masks (None where there are none).
 
     Args:
@@ -94,7 +94,7 @@ def one_channel(mask: Array | None, signal: Signal, label: str) -> Array | None:
     return jnp.broadcast_to(rows[..., 0], (n, *signal.spatial)).reshape(n, signal.positions)
 
 
-def all_masked(masks: Any) -> Array | None:
+def all_masked(masks: Iterable[Array | None]) -> Array | None:
     """Returns the intersection of the masks of branches; branches without one are skipped."""
     present = [m for m in masks if m is not None]
     return functools.reduce(jnp.logical_and, present) if present else None
@@ -104,7 +104,7 @@ def unmask_fn(fn: Function) -> Function:
     """Returns `fn` with masked results replaced by arrays that hold zeros under their masks."""
 
     @functools.wraps(fn)
-    def unmasked(*args: Any, **kwargs: Any) -> Any:
+    def unmasked(*args: object, **kwargs: object) -> PyTree:
         out = fn(*args, **kwargs)
         return jax.tree.map(
             lambda v: hide(v.masked_value, v.mask) if is_masked_array(v) else v,
