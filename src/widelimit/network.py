@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import operator
+from collections.abc import Mapping
+from typing import NamedTuple, SupportsIndex
 
 import jax
 from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete
 from widelimit.engines.choose import choose
-from widelimit.engines.engine import Engine, NetworkEngine, answer
+from widelimit.engines.engine import Engine, EngineMaker, NetworkEngine, answer
 from widelimit.engines.inputs import (
     as_inputs,
     as_patterns,
@@ -36,7 +37,18 @@ from widelimit.layers.base import Layer, located, run_layer
 from widelimit.layers.context import Context
 from widelimit.layers.functions import as_now, is_concrete_network
 from widelimit.layers.shapes import as_shape, tree_shapes
-from widelimit.typing import Get, Inputs, Key, Params, Pattern, Scalar, Shapes
+from widelimit.typing import (
+    Arrays,
+    Get,
+    GivenAxes,
+    Inputs,
+    Key,
+    Masks,
+    Params,
+    Pattern,
+    Scalar,
+    Shapes,
+)
 
 
 class NetFunction:
@@ -93,7 +105,7 @@ class ApplyFn(NetFunction):
         pattern: Pattern = None,
         mask_constant: Scalar | None = None,
         **kwargs: object,
-    ) -> Any:
+    ) -> Arrays:
         """Returns the outputs of the finite network.
 
         Args:
@@ -114,7 +126,7 @@ class ApplyFn(NetFunction):
             return _pair_masks(out, self.net.mask(mask, shape))
 
 
-def _pair_masks(out: Any, mask: Any) -> Any:
+def _pair_masks(out: Arrays, mask: Masks) -> Arrays:
     if isinstance(out, list | tuple):
         return type(out)(_pair_masks(o, m) for o, m in zip(out, mask, strict=True))
     return MaskedArray(out, mask)
@@ -133,9 +145,9 @@ class KernelFn(NetFunction):
         mask_constant: Scalar | None = None,
         diagonal_batch: bool | None = None,
         diagonal_spatial: bool | None = None,
-        engine: str | Callable[..., Engine] = "auto",
-        **kwargs: Any,
-    ) -> Any:
+        engine: str | EngineMaker = "auto",
+        **kwargs: object,
+    ) -> PyTree:
         """Returns the kernels between x1 and x2.
 
         K (NNGP) is the covariance of outputs over random networks, per channel; T (NTK) is the
@@ -179,7 +191,7 @@ class KernelFn(NetFunction):
         """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
         return parse_get(get)
 
-    def select(self, kernels: PyTree, get: Get) -> Any:
+    def select(self, kernels: PyTree, get: Get) -> PyTree:
         """Returns what `get` asks for of whole kernels; see `get.select_fields`."""
         return select_fields(kernels, get)
 
@@ -194,8 +206,8 @@ class KernelFn(NetFunction):
         mask_constant: Scalar | None = None,
         diagonal_batch: bool | None = None,
         diagonal_spatial: bool | None = None,
-        engine: str | Callable[..., Engine] = "auto",
-        **kwargs: Any,
+        engine: str | EngineMaker = "auto",
+        **kwargs: object,
     ) -> NetworkTiler:
         """Returns what computes the kernels between concrete x1 and x2 tile by tile.
 
@@ -274,16 +286,16 @@ class _Query(NamedTuple):
     """
 
     net: Layer
-    shape: Any
+    shape: Shapes
     options: Options
     unusual: str | None
 
-    def engine(self, get: Any) -> Engine:
+    def engine(self, get: Get) -> Engine:
         """Returns the engine that computes what `get` asks for."""
         request = self.options.request(get)
         return choose(self.net, self.shape, request, self.options.engine, self.unusual)
 
-    def prepared(self, engine: Engine, side: _Input | None) -> Any:
+    def prepared(self, engine: Engine, side: _Input | None) -> object:
         """Returns samples as an engine reads them, None for None."""
         if side is None:
             return None
@@ -295,11 +307,13 @@ class _Query(NamedTuple):
 class _Input(NamedTuple):
     """The samples of x1 or x2, and their graph pattern."""
 
-    x: Any
-    pattern: Any
+    x: Inputs
+    pattern: Pattern
 
 
-def _evaluate(net: Layer, x1: Any, x2: Any, get: Any, patterns: Any, options: Options) -> Any:
+def _evaluate(
+    net: Layer, x1: Inputs, x2: Inputs, get: Get, patterns: Pattern, options: Options
+) -> PyTree:
     """Returns the kernels between inputs that `as_inputs` has converted."""
     query = _query(net, x1, x2, patterns, options)
     # Equal inputs on two graphs are two inputs.
@@ -314,7 +328,7 @@ def _evaluate(net: Layer, x1: Any, x2: Any, get: Any, patterns: Any, options: Op
     return answer(engine, *sides, get, share)
 
 
-def _query(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Query:
+def _query(net: Layer, x1: Inputs, x2: Inputs, patterns: Pattern, options: Options) -> _Query:
     if holds_kernels(x1):
         return _Query(net, (), options, "the inputs are Kernels")
     unusual = options.unusual(patterns)
@@ -323,7 +337,9 @@ def _query(net: Layer, x1: Any, x2: Any, patterns: Any, options: Options) -> _Qu
     return _Query(net, tree_shapes(x1), options, unusual)
 
 
-def _full_batch(query: _Query, get: Any, first: _Input, second: _Input | None, share: bool) -> Any:
+def _full_batch(
+    query: _Query, get: Get, first: _Input, second: _Input | None, share: bool
+) -> PyTree[Kernel]:
     """Returns kernels with covariances between all samples of each side in cov1 and cov2."""
     if holds_kernels(first.x):
         raise NotImplementedError(
@@ -338,7 +354,7 @@ def _full_batch(query: _Query, get: Any, first: _Input, second: _Input | None, s
     full1 = square.kernels(query.prepared(square, first), None, True)
     full2 = full1 if second is None else square.kernels(query.prepared(square, second), None, True)
 
-    def join(kernel: Any, one: Any, two: Any) -> Any:
+    def join(kernel: PyTree[Kernel], one: PyTree[Kernel], two: PyTree[Kernel]) -> PyTree[Kernel]:
         if not isinstance(kernel, Kernel):
             return type(kernel)(map(join, kernel, one, two))
         return kernel.replace(cov1=one.nngp, cov2=None if share else two.nngp, diagonal_batch=False)
@@ -346,15 +362,25 @@ def _full_batch(query: _Query, get: Any, first: _Input, second: _Input | None, s
     return join(result, full1, full2)
 
 
-def _keywords(kwargs: dict[str, Any]) -> tuple[int | None, int | None]:
-    axes = kwargs.pop("batch_axis", None), kwargs.pop("channel_axis", None)
-    kwargs.pop("rng", None)  # networks have no randomness left; callers pass it to any kernel_fn
-    if kwargs:
+def _keywords(kwargs: Mapping[str, object]) -> GivenAxes:
+    # Networks have no randomness left; callers pass rng to any kernel_fn.
+    others = [name for name in kwargs if name not in ("batch_axis", "channel_axis", "rng")]
+    if others:
         raise TypeError(
             "expected the keywords pattern, mask_constant, diagonal_batch, diagonal_spatial, "
-            f"batch_axis, channel_axis or rng, got {', '.join(kwargs)}"
+            f"batch_axis, channel_axis or rng, got {', '.join(others)}"
         )
-    return axes
+    return _axis(kwargs, "batch_axis"), _axis(kwargs, "channel_axis")
+
+
+def _axis(kwargs: Mapping[str, object], name: str) -> int | None:
+    """Returns an axis among keywords."""
+    value = kwargs.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, SupportsIndex):
+        raise TypeError(f"expected an int for {name}, got {value!r}")
+    return operator.index(value)
 
 
 Layer.functions = InitFn, ApplyFn, KernelFn

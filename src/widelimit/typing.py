@@ -93,6 +93,12 @@ Shape: TypeAlias = Sequence[SupportsIndex]
 Shapes: TypeAlias = PyTree[SupportsIndex]
 """The shape of an array, or a list or tuple of them for parallel inputs."""
 
+GivenAxes: TypeAlias = tuple[int | None, int | None]
+"""Batch and channel axis of inputs, None where the network decides."""
+
+InputAxes: TypeAlias = PyTree[SupportsIndex]
+"""Batch and channel axis of an input, or a tuple of such pairs for parallel inputs."""
+
 # Trees.
 
 Params: TypeAlias = PyTree

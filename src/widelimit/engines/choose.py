@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from widelimit._cache import kept_with
-from widelimit.engines.engine import Engine
+from widelimit.engines.engine import Engine, EngineMaker
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.bridge import FusedEngine, refusal
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import behind_flatten
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Request
-from widelimit.layers.base import Layer, as_shape, located
+from widelimit.layers.base import Layer, located
+from widelimit.layers.shapes import as_shape
+from widelimit.typing import Shapes
 
 
 class Choice(NamedTuple):
@@ -31,7 +32,7 @@ class Choice(NamedTuple):
 ENGINES = ("auto", "fused", "reference")
 
 
-def choose_engine(net: Layer, shape: Any) -> Choice:
+def choose_engine(net: Layer, shape: Shapes) -> Choice:
     """Returns the engine that computes the kernel of `net` on concrete inputs of `shape`.
 
     Args:
@@ -44,9 +45,9 @@ def choose_engine(net: Layer, shape: Any) -> Choice:
 
 def choose(
     net: Layer,
-    shape: Any,
+    shape: Shapes,
     request: Request,
-    engine: str | Callable[..., Engine] = "auto",
+    engine: str | EngineMaker = "auto",
     unusual: str | None = None,
 ) -> Engine:
     """Returns the engine that computes the kernels of a network; it is kept with the network.
@@ -79,13 +80,15 @@ def choose(
     return _kept(net, shape, request, ReferenceEngine, why)
 
 
-def _kept(net: Layer, shape: Any, request: Request, kind: Any, *more: Any) -> Engine:
+def _kept(net: Layer, shape: Shapes, request: Request, kind: EngineMaker, *more: str) -> Engine:
     key = kind, shape, request, working_dtype(), registered(), more
     engine: Engine = kept_with(net, key, lambda: kind(net, shape, request, *more))
     return engine
 
 
-def _own(net: Layer, shape: Any, request: Request, kind: Any, unusual: str | None) -> Engine:
+def _own(
+    net: Layer, shape: Shapes, request: Request, kind: EngineMaker, unusual: str | None
+) -> Engine:
     """Returns an engine of the caller's own."""
     if unusual is not None:
         raise ValueError(f"expected a call that {kind.__name__} computes, but {unusual}")
@@ -95,7 +98,7 @@ def _own(net: Layer, shape: Any, request: Request, kind: Any, unusual: str | Non
     return engine
 
 
-def _why_not_fused(net: Layer, shape: Any, request: Request) -> str | None:
+def _why_not_fused(net: Layer, shape: Shapes, request: Request) -> str | None:
     """Returns why the fused engine does not run a network on inputs of `shape`."""
     with located(net.label):
         inner, _, signal = kept_with(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
 
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer, Site, inner_layers
+from widelimit.typing import Needs, Signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Workload:
         return self.samples + (self.others or 0)
 
 
-def kept_arrays(fields: tuple[str, ...], signal: Any) -> int:
+def kept_arrays(fields: tuple[str, ...], signal: Signals) -> int:
     """Returns how many covariances are kept per entry where these fields are asked for."""
     while not isinstance(signal, Signal):
         signal = signal[0]
     return 1 + ("ntk" in fields) + (not signal.spatial)
 
 
-def entries(need: Any, signal: Any) -> int:
+def entries(need: Needs, signal: Signals) -> int:
     """Returns how many numbers one covariance of one pair of samples takes as stored."""
     if isinstance(signal, Signal):
         return need.cross.count * signal.positions
     return sum(entries(n, s) for n, s in zip(need, signal, strict=True))
 
 
-def all_entries(signal: Any) -> int:
+def all_entries(signal: Signals) -> int:
     """Returns how many numbers one covariance of all pairs of positions would take."""
     if isinstance(signal, Signal):
         return signal.positions**2
@@ -72,7 +72,7 @@ def peak_bytes(net: Layer, site: Site, load: Workload) -> int:
     return _MemoryWalk(load).run(net, site)
 
 
-def _product_bytes(need: Any, signal: Any, load: Workload) -> int:
+def _product_bytes(need: Needs, signal: Signals, load: Workload) -> int:
     """Returns what the product of the inputs takes beside its result, as XLA reports for it."""
     if not isinstance(signal, Signal):
         return sum(_product_bytes(n, s, load) for n, s in zip(need, signal, strict=True))
@@ -101,13 +101,13 @@ class _MemoryWalk:
         product = held + _product_bytes(site.need_in, site.signal_in, self.load)
         return max(self.peak + self._whole(site.signal_in), product)
 
-    def _whole(self, signal: Any) -> int:
+    def _whole(self, signal: Signals) -> int:
         """Returns what a network without spatial axes takes besides, since it is compiled whole."""
         while not isinstance(signal, Signal):
             signal = signal[0]
         return 0 if signal.spatial else 6 * 8 * self.load.pairs
 
-    def _new(self, need: Any, signal: Any) -> tuple[int, ...]:
+    def _new(self, need: Needs, signal: Signals) -> tuple[int, ...]:
         """Returns the name of new covariances, or the names of several branches."""
         if not isinstance(signal, Signal):
             parts = zip(need, signal, strict=True)
@@ -156,7 +156,7 @@ class _MemoryWalk:
         return int(inputs * size) + shifted * self.load.itemsize
 
 
-def _split(signal: Any, names: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _split(signal: Signals, names: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Returns the names of each branch."""
     parts, start = [], 0
     for branch in signal:
@@ -166,5 +166,5 @@ def _split(signal: Any, names: tuple[int, ...]) -> list[tuple[int, ...]]:
     return parts
 
 
-def _branches(signal: Any) -> int:
+def _branches(signal: Signals) -> int:
     return 1 if isinstance(signal, Signal) else sum(map(_branches, signal))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeAlias, TypeVar
 
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from widelimit.kernel.get import parse_get, select_fields
+from widelimit.kernel.kernel import Kernel
+from widelimit.typing import Get, Inputs, Pattern, Scalar
 
 _COMPUTED = ("nngp", "ntk", "cov1", "cov2")
 
 
-class Engine(abc.ABC):
+Prepared = TypeVar("Prepared")
+
+
+class Engine(abc.ABC, Generic[Prepared]):
     """Computes the kernels of one network between inputs of one shape.
 
     Samples are prepared once, alone; pairs of prepared samples then give kernels. `kernel_fn`,
@@ -35,7 +40,7 @@ class Engine(abc.ABC):
     halves: bool = False
 
     @abc.abstractmethod
-    def prepare(self, x: Any) -> Any:
+    def prepare(self, x: Inputs) -> Prepared:
         """Returns what `pairs` reads of samples.
 
         Args:
@@ -43,7 +48,7 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def pairs(self, first: Any, second: Any) -> Mapping[str, Array]:
+    def pairs(self, first: Prepared, second: Prepared | None) -> Mapping[str, Array]:
         """Returns the arrays wanted, by name: "nngp" and "ntk" [n1, n2], "cov1" [n1], "cov2" [n2].
 
         Args:
@@ -60,11 +65,17 @@ class Engine(abc.ABC):
         return 16 * n1 * n2
 
 
-class NetworkEngine(Engine):
+EngineMaker: TypeAlias = Callable[..., Engine]
+"""What makes an engine of a network, a shape and a `Request`: the class of one."""
+
+
+class NetworkEngine(Engine[Prepared]):
     """An engine of this package, which also knows patterns, masks and whole Kernels."""
 
     @abc.abstractmethod
-    def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Any:
+    def prepare(
+        self, x: Inputs, pattern: Pattern = None, mask_constant: Scalar | None = None
+    ) -> Prepared:
         """Returns samples prepared; see `Engine.prepare`.
 
         Args:
@@ -74,7 +85,7 @@ class NetworkEngine(Engine):
         """
 
     @abc.abstractmethod
-    def kernels(self, first: Any, second: Any, share: bool) -> Any:
+    def kernels(self, first: Prepared, second: Prepared | None, share: bool) -> PyTree[Kernel]:
         """Returns a `Kernel` that holds the arrays wanted, or a tree of them.
 
         Args:
@@ -83,7 +94,7 @@ class NetworkEngine(Engine):
           share: whether no x2 was given, so that nothing is said of one.
         """
 
-    def pairs(self, first: Any, second: Any) -> Mapping[str, Array]:
+    def pairs(self, first: Prepared, second: Prepared | None) -> Mapping[str, Array]:
         """Returns the arrays wanted, by name; see `Engine.pairs`.
 
         Raises:
@@ -96,7 +107,9 @@ class NetworkEngine(Engine):
         return {name: value for name, value in found.items() if value is not None}
 
 
-def answer(engine: Engine, first: Any, second: Any, get: Any, share: bool) -> Any:
+def answer(
+    engine: Engine[Prepared], first: Prepared, second: Prepared | None, get: Get, share: bool
+) -> PyTree:
     """Returns what `get` asks for of the kernels between prepared samples.
 
     Args:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from widelimit._pytree import as_leaf, is_concrete, same_values
 from widelimit._samples import check_finite
 from widelimit.covariance.signal import is_branches
 from widelimit.kernel.kernel import Kernel
 from widelimit.kernel.masking import MaskedArray
+from widelimit.typing import Inputs, Pattern, Scalar
 
 
-def as_inputs(x1: Any, x2: Any, mask_constant: Any) -> tuple[Any, Any]:
+def as_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> tuple[Inputs, Inputs]:
     """Returns both inputs as arrays of the working dtype (or as kernels); x2 None if all None.
 
     Raises:
@@ -34,7 +34,7 @@ def as_inputs(x1: Any, x2: Any, mask_constant: Any) -> tuple[Any, Any]:
     return first, second
 
 
-def check_inputs(x1: Any, x2: Any, mask_constant: Any) -> None:
+def check_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> None:
     """Raises where `as_inputs` would, without a copy of all inputs.
 
     Raises:
@@ -52,14 +52,14 @@ def check_inputs(x1: Any, x2: Any, mask_constant: Any) -> None:
             _check_all_finite(x, name, mask_constant)
 
 
-def _heads(x: Any) -> Any:
+def _heads(x: Inputs) -> Inputs:
     """Returns the first entries of arrays along their first axis, anything else as it is."""
     if is_branches(x):
         return type(x)(map(_heads, x))
     return x[:1] if isinstance(x, np.ndarray | jax.Array) and x.ndim else x
 
 
-def _check_all_finite(x: Any, name: str, mask_constant: Any) -> None:
+def _check_all_finite(x: Inputs, name: str, mask_constant: Scalar | None) -> None:
     if is_branches(x):
         for i, part in enumerate(x):
             _check_all_finite(part, f"{name}[{i}]", mask_constant)
@@ -73,11 +73,11 @@ def working_dtype() -> np.dtype:
     return jax.dtypes.canonicalize_dtype(np.float64)
 
 
-def _leaves(tree: Any) -> list[Any]:
+def _leaves(tree: Inputs) -> list[Kernel | Array]:
     return jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Kernel))
 
 
-def _check_kernels(first: list[Any], second: list[Any]) -> None:
+def _check_kernels(first: list[Kernel | Array], second: list[Kernel | Array]) -> None:
     """Raises if kernels are mixed with arrays, with an x2, or with kernels of another kind."""
     kernels = [leaf for leaf in first + second if isinstance(leaf, Kernel)]
     if not kernels:
@@ -93,7 +93,7 @@ def _check_kernels(first: list[Any], second: list[Any]) -> None:
         )
 
 
-def _convert(x: Any, name: str, mask_constant: Any) -> Any:
+def _convert(x: Inputs, name: str, mask_constant: Scalar | None) -> Inputs:
     if isinstance(x, Kernel):
         return x
     if is_branches(x):
@@ -127,7 +127,7 @@ def _convert(x: Any, name: str, mask_constant: Any) -> Any:
     return cast
 
 
-def _check_same_tree(first: Any, second: Any) -> None:
+def _check_same_tree(first: Inputs, second: Inputs) -> None:
     if is_branches(first) or is_branches(second):
         same = type(first) is type(second) and len(first) == len(second)
         if not same:
@@ -139,13 +139,13 @@ def _check_same_tree(first: Any, second: Any) -> None:
             _check_same_tree(a, b)
 
 
-def _outline(x: Any) -> str:
+def _outline(x: Inputs) -> str:
     if not is_branches(x):
         return type(x).__name__
     return f"{type(x).__name__} of {len(x)}"
 
 
-def same_inputs(x1: Any, x2: Any) -> bool:
+def same_inputs(x1: Inputs, x2: Inputs) -> bool:
     """Returns whether x2 is x1: None, the same object, or concrete and equal in every entry."""
     if isinstance(x1, Kernel):
         return x1.cov2 is None or (is_concrete(x1.x1_is_x2) and bool(x1.x1_is_x2))
@@ -156,7 +156,7 @@ def same_inputs(x1: Any, x2: Any) -> bool:
     return x2 is None or same_values(x1, x2)
 
 
-def as_patterns(pattern: Any) -> tuple[Any, Any]:
+def as_patterns(pattern: Pattern) -> tuple[Pattern, Pattern]:
     """Returns the graph patterns of x1 and x2.
 
     Raises:
@@ -172,17 +172,17 @@ def as_patterns(pattern: Any) -> tuple[Any, Any]:
     return pattern[0], pattern[1]
 
 
-def same_patterns(patterns: tuple[Any, Any], shared: bool) -> bool:
+def same_patterns(patterns: tuple[Pattern, Pattern], shared: bool) -> bool:
     """Returns whether both graph patterns are the same; None for x2 stands for x1's if shared."""
     first, second = patterns
     return (second is None and shared) or same_values(first, second)
 
 
-def shares_x1(x1: Any, x2: Any) -> bool:
+def shares_x1(x1: Inputs, x2: Inputs) -> bool:
     """Returns whether the second input was not given: x2 is None, or kernels without a cov2."""
     return x2 is None and all(getattr(leaf, "cov2", None) is None for leaf in _leaves(x1))
 
 
-def stored_diagonal(x1: Any) -> bool:
+def stored_diagonal(x1: Inputs) -> bool:
     """Returns whether x1 holds kernels of equal positions only."""
     return any(getattr(leaf, "diagonal_spatial", False) for leaf in _leaves(x1))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from widelimit.covariance.offsets import Need, Offsets, fitting_moduli
 from widelimit.covariance.signal import Signal, is_branches
 from widelimit.layers.base import Child, Layer, Site, inner_layers
 from widelimit.layers.combine import Parallel, Repeat, Serial
 from widelimit.layers.reshape import Flatten, Identity
+from widelimit.typing import GivenAxes, InputAxes, Masks, Moduli, Needs, Pattern, Shapes, Signals
 
 
-def input_axes(net: Layer, shape: Any, given: tuple[int | None, int | None]) -> Any:
+def input_axes(net: Layer, shape: Shapes, given: GivenAxes) -> InputAxes:
     """Returns the (batch, channel) axes of the input, or a tuple of such trees for branches.
 
     Args:
@@ -44,7 +45,7 @@ def input_axes(net: Layer, shape: Any, given: tuple[int | None, int | None]) -> 
             return tuple(input_axes(net, part, given) for part in shape)
 
 
-def input_signal(shape1: Any, shape2: Any, axes: Any) -> Any:
+def input_signal(shape1: Shapes, shape2: Shapes, axes: InputAxes) -> Signals:
     """Returns the description of inputs of given shapes, or a tuple of such trees.
 
     Raises:
@@ -67,7 +68,7 @@ def input_signal(shape1: Any, shape2: Any, axes: Any) -> Any:
     return Signal(shape1, shape2, batch, channel)
 
 
-def check_alike(net: Layer, shape1: Any, shape2: Any, given: tuple[int | None, int | None]) -> None:
+def check_alike(net: Layer, shape1: Shapes, shape2: Shapes, given: GivenAxes) -> None:
     """Raises unless two inputs of a network differ in nothing but their numbers of samples.
 
     A network that begins with Flatten would take images of any shape for each other otherwise.
@@ -82,7 +83,7 @@ def check_alike(net: Layer, shape1: Any, shape2: Any, given: tuple[int | None, i
       ValueError: they do not agree.
     """
 
-    def check(first: Any, second: Any, axes: Any) -> None:
+    def check(first: Shapes, second: Shapes, axes: InputAxes) -> None:
         if not _is_shape_tree(first):
             return _check_alike(first, second, axes[0])
         for parts in zip(first, second, axes, strict=True):
@@ -101,7 +102,7 @@ def _check_alike(shape1: tuple[int, ...], shape2: tuple[int, ...], batch: int) -
         )
 
 
-def _is_shape_tree(shape: Any) -> bool:
+def _is_shape_tree(shape: Shapes) -> bool:
     return is_branches(shape) and any(is_branches(s) for s in shape)
 
 
@@ -121,7 +122,7 @@ def leading_flatten(net: Layer) -> tuple[Layer, Flatten | None]:
     return net, None
 
 
-def is_flat(net: Layer, shape: Any) -> bool:
+def is_flat(net: Layer, shape: Shapes) -> bool:
     """Returns whether no activation of the network has spatial axes."""
     if leading_flatten(net)[1] is not None:
         return True
@@ -131,8 +132,8 @@ def is_flat(net: Layer, shape: Any) -> bool:
 
 
 def behind_flatten(
-    net: Layer, shapes: tuple[Any, Any], axes: tuple[int | None, int | None]
-) -> tuple[Layer, Flatten | None, Any]:
+    net: Layer, shapes: tuple[Shapes, Shapes], axes: GivenAxes
+) -> tuple[Layer, Flatten | None, Signals]:
     """Returns the network behind a Flatten that it begins with, that Flatten, and its signal.
 
     Args:
@@ -152,7 +153,7 @@ def behind_flatten(
     return inner, flatten, input_signal(*shapes, input_axes(inner, shapes[0], axes))
 
 
-def make_site(layer: Layer, signal: Any, need: Any, masks: Any, patterns: Any) -> Site:
+def make_site(layer: Layer, signal: Signals, need: Needs, masks: Masks, patterns: Pattern) -> Site:
     """Returns the site of a network: every layer inside it knows its shapes, masks and needs.
 
     Args:
@@ -178,15 +179,15 @@ class _Place(NamedTuple):
       path: where it stands.
     """
 
-    signal: Any
-    need: Any
-    masks: Any
-    patterns: Any
-    moduli: Any
+    signal: Signals
+    need: Needs
+    masks: Masks
+    patterns: Pattern
+    moduli: Moduli
     path: str
 
 
-def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
+def _site(layer: Layer, place: _Place) -> tuple[Site, Moduli]:
     """Returns the site of a layer and the moduli of folded offsets at its output."""
     signal_out = layer.output_signal(place.signal)
     masks_out = tuple(
@@ -219,11 +220,11 @@ def _site(layer: Layer, place: _Place) -> tuple[Site, Any]:
 
 def _children(
     layer: Layer, inside: tuple[Child, ...], place: _Place
-) -> tuple[tuple[Site, ...], list[Any]]:
+) -> tuple[tuple[Site, ...], list[Moduli]]:
     """Returns the sites of the layers inside, and the moduli at their outputs."""
     layers = inner_layers(layer)
     sites: list[Site] = []
-    moduli: list[Any] = []
+    moduli: list[Moduli] = []
     for child in inside:
         at = child.reads
         masks, folds = place.masks, place.moduli
@@ -243,8 +244,8 @@ def _children(
 
 def bare_site(
     net: Layer,
-    shapes: tuple[Any, Any],
-    axes: tuple[int | None, int | None] = (None, None),
+    shapes: tuple[Shapes, Shapes],
+    axes: GivenAxes = (None, None),
     *,
     diagonal_spatial: bool = False,
     own: bool = False,
@@ -283,7 +284,7 @@ def mixing_layer(site: Site) -> str | None:
     return next(filter(None, map(mixing_layer, site.children)), site.path)
 
 
-def _fitting(need: Any, signal: Any, wished: Any) -> Any:
+def _fitting(need: Needs, signal: Signals, wished: Moduli) -> Moduli:
     """Returns moduli for the offsets of a place, or a tuple of them for branches."""
     if isinstance(signal, Signal):
         return fitting_moduli(need.cross | need.own, signal.spatial, wished)
@@ -293,20 +294,20 @@ def _fitting(need: Any, signal: Any, wished: Any) -> Any:
     )
 
 
-def _folded(need: Any, signal: Any, moduli: Any) -> Any:
+def _folded(need: Needs, signal: Signals, moduli: Moduli) -> Needs:
     """Returns needs as they are stored."""
     if isinstance(signal, Signal):
         return need.fold(signal.spatial, moduli)
     return tuple(_folded(*parts) for parts in zip(need, signal, moduli, strict=True))
 
 
-def _shape(signal: Any, side: int) -> Any:
+def _shape(signal: Signals, side: int) -> Shapes:
     if isinstance(signal, Signal):
         return (signal.shape1, signal.shape2)[side]
     return tuple(_shape(s, side) for s in signal)
 
 
-def output_need(signal: Any, diagonal_spatial: bool, own: bool) -> Any:
+def output_need(signal: Signals, diagonal_spatial: bool, own: bool) -> Needs:
     """Returns the offsets of the result: all of them, or equal positions only.
 
     Args:

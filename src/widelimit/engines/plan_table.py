@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from widelimit.covariance.offsets import Need
 from widelimit.covariance.signal import Signal, is_branches
@@ -27,7 +28,10 @@ from widelimit.kernel.get import parse_get
 from widelimit.layers.base import Layer, Site, inner_layers, located
 from widelimit.layers.combine import Repeat
 from widelimit.layers.shapes import as_shape
-from widelimit.typing import Get, Shapes
+from widelimit.typing import Get, Needs, Shapes, Signals
+
+Counts: TypeAlias = PyTree[int]
+"""Stored rows of offsets per spatial axis, or a tuple of such for branches."""
 
 # Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance
 # is computed: kernels, solutions, products, and what is subtracted.
@@ -49,9 +53,9 @@ class Row:
     """
 
     layer: str
-    shape: Any
+    shape: Shapes
     parameters: int
-    offsets: Any
+    offsets: Counts
     entries: int
     all_entries: int
     operations: int
@@ -235,7 +239,7 @@ def plan(net: Layer, shape: Shapes, get: Get = ("nngp", "ntk")) -> Plan:
     return Plan(rows, load, memory, mixing_layer(site), choose_engine(net, shape))
 
 
-def _positive(shape: Any) -> Any:
+def _positive(shape: Shapes) -> Shapes:
     if is_branches(shape[0]):
         return tuple(_positive(s) for s in shape)
     return tuple(1 if size == -1 else size for size in shape)
@@ -293,18 +297,18 @@ def _stored(layer: Layer, site: Site) -> int:
     return entries(site.need_out, site.signal_out)
 
 
-def _count_parameters(layer: Layer, shape: Any) -> int:
+def _count_parameters(layer: Layer, shape: Shapes) -> int:
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     params = jax.eval_shape(lambda k: layer.init(k, shape), key)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _offsets(need: Any) -> Any:
+def _offsets(need: Needs) -> Counts:
     """Returns the stored rows per spatial axis, or a tuple of such for branches."""
     return need.cross.counts if isinstance(need, Need) else tuple(map(_offsets, need))
 
 
-def _rows_of(counts: Any) -> str:
+def _rows_of(counts: Counts) -> str:
     """Returns rows of offsets as people write them: 7x7."""
     if counts and not isinstance(counts[0], int):
         return ", ".join(map(_rows_of, counts))
@@ -317,11 +321,11 @@ def _share(row: Row) -> str:
     return "all" if ratio <= 1 else f"1/{ratio:,.1f}".removesuffix(".0")
 
 
-def _shape(signal: Any) -> Any:
+def _shape(signal: Signals) -> Shapes:
     return signal.shape1 if isinstance(signal, Signal) else tuple(_shape(s) for s in signal)
 
 
-def _total(function: Any, signal: Any) -> int:
+def _total(function: Callable[[Signal], int], signal: Signals) -> int:
     if isinstance(signal, Signal):
         return function(signal)
     return sum(_total(function, s) for s in signal)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import PyTree, PyTreeDef
 
 from widelimit._cache import kept_with
 from widelimit._pytree import is_concrete, pytree, static
@@ -39,6 +41,9 @@ from widelimit.layers.recording import Recording, recorded, run_compiled
 from widelimit.layers.reshape import Flatten
 from widelimit.layers.shapes import tree_shapes
 from widelimit.layers.step import Trio, join_trio, mask_covariances, step
+from widelimit.typing import Covs, InputAxes, Inputs, Masks, Needs, Pattern, Scalar, Shapes, Signals
+
+_T = TypeVar("_T")
 
 # Bytes of tiles beyond which larger ones are no faster, per device. On a processor, pages cost
 # more than calls: without spatial axes 0.36 us per pair at 2**24, 1.6 us at 2**30 (5 layers).
@@ -56,17 +61,17 @@ class Operand(NamedTuple):
       pattern: graph pattern, or None.
     """
 
-    x: Any
-    mask: Any = None
-    pattern: Any = None
+    x: Inputs
+    mask: Masks = None
+    pattern: Pattern = None
 
 
-class ReferenceEngine(NetworkEngine):
+class ReferenceEngine(NetworkEngine[Operand]):
     """Plain JAX: layer by layer, but whole where inputs are traced or have no spatial axes."""
 
     name = "reference"
 
-    def __init__(self, net: Layer, shape: Any, request: Request, reason: str) -> None:
+    def __init__(self, net: Layer, shape: Shapes, request: Request, reason: str) -> None:
         """Makes an engine.
 
         Args:
@@ -116,14 +121,16 @@ class ReferenceEngine(NetworkEngine):
     def _arrays(self, site: Site) -> int:
         return kept_arrays(self._request.fields, site.signal_in)
 
-    def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Operand:
+    def prepare(
+        self, x: Inputs, pattern: Pattern = None, mask_constant: Scalar | None = None
+    ) -> Operand:
         """Returns samples with their masks."""
         if holds_kernels(x):
             return Operand(x, None, pattern)
         values, mask = split_mask(x, mask_constant)
         return Operand(values, mask if jax.tree.leaves(mask) else None, pattern)
 
-    def kernels(self, first: Operand, second: Operand | None, share: bool) -> Any:
+    def kernels(self, first: Operand, second: Operand | None, share: bool) -> PyTree[Kernel]:
         """Returns a `Kernel` (or a tree of them); where float32 is too short, through float64."""
         if self._smooth and _wants_float64(first, second):
             with jax.enable_x64(True):
@@ -135,7 +142,7 @@ class ReferenceEngine(NetworkEngine):
             check_series(found)
         return found
 
-    def _kernels(self, first: Operand, second: Operand | None, share: bool) -> Any:
+    def _kernels(self, first: Operand, second: Operand | None, share: bool) -> PyTree[Kernel]:
         request = self._request._replace(symmetric=second is None, share=share)
         by_layer = not (self._flat or holds_kernels(first.x))
         if not (by_layer and is_concrete_network(self._net) and is_concrete(first, second)):
@@ -150,7 +157,7 @@ class ReferenceEngine(NetworkEngine):
         return run(first, second)
 
 
-def _one_sample(shape: Any, axes: Any) -> Any:
+def _one_sample(shape: Shapes, axes: InputAxes) -> Shapes:
     """Returns a shape, or a tree of shapes, with one sample."""
     if is_branches(shape) and shape and is_branches(shape[0]):
         return tuple(map(_one_sample, shape, axes))
@@ -162,9 +169,9 @@ class _Run:
 
     def __init__(self, net: Layer, request: Request) -> None:
         self._net, self._request = net, request
-        self._recorded: tuple[Recording, Any] | None = None
+        self._recorded: tuple[Recording, PyTreeDef] | None = None
 
-    def __call__(self, first: Operand, second: Operand | None) -> Any:
+    def __call__(self, first: Operand, second: Operand | None) -> PyTree[Kernel]:
         inputs = first.x, None if second is None else second.x
         if self._recorded is None:
             return self._record(inputs, first, second)
@@ -173,11 +180,11 @@ class _Run:
             return jax.tree.unflatten(structure, recording.run(inputs))
         return self._anew(first, second)
 
-    def _anew(self, first: Operand, second: Operand | None) -> Any:
+    def _anew(self, first: Operand, second: Operand | None) -> PyTree[Kernel]:
         out, site = _propagate(self._net, first, second, request=self._request)
         return leave(out, site, self._request)
 
-    def _record(self, inputs: Any, first: Operand, second: Operand | None) -> Any:
+    def _record(self, inputs: Inputs, first: Operand, second: Operand | None) -> PyTree[Kernel]:
         with recorded(inputs, self._net) as recording:
             result = self._anew(first, second)
             leaves, structure = jax.tree.flatten(result)
@@ -186,7 +193,7 @@ class _Run:
         return result
 
 
-def check_series(found: Any) -> None:
+def check_series(found: PyTree[Kernel]) -> None:
     """Raises if a series was cut where that shows.
 
     Raises:
@@ -211,13 +218,13 @@ def _wants_float64(first: Operand, second: Operand | None) -> bool:
     return any(np.square(v, dtype=np.float64).max(initial=0) > _LARGE for v in values)
 
 
-def _cast(tree: Any, old: Any, new: Any) -> Any:
+def _cast(tree: _T, old: DTypeLike, new: DTypeLike) -> _T:
     return jax.tree.map(lambda v: v.astype(new) if v.dtype == old else v, tree)
 
 
 def _propagate(
     net: Layer, first: Operand, second: Operand | None, *, request: Request
-) -> tuple[Any, Site]:
+) -> tuple[Covs, Site]:
     """Returns the covariances of the output, and what is to be known of the site of the network."""
     with located(net.label):
         enter = _enter_kernels if holds_kernels(first.x) else _enter_arrays
@@ -232,7 +239,7 @@ _propagate_whole = jax.jit(_propagate, static_argnames="request")
 
 def _enter_arrays(
     net: Layer, first: Operand, second: Operand | None, request: Request
-) -> tuple[Any, Any, Layer]:
+) -> tuple[Covs, Site, Layer]:
     """Returns the covariances of the inputs, the site of the network, and what is left of it."""
     other = Operand(None) if second is None else second
     shape1 = tree_shapes(first.x)
@@ -254,7 +261,7 @@ def _enter_arrays(
     return cov, site, net
 
 
-def _patterns(first: Operand, second: Operand | None) -> tuple[Any, Any]:
+def _patterns(first: Operand, second: Operand | None) -> tuple[Pattern, Pattern]:
     return first.pattern, first.pattern if second is None else second.pattern
 
 
@@ -266,11 +273,13 @@ def _flattened(flatten: Flatten, operand: Operand) -> Operand:
     return Operand(x, mask, operand.pattern)
 
 
-def _output_need(net: Layer, signal: Any, request: Request) -> Any:
+def _output_need(net: Layer, signal: Signals, request: Request) -> Needs:
     return output_need(net.output_signal(signal), request.diagonal_spatial, request.variances)
 
 
-def _inputs(x1: Any, x2: Any, signal: Any, need: Any, masks: Any, tangent: bool) -> Any:
+def _inputs(
+    x1: Inputs, x2: Inputs, signal: Signals, need: Needs, masks: Masks, tangent: bool
+) -> Covs:
     """Returns the covariances of arrays or of trees of arrays."""
     if isinstance(signal, Signal):
         return run_compiled(_masked_inputs, x1, x2, masks, _Entrance(signal, need, tangent))
@@ -296,14 +305,14 @@ class _Entrance:
     tangent: bool = static()
 
 
-def _masked_inputs(x1: Any, x2: Any, masks: Any, entry: _Entrance) -> Covariances:
+def _masked_inputs(x1: Inputs, x2: Inputs, masks: Masks, entry: _Entrance) -> Covariances:
     cov = input_covariances(x1, x2, entry.signal, entry.need, entry.tangent)
     return mask_covariances(cov, masks)
 
 
 def _enter_kernels(
     net: Layer, first: Operand, second: Operand | None, request: Request
-) -> tuple[Any, Any, Layer]:
+) -> tuple[Covs, Site, Layer]:
     """Returns the same as `_enter_arrays` for public kernels, of which `first` holds all."""
     kernels, patterns = first.x, _patterns(first, second)
     signal = map_kernels(kernel_signal, kernels)
@@ -313,7 +322,7 @@ def _enter_kernels(
     need = _output_need(net, signal, request)
     site = make_site(net, signal, need, masks, patterns)
 
-    def enter(kernel: Any, part: Any, origin: str) -> Any:
+    def enter(kernel: PyTree[Kernel], part: Needs, origin: str) -> Covs:
         if not isinstance(kernel, Kernel):
             pairs = enumerate(zip(kernel, part, strict=True))
             return type(kernel)(enter(k, n, f"{origin}[{i}]") for i, (k, n) in pairs)
@@ -330,7 +339,7 @@ def _enter_kernels(
     return cov, site, net
 
 
-def _map_sides(kernels: Any, index: int) -> Any:
+def _map_sides(kernels: PyTree[Kernel], index: int) -> PyTree[Kernel]:
     """Returns kernels of one batch with itself."""
     if not isinstance(kernels, Kernel):
         return type(kernels)(_map_sides(k, index) for k in kernels)
@@ -345,13 +354,13 @@ class _Exit:
     share: bool = static()
 
 
-def _public(cov: Covariances, masks: Any, wanted: _Exit) -> Kernel:
+def _public(cov: Covariances, masks: Masks, wanted: _Exit) -> Kernel:
     return kernel_from_covariances(
         cov, diagonal_spatial=wanted.diagonal_spatial, share=wanted.share, masks=masks
     )
 
 
-def leave(cov: Any, site: Site, request: Request) -> Any:
+def leave(cov: Covs, site: Site, request: Request) -> PyTree[Kernel]:
     """Returns covariances as public kernels that hold the requested arrays and no others.
 
     The conversion is compiled apart: XLA would compute an entry once for either triangle of a
@@ -360,7 +369,7 @@ def leave(cov: Any, site: Site, request: Request) -> Any:
     return _leave(cov, site.pairs, site.masks_out, request)
 
 
-def _leave(cov: Any, pairs: bool, masks: Any, request: Request) -> Any:
+def _leave(cov: Covs, pairs: bool, masks: Masks, request: Request) -> PyTree[Kernel]:
     if isinstance(cov, list | tuple):
         parts = []
         for i, part in enumerate(cov):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from widelimit.engines.engine import EngineMaker
 from widelimit.kernel.get import parse_get
 from widelimit.kernel.kernel import Kernel
+from widelimit.typing import Get, GivenAxes, Pattern, Scalar
 
 ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
 
@@ -23,7 +25,7 @@ class Request(NamedTuple):
 
     fields: tuple[str, ...]
     diagonal_spatial: bool = False
-    axes: tuple[int | None, int | None] = (None, None)
+    axes: GivenAxes = (None, None)
     symmetric: bool = False
     share: bool = False
 
@@ -49,19 +51,19 @@ class Options(NamedTuple):
       engine: 'auto', 'fused', 'reference', or what makes an engine of the caller's.
     """
 
-    mask_constant: Any
+    mask_constant: Scalar | None
     diagonal_batch: bool | None
     diagonal_spatial: bool
-    axes: tuple[int | None, int | None]
-    engine: Any = "auto"
+    axes: GivenAxes
+    engine: str | EngineMaker = "auto"
 
-    def unusual(self, patterns: tuple[Any, Any] = (None, None)) -> str | None:
+    def unusual(self, patterns: tuple[Pattern, Pattern] = (None, None)) -> str | None:
         """Returns what only plain JAX computes about the call, in words; None if nothing."""
         if self.mask_constant is None and patterns[0] is None and patterns[1] is None:
             return None
         return "there are masks or graph patterns"
 
-    def request(self, get: Any) -> Request:
+    def request(self, get: Get) -> Request:
         """Returns what is asked of an engine where `get` is asked of the kernels."""
         fields = parse_get(get)
         arrays = tuple(f for f in ARRAYS if f in fields)

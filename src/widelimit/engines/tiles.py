@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from widelimit._cache import kept_with
 from widelimit._pytree import is_concrete
@@ -27,6 +27,7 @@ from widelimit.engines.request import Options
 from widelimit.layers.base import Layer
 from widelimit.layers.functions import is_concrete_network
 from widelimit.layers.shapes import tree_shapes
+from widelimit.typing import Get, GivenAxes, InputAxes, Inputs, Pattern
 
 
 class NetworkTiler:
@@ -40,11 +41,11 @@ class NetworkTiler:
     def __init__(
         self,
         net: Layer,
-        inputs: tuple[Any, Any],
-        get: Any,
-        patterns: tuple[Any, Any],
+        inputs: tuple[Inputs, Inputs],
+        get: Get,
+        patterns: tuple[Pattern, Pattern],
         options: Options,
-        devices: list[Any],
+        devices: list[jax.Device],
     ) -> None:
         """Checks the inputs; nothing is computed.
 
@@ -130,7 +131,7 @@ class NetworkTiler:
             self._engine.sample_bytes() or self._sides[0].sample_bytes(working_dtype().itemsize)
         )
 
-    def outline(self) -> Any:
+    def outline(self) -> PyTree:
         """Returns the shapes and dtypes of a tile of one sample with itself."""
         handle = self.prepare(self.rows(0, 0, 1, 1))
         if not self._on_devices:
@@ -141,36 +142,38 @@ class NetworkTiler:
         """Returns samples start to stop of x1 (0) or x2 (1), the last repeated up to `size`."""
         return self._sides[side].cut(start, stop, size)
 
-    def prepare(self, rows: Rows) -> Any:
+    def prepare(self, rows: Rows) -> object:
         """Returns samples as the engine reads them."""
         x, _ = as_inputs(rows.x, None, self._options.mask_constant)
         if self._on_devices:
             return self._placed(Rows(x, rows.extras), split=False)
         return self._prepared(Rows(x, rows.extras))
 
-    def tile(self, first: Any, second: Any) -> Any:
+    def tile(self, first: object, second: object) -> PyTree:
         """Returns the kernels between two sets of samples, or of one with itself (None).
 
         The samples of the first are split over the devices.
         """
         share = second is None and not self.given_x2
-        if self._on_devices:
-            if len(self._devices) > 1:
-                first = self._placed(first, split=True)
-            first = self._prepared(first)
-            second = None if second is None else self._prepared(second)
-        return answer(self._engine, first, second, self._get, share)
+        sides = self._read(first, split=len(self._devices) > 1), self._read(second, split=False)
+        return answer(self._engine, *sides, self._get, share)
 
     @property
     def _on_devices(self) -> bool:
         """Whether samples lie on devices of JAX, and tiles are split over these."""
         return isinstance(self._engine, ReferenceEngine)
 
-    def _prepared(self, rows: Rows) -> Any:
+    def _prepared(self, rows: Rows) -> object:
         if isinstance(self._engine, NetworkEngine):
             pattern = rows.extras["pattern"]
             return self._engine.prepare(rows.x, pattern, self._options.mask_constant)
         return self._engine.prepare(rows.x)
+
+    def _read(self, handle: object, split: bool) -> object:
+        """Returns what the engine reads of what `prepare` returned."""
+        if not (self._on_devices and isinstance(handle, Rows)):
+            return handle
+        return self._prepared(self._placed(handle, split=True) if split else handle)
 
     def _placed(self, rows: Rows, split: bool) -> Rows:
         return place(rows, self._sides[0].axes, self._devices, split)
@@ -181,9 +184,7 @@ class NetworkTiler:
         return self._options.diagonal_spatial
 
 
-def traced_size(
-    net: Layer, x: Any, get: Any, axes: tuple[int | None, int | None], most: int
-) -> int:
+def traced_size(net: Layer, x: Inputs, get: Get, axes: GivenAxes, most: int) -> int:
     """Returns how many samples a side of a tile should have inside a trace, `most` or fewer.
 
     There the reference engine computes a tile at once, and larger ones are no faster.
@@ -202,7 +203,7 @@ def traced_size(
     return size
 
 
-def _same(x1: Any, x2: Any) -> bool:
+def _same(x1: Inputs, x2: Inputs) -> bool:
     """Returns whether `same_inputs` holds for the inputs in the working dtype."""
     if x2 is None or x2 is x1:
         return True
@@ -213,7 +214,7 @@ def _same(x1: Any, x2: Any) -> bool:
     return same_inputs(first, second)
 
 
-def batch_axes(net: Layer, x: Any, given: tuple[int | None, int | None]) -> tuple[int, ...]:
+def batch_axes(net: Layer, x: Inputs, given: GivenAxes) -> tuple[int, ...]:
     """Returns the batch axis of every array of the inputs of a network.
 
     Args:
@@ -222,7 +223,7 @@ def batch_axes(net: Layer, x: Any, given: tuple[int | None, int | None]) -> tupl
       given: (batch, channel) axes from elsewhere.
     """
 
-    def batch(part: Any, axes: Any) -> tuple[int, ...]:
+    def batch(part: Inputs, axes: InputAxes) -> tuple[int, ...]:
         if is_branches(part):
             return tuple(itertools.chain.from_iterable(map(batch, part, axes)))
         return (axes[0],)
