@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import TypeVar, cast
+
+_T = TypeVar("_T")
 
 _SIZE = 64  # entries that are kept with one object
 _NAME = "_kept"
@@ -21,9 +23,9 @@ class Cache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.RLock()
-        self._known: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._known: collections.OrderedDict[Hashable, object] = collections.OrderedDict()
 
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+    def get(self, key: Hashable, make: Callable[[], _T]) -> _T:
         """Returns the value of a key, made now if it is not there."""
         with self._lock:
             if key not in self._known:
@@ -31,13 +33,13 @@ class Cache:
                 while len(self._known) > self._size:
                     self._known.popitem(last=False)
             self._known.move_to_end(key)
-            return self._known[key]
+            return cast(_T, self._known[key])
 
     def __len__(self) -> int:
         return len(self._known)
 
 
-def kept_with(owner: Any, key: Any, make: Callable[[], Any]) -> Any:
+def kept_with(owner: object, key: Hashable, make: Callable[[], _T]) -> _T:
     """Returns the value of a key that belongs to an immutable object, and is freed with it.
 
     Args:
@@ -45,7 +47,7 @@ def kept_with(owner: Any, key: Any, make: Callable[[], Any]) -> Any:
       key: a hashable key.
       make: makes the value, which may refer to the object.
     """
-    cache = owner.__dict__.get(_NAME)
+    cache: Cache | None = owner.__dict__.get(_NAME)
     if cache is None:
         cache = owner.__dict__.setdefault(_NAME, Cache(_SIZE))
     return cache.get(key, make)

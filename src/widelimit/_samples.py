@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, ArrayLike
 
 from widelimit._pytree import is_concrete
+from widelimit.typing import Arrays, Scalar
+
+_T = TypeVar("_T")
+_Leaf = TypeVar("_Leaf")
+
+_Numbers: TypeAlias = Array | np.ndarray
 
 # Inputs are checked in pieces of this size.
 _CHECKED_BYTES = 2**24
@@ -30,8 +37,8 @@ class Rows(NamedTuple):
       extras: what goes with them, by name.
     """
 
-    x: Any
-    extras: dict[str, Any]
+    x: Arrays
+    extras: dict[str, Arrays]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,13 +52,15 @@ class Samples:
       count: number of samples.
     """
 
-    x: Any
+    x: Arrays
     axes: tuple[int, ...]
-    extras: dict[str, Any]
+    extras: dict[str, Arrays]
     count: int
 
     @classmethod
-    def of(cls, x: Any, axes: tuple[int, ...] | int, extras: dict[str, Any], name: str) -> Samples:
+    def of(
+        cls, x: Arrays, axes: tuple[int, ...] | int, extras: dict[str, Arrays], name: str
+    ) -> Samples:
         """Returns the batch.
 
         Args:
@@ -89,14 +98,17 @@ class Samples:
 
     def cut(self, start: int, stop: int, size: int) -> Rows:
         """Returns samples start to stop, the last of them repeated until there are `size`."""
-        extras = jax.tree.map(lambda v: _cut(v, 0, start, stop, size), self.extras)
-        x = map_inputs(lambda v, axis: _cut(v, axis, start, stop, size), self.x, self.axes)
-        return Rows(x, extras)
+
+        def cut(value: np.ndarray, axis: int) -> np.ndarray:
+            return _cut(value, axis, start, stop, size)
+
+        extras = jax.tree.map(lambda v: cut(v, 0), self.extras)
+        return Rows(map_inputs(cut, self.x, self.axes), extras)
 
     def filled(self, size: int) -> Samples:
         """Returns so many samples, or all: the last is repeated. Arrays may be traced."""
 
-        def fill(value: Any, axis: int) -> Any:
+        def fill(value: _Numbers, axis: int) -> _Numbers:
             missing = size - value.shape[axis]
             widths = [(0, missing if a == axis else 0) for a in range(value.ndim)]
             return jnp.pad(value, widths, mode="edge") if missing > 0 else value
@@ -105,10 +117,10 @@ class Samples:
         x = map_inputs(fill, self.x, self.axes)
         return dataclasses.replace(self, x=x, extras=extras, count=max(size, self.count))
 
-    def cut_at(self, start: Any, size: int) -> Rows:
+    def cut_at(self, start: Array | int, size: int) -> Rows:
         """Returns so many samples from a traced place on."""
 
-        def cut(value: Any, axis: int) -> Any:
+        def cut(value: _Numbers, axis: int) -> Array:
             return lax.dynamic_slice_in_dim(value, start, size, axis)
 
         extras = jax.tree.map(lambda v: cut(v, 0), self.extras)
@@ -117,7 +129,7 @@ class Samples:
     def outline(self, count: int) -> Rows:
         """Returns the shapes and dtypes of so many samples."""
 
-        def shape(value: Any, axis: int) -> jax.ShapeDtypeStruct:
+        def shape(value: _Numbers, axis: int) -> jax.ShapeDtypeStruct:
             sizes = (*value.shape[:axis], count, *value.shape[axis + 1 :])
             return jax.ShapeDtypeStruct(sizes, value.dtype)
 
@@ -127,7 +139,7 @@ class Samples:
     def sample_bytes(self, itemsize: int | None = None) -> int:
         """Returns the bytes of one sample, with inputs of another size of numbers if given."""
 
-        def size(leaf: Any, itemsize: int | None = None) -> int:
+        def size(leaf: _Numbers, itemsize: int | None = None) -> int:
             return leaf.size * (itemsize or leaf.dtype.itemsize)
 
         inputs = sum(size(leaf, itemsize) for leaf in jax.tree.leaves(self.x))
@@ -135,7 +147,9 @@ class Samples:
         return (inputs + extras) // max(self.count, 1)
 
 
-def map_inputs(function: Callable[[Any, int], Any], x: Any, axes: tuple[int, ...]) -> Any:
+def map_inputs(
+    function: Callable[[_Leaf, int], object], x: Arrays, axes: tuple[int, ...]
+) -> Arrays:
     """Returns the function of every array of a tree and of its batch axis."""
     leaves, structure = jax.tree.flatten(x)
     return jax.tree.unflatten(structure, map(function, leaves, axes))
@@ -156,7 +170,7 @@ def join(first: Rows, second: Rows, axes: tuple[int, ...]) -> Rows:
 
 
 def check_finite(
-    name: str, x: Any, mask_constant: Any = None, dtype: np.dtype | None = None
+    name: str, x: ArrayLike, mask_constant: Scalar | None = None, dtype: np.dtype | None = None
 ) -> None:
     """Raises if a concrete array holds NaN or infinities, without a copy of it all.
 
@@ -193,7 +207,7 @@ def check_finite(
         )
 
 
-def finite_or_masked(x: Any, mask_constant: Any) -> Any:
+def finite_or_masked(x: np.ndarray, mask_constant: Scalar | None) -> np.ndarray:
     """Returns where an array is finite, or masked as far as that is known.
 
     Args:
@@ -210,7 +224,7 @@ def finite_or_masked(x: Any, mask_constant: Any) -> Any:
     return finite | (np.isnan(x) if np.isnan(constant) else x == constant)
 
 
-def place(rows: Rows, axes: tuple[int, ...], devices: list[Any], split: bool) -> Rows:
+def place(rows: Rows, axes: tuple[int, ...], devices: list[jax.Device], split: bool) -> Rows:
     """Returns samples on devices: whole on each of them, or split over them.
 
     Args:
@@ -223,7 +237,7 @@ def place(rows: Rows, axes: tuple[int, ...], devices: list[Any], split: bool) ->
         return jax.device_put(rows, devices[0])
     mesh = Mesh(np.array(devices), ("samples",))
 
-    def put(value: Any, axis: int) -> Any:
+    def put(value: _Numbers, axis: int) -> Array:
         parts = (None,) * axis + ("samples",) if split else ()
         return jax.device_put(value, NamedSharding(mesh, PartitionSpec(*parts)))
 
@@ -231,7 +245,7 @@ def place(rows: Rows, axes: tuple[int, ...], devices: list[Any], split: bool) ->
     return Rows(map_inputs(put, rows.x, axes), extras)
 
 
-def to_host(tree: Any) -> Any:
+def to_host(tree: _T) -> _T:
     """Returns a tree with its JAX arrays as arrays of NumPy; on the CPU they share memory.
 
     Traced arrays stay what they are.
@@ -242,7 +256,7 @@ def to_host(tree: Any) -> Any:
 
 
 def _cut(x: np.ndarray, axis: int, start: int, stop: int, size: int) -> np.ndarray:
-    index: list[Any] = [slice(None)] * x.ndim
+    index: list[slice] = [slice(None)] * x.ndim
     index[axis] = slice(start, stop)
     rows = x[tuple(index)]
     missing = size - (stop - start)
