@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import ArrayLike
 
 from widelimit._pytree import as_leaf, is_concrete, same_values
 from widelimit._samples import check_finite
@@ -73,11 +73,11 @@ def working_dtype() -> np.dtype:
     return jax.dtypes.canonicalize_dtype(np.float64)
 
 
-def _leaves(tree: Inputs) -> list[Kernel | Array]:
+def _leaves(tree: Inputs) -> list[Kernel | ArrayLike]:
     return jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Kernel))
 
 
-def _check_kernels(first: list[Kernel | Array], second: list[Kernel | Array]) -> None:
+def _check_kernels(first: list[Kernel | ArrayLike], second: list[Kernel | ArrayLike]) -> None:
     """Raises if kernels are mixed with arrays, with an x2, or with kernels of another kind."""
     kernels = [leaf for leaf in first + second if isinstance(leaf, Kernel)]
     if not kernels:
