@@ -3,11 +3,10 @@
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 PI = math.pi
 
@@ -22,12 +21,12 @@ class Dual(NamedTuple):
             difference is known.
     """
 
-    k: Float[jax.Array, "..."]
-    kdot: Float[jax.Array, "..."]
-    gap: Float[jax.Array, "..."] | None = None
+    k: Float[Array, "..."]
+    kdot: Float[Array, "..."]
+    gap: Float[Array, "..."] | None = None
 
 
-def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
+def determinant(c: Array, q1: Array, q2: Array, gap: Array | None) -> Array:
     """Returns `q1 q2 - c^2`, at least zero, in the broadcast shape of its arguments.
 
     With a small `gap` it is `gap (2 m - gap) - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
@@ -47,7 +46,7 @@ def determinant(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | Non
     return value + lax.stop_gradient(jnp.maximum(-value, 0))
 
 
-def unit(q: jax.Array) -> jax.Array:
+def unit(q: Array) -> Array:
     """Returns a power of two next to `1 / sqrt q`, 1 at zero; without derivatives.
 
     Covariances and variances times the units of both ends have products that neither overflow nor
@@ -59,28 +58,28 @@ def unit(q: jax.Array) -> jax.Array:
     return lax.stop_gradient(jnp.where(q > 0, inverse, 1))
 
 
-def half_distance(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> jax.Array:
+def half_distance(c: Array, q1: Array, q2: Array, gap: Array | None) -> Array:
     """Returns `gap`, or the difference `(q1 + q2) / 2 - c` that it stands for."""
     return (q1 + q2) / 2 - c if gap is None else gap
 
 
-def constant(value: ArrayLike, c: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+def constant(value: ArrayLike, c: Array, q1: Array, q2: Array) -> Array:
     """Returns an array full of `value` in the shape and dtype of a result."""
     return jnp.full(jnp.broadcast_shapes(c.shape, q1.shape, q2.shape), value, c.dtype)
 
 
-def like(c: jax.Array, *parameters: ArrayLike) -> list[jax.Array]:
+def like(c: Array, *parameters: ArrayLike) -> list[Array]:
     """Returns the parameters as scalars of the dtype of `c`, so that none of them promotes it."""
     return [jnp.asarray(p).astype(c.dtype) for p in parameters]
 
 
-def reciprocal(x: jax.Array) -> jax.Array:
+def reciprocal(x: Array) -> Array:
     """Returns `1 / x`, and 0 with zero derivatives where `x` is 0."""
     zero = x == 0
     return jnp.where(zero, 0, 1 / jnp.where(zero, 1, x))
 
 
-def sqrt(x: jax.Array) -> jax.Array:
+def sqrt(x: Array) -> Array:
     """Returns `sqrt(x)`, and 0 for `x <= 0`; all derivatives there are 0 instead of infinite.
 
     XLA may compute x twice and round it in two ways, so that one test finds it positive and the
@@ -90,7 +89,7 @@ def sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, x)))
 
 
-def exp_minus_exp(x: jax.Array, y: jax.Array, difference: jax.Array) -> jax.Array:
+def exp_minus_exp(x: Array, y: Array, difference: Array) -> Array:
     """Returns `e^x - e^y` given `difference = x - y`, accurate where it is small."""
     positive = difference >= 0
     over = -jnp.exp(x) * jnp.expm1(jnp.where(positive, -difference, 0))

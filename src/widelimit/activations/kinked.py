@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from widelimit.activations.base import PI, Dual, constant, determinant, like, reciprocal, sqrt, unit
 
 
 @jax.custom_jvp
-def _angle(v: jax.Array, c: jax.Array) -> jax.Array:
+def _angle(v: Array, c: Array) -> Array:
     """Returns `theta = atan2(sqrt v, c)` in [0, pi], the angle between the two inputs.
 
     It is pi/2 where `v = c = 0`: a zero input has no direction. Derivatives: `c / (2 s (v +
@@ -21,9 +22,7 @@ def _angle(v: jax.Array, c: jax.Array) -> jax.Array:
 
 
 @_angle.defjvp
-def _angle_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _angle_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (v, c), (dv, dc) = primals, tangents
     s = sqrt(v)
     inverse = reciprocal(v + c * c)
@@ -31,7 +30,7 @@ def _angle_jvp(
 
 
 @jax.custom_jvp
-def _arc(v: jax.Array, c: jax.Array) -> jax.Array:
+def _arc(v: Array, c: Array) -> Array:
     """Returns `F = sqrt v - theta c`, the part of the arc-cosine kernel that bends.
 
     Derivatives: `s / (2 (v + c^2))` and `-theta + c s / (v + c^2)`. Both are bounded, so that
@@ -41,22 +40,18 @@ def _arc(v: jax.Array, c: jax.Array) -> jax.Array:
 
 
 @_arc.defjvp
-def _arc_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _arc_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (v, c), (dv, dc) = primals, tangents
     sine = sqrt(v) * reciprocal(v + c * c)
     return _arc(v, c), sine / 2 * dv + (c * sine - _angle(v, c)) * dc
 
 
-def _slope_angle(v: jax.Array, c: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+def _slope_angle(v: Array, c: Array, q1: Array, q2: Array) -> Array:
     """Returns the angle for `kdot`, in which two zero inputs count as identical: it is 0."""
     return jnp.where((q1 == 0) & (q2 == 0), 0, _angle(v, c))
 
 
-def _scaled(
-    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _scaled(c: Array, q1: Array, q2: Array, gap: Array | None) -> tuple[Array, Array, Array]:
     """Returns the determinant and `c` in units of both ends, and what undoes them."""
     u1, u2 = unit(q1), unit(q2)
     small, back = u1 * u2, (1 / u1) * (1 / u2)
@@ -66,14 +61,7 @@ def _scaled(
     return determinant(ratio, q1 * small, q2 * small, gap * small), ratio, back
 
 
-def abrelu(
-    c: jax.Array,
-    q1: jax.Array,
-    q2: jax.Array,
-    gap: jax.Array | None,
-    a: ArrayLike,
-    b: ArrayLike,
-) -> Dual:
+def abrelu(c: Array, q1: Array, q2: Array, gap: Array | None, a: ArrayLike, b: ArrayLike) -> Dual:
     """Returns the dual of `f(x) = a min(x, 0) + b max(x, 0)`, with its gap where `gap` is given.
 
     With `A = (a^2 + b^2) / 2`, `g = (a - b)^2 / (2 pi)`, `s = sqrt(q1 q2 - c^2)` and
@@ -101,7 +89,7 @@ def abrelu(
     )
 
 
-def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> Dual:
+def sign(c: Array, q1: Array, q2: Array, gap: Array | None) -> Dual:
     """Returns the dual of `f(x) = sign x`: `k = 1 - 2 theta / pi`; `kdot` is 0 by convention.
 
     `theta` is the angle of `abrelu`, and pi/2 at zero variance, since `sign 0 = 0`. The true
@@ -111,9 +99,7 @@ def sign(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> D
     return Dual(1 - 2 / PI * _angle(v, c), constant(0, c, q1, q2))
 
 
-def rectified_monomial(
-    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int
-) -> Dual:
+def rectified_monomial(c: Array, q1: Array, q2: Array, gap: Array | None, degree: int) -> Dual:
     """Returns the dual of `f(x) = x^degree` for `x >= 0`, else 0: the arc-cosine kernels.
 
     `kdot = degree^2 k_{degree-1}`; for degree 0 it is 0 by convention, as for `sign`. Degree 0
@@ -140,9 +126,7 @@ def rectified_monomial(
     return Dual(k, degree**2 * scale ** (degree - 1) * _rectified_moment(degree - 1, v, c))
 
 
-def _rectified_moments(
-    degree: int, v: jax.Array, c: jax.Array
-) -> tuple[list[jax.Array], list[jax.Array]]:
+def _rectified_moments(degree: int, v: Array, c: Array) -> tuple[list[Array], list[Array]]:
     """Returns `M_0, ..., M_degree` and `N_0, ..., N_degree` as functions of `v = q1 q2 - c^2`, `c`.
 
     `M_k = E[u^k v^k; u, v > 0]` and `N_k = E[u^k v^(k+2); u, v > 0] / q2`, which is symmetric.
@@ -160,19 +144,19 @@ def _rectified_moments(
     return moments, mixed
 
 
-def _rectified_moment(degree: int, v: jax.Array, c: jax.Array) -> jax.Array:
+def _rectified_moment(degree: int, v: Array, c: Array) -> Array:
     return _smooth_moment(degree, v, c) if degree > 1 else _rectified_moments(1, v, c)[0][degree]
 
 
-def _smooth_moment_value(degree: int, v: jax.Array, c: jax.Array) -> jax.Array:
+def _smooth_moment_value(degree: int, v: Array, c: Array) -> Array:
     return _rectified_moments(degree, v, c)[0][degree]
 
 
 def _smooth_moment_jvp(
     degree: int,
-    primals: tuple[jax.Array, jax.Array],
-    tangents: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
+    primals: tuple[Array, Array],
+    tangents: tuple[Array, Array],
+) -> tuple[Array, Array]:
     # dM/dp = d (d - 1) N / 2 and dM/dc = d^2 M_{d-1} at fixed p = v + c^2. Differentiating the
     # recursion itself would leave 1/s terms that only cancel against each other.
     (v, c), (dv, dc) = primals, tangents

@@ -6,14 +6,14 @@
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from widelimit.activations.base import Dual, constant, like
 
 
-def _even_power_sum(c: jax.Array, w: jax.Array, degree: int, lead: float) -> jax.Array:
+def _even_power_sum(c: Array, w: Array, degree: int, lead: float) -> Array:
     """Returns `lead sum_i degree! / (l! i!^2 4^i) c^l w^i` over `l + 2 i = degree`, `l, i >= 0`."""
     square = c * c
     total = jnp.full(jnp.broadcast_shapes(c.shape, w.shape), lead, c.dtype)
@@ -25,9 +25,7 @@ def _even_power_sum(c: jax.Array, w: jax.Array, degree: int, lead: float) -> jax
     return total * c if degree % 2 else total
 
 
-def monomial(
-    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int
-) -> Dual:
+def monomial(c: Array, q1: Array, q2: Array, gap: Array | None, degree: int) -> Dual:
     """Returns the dual of `f(x) = x^degree`, for a static integer `degree >= 0`.
 
     `k = sum_l degree!^2 / (l! ((degree-l)/2)!^2 2^(degree-l)) c^l (q1 q2)^((degree-l)/2)` over
@@ -41,7 +39,7 @@ def monomial(
     return Dual(k, _even_power_sum(c, w, degree - 1, float(degree * math.factorial(degree))))
 
 
-def hermite(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, degree: int) -> Dual:
+def hermite(c: Array, q1: Array, q2: Array, gap: Array | None, degree: int) -> Dual:
     """Returns the dual of the normalised probabilists' Hermite polynomial `He_d / sqrt(d!)`.
 
     True at any variance: He_d of a Gaussian of variance q has the coefficients of x^d with
@@ -58,11 +56,7 @@ def hermite(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, d
 
 
 def polynomial(
-    c: jax.Array,
-    q1: jax.Array,
-    q2: jax.Array,
-    gap: jax.Array | None,
-    coefficients: Sequence[ArrayLike],
+    c: Array, q1: Array, q2: Array, gap: Array | None, coefficients: Sequence[ArrayLike]
 ) -> Dual:
     """Returns the dual of `f(x) = sum_i coefficients[i] x^i`; no coefficients mean `f = 0`.
 
@@ -89,7 +83,7 @@ def polynomial(
     return Dual(k, kdot)
 
 
-def _hermite_coefficient(q: jax.Array, scalars: list[jax.Array], order: int) -> jax.Array:
+def _hermite_coefficient(q: Array, scalars: list[Array], order: int) -> Array:
     total = jnp.zeros_like(q)
     for i in reversed(range((len(scalars) - 1 - order) // 2 + 1)):
         power = 2 * i + order

@@ -51,6 +51,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array
 
 from widelimit.activations import Dual
 from widelimit.activations.base import sqrt
@@ -96,21 +97,21 @@ class Features(NamedTuple):
         slope_tail: `[4]`, those of `f'` at one degree less.
     """
 
-    mean: jax.Array
-    variance: jax.Array
-    root: jax.Array
-    lift: jax.Array
-    values: jax.Array
-    slopes: jax.Array
-    value_tail: jax.Array
-    slope_tail: jax.Array
+    mean: Array
+    variance: Array
+    root: Array
+    lift: Array
+    values: Array
+    slopes: Array
+    value_tail: Array
+    slope_tail: Array
 
 
 def features(
-    fn: Callable[[jax.Array], jax.Array],
-    q: jax.Array,
+    fn: Callable[[Array], Array],
+    q: Array,
     order: int = ORDER,
-    df: Callable[[jax.Array], jax.Array] | None = None,
+    df: Callable[[Array], Array] | None = None,
 ) -> Features:
     """Returns the Hermite coefficients of `fn` at variances `q`, in the dtype of `q`.
 
@@ -151,7 +152,7 @@ class Integrals(NamedTuple):
     jumps: np.ndarray
 
 
-def integrals(fn: Callable[[jax.Array], jax.Array], q: np.ndarray, degrees: int) -> Integrals:
+def integrals(fn: Callable[[Array], Array], q: np.ndarray, degrees: int) -> Integrals:
     """Returns what `features` integrates, without derivatives.
 
     Args:
@@ -179,12 +180,12 @@ def tail_degrees(terms: int) -> tuple[int, int, int, int]:
     return terms + 1, _TAIL * terms + 1, terms + 2, _TAIL * terms + 2
 
 
-def variance(f: Features) -> jax.Array:
+def variance(f: Features) -> Array:
     """Returns `E[f(u)^2]`, in the shape of the variances that `f` was made of."""
     return f.variance
 
 
-def series(c: jax.Array, f1: Features, f2: Features) -> Dual:
+def series(c: Array, f1: Features, f2: Features) -> Dual:
     """Returns the dual at covariances `c`, in the shape and dtype of `c`.
 
     Memory is that of a few arrays like `c`, whatever the number of terms.
@@ -199,8 +200,8 @@ def series(c: jax.Array, f1: Features, f2: Features) -> Dual:
     rho = rho + lax.stop_gradient(jnp.clip(rho, -1, 1) - rho)
 
     def step(
-        sums: tuple[jax.Array, jax.Array], terms: tuple[jax.Array, ...]
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        sums: tuple[Array, Array], terms: tuple[Array, ...]
+    ) -> tuple[tuple[Array, Array], None]:
         k, kdot = sums
         for value1, value2, slope1, slope2 in zip(*(t[::-1] for t in terms), strict=True):
             k = k * rho + value1 * value2
@@ -222,7 +223,7 @@ def series(c: jax.Array, f1: Features, f2: Features) -> Dual:
     return Dual(jnp.where(lost_k, jnp.nan, k), jnp.where(lost_kdot, jnp.nan, kdot))
 
 
-def _lost(rho: jax.Array, f1: Features, f2: Features) -> list[jax.Array]:
+def _lost(rho: Array, f1: Features, f2: Features) -> list[Array]:
     """Returns where `k` and `kdot` of large variances hang on degrees that stand for the tail.
 
     What these have of the value at rho = 1 bounds the error. It falls like |rho|^L, and where the
@@ -296,11 +297,11 @@ def _panels(edges: tuple[float, ...], count: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _integrate(
-    fn: Callable[[jax.Array], jax.Array],
-    df: Callable[[jax.Array], jax.Array] | None,
+    fn: Callable[[Array], Array],
+    df: Callable[[Array], Array] | None,
     terms: int,
     dtype: np.dtype,
-    q: jax.Array,
+    q: Array,
 ) -> Features:
     """Returns the features of one variance (a scalar)."""
     rule = _rule(terms)
@@ -352,13 +353,13 @@ def _integrate(
 
 
 def _parts(
-    fn: Callable[[jax.Array], jax.Array],
-    df: Callable[[jax.Array], jax.Array] | None,
-    x: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    fn: Callable[[Array], Array],
+    df: Callable[[Array], Array] | None,
+    x: Array,
+) -> tuple[Array, Array, Array, Array]:
     """Returns the even and the odd part of `fn` at `x`, then those of its derivative."""
 
-    def both(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def both(x: Array) -> tuple[Array, Array]:
         if df is not None:
             return fn(x).astype(x.dtype), df(x).astype(x.dtype)
         value, slope = jax.jvp(fn, (x,), (jnp.ones_like(x),))
@@ -369,17 +370,17 @@ def _parts(
     return even, odd, (right_slope + left_slope) / 2, (right_slope - left_slope) / 2
 
 
-def _product(table: np.ndarray, x: jax.Array) -> jax.Array:
+def _product(table: np.ndarray, x: Array) -> Array:
     # jnp.matmul states its result type, and its transpose, which runs when float64 is off again,
     # would be truncated to float32
     return lax.dot(jnp.asarray(table), x)
 
 
-def _interleave(first: jax.Array, second: jax.Array) -> jax.Array:
+def _interleave(first: Array, second: Array) -> Array:
     return jnp.stack([first, second], axis=-1).reshape(-1)
 
 
-def _values(from_fn: jax.Array, slopes: jax.Array, square_slope: jax.Array) -> jax.Array:
+def _values(from_fn: Array, slopes: Array, square_slope: Array) -> Array:
     """Returns `a_(l+1) / root`, without dividing by `root` where `fn` is continuous.
 
     By Stein's lemma it is then `slopes / sqrt(l + 1)`, whose derivatives are accurate at zero
@@ -391,15 +392,15 @@ def _values(from_fn: jax.Array, slopes: jax.Array, square_slope: jax.Array) -> j
     return from_slopes + jnp.where(real, jump, 0)
 
 
-def _excess(square: jax.Array, coefficients: jax.Array, noise: jax.Array) -> jax.Array:
+def _excess(square: Array, coefficients: Array, noise: Array) -> Array:
     """Returns what is left of a mean square after the given coefficients, 0 if only rounding."""
     rest = square - (coefficients * coefficients).sum()
     return jnp.where(rest > noise, rest, 0)
 
 
 def _tail(
-    square: jax.Array, square_slope: jax.Array, q: jax.Array, degrees: tuple[int, int]
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    square: Array, square_slope: Array, q: Array, degrees: tuple[int, int]
+) -> tuple[Array, Array, Array, Array]:
     """Returns coefficients at the near and far degree: two of the function, two of its derivative.
 
     Degree n with coefficient b has derivative n b^2 / q in mean square. The far degree takes what

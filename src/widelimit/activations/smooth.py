@@ -3,10 +3,10 @@
 # Every dual takes a gap, used or not.
 # ruff: noqa: ARG001
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from widelimit.activations.base import (
     PI,
@@ -21,10 +21,10 @@ from widelimit.activations.base import (
 
 
 def erf(
-    c: jax.Array,
-    q1: jax.Array,
-    q2: jax.Array,
-    gap: jax.Array | None,
+    c: Array,
+    q1: Array,
+    q2: Array,
+    gap: Array | None,
     a: ArrayLike = 1.0,
     b: ArrayLike = 1.0,
     offset: ArrayLike = 0.0,
@@ -41,7 +41,7 @@ def erf(
     return Dual(k, a * a * twice * (2 / PI) / root)
 
 
-def gelu(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> Dual:
+def gelu(c: Array, q1: Array, q2: Array, gap: Array | None) -> Dual:
     """Returns the dual of `f(x) = x Phi(x)`, Phi the normal distribution function (2002.08517).
 
     With `P = (1 + q1)(1 + q2)`, `D = P - c^2 = 1 + q1 + q2 + (q1 q2 - c^2)`, `phi = atan2(c,
@@ -60,10 +60,10 @@ def gelu(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> D
 
 
 def sin(
-    c: jax.Array,
-    q1: jax.Array,
-    q2: jax.Array,
-    gap: jax.Array | None,
+    c: Array,
+    q1: Array,
+    q2: Array,
+    gap: Array | None,
     a: ArrayLike = 1.0,
     b: ArrayLike = 1.0,
     offset: ArrayLike = 0.0,
@@ -83,9 +83,7 @@ def sin(
     return Dual(k, a * a * square / 2 * (jnp.exp(close) + jnp.cos(2 * offset) * far))
 
 
-def rbf(
-    c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None, gamma: ArrayLike = 1.0
-) -> Dual:
+def rbf(c: Array, q1: Array, q2: Array, gap: Array | None, gamma: ArrayLike = 1.0) -> Dual:
     """Returns the dual of `f(x) = sqrt(2) sin(sqrt(2 gamma) x + pi/4)`: `k = exp(-2 gamma gap)`.
 
     `gap` is `(q1 + q2) / 2 - c`, so that `k` is the squared-exponential kernel
@@ -96,7 +94,7 @@ def rbf(
     return Dual(k, 2 * gamma * k)
 
 
-def gabor(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> Dual:
+def gabor(c: Array, q1: Array, q2: Array, gap: Array | None) -> Dual:
     """Returns the dual of `f(x) = exp(-x^2) sin x`.
 
     With `t = q1 + q2`, `d = 4 (q1 q2 - c^2)`, `Z = 1 + 2 t + d` and `e_-+ = exp(-(t + d -+ 2c) /
@@ -117,12 +115,7 @@ def gabor(c: jax.Array, q1: jax.Array, q2: jax.Array, gap: jax.Array | None) -> 
 
 
 def exp(
-    c: jax.Array,
-    q1: jax.Array,
-    q2: jax.Array,
-    gap: jax.Array | None,
-    a: ArrayLike = 1.0,
-    b: ArrayLike = 1.0,
+    c: Array, q1: Array, q2: Array, gap: Array | None, a: ArrayLike = 1.0, b: ArrayLike = 1.0
 ) -> Dual:
     """Returns the dual of the exponential.
 
@@ -134,12 +127,7 @@ def exp(
 
 
 def gaussian(
-    c: jax.Array,
-    q1: jax.Array,
-    q2: jax.Array,
-    gap: jax.Array | None,
-    a: ArrayLike = 1.0,
-    b: ArrayLike = -1.0,
+    c: Array, q1: Array, q2: Array, gap: Array | None, a: ArrayLike = 1.0, b: ArrayLike = -1.0
 ) -> Dual:
     """Returns the dual of `f(x) = a exp(b x^2)`, NaN where the expectation diverges.
 
@@ -156,10 +144,10 @@ def gaussian(
 
 
 def exp_normalized(
-    c: jax.Array,
-    q1: jax.Array,
-    q2: jax.Array,
-    gap: jax.Array | None,
+    c: Array,
+    q1: Array,
+    q2: Array,
+    gap: Array | None,
     gamma: ArrayLike = 1.0,
     shift: ArrayLike = -1.0,
     clip: bool = False,

@@ -79,13 +79,13 @@ class ElementwiseLayer(Layer):
 class ClosedForm(ElementwiseLayer):
     """Nonlinearities whose dual is a function of the pair and of all fields, in order."""
 
-    formula: ClassVar[Callable[..., Dual]]
+    _formula: ClassVar[Callable[..., Dual]]
 
     def dual(
         self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
     ) -> Dual:
         fields = dataclasses.fields(self)
-        return self.formula(c, q1, q2, gap, *(getattr(self, field.name) for field in fields))
+        return self._formula(c, q1, q2, gap, *(getattr(self, field.name) for field in fields))
 
 
 @pytree
@@ -113,7 +113,7 @@ class Erf(ClosedForm):
       c: output shift.
     """
 
-    formula = staticmethod(activations.erf)
+    _formula = staticmethod(activations.erf)
     subtracts = True
 
     a: Scalar = 1.0
@@ -139,7 +139,7 @@ class Sin(ClosedForm):
       c: phase.
     """
 
-    formula = staticmethod(activations.sin)
+    _formula = staticmethod(activations.sin)
     subtracts = True
 
     a: Scalar = 1.0
@@ -171,7 +171,7 @@ class Rbf(ClosedForm):
       gamma: inverse squared length scale.
     """
 
-    formula = staticmethod(activations.rbf)
+    _formula = staticmethod(activations.rbf)
     subtracts = True
 
     gamma: Scalar = 1.0
@@ -205,7 +205,7 @@ class Gelu(ElementwiseLayer):
 class Gabor(ClosedForm):
     """Returns exp(-x^2) sin(x)."""
 
-    formula = staticmethod(activations.gabor)
+    _formula = staticmethod(activations.gabor)
     subtracts = True
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
@@ -221,7 +221,7 @@ class Exp(ClosedForm):
       b: input scale.
     """
 
-    formula = staticmethod(activations.exp)
+    _formula = staticmethod(activations.exp)
     subtracts = True
 
     a: Scalar = 1.0
@@ -240,7 +240,7 @@ class Gaussian(ClosedForm):
       b: coefficient of x^2.
     """
 
-    formula = staticmethod(activations.gaussian)
+    _formula = staticmethod(activations.gaussian)
     subtracts = True
 
     a: Scalar = 1.0
@@ -261,7 +261,7 @@ class Monomial(_OfDegree):
       NotImplementedError: a negative or fractional degree.
     """
 
-    formula = staticmethod(activations.monomial)
+    _formula = staticmethod(activations.monomial)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return x**self.degree
@@ -281,7 +281,7 @@ class RectifiedMonomial(_OfDegree):
       NotImplementedError: a negative or fractional degree.
     """
 
-    formula = staticmethod(activations.rectified_monomial)
+    _formula = staticmethod(activations.rectified_monomial)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.where(x >= 0, x**self.degree, 0)
@@ -295,7 +295,7 @@ class Polynomial(ClosedForm):
       coef: coefficients, lowest power first; may be empty.
     """
 
-    formula = staticmethod(activations.polynomial)
+    _formula = staticmethod(activations.polynomial)
 
     coef: Arrays
 
@@ -323,7 +323,7 @@ class Hermite(_OfDegree):
       NotImplementedError: a negative or fractional degree.
     """
 
-    formula = staticmethod(activations.hermite)
+    _formula = staticmethod(activations.hermite)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         previous, current = jnp.zeros_like(x), jnp.ones_like(x)
@@ -344,7 +344,7 @@ class ExpNormalized(ClosedForm):
       do_clip: clip rho to [-1, 1].
     """
 
-    formula = staticmethod(activations.exp_normalized)
+    _formula = staticmethod(activations.exp_normalized)
 
     gamma: Scalar = 1.0
     shift: Scalar = -1.0

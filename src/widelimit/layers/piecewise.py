@@ -110,7 +110,7 @@ class LeakyRelu(_ReluFamily):
 class Sign(ClosedForm):
     """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
 
-    formula = staticmethod(activations.sign)
+    _formula = staticmethod(activations.sign)
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.sign(x)
