@@ -152,6 +152,16 @@ def test_a_combinator(doors: dict[str, Any]) -> None:
         correlated.kernel_fn(IMAGES)
 
 
+def test_a_combinator_hands_on_its_context(doors: dict[str, Any]) -> None:
+    key, drop = jax.random.key(0), stax.Dropout(0.5)
+    own = doors["WeightedResidual"](drop, 0.3)
+    out = own.apply_fn((), IMAGES, rng=key)
+    close(out, IMAGES + 0.3 * np.asarray(drop.apply_fn((), IMAGES, rng=key)))
+    masked = own.apply_fn((), IMAGES, rng=key, mask_constant=float(IMAGES[0, 0, 0, 0]))
+    assert masked.mask.sum() == 1
+    assert masked.masked_value[0, 0, 0, 0] == 0
+
+
 def test_an_engine(doors: dict[str, Any]) -> None:
     net, x = doors["net"], np.asarray(doors["x"], np.float32)
     close(doors["nngp"], net.kernel_fn(x, None, "nngp"))
