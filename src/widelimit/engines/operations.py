@@ -22,7 +22,6 @@ _MOVES = {
     "concatenate",
     "convert_element_type",
     "copy",
-    "copy_p",
     "dynamic_slice",
     "dynamic_update_slice",
     "expand_dims",

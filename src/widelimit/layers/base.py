@@ -16,12 +16,9 @@ from widelimit.kernel.masking import hide
 from widelimit.layers.context import Context
 from widelimit.layers.shapes import check_one_input
 from widelimit.typing import (
-    ApplyFunction,
     Arrays,
     Covs,
     Function,
-    InitFunction,
-    KernelFunction,
     Key,
     Masks,
     Moduli,
@@ -289,17 +286,17 @@ class Layer:
         return type(self).__name__
 
     @property
-    def init_fn(self) -> InitFunction:
+    def init_fn(self) -> Function:
         """`init_fn(rng, input_shape) -> (output_shape, params)`; see `network.InitFn`."""
         return self.functions[0](self)
 
     @property
-    def apply_fn(self) -> ApplyFunction:
+    def apply_fn(self) -> Function:
         """`apply_fn(params, inputs, *, rng=None, ...)`; see `network.ApplyFn`."""
         return self.functions[1](self)
 
     @property
-    def kernel_fn(self) -> KernelFunction:
+    def kernel_fn(self) -> Function:
         """`kernel_fn(x1, x2=None, get=None, ...)`; see `network.KernelFn`."""
         return self.functions[2](self)
 
