@@ -363,6 +363,8 @@ def _full_batch(
 
 
 def _keywords(kwargs: Mapping[str, object]) -> GivenAxes:
+    if not kwargs:
+        return None, None
     # Networks have no randomness left; callers pass rng to any kernel_fn.
     others = [name for name in kwargs if name not in ("batch_axis", "channel_axis", "rng")]
     if others:

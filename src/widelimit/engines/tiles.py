@@ -155,8 +155,9 @@ class NetworkTiler:
         The samples of the first are split over the devices.
         """
         share = second is None and not self.given_x2
-        sides = self._read(first, split=len(self._devices) > 1), self._read(second, split=False)
-        return answer(self._engine, *sides, self._get, share)
+        if self._on_devices:
+            first, second = self._read(first, len(self._devices) > 1), self._read(second, False)
+        return answer(self._engine, first, second, self._get, share)
 
     @property
     def _on_devices(self) -> bool:
@@ -169,11 +170,11 @@ class NetworkTiler:
             return self._engine.prepare(rows.x, pattern, self._options.mask_constant)
         return self._engine.prepare(rows.x)
 
-    def _read(self, handle: object, split: bool) -> object:
-        """Returns what the engine reads of what `prepare` returned."""
-        if not (self._on_devices and isinstance(handle, Rows)):
-            return handle
-        return self._prepared(self._placed(handle, split=True) if split else handle)
+    def _read(self, rows: object, split: bool) -> object:
+        """Returns what the engine reads of samples on devices, None for None."""
+        if not isinstance(rows, Rows):
+            return rows
+        return self._prepared(self._placed(rows, split=True) if split else rows)
 
     def _placed(self, rows: Rows, split: bool) -> Rows:
         return place(rows, self._sides[0].axes, self._devices, split)
