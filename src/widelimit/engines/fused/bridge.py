@@ -128,7 +128,7 @@ class FusedEngine(NetworkEngine):
             raise ValueError("expected inputs without patterns and masks for the fused engine")
         images = x if self._flatten is None else self._flatten.apply((), x, Context())
         prepared = self._kernel.prepare(images)
-        return _Samples(x, prepared) if self._kernel.counted else prepared
+        return _SeriesSamples(x, prepared) if self._kernel.counted else prepared
 
     def kernels(self, first: Any, second: Any, share: bool) -> Kernel:
         """Returns the kernel between prepared samples."""
@@ -136,7 +136,9 @@ class FusedEngine(NetworkEngine):
             return self._counted_kernels(first, second, share)
         return self._kernel.kernel(first, second, share)
 
-    def _counted_kernels(self, first: _Samples, second: _Samples | None, share: bool) -> Any:
+    def _counted_kernels(
+        self, first: _SeriesSamples, second: _SeriesSamples | None, share: bool
+    ) -> Any:
         """Returns the kernel of a network with series, by plain JAX where variances are large."""
         if first.known and (second is None or second.known):
             return self._kernel.kernel(
@@ -148,7 +150,7 @@ class FusedEngine(NetworkEngine):
         )
 
 
-class _Samples(NamedTuple):
+class _SeriesSamples(NamedTuple):
     """Samples, as they are and prepared."""
 
     x: Any

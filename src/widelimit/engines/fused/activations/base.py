@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from widelimit.covariance.signal import Signal
 from widelimit.layers.base import Layer
@@ -72,12 +73,12 @@ class FusedActivation:
         return cls.planes
 
     @classmethod
-    def table(cls, layer: Any) -> np.ndarray | None:
+    def table(cls, layer: Any) -> Float[np.ndarray, "entries"] | None:
         """Returns numbers of any length, which take the place of `numbers`; None for these."""
         return None
 
     @classmethod
-    def counted(cls, table: np.ndarray) -> int:
+    def counted(cls, table: Float[np.ndarray, "entries"]) -> int:
         """Returns how many of the recorded numbers are counted by the first one; 0 for none."""
         return 0
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from widelimit.activations import series
 from widelimit.covariance.signal import Signal
@@ -64,7 +65,7 @@ class FusedSeries(FusedActivation):
         return HEAD + series.terms(layer.order())
 
     @classmethod
-    def table(cls, layer: Any) -> np.ndarray:
+    def table(cls, layer: Any) -> Float[np.ndarray, "entries"]:
         """Returns the coefficients of the function at all variances.
 
         Raises:
@@ -74,7 +75,7 @@ class FusedSeries(FusedActivation):
         return _table(structure, tuple(map(float, leaves)))
 
     @classmethod
-    def counted(cls, table: np.ndarray) -> int:
+    def counted(cls, table: Float[np.ndarray, "entries"]) -> int:
         return int(table[TERMS])
 
     @classmethod
