@@ -11,7 +11,7 @@ from benchmarks.networks_nt import import_nt
 WAYS = {"JACOBIAN_CONTRACTION": 1, "NTK_VECTOR_PRODUCTS": 2, "STRUCTURED_DERIVATIVES": 3}
 
 
-def kernel(network: str, get: str) -> Callable[[Any, Any], Any]:
+def kernel(network: str, get: str, gram: bool) -> Callable[[Any, Any], Any]:  # noqa: ARG001
     """Returns the function of x1 and x2 that computes the kernel in the way called `get`."""
     import jax
     import jax.numpy as jnp

@@ -111,7 +111,7 @@ WAYS = {
 }
 
 
-def kernel(network: str, get: str) -> Callable[[Any, Any], Any]:
+def kernel(network: str, get: str, gram: bool) -> Callable[[Any, Any], Any]:  # noqa: ARG001
     """Returns the function of x1 and None that computes the kernel in the way called `get`."""
 
     def single(params: Parameters, x: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from benchmarks.finite_networks import FUNCTIONS, parameters
 WAYS = {way.name: way for way in wl.NtkImplementation}
 
 
-def kernel(network: str, get: str) -> Callable[[Any, Any], Any]:
+def kernel(network: str, get: str, gram: bool) -> Callable[[Any, Any], Any]:  # noqa: ARG001
     """Returns the function of x1 and x2 that computes the kernel in the way called `get`."""
     ntk_fn = wl.empirical_ntk_fn(FUNCTIONS[network], vmap_axes=0, implementation=WAYS[get])
     params = jax.tree.map(jnp.asarray, parameters(network, jnp.zeros(0).dtype))

@@ -96,7 +96,7 @@ def import_nt() -> Any:
     return neural_tangents
 
 
-def kernel(network: str, get: str) -> Callable[[Any, Any], Any]:
+def kernel(network: str, get: str, gram: bool) -> Callable[[Any, Any], Any]:  # noqa: ARG001
     """Returns the jitted kernel function of a network, of x1 and x2."""
     import jax
 

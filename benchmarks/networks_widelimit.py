@@ -22,10 +22,12 @@ NETWORKS: dict[str, Callable[[], Any]] = {
 }
 
 
-def kernel(network: str, get: str) -> Callable[[Any, Any], Any]:
-    """Returns the kernel function of a network, of x1 and x2."""
-    kernel_fn = NETWORKS[network]().kernel_fn
-    return lambda x1, x2: kernel_fn(x1, x2, get)
+def kernel(network: str, get: str, gram: bool) -> Callable[[Any, Any], Any]:
+    """Returns the kernel function of a network, of x1 and x2, or `wl.gram` of the network."""
+    net = NETWORKS[network]()
+    if gram:
+        return lambda x1, x2: wl.gram(net, x1, x2, get=get, progress=False)
+    return lambda x1, x2: net.kernel_fn(x1, x2, get)
 
 
 def about(network: str, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def main() -> None:
     get, dtype = case.pop("get"), case.pop("dtype")
     workload = Workload(**{**case, "shape": tuple(case["shape"])})
     networks = importlib.import_module(f"benchmarks.{name}")
-    function = networks.kernel(workload.network, get)
+    function = networks.kernel(workload.network, get, workload.gram)
     about = networks.about(workload.network, (workload.n1, *workload.shape))
     before = peak_bytes()
     x1, x2 = inputs(workload, dtype)

@@ -24,6 +24,7 @@ class Workload:
       n2: number of samples of x2; None means that x2 is not given.
       quick: n1 and n2 with `--quick`; None leaves the workload out there.
       dtypes: in which it runs.
+      gram: whether our side calls `wl.gram`; else `kernel_fn`, as the other side does always.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Workload:
     n2: int | None
     quick: tuple[int, int | None] | None = (1, 1)
     dtypes: tuple[str, ...] = DTYPES
+    gram: bool = False
 
     @property
     def entries(self) -> int:
@@ -71,6 +73,14 @@ WORKLOADS = (
     Workload("resnet", "resnet", "wide residual network", CIFAR, 2, 2),
     Workload("resnet-one", "resnet", "wide residual network", CIFAR, 1, 1, None, SINGLE),
     Workload("lenet", "lenet", "LeNet, 5 x 5, Flatten", MNIST, 8, 8),
+)
+# The calls of people who compute many entries: by `wl.gram`.
+WORKLOADS += tuple(
+    dataclasses.replace(
+        w, name=f"{w.name}-gram", title=f"{w.title}, by wl.gram", gram=True, quick=None
+    )
+    for w in WORKLOADS
+    if w.name in ("fc", "cnn-gap", "resnet", "lenet")
 )
 
 

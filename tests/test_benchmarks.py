@@ -27,6 +27,15 @@ def test_every_workload_has_a_network_on_both_sides() -> None:
     assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS)
 
 
+def test_gram_gives_what_the_kernel_function_does() -> None:
+    x = inputs(dataclasses.replace(LENET, n1=2), "float32")[0]
+    by_call, by_gram = (
+        networks_widelimit.kernel("lenet", "ntk", gram)(x, None) for gram in (False, True)
+    )
+    np.testing.assert_array_equal(by_call, by_gram)
+    assert {w.name for w in WORKLOADS if w.gram} >= {"fc-gram", "lenet-gram", "resnet-gram"}
+
+
 @pytest.mark.parametrize("name", networks_widelimit.NETWORKS)
 def test_networks_of_both_sides_are_one(name) -> None:
     # The module of layers takes the same arguments in both libraries.

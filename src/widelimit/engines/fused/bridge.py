@@ -171,7 +171,7 @@ class _FlatKernel:
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
         inner = np.float64 if has_smooth(program.activations) else self._dtype
         self.counted = has_counted(program.activations)
-        self._engine = RowKernels(program, net, inner)
+        self._engine = RowKernels(program, net, inner, self._dtype == np.float32)
 
     def prepare(self, x: Any) -> PreparedRows:
         """Returns inputs with their variances at every layer."""
@@ -237,7 +237,8 @@ class _SpatialKernel:
         )
         self._tail_dtype = np.dtype(np.float64) if self._in_float64 else self._dtype
         smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
-        self._engine = ImageKernels(program, net, np.float64 if smooth else self._dtype)
+        inner = np.float64 if smooth else self._dtype
+        self._engine = ImageKernels(program, net, inner, self._dtype == np.float32)
         self.counted = any(has_counted(stage.activations) for stage in program.stages)
         self._sites = Cache(16)
 

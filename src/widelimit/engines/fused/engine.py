@@ -62,14 +62,15 @@ class ImageKernels:
       program: the network, lowered.
       net: the network, for its numbers.
       dtype: float32 or float64.
+      single: whether results are rounded to float32.
     """
 
-    def __init__(self, program: SpatialProgram, net: Layer, dtype: Any) -> None:
+    def __init__(self, program: SpatialProgram, net: Layer, dtype: Any, single: bool) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
         numbers = [numbers_of(stage.sources, net, self.dtype) for stage in program.stages]
-        self._cross = _bind(program, net, numbers, self.dtype, own=False)
-        self._own = _bind(program, net, numbers, self.dtype, own=True)
+        self._cross = _bind(program, net, numbers, self.dtype, own=False, single=single)
+        self._own = _bind(program, net, numbers, self.dtype, own=True, single=single)
 
     def prepare(self, images: np.ndarray) -> Prepared:
         """Returns images [n, channels, rows, columns] with their variances at every layer."""
@@ -163,7 +164,13 @@ class ImageKernels:
 
 
 def _bind(
-    program: SpatialProgram, net: Layer, numbers: list[np.ndarray], dtype: np.dtype, *, own: bool
+    program: SpatialProgram,
+    net: Layer,
+    numbers: list[np.ndarray],
+    dtype: np.dtype,
+    *,
+    own: bool,
+    single: bool,
 ) -> tuple[_BoundStage, ...]:
     """Returns the stages for pairs of x1 with x2, or for images with themselves."""
     bound = []
@@ -177,7 +184,9 @@ def _bind(
         if own and (following is None or following.own is None):
             following, sizes[m.END] = None, m.SUM
         tables = _tables(stage, following, own)
-        code, held = with_addresses(stage.code, stage.activations, net, dtype, space=True)
+        code, held = with_addresses(
+            stage.code, stage.activations, net, dtype, space=True, single=single
+        )
         bound.append(
             _BoundStage(
                 code,

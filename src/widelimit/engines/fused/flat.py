@@ -18,6 +18,7 @@ from widelimit.engines.fused.tape import (
     Source,
     Tape,
     Value,
+    has_counted,
     numbers_of,
     with_addresses,
 )
@@ -26,6 +27,7 @@ from widelimit.layers.reshape import Flatten
 
 _TILE = 1 << 25  # bytes of products that a thread holds at a time
 _LEAST = 1 << 14  # entries that are worth a thread
+_SERIES_CHUNK = 256  # samples whose terms of series stay in the second cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,13 +148,14 @@ class RowKernels:
       program: the network, lowered.
       net: the network, for its numbers.
       dtype: float32 or float64.
+      single: whether results are rounded to float32.
     """
 
-    def __init__(self, program: FlatProgram, net: Layer, dtype: Any) -> None:
+    def __init__(self, program: FlatProgram, net: Layer, dtype: Any, single: bool) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
         self._code, self._tables = with_addresses(
-            program.code, program.activations, net, self.dtype, space=False
+            program.code, program.activations, net, self.dtype, space=False, single=single
         )
         self._numbers = numbers_of(program.sources, net, self.dtype)
         self._constants = table(self.dtype)
@@ -222,6 +225,7 @@ class RowKernels:
             other.numbers,
             symmetric,
             rows,
+            _SERIES_CHUNK if has_counted(self.program.activations) else m.CHUNK,
             out,
             self._scratch(),
         )

@@ -113,7 +113,7 @@ def _join(op: Any, n: Any, buf: Any) -> None:
 @entry
 def run_rows(
     code: Any, numbers: Any, cst: Any, products: Any, width: Any, squares1: Any, squares2: Any,
-    own: Any, prep1: Any, prep2: Any, symmetric: Any, rows: Any, out: Any, buf: Any,
+    own: Any, prep1: Any, prep2: Any, symmetric: Any, rows: Any, chunk: Any, out: Any, buf: Any,
 ) -> None:  # fmt: skip
     """Writes rows of K and T.
 
@@ -131,14 +131,15 @@ def run_rows(
       prep2: those of x2.
       symmetric: whether x2 is x1: entries from the diagonal on are written.
       rows: [low, high], samples of x1 to do.
+      chunk: samples of x2 to do at a time, CHUNK or fewer.
       out: K and T, each [n1, n2], or [n1, 0] where not wanted.
       buf: scratch.
     """
-    n2 = len(squares2)
-    for i in range(rows[0], rows[1]):
-        shift = rows[0] if symmetric else 0
-        for j in range(i if symmetric else 0, n2, CHUNK):
-            n = np.uint64(min(CHUNK, n2 - j))
+    n2, shift = len(squares2), rows[0] if symmetric else 0
+    for start in range(shift, n2, chunk):  # what is recorded of these samples stays in cache
+        for i in range(rows[0], min(rows[1], start + chunk) if symmetric else rows[1]):
+            j = max(start, i) if symmetric else start
+            n = np.uint64(min(start + chunk, n2) - j)
             same = symmetric and i == j
             _row(
                 code, numbers, cst, products[i - rows[0]], j - shift, width, squares1[i], squares2,

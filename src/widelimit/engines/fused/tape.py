@@ -263,9 +263,23 @@ def has_counted(activations: Activations) -> bool:
 
 
 def with_addresses(
-    code: np.ndarray, activations: Activations, net: Layer, dtype: np.dtype, *, space: bool
+    code: np.ndarray,
+    activations: Activations,
+    net: Layer,
+    dtype: np.dtype,
+    *,
+    space: bool,
+    single: bool,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns instructions with the addresses of loops and tables, and the tables, to be held.
+
+    Args:
+      code: instructions [ops, COLUMNS].
+      activations: of them.
+      net: the network.
+      dtype: what is computed in.
+      space: whether the loops are those of networks with spatial axes.
+      single: whether results are rounded to float32.
 
     Raises:
       RefusedError: an activation has no table.
@@ -282,7 +296,7 @@ def with_addresses(
             op[m.OWN] = address(activation, dtype, "own")
         if not (space and is_compiled_in(activation)):
             op[m.LOOP] = address(activation, dtype, "pairs" if space else "rows")
-        table = activation.table(at_path(net, placed.path))
+        table = activation.table(at_path(net, placed.path), single)
         if table is not None:
             held.append(table.astype(dtype, copy=False))
             op[m.TABLE], op[m.COUNTED] = held[-1].ctypes.data, activation.counted(table)

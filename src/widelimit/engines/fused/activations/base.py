@@ -73,8 +73,13 @@ class FusedActivation:
         return cls.planes
 
     @classmethod
-    def table(cls, layer: Any) -> Float[np.ndarray, "entries"] | None:
-        """Returns numbers of any length, which take the place of `numbers`; None for these."""
+    def table(cls, layer: Any, single: bool) -> Float[np.ndarray, "entries"] | None:
+        """Returns numbers of any length, which take the place of `numbers`; None for these.
+
+        Args:
+          layer: the layer.
+          single: whether results are rounded to float32.
+        """
         return None
 
     @classmethod

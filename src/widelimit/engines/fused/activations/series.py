@@ -40,7 +40,8 @@ SQUARE_EVEN, SQUARE_ODD, SLOPE_EVEN, SLOPE_ODD, COLUMN_MEAN, FIRST_TERM = range(
 NODES = 16
 
 _LARGEST = 100.0  # variances up to which the series is known: see `activations.series`
-_CUT = 1e-12  # share of E[f^2], and of E[f'^2], that terms may have which are left out
+# Share of E[f^2], and of E[f'^2], that terms may have which are left out.
+_CUT, _CUT_SINGLE = 1e-12, 1e-9
 _ZERO = 1e-15  # and that counts as rounding
 _INTERPOLATED = 1e-10  # the last Chebyshev coefficients, of all
 _LEAST = 1.0  # log2 of the variance up to which a table has to reach
@@ -65,14 +66,14 @@ class FusedSeries(FusedActivation):
         return HEAD + series.terms(layer.order())
 
     @classmethod
-    def table(cls, layer: Any) -> Float[np.ndarray, "entries"]:
+    def table(cls, layer: Any, single: bool) -> Float[np.ndarray, "entries"]:
         """Returns the coefficients of the function at all variances.
 
         Raises:
           RefusedError: the function has a jump, or varies too quickly.
         """
         leaves, structure = jax.tree.flatten(layer)
-        return _table(structure, tuple(map(float, leaves)))
+        return _table(structure, tuple(map(float, leaves)), _CUT_SINGLE if single else _CUT)
 
     @classmethod
     def counted(cls, table: Float[np.ndarray, "entries"]) -> int:
@@ -93,7 +94,7 @@ class FusedSeries(FusedActivation):
 
 
 @functools.lru_cache(maxsize=64)
-def _table(structure: Any, leaves: tuple[float, ...]) -> np.ndarray:
+def _table(structure: Any, leaves: tuple[float, ...], cut: float) -> np.ndarray:
     layer: SeriesLayer = jax.tree.unflatten(structure, leaves)
     degree = series.terms(layer.order())
     low, high = np.log2(series.FLOOR), np.log2(_LARGEST)
@@ -111,7 +112,7 @@ def _table(structure: Any, leaves: tuple[float, ...]) -> np.ndarray:
     odd = (energy[..., 1::2].sum(-1) <= _ZERO * energy.sum(-1)).all()
     step = 2 if odd else 1
     values, weights = values[..., ::step], weights[::step]
-    counts = _counts(q, values, weights, sums)
+    counts = _counts(q, values, weights, sums, cut)
     columns = np.concatenate([sums, values], axis=-1)
     to_chebyshev = np.linalg.inv(np.polynomial.chebyshev.chebvander(points, NODES - 1))
     coefficients = np.einsum("jn,pnc->pjc", to_chebyshev, columns)
@@ -128,7 +129,9 @@ def _table(structure: Any, leaves: tuple[float, ...]) -> np.ndarray:
     return out
 
 
-def _counts(q: np.ndarray, values: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> np.ndarray:
+def _counts(
+    q: np.ndarray, values: np.ndarray, weights: np.ndarray, sums: np.ndarray, cut: float
+) -> np.ndarray:
     """Returns how many terms count in every panel, in whole steps of the loop."""
     squares = sums[..., SQUARE_EVEN] + sums[..., SQUARE_ODD]
     slopes = sums[..., SLOPE_EVEN] + sums[..., SLOPE_ODD]
@@ -140,7 +143,7 @@ def _counts(q: np.ndarray, values: np.ndarray, weights: np.ndarray, sums: np.nda
     for energy, known, scale in parts:
         beyond = np.maximum(known - energy.sum(-1), 0)[..., None]
         rest = np.cumsum(energy[..., ::-1], axis=-1)[..., ::-1] + beyond
-        counts = np.maximum(counts, (rest > _CUT * scale[..., None]).sum(-1).max(-1))
+        counts = np.maximum(counts, (rest > cut * scale[..., None]).sum(-1).max(-1))
     return np.minimum(np.ceil(counts / UNROLLED) * UNROLLED, values.shape[-1])
 
 
