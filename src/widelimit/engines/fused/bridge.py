@@ -22,12 +22,13 @@ from widelimit.engines.fused.lowering import SpatialProgram, lower
 from widelimit.engines.fused.parallel import count_threads
 from widelimit.engines.fused.tape import has_counted, has_smooth
 from widelimit.engines.plan import behind_flatten, make_site, output_need
-from widelimit.engines.reference import ReferenceEngine, leave
+from widelimit.engines.reference import ReferenceEngine, check_series, leave
 from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
 from widelimit.layers.functions import evaluates_functions, layers_of
+from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.step import step
 
 # Bytes of tiles beyond which larger ones are no faster. Without space any tile goes in strips.
@@ -104,6 +105,7 @@ class FusedEngine(NetworkEngine):
             self._kernel = _FlatKernel(program, inner, signal, request)
         else:
             self._kernel = _SpatialKernel(program, inner, signal, request)
+        self._series = any(isinstance(layer, SeriesLayer) for layer in layers_of(net))
         if self._kernel.counted:
             self._reference = ReferenceEngine(net, shape, request, "variances are large")
         self.halves = isinstance(program, FlatProgram)
@@ -133,8 +135,12 @@ class FusedEngine(NetworkEngine):
     def kernels(self, first: Any, second: Any, share: bool) -> Kernel:
         """Returns the kernel between prepared samples."""
         if self._kernel.counted:
-            return self._counted_kernels(first, second, share)
-        return self._kernel.kernel(first, second, share)
+            found = self._counted_kernels(first, second, share)
+        else:
+            found = self._kernel.kernel(first, second, share)
+        if self._series:
+            check_series(found)
+        return found
 
     def _counted_kernels(
         self, first: _SeriesSamples, second: _SeriesSamples | None, share: bool
