@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, PyTree
 
-from widelimit._pytree import is_concrete
+from widelimit._pytree import Outline, is_concrete
 from widelimit.typing import Arrays, Scalar
 
 _T = TypeVar("_T")
@@ -148,9 +148,9 @@ class Samples:
 
 
 def map_inputs(
-    function: Callable[[_Leaf, int], object], x: Arrays, axes: tuple[int, ...]
-) -> Arrays:
-    """Returns the function of every array of a tree and of its batch axis."""
+    function: Callable[[_Leaf, int], Outline], x: Arrays, axes: tuple[int, ...]
+) -> PyTree[Outline]:
+    """Returns the function, to an array or an outline of one, of every array and its batch axis."""
     leaves, structure = jax.tree.flatten(x)
     return jax.tree.unflatten(structure, map(function, leaves, axes))
 
