@@ -123,8 +123,8 @@ def test_variances_beyond_a_series_are_refused() -> None:
         *(stax.Conv(1, (1, 1)), stax.GlobalAvgPool(), stax.Dense(1, 3000.0)),
         *(stax.Tanh(), stax.Dense(1)),
     )
+    near = images(2).astype(np.float32)
     with pytest.raises(ValueError, match="variances of at most 100"):
-        near = images(2).astype(np.float32)
         behind.kernel_fn(near, 0.9 * near, "nngp", engine="fused")
 
 
