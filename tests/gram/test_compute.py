@@ -37,6 +37,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.parametrize("inference", ["bayes", "gradient_descent"])
 def test_ensembles_within_a_budget(inference: str, tiles: list[int]) -> None:
     (x, y), (x_test, _) = data(9), data(4, seed=1)
@@ -54,6 +55,7 @@ def test_ensembles_within_a_budget(inference: str, tiles: list[int]) -> None:
         wl.InfiniteEnsemble(NET, x, y, memory="much")
 
 
+@pytest.mark.usefixtures("reference_engine")
 def test_predictions_within_a_budget(tiles: list[int]) -> None:
     (x, y), (x_test, _) = data(9), data(4, seed=1)
     make = wl.predict.gradient_descent_mse_ensemble
@@ -112,6 +114,7 @@ def test_estimates_of_any_function() -> None:
     assert tiler.tile_bytes(64, 64) >= 4 * 64**2
 
 
+@pytest.mark.usefixtures("reference_engine")
 def test_network_estimates_cover_what_xla_needs() -> None:
     net = wl.models.fcn(5)
     x = jax.ShapeDtypeStruct((512, 100), jnp.float32)

@@ -143,6 +143,7 @@ def test_functions_that_jax_cannot_trace() -> None:
         wl.batch(lambda a, b=None: float(distances(a, b).sum()), 4)(X1, X2)
 
 
+@pytest.mark.usefixtures("reference_engine")  # the other one takes 4 MiB
 def test_kernels_of_networks_are_not_called_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*args: Any) -> Any:
         raise AssertionError
