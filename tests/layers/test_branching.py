@@ -328,7 +328,6 @@ def test_fork_of_a_list():
     assert_close(out.nngp, (a.nngp + b.nngp + a.nngp * b.nngp) / 2)
 
 
-@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.parametrize(
     ("net", "error", "message", "note"),
     [

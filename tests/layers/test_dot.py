@@ -63,7 +63,6 @@ def test_matrices_per_position():
     check(PER_POSITION, False, tail, (2, 3))
 
 
-@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("x2", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_combined_samples(x2):
@@ -96,7 +95,7 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "reference_engine")
 @pytest.mark.parametrize("x2", [True, False])
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_sweep(name, x2):

@@ -159,6 +159,9 @@ def integrals(fn: Callable[[Array], Array], q: np.ndarray, degrees: int) -> Inte
         fn: an elementwise function on arrays.
         q: variances [m], at least `FLOOR`.
         degrees: number of terms, from `terms`.
+
+    Raises:
+        jax.errors.TracerArrayConversionError: `fn` reads traced values.
     """
     rule, root = _rule(degrees), np.sqrt(q)[:, None]
     with jax.enable_x64(True):

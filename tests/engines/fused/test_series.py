@@ -157,6 +157,17 @@ def test_a_function_that_changes() -> None:
     np.testing.assert_allclose(net.kernel_fn(x, None, "nngp", engine="fused"), 4 * one, rtol=1e-6)
 
 
+def test_a_function_that_reads_traced_values() -> None:
+    x = np.eye(3, dtype=np.float32)
+
+    def total(a: Any) -> Any:
+        net = stax.serial(stax.Dense(1), stax.Elementwise(lambda v: a * v), stax.Dense(1))
+        return net.kernel_fn(x, None, "nngp").sum()
+
+    np.testing.assert_allclose(jax.grad(total)(2.0), 4.0, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(total)(2.0), 4.0, rtol=1e-5)
+
+
 def test_an_ensemble() -> None:
     rng = np.random.default_rng(0)
     x, x_test = (rng.standard_normal((n, 3)).astype(np.float32) for n in (20, 5))

@@ -67,6 +67,8 @@ def _lowered(net: Layer, signal: Any, tangent: bool) -> SpatialProgram | FlatPro
         return lower_flat(net, site, tangent)
     except RefusedError as error:
         return str(error)
+    except (ValueError, NotImplementedError):  # the reference engine says what, for all samples
+        return "its layers do not fit each other, or not one sample alone"
 
 
 def refusal(net: Layer, signal: Any, tangent: bool = True) -> str | None:

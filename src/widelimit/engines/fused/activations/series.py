@@ -70,7 +70,7 @@ class FusedSeries(FusedActivation):
         """Returns the coefficients of the function at all variances.
 
         Raises:
-          RefusedError: the function has a jump, or varies too quickly.
+          RefusedError: the function has a jump, varies too quickly, or reads traced values.
         """
         leaves, structure = jax.tree.flatten(layer)
         return _table(structure, tuple(map(float, leaves)), _CUT_SINGLE if single else _CUT)
@@ -103,7 +103,10 @@ def _table(structure: Any, leaves: tuple[float, ...], cut: float) -> np.ndarray:
     points = np.polynomial.chebyshev.chebpts1(NODES)
     middles = low + width * (np.arange(panels) + 0.5)
     q = 2 ** (middles[:, None] + width / 2 * points)
-    found = series.integrals(layer.activation, q.ravel(), degree)
+    try:
+        found = series.integrals(layer.activation, q.ravel(), degree)
+    except jax.errors.TracerArrayConversionError:
+        raise RefusedError(f"the function of {layer.label} reads traced values") from None
     values = found.values.reshape(panels, NODES, -1)
     sums = np.concatenate([found.squares, found.mean[:, None]], axis=1).reshape(panels, NODES, 5)
     weights = np.arange(1, degree + 1)  # of E[f'^2] over those of E[f^2] / q
