@@ -61,7 +61,7 @@ ORDER = 192
 """Least number of terms of a series."""
 
 _CHUNK = 16  # terms unrolled in one step of the loop
-_TAIL = 8  # ratio of the two degrees that stand for the tail
+TAIL = 8  # ratio of the two degrees that stand for the tail
 _BATCH = 1024  # variances whose integrals are held in memory at once
 
 FLOOR = 1e-10
@@ -93,7 +93,7 @@ class Features(NamedTuple):
         lift: square root of what that added to the variance; no leading axis.
         values: `[L]`, `a_(l+1) / root`.
         slopes: `[L]`, the coefficients of `f'`.
-        value_tail: `[4]`, the coefficients of `f` at the degrees of `tail_degrees`.
+        value_tail: `[4]`, the coefficients of `f` at the degrees of `_tail_degrees`.
         slope_tail: `[4]`, those of `f'` at one degree less.
     """
 
@@ -178,9 +178,9 @@ def integrals(fn: Callable[[Array], Array], q: np.ndarray, degrees: int) -> Inte
     return Integrals(squares, even @ rule.weights, values, jumps)
 
 
-def tail_degrees(terms: int) -> tuple[int, int, int, int]:
+def _tail_degrees(terms: int) -> tuple[int, int, int, int]:
     """Returns near and far degree of the odd, then of the even part; `terms` is even."""
-    return terms + 1, _TAIL * terms + 1, terms + 2, _TAIL * terms + 2
+    return terms + 1, TAIL * terms + 1, terms + 2, TAIL * terms + 2
 
 
 def variance(f: Features) -> Array:
@@ -218,7 +218,7 @@ def series(c: Array, f1: Features, f2: Features) -> Dual:
     )
     (k, kdot), _ = lax.scan(jax.checkpoint(step), (zero, zero), chunks, reverse=True)
     k = f1.mean * f2.mean + c * k
-    for i, degree in enumerate(tail_degrees(f1.values.shape[0])):
+    for i, degree in enumerate(_tail_degrees(f1.values.shape[0])):
         power = lax.integer_pow(rho, degree - 1)
         k = k + f1.value_tail[i] * f2.value_tail[i] * power * rho
         kdot = kdot + f1.slope_tail[i] * f2.slope_tail[i] * power
@@ -329,13 +329,13 @@ def _integrate(
             _excess(weigh(odd * odd), a_odd, noise),
             _excess(weigh(even_slope * even_slope), d_even, slope_noise),
             floored,
-            tail_degrees(terms)[:2],
+            _tail_degrees(terms)[:2],
         )
         even_tail = _tail(
             _excess(weigh(even * even) - mean * mean, a_even, noise),
             _excess(weigh(odd_slope * odd_slope), d_odd, slope_noise),
             floored,
-            tail_degrees(terms)[2:],
+            _tail_degrees(terms)[2:],
         )
         slopes = _interleave(d_even, d_odd)
         values = _values(_interleave(a_odd, a_even) / root, slopes, square_slope)

@@ -31,6 +31,7 @@ from widelimit.engines.fused.instructions import (
     SIZE_Y,
     SOURCE,
     SUM_K,
+    TABLE,
     VECTOR,
     WIDTH,
     WORK,
@@ -64,7 +65,7 @@ def record(
         call(
             code[i, RECORD],
             (
-                pointer(buf, source), pointer(prep, at), parameters(code, i, numbers),
+                pointer(buf, source), pointer(prep, at), parameters(code[i, TABLE], i, numbers),
                 pointer(cst, 0), u(plane), u(width),
             ),
         )  # fmt: skip
@@ -80,8 +81,8 @@ def activate_own(
     call(
         code[i, OWN],
         (
-            pointer(buf, k), pointer(buf, t), pointer(buf, mask), parameters(code, i, numbers),
-            pointer(cst, 0), whole(count),
+            pointer(buf, k), pointer(buf, t), pointer(buf, mask),
+            parameters(code[i, TABLE], i, numbers), pointer(cst, 0), whole(count),
         ),
     )  # fmt: skip
 
@@ -98,7 +99,11 @@ def activate(
     """
     blocks, size, level = geometry[1], u(VECTOR), code[i, LEVEL]
     k, t = slot(sizes, code[i, SOURCE], 0), slot(sizes, code[i, SOURCE], 1)
-    mask, p, constants = region(sizes, MASKS + level), parameters(code, i, numbers), pointer(cst, 0)
+    mask, p, constants = (
+        region(sizes, MASKS + level),
+        parameters(code[i, TABLE], i, numbers),
+        pointer(cst, 0),
+    )
     kept_k, kept_t = u(region(sizes, ROW_K)), u(region(sizes, ROW_T))
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
         start, one, two, plane, n = stretch(geometry, b, r, level, code[i, PLACE], ends)

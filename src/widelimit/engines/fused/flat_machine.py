@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from widelimit.engines.fused.compiling import call, entry, loop, pointer, pointer_at
+from widelimit.engines.fused.compiling import call, entry, loop, pointer
 from widelimit.engines.fused.constants import ONE, ZERO
 from widelimit.engines.fused.instructions import (
     ADD,
@@ -31,6 +31,7 @@ from widelimit.engines.fused.instructions import (
     WINDOW,
     WORK,
 )
+from widelimit.engines.fused.places import parameters
 from widelimit.engines.fused.stencils import add, copy
 
 
@@ -38,14 +39,6 @@ from widelimit.engines.fused.stencils import add, copy
 def _slot(index: Any, part: Any) -> Any:
     """Returns the place of K (0), T (1) or G (2) of a slot."""
     return np.uint64((3 * index + part) * CHUNK)
-
-
-@loop
-def _parameters(op: Any, step: Any, numbers: Any) -> Any:
-    """Returns a pointer to the numbers of an instruction: its row of a table, or its own table."""
-    if op[TABLE] != 0:
-        return pointer_at(op[TABLE], numbers)
-    return pointer(numbers, step * numbers.shape[1])
 
 
 @loop
@@ -80,7 +73,7 @@ def _activate(
         op[LOOP],
         (
             pointer(buf, k), pointer(buf, t), pointer(buf, g), pointer(prep1, place * n1 + i),
-            pointer(prep2, place * n2 + j), _parameters(op, step, numbers), pointer(cst, 0),
+            pointer(prep2, place * n2 + j), parameters(op[TABLE], step, numbers), pointer(cst, 0),
             pointer(buf, len(buf) - CHUNK - WORK), np.uint64(n1), np.uint64(n2),
             np.uint64(op[HAS_G]), n,
         ),
@@ -93,7 +86,7 @@ def _activate_own(buf: Any, op: Any, numbers: Any, step: Any, cst: Any) -> None:
     k, t, g = _slot(op[TARGET], 0), _slot(op[TARGET], 1), _slot(op[TARGET], 2)
     mask = np.uint64(len(buf) - CHUNK)  # behind the slots
     buf[mask] = cst[ONE]
-    p = _parameters(op, step, numbers)
+    p = parameters(op[TABLE], step, numbers)
     one = np.uint64(1)
     call(op[OWN], (pointer(buf, k), pointer(buf, t), pointer(buf, mask), p, pointer(cst, 0), one))
     buf[g] = cst[ZERO]
@@ -218,7 +211,7 @@ def run_own(code: Any, numbers: Any, cst: Any, own: Any, prep: Any, buf: Any) ->
                 _dense(buf, op, one, numbers[step])
             elif op[CODE] == NONLINEAR:
                 at = pointer(prep, op[PLACE] * prep.shape[1] + j)
-                p = _parameters(op, step, numbers)
+                p = parameters(op[TABLE], step, numbers)
                 plane = np.uint64(prep.shape[1] if op[PLANES] > 1 else 0)
                 call(op[RECORD], (pointer(buf, k), at, p, pointer(cst, 0), plane, one))
                 if op[OWN] != 0:

@@ -11,7 +11,6 @@ from widelimit.engines.fused.instructions import (
     FRONT,
     LENGTH,
     SLOTS,
-    TABLE,
     VECTOR,
 )
 
@@ -29,10 +28,10 @@ def whole(n: Any) -> Any:
 
 
 @loop
-def parameters(code: Any, i: Any, numbers: Any) -> Any:
+def parameters(table: Any, i: Any, numbers: Any) -> Any:
     """Returns a pointer to the numbers of an instruction: its row of a table, or its own table."""
-    if code[i, TABLE] != 0:
-        return pointer_at(code[i, TABLE], numbers)
+    if table != 0:
+        return pointer_at(table, numbers)
     return pointer(numbers, i * numbers.shape[1])
 
 

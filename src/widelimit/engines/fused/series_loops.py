@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from widelimit.activations.series import TAIL
 from widelimit.engines.fused.activations.series import (
     COLUMN_MEAN,
     COUNT,
@@ -36,7 +37,6 @@ from widelimit.engines.fused.formulas import select
 from widelimit.engines.fused.instructions import HEAD
 
 _PIECE = 128  # entries whose sums stay in the first cache
-_FAR = 8.0
 _NOISE = 1e-12  # share of a mean square that counts as rounding
 
 
@@ -122,12 +122,12 @@ def record_loop(name: str) -> Callable[..., None]:
             _write_tail(
                 to, i, plane, 0, _excess(squares[0], odd, scale),
                 _excess(slopes[0], even_slope, slope_scale), floored, degree + 1,
-                _FAR * degree + 1,
+                TAIL * degree + 1,
             )  # fmt: skip
             _write_tail(
                 to, i, plane, 2, _excess(squares[1] - mean * mean, even, scale),
                 _excess(slopes[1], odd_slope, slope_scale), floored, degree + 2,
-                _FAR * degree + 2,
+                TAIL * degree + 2,
             )  # fmt: skip
 
     return record
@@ -230,10 +230,10 @@ def _add_terms(
 
 @loop
 def _finish(
-    k: Any, t: Any, one: Any, plane1: Any, still: Any, two: Any, plane2: Any, step: Any,
-    work: Any, start: Any, n: Any,
+    k: Any, one: Any, plane1: Any, still: Any, two: Any, plane2: Any, step: Any, work: Any,
+    start: Any, n: Any,
 ) -> None:  # fmt: skip
-    """Writes K' and T' without the tails."""
+    """Writes K', and the factor of T in place of the derivative, without the tails."""
     mean1, mean2 = MEAN * plane1, MEAN * plane2 + start
     for i in range(n):
         j, r = i * still, step * work[3 * _PIECE + i]
@@ -260,12 +260,7 @@ def _add_tails(
             write(work, base + i, square * square)
         left //= 2
     for i in range(n):
-        near, far = work[power + i], work[power + i]
-        far = far * far
-        far = far * far
-        far = far * far
-        write(work, base + i, far)
-        write(work, power + i, near)
+        write(work, base + i, work[power + i] ** TAIL)
     for part in range(4):
         value, slope = (VALUE_TAIL + part) * plane1, (SLOPE_TAIL + part) * plane1
         value2, slope2 = (VALUE_TAIL + part) * plane2 + start, (SLOPE_TAIL + part) * plane2 + start
@@ -301,7 +296,7 @@ def _series(
         count = _count(at, 0, still, two, start, max(min(size, real - start), 0))
         _prepare(k, at, plane1, still, two, plane2, step, work, start, size)
         _add_terms(at, plane1, still, two, plane2, terms, count, work, start, size)
-        _finish(k, t, at, plane1, still, two, plane2, step, work, start, size)
+        _finish(k, at, plane1, still, two, plane2, step, work, start, size)
         if count == terms:
             degree = np.int64(p[DEGREE])
             _add_tails(k, at, plane1, still, two, plane2, degree, work, start, size)

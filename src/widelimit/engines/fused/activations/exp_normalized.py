@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from widelimit.engines.fused.activations.base import FusedActivation
+from widelimit.engines.fused.activations.relu import FusedRelu
 from widelimit.engines.fused.constants import ONE, ZERO
 from widelimit.engines.fused.formulas import exponential
 from widelimit.layers.elementwise import ExpNormalized
@@ -25,10 +24,7 @@ class FusedExpNormalized(FusedActivation):
         bound = 1.0 if layer.do_clip else math.inf
         return float(layer.gamma), float(layer.shift), bound
 
-    @staticmethod
-    def record(q: Any, p: Any, cst: Any) -> Any:
-        root = np.sqrt(q)
-        return cst[ONE] / root if q > cst[ZERO] else -cst[ONE], root  # both zero: u > 0, s = 0
+    record = staticmethod(FusedRelu.record)
 
     @staticmethod
     def pair(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
