@@ -134,9 +134,13 @@ def same_values(first: object, second: object) -> bool:
 
 
 def _same_entries(first: object, second: object) -> bool:
-    a, b = (np.asarray(jax.random.key_data(v) if is_random_key(v) else v) for v in (first, second))
-    has_nan = all(jnp.issubdtype(v.dtype, np.inexact) for v in (a, b))
+    a, b = _entries(first), _entries(second)
+    has_nan = jnp.issubdtype(a.dtype, np.inexact) and jnp.issubdtype(b.dtype, np.inexact)
     return bool(np.array_equal(a, b, equal_nan=has_nan))
+
+
+def _entries(value: object) -> np.ndarray:
+    return np.asarray(jax.random.key_data(value) if is_random_key(value) else value)
 
 
 def is_random_key(value: object) -> TypeGuard[jax.Array]:

@@ -75,13 +75,16 @@ class Samples:
         x, extras = to_host((x, extras))
         leaves = jax.tree.leaves(x)
         each = axes if isinstance(axes, tuple) else (axes,) * len(leaves)
+        positive: tuple[int, ...] = ()
+        counts = []
         for leaf, axis in zip(leaves, each, strict=True):
             if not -np.ndim(leaf) <= axis < np.ndim(leaf):
                 raise ValueError(
                     f"expected arrays with a batch axis {axis} in {name}, got shape "
                     f"{np.shape(leaf)}"
                 )
-        counts = [leaf.shape[axis] for leaf, axis in zip(leaves, each, strict=True)]
+            positive += (axis % np.ndim(leaf),)
+            counts.append(leaf.shape[axis])
         if len(set(counts)) != 1:
             raise ValueError(
                 f"expected arrays with the same number of samples in {name}, got {counts}"
@@ -93,7 +96,6 @@ class Samples:
                         f"expected {key} with the {counts[0]} samples of {name} along its first "
                         f"axis, got shape {np.shape(leaf)}"
                     )
-        positive = tuple(a % np.ndim(leaf) for leaf, a in zip(leaves, each, strict=True))
         return cls(x, positive, extras, counts[0])
 
     def cut(self, start: int, stop: int, size: int) -> Rows:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple, SupportsIndex
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from widelimit._pytree import is_concrete
@@ -134,6 +136,11 @@ def _pair_masks(out: Arrays, mask: Masks) -> Arrays:
 
 class KernelFn(NetFunction):
     """The kernels of a network at infinite width, as a function of inputs."""
+
+    @property
+    def is_concrete(self) -> bool:
+        """Whether no hyper-parameter of the network is being traced."""
+        return is_concrete_network(self.net)
 
     def __call__(
         self,
@@ -325,7 +332,14 @@ def _evaluate(
         return select_fields(_full_batch(query, get, first, other, share), get)
     engine = query.engine(get)
     sides = query.prepared(engine, first), query.prepared(engine, other)
-    return answer(engine, *sides, get, share)
+    return jax.tree.map(_to_jax, answer(engine, *sides, get, share))
+
+
+def _to_jax(value: object) -> object:
+    """Returns an array of JAX, without a copy of what an engine hands over."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return jnp.from_dlpack(value) if value.flags.writeable else jnp.array(value)
 
 
 def _query(net: Layer, x1: Inputs, x2: Inputs, patterns: Pattern, options: Options) -> _Query:

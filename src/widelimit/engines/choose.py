@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
+
 from widelimit._cache import kept_with
 from widelimit.engines.engine import Engine, EngineMaker
 from widelimit.engines.fused.activations.base import RefusedError, registered
@@ -67,23 +69,25 @@ def choose(
         return _own(net, shape, request, engine, unusual)
     if engine not in ENGINES:
         raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
-    if engine == "reference":
-        return _kept(net, shape, request, ReferenceEngine, "asked for")
-    why = unusual or _why_not_fused(net, shape, request)
+    plain, backend = engine == "reference", jax.default_backend()
+    key = "engine", plain, shape, request, unusual, working_dtype(), registered(), backend
+    chosen: Engine = kept_with(net, key, lambda: _chosen(net, shape, request, plain, unusual))
+    if engine == "fused" and isinstance(chosen, ReferenceEngine):
+        raise ValueError(f"expected a kernel that the fused engine computes, but {chosen.why}")
+    return chosen
+
+
+def _chosen(
+    net: Layer, shape: Shapes, request: Request, plain: bool, unusual: str | None
+) -> Engine:
+    """Returns the fused engine where it runs, and unless plain JAX is asked for."""
+    why = "asked for" if plain else unusual or _why_not_fused(net, shape, request)
     if why is None:
         try:
-            return _kept(net, shape, request, FusedEngine)
+            return FusedEngine(net, shape, request)
         except RefusedError as error:
             why = str(error)
-    if engine == "fused":
-        raise ValueError(f"expected a kernel that the fused engine computes, but {why}")
-    return _kept(net, shape, request, ReferenceEngine, why)
-
-
-def _kept(net: Layer, shape: Shapes, request: Request, kind: EngineMaker, *more: str) -> Engine:
-    key = kind, shape, request, working_dtype(), registered(), more
-    engine: Engine = kept_with(net, key, lambda: kind(net, shape, request, *more))
-    return engine
+    return ReferenceEngine(net, shape, request, why)
 
 
 def _own(

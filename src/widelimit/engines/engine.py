@@ -51,6 +51,8 @@ class Engine(abc.ABC, Generic[Prepared]):
     def pairs(self, first: Prepared, second: Prepared | None) -> Mapping[str, Array]:
         """Returns the arrays wanted, by name: "nngp" and "ntk" [n1, n2], "cov1" [n1], "cov2" [n2].
 
+        Arrays of NumPy are handed over: the engine neither keeps nor changes them.
+
         Args:
           first: prepared samples.
           second: likewise, or None for the kernels of the first with themselves.
@@ -94,6 +96,17 @@ class NetworkEngine(Engine[Prepared]):
           share: whether no x2 was given, so that nothing is said of one.
         """
 
+    def select(self, first: Prepared, second: Prepared | None, get: Get, share: bool) -> PyTree:
+        """Returns what `get` asks for of the kernels, as arrays of JAX or arrays handed over.
+
+        Args:
+          first: prepared samples.
+          second: likewise, or None for the kernels of the first with themselves.
+          get: None, a name or a tuple of names, among the fields wanted.
+          share: whether no x2 was given.
+        """
+        return select_fields(self.kernels(first, second, share), get)
+
     def pairs(self, first: Prepared, second: Prepared | None) -> Mapping[str, Array]:
         """Returns the arrays wanted, by name; see `Engine.pairs`.
 
@@ -123,7 +136,7 @@ def answer(
       ValueError: fields that an engine of the caller does not compute.
     """
     if isinstance(engine, NetworkEngine):
-        return select_fields(engine.kernels(first, second, share), get)
+        return engine.select(first, second, get, share)
     try:
         names = parse_get(get, _COMPUTED, default=())
     except ValueError as error:

@@ -24,48 +24,37 @@ def as_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> tuple[Inp
     """
     if is_branches(x2) and not jax.tree.leaves(x2):
         x2 = None
-    first = _convert(x1, "x1", mask_constant)
-    if x2 is x1:
-        return first, first  # the same object stays the same object, for `same_inputs`
-    second = None if x2 is None else _convert(x2, "x2", mask_constant)
-    if second is not None:
-        _check_same_tree(first, second)
-    _check_kernels(_leaves(first), _leaves(second))
-    return first, second
+    check_inputs(x1, x2, mask_constant)
+    first = cast_inputs(x1, mask_constant)
+    if x2 is None or x2 is x1:
+        return first, x2 if x2 is None else first  # one object stays one, for `same_inputs`
+    return first, cast_inputs(x2, mask_constant)
 
 
 def check_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> None:
-    """Raises where `as_inputs` would, without a copy of all inputs.
-
-    Raises:
-      TypeError: as `as_inputs`, or traced inputs.
-      ValueError: as `as_inputs`.
-    """
-    if not is_concrete(x1, x2, mask_constant):
-        raise TypeError(
-            "expected concrete inputs to compute their kernel in tiles, got traced ones: call "
-            "kernel_fn inside jit, vmap or grad"
-        )
-    as_inputs(_heads(x1), _heads(x2), mask_constant)
-    for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None:
-            _check_all_finite(x, name, mask_constant)
+    """Raises unless these are inputs of a kernel function; see `as_inputs`. Nothing is copied."""
+    kernels = _check(x1, "x1", mask_constant)
+    if x2 is not None and x2 is not x1:
+        kernels += _check(x2, "x2", mask_constant)
+        _check_same_tree(x1, x2)
+    if kernels:
+        _check_kernels(kernels, _leaves(x1), x2)
 
 
-def _heads(x: Inputs) -> Inputs:
-    """Returns the first entries of arrays along their first axis, anything else as it is."""
+def cast_inputs(x: Inputs, mask_constant: Scalar | None) -> Inputs:
+    """Returns inputs that `check_inputs` knows as arrays of the working dtype (or as kernels)."""
     if is_branches(x):
-        return type(x)(map(_heads, x))
-    return x[:1] if isinstance(x, np.ndarray | jax.Array) and x.ndim else x
-
-
-def _check_all_finite(x: Inputs, name: str, mask_constant: Scalar | None) -> None:
-    if is_branches(x):
-        for i, part in enumerate(x):
-            _check_all_finite(part, f"{name}[{i}]", mask_constant)
-    elif x is not None:
-        # What overflows in the working dtype is not finite either.
-        check_finite(name, x, mask_constant, working_dtype())
+        return type(x)(cast_inputs(part, mask_constant) for part in x)
+    if isinstance(x, Kernel):
+        return x
+    with np.errstate(over="ignore"):  # masked entries may
+        # A copy: JAX may alias an array of NumPy, compute later, and see what the caller writes
+        # into it meanwhile.
+        cast = jnp.array(x, working_dtype(), copy=isinstance(x, np.ndarray))
+    if mask_constant is not None and x.dtype != cast.dtype:
+        # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
+        return jnp.where(x == as_leaf(mask_constant), mask_constant, cast)
+    return cast
 
 
 def working_dtype() -> np.dtype:
@@ -77,12 +66,9 @@ def _leaves(tree: Inputs) -> list[Kernel | ArrayLike]:
     return jax.tree.leaves(tree, is_leaf=lambda v: isinstance(v, Kernel))
 
 
-def _check_kernels(first: list[Kernel | ArrayLike], second: list[Kernel | ArrayLike]) -> None:
+def _check_kernels(kernels: list[Kernel], first: list[Kernel | ArrayLike], x2: Inputs) -> None:
     """Raises if kernels are mixed with arrays, with an x2, or with kernels of another kind."""
-    kernels = [leaf for leaf in first + second if isinstance(leaf, Kernel)]
-    if not kernels:
-        return
-    if second:
+    if x2 is not None:
         raise ValueError("expected x2=None with a Kernel as input, got an x2 as well")
     if len(kernels) < len(first):
         raise TypeError("expected arrays only or Kernels only in x1, got both")
@@ -93,11 +79,18 @@ def _check_kernels(first: list[Kernel | ArrayLike], second: list[Kernel | ArrayL
         )
 
 
-def _convert(x: Inputs, name: str, mask_constant: Scalar | None) -> Inputs:
+def _check(x: Inputs, name: str, mask_constant: Scalar | None) -> list[Kernel]:
+    """Returns the kernels of a tree of kernels and of real, finite arrays of two axes or more.
+
+    Raises:
+      TypeError: something else.
+      ValueError: non-finite values, or fewer axes.
+    """
     if isinstance(x, Kernel):
-        return x
+        return [x]
     if is_branches(x):
-        return type(x)(_convert(part, f"{name}[{i}]", mask_constant) for i, part in enumerate(x))
+        parts = [_check(part, f"{name}[{i}]", mask_constant) for i, part in enumerate(x)]
+        return [kernel for part in parts for kernel in part]
     if isinstance(x, MaskedArray):
         raise TypeError(f"expected an array for {name}, got a MaskedArray: use mask_constant")
     if not isinstance(x, np.ndarray | jax.Array):
@@ -116,15 +109,9 @@ def _convert(x: Inputs, name: str, mask_constant: Scalar | None) -> Inputs:
             f"expected {name} with a batch and a channel axis (at least 2 axes), got "
             f"shape {x.shape}"
         )
-    with np.errstate(over="ignore"):  # found below, with its index
-        # A copy: JAX may alias an array of NumPy, compute later, and see what the caller writes
-        # into it meanwhile.
-        cast = jnp.array(x, working_dtype(), copy=isinstance(x, np.ndarray))
-    if mask_constant is not None and x.dtype != cast.dtype:
-        # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
-        cast = jnp.where(x == as_leaf(mask_constant), mask_constant, cast)
-    check_finite(name, cast, mask_constant)
-    return cast
+    # What overflows in the working dtype is not finite either.
+    check_finite(name, x, mask_constant, working_dtype())
+    return []
 
 
 def _check_same_tree(first: Inputs, second: Inputs) -> None:

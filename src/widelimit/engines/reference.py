@@ -67,7 +67,11 @@ class Operand(NamedTuple):
 
 
 class ReferenceEngine(NetworkEngine[Operand]):
-    """Plain JAX: layer by layer, but whole where inputs are traced or have no spatial axes."""
+    """Plain JAX: layer by layer, but whole where inputs are traced or have no spatial axes.
+
+    Attributes:
+      why: why no other engine was chosen.
+    """
 
     name = "reference"
 
@@ -85,6 +89,7 @@ class ReferenceEngine(NetworkEngine[Operand]):
         self._anew = evaluates_functions(net)
         self._series = any(isinstance(layer, SeriesLayer) for layer in layers_of(net))
         self._smooth = any(getattr(layer, "subtracts", False) for layer in layers_of(net))
+        self.why = reason
         self.reason = f"plain JAX, compiled {'whole' if self._flat else 'layer by layer'}: {reason}"
 
     @functools.cached_property

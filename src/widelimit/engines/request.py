@@ -66,8 +66,8 @@ class Options(NamedTuple):
     def request(self, get: Get) -> Request:
         """Returns what is asked of an engine where `get` is asked of the kernels."""
         fields = parse_get(get)
-        arrays = tuple(f for f in ARRAYS if f in fields)
-        return Request(arrays, self.diagonal_spatial, self.axes)
+        arrays = [name for name in ARRAYS if name in fields]
+        return Request(tuple(arrays), self.diagonal_spatial, self.axes)
 
 
 def requested(kernel: Kernel, request: Request) -> Kernel:

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from widelimit._cache import kept_with
-from widelimit._pytree import is_concrete
-from widelimit._samples import Rows, Samples, place, to_host
+from widelimit._samples import Rows, Samples, place
 from widelimit.covariance.signal import is_branches
 from widelimit.engines.choose import choose
 from widelimit.engines.engine import Engine, NetworkEngine, answer
 from widelimit.engines.inputs import (
-    as_inputs,
+    cast_inputs,
     check_inputs,
     same_inputs,
     same_patterns,
@@ -53,36 +52,40 @@ class NetworkTiler:
           net: the network.
           inputs: concrete x1 and x2, or None for x1.
           get: what to return of each tile.
-          patterns: pair of graph patterns.
-          options: what else was asked for.
+          patterns: pair of concrete graph patterns.
+          options: what else was asked for; concrete.
           devices: where to compute.
 
         Raises:
-          TypeError: inputs that are not arrays, or traced ones.
+          TypeError: inputs that are not arrays, or a traced network.
           ValueError: non-finite values, shapes that do not fit the network.
         """
         x1, x2 = inputs
         x2 = x2 if jax.tree.leaves(x2) else None
-        check_inputs(x1, x2, options.mask_constant)
-        if x2 is not None:
-            check_alike(net, tree_shapes(x1), tree_shapes(x2), options.axes)
-        if not (is_concrete_network(net) and is_concrete(patterns)):
+        if not is_concrete_network(net):
             raise TypeError(
-                "expected a concrete network and concrete patterns to compute kernels in tiles, "
-                "got traced ones: call kernel_fn inside jit, vmap or grad"
+                "expected a concrete network to compute kernels in tiles, got a traced one: call "
+                "kernel_fn inside jit, vmap or grad"
             )
-        x1, x2 = to_host((x1, x2))
+        check_inputs(x1, x2, options.mask_constant)
+        self._shape = tree_shapes(x1)
+        if x2 is not None:
+            check_alike(net, self._shape, tree_shapes(x2), options.axes)
         self.given_x2 = x2 is not None
-        self.same = _same(x1, x2) and same_patterns(patterns, shared=x2 is None)
         self._net, self._get, self._options, self._devices = net, get, options, devices
         axes = batch_axes(net, x1, options.axes)
-        second = patterns[0] if patterns[1] is None and x2 is None else patterns[1]
-        self._sides = (
-            Samples.of(x1, axes, {"pattern": patterns[0]}, "x1"),
-            Samples.of(x1 if x2 is None else x2, axes, {"pattern": second}, "x2"),
+        first = Samples.of(x1, axes, {"pattern": patterns[0]}, "x1")
+        second = first
+        if x2 is not None:
+            second = Samples.of(x2, axes, {"pattern": patterns[1]}, "x2")
+        elif patterns[1] is not None:
+            second = Samples.of(x1, axes, {"pattern": patterns[1]}, "x2")
+        self._sides = first, second
+        self.same = second is first or (
+            same_patterns(patterns, shared=False) and _same(first.x, second.x)
         )
         self._engine: Engine = choose(
-            *(net, tree_shapes(x1), options.request(get), options.engine),
+            *(net, self._shape, options.request(get), options.engine),
             unusual=options.unusual(patterns),
         )
 
@@ -109,7 +112,7 @@ class NetworkTiler:
         """
         if not self.counts[0]:
             return
-        shapes, axes = tree_shapes(self._sides[0].x), self._options.axes
+        shapes, axes = self._shape, self._options.axes
 
         def find() -> str | None:
             return mixing_layer(bare_site(self._net, (shapes, shapes), axes)[1])
@@ -144,10 +147,8 @@ class NetworkTiler:
 
     def prepare(self, rows: Rows) -> object:
         """Returns samples as the engine reads them."""
-        x, _ = as_inputs(rows.x, None, self._options.mask_constant)
-        if self._on_devices:
-            return self._placed(Rows(x, rows.extras), split=False)
-        return self._prepared(Rows(x, rows.extras))
+        rows = Rows(cast_inputs(rows.x, self._options.mask_constant), rows.extras)
+        return self._placed(rows, split=False) if self._on_devices else self._prepared(rows)
 
     def tile(self, first: object, second: object) -> PyTree:
         """Returns the kernels between two sets of samples, or of one with itself (None).
@@ -206,13 +207,11 @@ def traced_size(net: Layer, x: Inputs, get: Get, axes: GivenAxes, most: int) -> 
 
 def _same(x1: Inputs, x2: Inputs) -> bool:
     """Returns whether `same_inputs` holds for the inputs in the working dtype."""
-    if x2 is None or x2 is x1:
-        return True
     if tree_shapes(x1) != tree_shapes(x2):
         return False
+    dtype = working_dtype()
     with np.errstate(over="ignore"):  # masked entries may
-        first, second = jax.tree.map(lambda v: v.astype(working_dtype()), (x1, x2))
-    return same_inputs(first, second)
+        return same_inputs(*jax.tree.map(lambda v: v.astype(dtype, copy=False), (x1, x2)))
 
 
 def batch_axes(net: Layer, x: Inputs, given: GivenAxes) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxtyping import PyTree
 from widelimit._pytree import AnyArray, is_concrete, same_values
 from widelimit.gram.callables import CallableTiler, is_pair
 from widelimit.gram.devices import resolve_devices
-from widelimit.gram.fields import Part, at, parts, rebuild, whole_parts
+from widelimit.gram.fields import Part, at, parts, rebuild
 from widelimit.gram.kernels import KernelTiler
 from widelimit.gram.layout import totals_refused
 from widelimit.gram.progress import progress_bar
@@ -136,6 +137,8 @@ def compute(tiler: Tiler, grid: Grid, get: object, storage: Storage, progress: b
     assembly = _Assembly(tiler, grid, get, storage)
     total = grid.counts[0] * grid.counts[1]
     try:
+        if grid.whole and not storage.reserves:
+            return jax.tree.map(_owned, _checked(_only_tile(tiler)))
         if storage.reserves:
             assembly.allocate(tiler.outline())
         with progress_bar(total, progress and not grid.single) as advance:
@@ -200,10 +203,10 @@ def _tiler_for(
     """Returns what computes the tiles of a kernel function, None where one call has to do."""
     if getattr(kernel_fn, "works_in_tiles", False) or "rng" in kwargs:
         return None
-    arrays = jax.tree.leaves((x1, x2), is_leaf=is_kernel)
-    if not all(isinstance(leaf, np.ndarray | jax.Array) and leaf.ndim for leaf in arrays):
-        return None
-    if not is_concrete(x1, x2, kwargs, getattr(kernel_fn, "net", None)):
+    for leaf in jax.tree.leaves((x1, x2), is_leaf=is_kernel):
+        if not (isinstance(leaf, np.ndarray | jax.Array) and leaf.ndim):
+            return None
+    if not (is_concrete(x1, x2, kwargs) and getattr(kernel_fn, "is_concrete", True)):
         return None
     known = hasattr(kernel_fn, "tiler")
     if known and kwargs.get("diagonal_batch") is False:
@@ -213,9 +216,8 @@ def _tiler_for(
         tiler.check()
     except ValueError:
         return None  # samples that cannot be cut or belong together; one call may raise the same
-    entries = tiler.counts[0] * tiler.counts[1]
     # Of other functions it may not be worth a trace.
-    return tiler if known or entries * _LARGE_ENTRY > memory else None
+    return tiler if known or math.prod(tiler.counts) * _LARGE_ENTRY > memory else None
 
 
 def _only_tile(tiler: Tiler) -> PyTree:
@@ -223,6 +225,28 @@ def _only_tile(tiler: Tiler) -> PyTree:
     n1, n2 = tiler.counts
     first = tiler.prepare(tiler.rows(0, 0, n1, n1))
     return tiler.tile(first, None if tiler.same else tiler.prepare(tiler.rows(1, 0, n2, n2)))
+
+
+def _checked(tile: PyTree) -> PyTree:
+    """Returns a tile, which has values.
+
+    Raises:
+      TracedTileError: it is traced.
+    """
+    if not is_concrete(tile):
+        raise TracedTileError(
+            "expected kernels with values to put them together from tiles, got traced ones: "
+            "call kernel_fn or wl.batch(kernel_fn, size) inside jit, vmap or grad"
+        )
+    return tile
+
+
+def _owned(value: object) -> object:
+    """Returns an array as one of NumPy that the caller may write to."""
+    if not isinstance(value, np.ndarray | jax.Array):
+        return value
+    values = np.asarray(value)
+    return values if values.flags.writeable else values.copy()
 
 
 class _Assembly:
@@ -239,7 +263,6 @@ class _Assembly:
         self._first: PyTree = None
         self._found: list[Part] = []
         self._mirrors = False
-        self._whole = grid.whole and not storage.reserves
         self.done = 0
 
     def allocate(self, result: PyTree) -> None:
@@ -281,17 +304,9 @@ class _Assembly:
     def _tile(self, i: int, j: int) -> PyTree:
         first = self._pieces.get(0, i)
         own = self._tiler.same and i == j
-        tile = self._tiler.tile(first, None if own else self._pieces.get(1, j))
-        if not is_concrete(tile):
-            raise TracedTileError(
-                "expected kernels with values to put them together from tiles, got traced ones: "
-                "call kernel_fn or wl.batch(kernel_fn, size) inside jit, vmap or grad"
-            )
-        return tile
+        return _checked(self._tiler.tile(first, None if own else self._pieces.get(1, j)))
 
     def _parts(self, result: PyTree) -> list[Part]:
-        if self._whole:
-            return whole_parts(result)
         return parts(result, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
 
     def _put(self, tile: PyTree, place: tuple[int, int]) -> None:

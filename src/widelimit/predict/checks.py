@@ -52,7 +52,7 @@ def check_not_negative(name: str, value: ArrayLike | Scalars) -> None:
 
 def check_real(name: str, x: PyTree) -> None:
     """Raise TypeError if an array holds complex numbers, whose imaginary parts would be lost."""
-    if any(np.iscomplexobj(leaf) for leaf in jax.tree.leaves(x)):
+    if any(map(np.iscomplexobj, jax.tree.leaves(x))):
         raise TypeError(
             f"expected real numbers in {name}, got complex ones: write complex outputs as pairs of "
             "real ones"

@@ -101,7 +101,7 @@ class Targets(NamedTuple):
     @property
     def kept_shape(self) -> Shape:
         """Sizes of the kept axes of the training targets."""
-        return tuple(self.shape[axis] for axis in self.kept)
+        return tuple([self.shape[axis] for axis in self.kept])
 
     def full_shape(self, kept_shape: Shape) -> Shape:
         """The shape of outputs whose kept axes have other sizes, as on a test set."""
@@ -110,18 +110,18 @@ class Targets(NamedTuple):
 
     def to_matrix(self, outputs: jax.Array) -> jax.Array:
         """Outputs on the training or a test set as a matrix [kept, traced]."""
-        columns = math.prod(outputs.shape[axis] for axis in self.traced)
-        rows = math.prod(outputs.shape[axis] for axis in self.kept)
-        return outputs.transpose(self.kept + self.traced).reshape(rows, columns)
+        kept = self.kept
+        matrix = outputs.transpose(kept + self.traced)
+        rows, columns = matrix.shape[: len(kept)], matrix.shape[len(kept) :]
+        return matrix.reshape(math.prod(rows), math.prod(columns))
 
     def from_matrix(self, matrix: jax.Array, kept_shape: Shape) -> jax.Array:
         """The matrices [..., kept, traced] as outputs (..., *full_shape(kept_shape))."""
         lead = matrix.ndim - 2
-        traced_shape = tuple(self.shape[axis] for axis in self.traced)
+        axes = self.kept + self.traced
+        traced_shape = tuple([self.shape[axis] for axis in self.traced])
         outputs = matrix.reshape(matrix.shape[:lead] + kept_shape + traced_shape)
-        position = {axis: i for i, axis in enumerate(self.kept + self.traced)}
-        order = [lead + position[axis] for axis in range(len(self.shape))]
-        return outputs.transpose(*range(lead), *order)
+        return outputs.transpose(*range(lead), *(lead + np.argsort(axes)))
 
     def check_train_train(self, name: str, kernel: ArrayLike) -> None:
         """Raise ValueError unless the kernel is square and fits the training targets."""
@@ -155,17 +155,11 @@ class Targets(NamedTuple):
     def check_test_train(self, name: str, kernel: ArrayLike | None) -> None:
         """Raise unless the kernel is real and relates some outputs to the training targets."""
         shape = () if kernel is None else tuple(jnp.shape(kernel))
-        if (
-            kernel is None
-            or len(shape) != 2 * len(self.kept)
-            or column_shape(kernel) != self.kept_shape
-        ):
-            expected = _zipped(("t",) * len(self.kept), self.kept_shape)
-            swapped = (
-                kernel is not None
-                and len(shape) == 2 * len(self.kept)
-                and row_shape(kernel) == self.kept_shape
-            )
+        sizes = self.kept_shape
+        paired = kernel is not None and len(shape) == 2 * len(sizes)
+        if not paired or shape[1::2] != sizes:
+            expected = _zipped(("t",) * len(sizes), sizes)
+            swapped = paired and shape[::2] == sizes
             advice = ": swap both sides of this one" if swapped else ""
             raise ValueError(
                 f"expected {name} of shape {expected} for {self._described()}, where t is any "

@@ -24,12 +24,14 @@ from widelimit.engines.fused.tape import has_counted, has_smooth
 from widelimit.engines.plan import behind_flatten, make_site, output_need
 from widelimit.engines.reference import ReferenceEngine, check_series, leave
 from widelimit.engines.request import Request
+from widelimit.kernel.get import KERNELS, parse_get, select_fields
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.context import Context
 from widelimit.layers.functions import evaluates_functions, layers_of
 from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.step import step
+from widelimit.typing import Get
 
 # Bytes of tiles beyond which larger ones are no faster. Without space any tile goes in strips.
 _FLAT_TILE, _TILE = 2**30, 2**27
@@ -144,6 +146,13 @@ class FusedEngine(NetworkEngine):
             check_series(found)
         return found
 
+    def select(self, first: Any, second: Any, get: Get, share: bool) -> Any:
+        """Returns what `get` asks for; arrays of NumPy without spatial axes."""
+        kernel = self._kernel
+        if isinstance(kernel, _FlatKernel) and not self._series and {*parse_get(get)} <= {*KERNELS}:
+            return select_fields(kernel.matrices(first, second), get)
+        return super().select(first, second, get, share)
+
     def _counted_kernels(
         self, first: _SeriesSamples, second: _SeriesSamples | None, share: bool
     ) -> Any:
@@ -171,47 +180,52 @@ class _SeriesSamples(NamedTuple):
 
 
 class _FlatKernel:
-    """The kernel of a network without spatial axes."""
+    """The kernel of a network without spatial axes.
+
+    Attributes:
+      counted: whether series are among its activations.
+      itemsize: bytes of a number that is computed with.
+      sample_bytes: bytes that `prepare` keeps of one sample.
+    """
 
     def __init__(self, program: FlatProgram, net: Layer, signal: Signal, request: Request) -> None:
         self._signal, self._request, self._program = signal, request, program
+        self._order = signal.to_canonical()
         self._signal_out = net.output_signal(signal)
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
         inner = np.float64 if has_smooth(program.activations) else self._dtype
         self.counted = has_counted(program.activations)
         self._engine = RowKernels(program, net, inner, self._dtype == np.float32)
+        self.itemsize = self._engine.dtype.itemsize
+        self.sample_bytes = 8 * (signal.channels + 1) + (program.places + 2) * self.itemsize
 
     def prepare(self, x: Any) -> PreparedRows:
         """Returns inputs with their variances at every layer."""
-        return self._engine.prepare(np.asarray(x).transpose(self._signal.to_canonical()))
+        return self._engine.prepare(np.asarray(x).transpose(self._order))
 
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes that `prepare` keeps of one sample."""
-        return self._signal.channels * 8 + (self._program.places + 2) * self.itemsize + 8
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a number that is computed with."""
-        return self._engine.dtype.itemsize
+    def matrices(
+        self, first: PreparedRows, second: PreparedRows | None
+    ) -> dict[str, np.ndarray | None]:
+        """Returns K and T between prepared inputs, None where not wanted; None is `first`."""
+        other = first if second is None else second
+        program, fields = self._program, self._request.fields
+        tangent = "ntk" in fields and program.tangent
+        k, t = self._engine.kernels(first, second, ("nngp" in fields, tangent))
+        k, t = _rounded(k, self._dtype), _rounded(t, self._dtype)
+        if "ntk" in fields and not tangent:  # as the reference: a scalar before the first weights
+            shape = (len(first.x), len(other.x)) if program.weighted else ()
+            t = np.zeros(shape, self._dtype)
+        return {"nngp": k, "ntk": t}
 
     def kernel(self, first: PreparedRows, second: PreparedRows | None, share: bool) -> Kernel:
         """Returns the kernel between prepared inputs; None stands for `first`."""
         other = first if second is None else second
         program, fields = self._program, self._request.fields
         signal = _with_samples(self._signal_out, len(first.x), len(other.x))
-        tangent = "ntk" in fields and program.tangent
         # No copies: the arrays lie where JAX wants them, and nobody else holds them.
-        k, t = (
-            None if values is None else jnp.from_dlpack(_rounded(values, self._dtype))
-            for values in self._engine.kernels(first, second, ("nngp" in fields, tangent))
-        )
-        if "ntk" in fields and not tangent:  # as the reference: a scalar before the first weights
-            shape = (len(first.x), len(other.x)) if program.weighted else ()
-            t = jnp.zeros(shape, self._dtype)
+        matrices = jax.tree.map(jnp.from_dlpack, self.matrices(first, second))
         return Kernel(
-            nngp=k,
-            ntk=t,
+            **matrices,
             cov1=jnp.array(first.variances) if "cov1" in fields else None,
             cov2=jnp.array(other.variances) if "cov2" in fields and not share else None,
             x1_is_x2=jnp.asarray(second is None) if "x1_is_x2" in fields else None,
@@ -230,12 +244,13 @@ class _FlatKernel:
 
 
 class _SpatialKernel:
-    """The kernel of a network with spatial axes."""
+    """The kernel of a network with spatial axes; attributes as those of `_FlatKernel`."""
 
     def __init__(
         self, program: SpatialProgram, net: Layer, signal: Signal, request: Request
     ) -> None:
-        self._signal, self._request, self._program = signal, request, program
+        self._request, self._program = request, program
+        self._order = signal.to_canonical()
         self._tail = program.tail(net)
         anew = evaluates_functions(self._tail)
         self._tail_step = _tail_step if anew else _compiled_tail_step
@@ -247,6 +262,8 @@ class _SpatialKernel:
         smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
         inner = np.float64 if smooth else self._dtype
         self._engine = ImageKernels(program, net, inner, self._dtype == np.float32)
+        self.itemsize = self._engine.dtype.itemsize
+        self.sample_bytes = program.room * self.itemsize
         self.counted = any(has_counted(stage.activations) for stage in program.stages)
         self._sites = Cache(16)
 
@@ -258,18 +275,8 @@ class _SpatialKernel:
 
     def prepare(self, x: Any) -> Prepared:
         """Returns images with their variances at every layer."""
-        images = np.moveaxis(np.asarray(x).transpose(self._signal.to_canonical()), -1, 1)
+        images = np.moveaxis(np.asarray(x).transpose(self._order), -1, 1)
         return self._engine.prepare(images.reshape(len(images), *self._program.image))
-
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes that `prepare` keeps of one sample."""
-        return self._program.room * self.itemsize
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a number that is computed with."""
-        return self._engine.dtype.itemsize
 
     def kernel(self, first: Prepared, second: Prepared | None, share: bool) -> Any:
         """Returns the kernel between prepared images; None stands for `first`."""
@@ -323,8 +330,10 @@ class _SpatialKernel:
         return self._engine.kernels(images, images, same)[:, 0].astype(self._tail_dtype)
 
 
-def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Returns numbers in a dtype, infinite where that does not hold them."""
+def _rounded(values: np.ndarray | None, dtype: np.dtype) -> Any:
+    """Returns numbers in a dtype, infinite where that does not hold them; None for None."""
+    if values is None or values.dtype == dtype:
+        return values
     with np.errstate(over="ignore"):
         return values.astype(dtype, copy=False)
 

@@ -159,6 +159,7 @@ class RowKernels:
         )
         self._numbers = numbers_of(program.sources, net, self.dtype)
         self._constants = table(self.dtype)
+        self._chunk = _SERIES_CHUNK if has_counted(program.activations) else m.CHUNK
 
     def prepare(self, x: np.ndarray) -> PreparedRows:
         """Returns inputs [n, features] with their variances at every layer."""
@@ -191,7 +192,7 @@ class RowKernels:
         symmetric = second is None
         other = first if second is None else second
         n1, n2 = len(first.x), len(other.x)
-        out = tuple(_aligned(n1, n2 if want else 0, self.dtype) for want in wanted)
+        out = tuple([_aligned(n1, n2 if want else 0, self.dtype) for want in wanted])
         # A thread takes strips of rows: products by BLAS, then the loops.
         with one_blas_thread():
             run_parallel(
@@ -225,7 +226,7 @@ class RowKernels:
             other.numbers,
             symmetric,
             rows,
-            _SERIES_CHUNK if has_counted(self.program.activations) else m.CHUNK,
+            self._chunk,
             out,
             self._scratch(),
         )

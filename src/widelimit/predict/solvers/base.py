@@ -241,7 +241,7 @@ class Factorisation:
           TypeError: if it is given traced arrays and does not take them.
           ValueError: if the result has another shape.
         """
-        self._check_traceable(*(value for value in arguments if not isinstance(value, AtTimes)))
+        self._check_traceable(*[value for value in arguments if not isinstance(value, AtTimes)])
         result = jnp.asarray(getattr(self.solver, method)(self.state, *arguments))
         if result.shape != shape:
             raise ValueError(
