@@ -10,6 +10,10 @@ import pytest
 from tests import quick
 
 TYPECHECK = os.environ.get("WIDELIMIT_TYPECHECK", "1") != "0"
+# `make test` makes all but the tests marked `optimised` quick: see below.
+QUICK = os.environ.get("WIDELIMIT_QUICK_COMPILE", "0") != "0"
+# Where users' arguments arrive. The checks of all rooms take a third of the time of all tests.
+OUTER = ["network", "extend", "models", "kernel", "gram", "predict", "finite", "diagnostics"]
 
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
@@ -17,11 +21,13 @@ jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 if TYPECHECK:
-    # Checks the shapes and types in the annotations at every call. It must come before the first
-    # import of the package. WIDELIMIT_TYPECHECK=0 turns it off.
+    # Checks the shapes and types in the annotations at every call, in `make test` those of the
+    # outer rooms only. It must come before the first import of the package. WIDELIMIT_TYPECHECK=0
+    # turns it off.
     from jaxtyping import config, install_import_hook
 
-    install_import_hook("widelimit", "beartype.beartype")
+    rooms = [f"widelimit.{room}" for room in OUTER] if QUICK else ["widelimit"]
+    install_import_hook(rooms, "beartype.beartype")
 
     class Refusal(pytest.RaisesExc[BaseException]):
         """`pytest.raises` without these checks: what a test expects to be refused is not legal."""
@@ -40,7 +46,6 @@ if TYPECHECK:
 # `make test` compiles fast, all but the tests marked `optimised`, which take the code that users
 # run. XLA reads its flags anew at every compilation; one that it does not know would end the
 # process.
-QUICK = os.environ.get("WIDELIMIT_QUICK_COMPILE", "0") != "0"
 FLAGS: dict[bool, str] = {}  # by whether a test is `optimised`
 if QUICK:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_flags_reset=true".strip()
@@ -67,8 +72,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def reference_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks take the reference engine: for tests of what it does itself."""
+    from widelimit._cache import kept_with
+
+    why = "tests ask for the reference engine"
+    monkeypatch.setattr("widelimit.engines.choose.refusal", lambda *_: why)
+    # Networks that other tests used keep the engine that was chosen for them there.
     monkeypatch.setattr(
-        "widelimit.engines.choose.refusal", lambda *_: "tests ask for the reference engine"
+        "widelimit.engines.choose.kept_with",
+        lambda net, key, make: kept_with(net, (why, key), make),
     )
 
 

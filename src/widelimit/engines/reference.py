@@ -35,6 +35,7 @@ from widelimit.kernel.kernel import Kernel, holds_kernels, kernel_signal, map_ke
 from widelimit.kernel.masking import split_mask
 from widelimit.layers.base import Layer, Site, located
 from widelimit.layers.context import Context
+from widelimit.layers.elementwise import ElementwiseLayer
 from widelimit.layers.functions import evaluates_functions, is_concrete_network, layers_of
 from widelimit.layers.numerical import SeriesLayer
 from widelimit.layers.recording import Recording, recorded, run_compiled
@@ -88,6 +89,8 @@ class ReferenceEngine(NetworkEngine[Operand]):
         self._flat = is_flat(net, shape)
         self._anew = evaluates_functions(net)
         self._series = any(isinstance(layer, SeriesLayer) for layer in layers_of(net))
+        kinked = {x.kinked for x in layers_of(net) if isinstance(x, ElementwiseLayer)}
+        self._mixed = len(kinked) == 2
         self._smooth = any(getattr(layer, "subtracts", False) for layer in layers_of(net))
         self.why = reason
         self.reason = f"plain JAX, compiled {'whole' if self._flat else 'layer by layer'}: {reason}"
@@ -120,7 +123,8 @@ class ReferenceEngine(NetworkEngine[Operand]):
     def pair_bytes(self, n1: int, n2: int) -> int:
         """Returns the most bytes that `pairs` takes for n1 and n2 samples, result included."""
         net, site = self.plan
-        workload = Workload(n1, self._arrays(site), working_dtype().itemsize, n2)
+        itemsize = 8 if self._mixed else working_dtype().itemsize
+        workload = Workload(n1, self._arrays(site), itemsize, n2)
         return peak_bytes(net, site, workload)
 
     def _arrays(self, site: Site) -> int:
@@ -137,7 +141,7 @@ class ReferenceEngine(NetworkEngine[Operand]):
 
     def kernels(self, first: Operand, second: Operand | None, share: bool) -> PyTree[Kernel]:
         """Returns a `Kernel` (or a tree of them); where float32 is too short, through float64."""
-        if self._smooth and _wants_float64(first, second):
+        if self._wants_float64(first, second):
             with jax.enable_x64(True):
                 one, two = _cast((first, second), np.float32, np.float64)
                 found = _cast(self._kernels(one, two, share), np.float64, np.float32)
@@ -146,6 +150,20 @@ class ReferenceEngine(NetworkEngine[Operand]):
         if self._series and is_concrete(found):
             check_series(found)
         return found
+
+    def _wants_float64(self, first: Operand, second: Operand | None) -> bool:
+        """Returns whether float32 is too short.
+
+        It is between smooth nonlinearities and kinks, where samples are close, and for smooth ones
+        where entries are large.
+        """
+        xs = first.x, None if second is None else second.x
+        if working_dtype() == np.float64 or holds_kernels(xs) or not is_concrete(xs):
+            return False
+        if self._mixed and is_concrete_network(self._net):
+            return True
+        values = (np.asarray(leaf) for leaf in jax.tree.leaves(xs) if self._smooth)
+        return any(np.square(v, dtype=np.float64).max(initial=0) > _LARGE for v in values)
 
     def _kernels(self, first: Operand, second: Operand | None, share: bool) -> PyTree[Kernel]:
         request = self._request._replace(symmetric=second is None, share=share)
@@ -212,15 +230,6 @@ def check_series(found: PyTree[Kernel]) -> None:
             "larger ones: the kernel would be off by more than 1e-8 (1e-5 in float32). Scale the "
             "inputs, or take Erf, Gelu or another nonlinearity with a formula"
         )
-
-
-def _wants_float64(first: Operand, second: Operand | None) -> bool:
-    """Returns whether inputs are too large for float32 and smooth nonlinearities."""
-    xs = first.x, None if second is None else second.x
-    if working_dtype() == np.float64 or holds_kernels(xs) or not is_concrete(xs):
-        return False
-    values = (np.asarray(leaf) for leaf in jax.tree.leaves(xs))
-    return any(np.square(v, dtype=np.float64).max(initial=0) > _LARGE for v in values)
 
 
 def _cast(tree: _T, old: DTypeLike, new: DTypeLike) -> _T:

@@ -35,6 +35,8 @@ class ElementwiseLayer(Layer):
 
     # Its dual depends on differences of covariances, not relative to their size.
     subtracts: ClassVar[bool] = False
+    # It has a kink or a jump: its dual depends on the square root of 1 - correlation.
+    kinked: ClassVar[bool] = False
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         """Returns f(x)."""
@@ -282,6 +284,7 @@ class RectifiedMonomial(_OfDegree):
     """
 
     _formula = staticmethod(activations.rectified_monomial)
+    kinked = True
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.where(x >= 0, x**self.degree, 0)

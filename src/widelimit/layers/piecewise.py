@@ -16,6 +16,7 @@ class _ReluFamily(ElementwiseLayer):
     """Piecewise linear functions with a kink at 0."""
 
     alias = "ABRelu"
+    kinked = True
 
     def slopes(self) -> tuple[Scalar, Scalar]:
         """Returns the slopes for negative and for positive x."""
@@ -111,6 +112,7 @@ class Sign(ClosedForm):
     """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
 
     _formula = staticmethod(activations.sign)
+    kinked = True
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.sign(x)

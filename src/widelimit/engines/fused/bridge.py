@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from widelimit.covariance.signal import Signal
 from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused import activations as activations
 from widelimit.engines.fused.activations.base import RefusedError, registered
+from widelimit.engines.fused.close import close_pairs
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, lower_flat
 from widelimit.engines.fused.lowering import SpatialProgram, lower
@@ -262,10 +264,16 @@ class _SpatialKernel:
         smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
         inner = np.float64 if smooth else self._dtype
         self._engine = ImageKernels(program, net, inner, self._dtype == np.float32)
+        self._net = net
         self.itemsize = self._engine.dtype.itemsize
         self.sample_bytes = program.room * self.itemsize
         self.counted = any(has_counted(stage.activations) for stage in program.stages)
         self._sites = Cache(16)
+
+    @functools.cached_property
+    def _precise(self) -> ImageKernels:
+        """The same in float64, for pairs that float32 cannot tell apart."""
+        return ImageKernels(self._program, self._net, np.float64, True)
 
     def _site(self, n1: int, n2: int) -> Site:
         """Returns the site of the layers behind the spatial axes."""
@@ -311,6 +319,11 @@ class _SpatialKernel:
         n1, n2 = len(first.digests), len(other.digests)
         pairs = pair_order(n1, n2, symmetric=second is None)
         values = self._engine.kernels(first, other, pairs)
+        if self._engine.dtype == np.float32:
+            close = close_pairs(first.images, other.images, pairs)
+            if close.any():
+                found = self._precise.between(first.images, other.images, pairs[close])
+                values[close] = found
         dtype = self._tail_dtype
         out = np.empty((2, n1, n2), dtype)
         values = _rounded(values, dtype)

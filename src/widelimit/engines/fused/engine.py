@@ -33,12 +33,14 @@ class Prepared:
       digests: per image, equal for equal images.
       variances: of each image at the end, if the layers behind need them; else None.
       lost: whether a variance is NaN, as it is where a series is not known.
+      images: [n, channels, rows, columns], which are among the numbers.
     """
 
     numbers: np.ndarray
     digests: tuple[bytes, ...]
     variances: np.ndarray | None
-    lost: bool = False
+    lost: bool
+    images: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,8 @@ class ImageKernels:
 
             run_parallel(record, _split(n, count_threads()))
             variances, lost = sums[:, 0] * self.program.scale, bool(np.isnan(sums[:, 0]).any())
-        return Prepared(numbers, digests, variances if self.program.own else None, lost)
+        variances = variances if self.program.own else None
+        return Prepared(numbers, digests, variances, lost, planes[..., :width])
 
     def kernels(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
         """Returns K and T [m, 2] of pairs [m, 2] of prepared images."""
@@ -119,6 +122,12 @@ class ImageKernels:
         for i in range(many, len(full)):
             out[i] = self._run_split(full[i : i + 1], first.numbers, second.numbers, threads)
         return out * self.program.scale
+
+    def between(self, first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """Returns K and T [m, 2] of pairs [m, 2] of images, of which only those are prepared."""
+        used, places = zip(*(np.unique(side, return_inverse=True) for side in pairs.T), strict=True)
+        sides = (self.prepare(first[used[0]]), self.prepare(second[used[1]]))
+        return self.kernels(*sides, np.column_stack(places))
 
     def _group(self) -> int:
         """Returns how many pairs a thread takes at a time: a few milliseconds, if they fit."""
