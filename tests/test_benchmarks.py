@@ -129,6 +129,11 @@ def test_time_table_has_median_spread_ratio_and_failures() -> None:
     alone = tables.time_table([tables.Result(CASE, measured(0.1))], ("A", "B"))
     assert "ratio" not in alone
     assert "B" not in alone.splitlines()[0].replace("MB", "")
+    double = dataclasses.replace(CASE, dtype="float64")
+    faster = tables.Result(double, measured(0.01), measured(0.1))
+    text = tables.time_table([both, faster], ("A", "B")).splitlines()
+    assert "| 250 | 50 |" in text[2]
+    assert "| 10 | 10 |" in text[3]
     with pytest.raises(ValueError, match="expected 2 cells"):
         tables.markdown(["a", "b"], [["1"]])
 
