@@ -22,6 +22,8 @@ from widelimit.gram import gram as gram
 from widelimit.gram.batch import batch as batch
 from widelimit.kernel.kernel import Kernel as Kernel
 from widelimit.layers.base import Layer as Layer
+from widelimit.layers.description import from_json as from_json
+from widelimit.layers.description import to_json as to_json
 from widelimit.network import KernelFn as KernelFn
 from widelimit.predict.infinite import InfiniteEnsemble as InfiniteEnsemble
 

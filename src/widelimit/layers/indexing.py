@@ -46,7 +46,7 @@ class _IndexExpression:
 Slice = _IndexExpression()
 
 
-class _HashableSlice(NamedTuple):
+class HashableSlice(NamedTuple):
     """A slice; unlike Python's it can be hashed."""
 
     start: int | None
@@ -67,7 +67,7 @@ class _HashableSlice(NamedTuple):
         return ":".join(ends[: 3 if self.step is not None else 2])
 
 
-_ALL = _HashableSlice(None, None, None)
+_ALL = HashableSlice(None, None, None)
 
 
 @pytree
@@ -110,7 +110,7 @@ class Index(Layer):
     def input_axes(self) -> tuple[int, int]:
         return self.batch_axis, self.channel_axis
 
-    def _items(self, ndim: int) -> tuple[int | _HashableSlice, ...]:
+    def _items(self, ndim: int) -> tuple[int | HashableSlice, ...]:
         """Returns an int or a slice for every axis of the input."""
         given = [item for item in self.idx if item is not Ellipsis]
         if len(given) > ndim:
@@ -124,7 +124,7 @@ class Index(Layer):
         check_one_input(shape)
         out = []
         for axis, (item, size) in enumerate(zip(self._items(len(shape)), shape, strict=True)):
-            if isinstance(item, _HashableSlice) and item.whole:
+            if isinstance(item, HashableSlice) and item.whole:
                 out.append(size)
                 continue
             if size < 0:
@@ -174,15 +174,13 @@ class Index(Layer):
 
     def _read(self, x: Arrays) -> Arrays:
         items = self._items(x.ndim)
-        return x[
-            tuple(slice(*item) if isinstance(item, _HashableSlice) else item for item in items)
-        ]
+        return x[tuple(slice(*item) if isinstance(item, HashableSlice) else item for item in items)]
 
     def mask(self, mask: Masks, shape: Shapes) -> Masks:
         if mask is None:
             return None
         items = zip(self._items(len(shape)), shape, mask.shape, strict=True)
-        full = (m if isinstance(item, _HashableSlice) and item.whole else s for item, s, m in items)
+        full = (m if isinstance(item, HashableSlice) and item.whole else s for item, s, m in items)
         return self._read(jnp.broadcast_to(mask, tuple(full)))
 
     def _positions(self, signal: Signal) -> tuple[tuple[int, ...], ...]:
@@ -214,24 +212,24 @@ class Index(Layer):
         return tuple(
             modulus if item.whole else None
             for item, modulus in zip(items, moduli, strict=True)
-            if isinstance(item, _HashableSlice)
+            if isinstance(item, HashableSlice)
         )
 
     def mixes_samples(self, signal: Signals) -> bool:
         samples = self._items(signal.ndim)[signal.batch_axis]
-        return not (isinstance(samples, _HashableSlice) and samples.whole)
+        return not (isinstance(samples, HashableSlice) and samples.whole)
 
     def propagate(self, cov: Covariances, site: Site) -> Covariances:
         signal, need = site.signal_in, site.need_out
         wide = need.map(lambda offsets: self._widened(offsets, signal))
         cov = take_positions(cov, self._positions(signal), site.signal_out, wide)
         samples = self._items(signal.ndim)[signal.batch_axis]
-        assert isinstance(samples, _HashableSlice)
+        assert isinstance(samples, HashableSlice)
         # Axes that ints remove hold one row and one position: arrays stay as they are.
         return take_samples(cov, slice(*samples), site.signal_out).replace(need=need)
 
 
-def _as_item(item: BasicIndex | _HashableSlice) -> int | _HashableSlice | EllipsisType:
+def _as_item(item: BasicIndex | HashableSlice) -> int | HashableSlice | EllipsisType:
     """Returns one component of an index.
 
     Raises:
@@ -239,12 +237,12 @@ def _as_item(item: BasicIndex | _HashableSlice) -> int | _HashableSlice | Ellips
     """
     if item is Ellipsis:
         return item
-    if isinstance(item, _HashableSlice):
+    if isinstance(item, HashableSlice):
         return item
     try:
         if isinstance(item, slice):
             ends = (item.start, item.stop, item.step)
-            part = _HashableSlice(*(None if end is None else operator.index(end) for end in ends))
+            part = HashableSlice(*(None if end is None else operator.index(end) for end in ends))
             if part.step == 0:
                 raise ValueError("expected a slice with a step other than 0")
             return part

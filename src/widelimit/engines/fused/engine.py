@@ -96,8 +96,8 @@ class ImageKernels:
 
             run_parallel(record, _split(n, count_threads()))
             variances, lost = sums[:, 0] * self.program.scale, bool(np.isnan(sums[:, 0]).any())
-        variances = variances if self.program.own else None
-        return Prepared(numbers, digests, variances, lost, planes[..., :width])
+        known = variances if self.program.own else None
+        return Prepared(numbers, digests, known, lost, planes[..., :width])
 
     def kernels(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
         """Returns K and T [m, 2] of pairs [m, 2] of prepared images."""

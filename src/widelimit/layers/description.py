@@ -1,0 +1,223 @@
+"""Networks as text: a description in JSON from which a network is built again."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from types import EllipsisType
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._pytree import is_concrete
+from widelimit._text import shown
+from widelimit.layers.attention import AttentionMechanism, PositionalEmbedding
+from widelimit.layers.base import Layer
+from widelimit.layers.foreign import Foreign
+from widelimit.layers.graph import AggregateImplementation
+from widelimit.layers.indexing import HashableSlice
+from widelimit.layers.windows import Padding
+
+SCHEMA = 1
+
+_Json: TypeAlias = bool | int | float | str | list["_Json"] | dict[str, "_Json"] | None
+_Names: TypeAlias = dict[str, Callable[..., object]]
+
+_ENUMS = {
+    kind.__name__: kind
+    for kind in (
+        *(AggregateImplementation, AttentionMechanism, PositionalEmbedding, Padding),
+        *(jax.lax.Precision, jax.image.ResizeMethod),
+    )
+}
+
+
+def to_json(net: Layer) -> str:
+    """Returns a description of a network, hyper-parameters included, as JSON.
+
+    Networks of one structure with equal hyper-parameters have equal descriptions. Numbers are
+    written in full: kernels of the network that `from_json` builds are equal to the bit.
+
+    Args:
+      net: a network. Functions in it (of `Elementwise`, say) and layers of your own are written
+        down by name, as "module:name".
+
+    Raises:
+      TypeError: traced hyper-parameters, layers made from a triple of functions, functions without
+        a name of their own (lambdas and local ones); the message says where they are.
+
+    Example:
+      >>> from widelimit import stax
+      >>> text = wl.to_json(stax.serial(stax.Dense(1, W_std=1.5), stax.Relu()))
+      >>> wl.from_json(text)
+      serial(Dense(1, W_std=1.5), Relu())
+    """
+    if not isinstance(net, Layer):
+        raise TypeError(f"expected a network to describe, got {type(net).__name__}")
+    described = {"schema": SCHEMA, "network": _encode(net, "network")}
+    return json.dumps(described, allow_nan=False)
+
+
+def from_json(text: str, known: Sequence[type[Layer] | Callable[..., object]] = ()) -> Layer:
+    """Returns the network that a description of `to_json` describes.
+
+    Nothing is imported and nothing is run but constructors of layers, whoever wrote the text.
+
+    Args:
+      text: the description.
+      known: classes of layers and functions that are not of this package and that the text names.
+
+    Raises:
+      ValueError: not a description, one of a later version of this package, or one that names an
+        unknown layer or function, an unknown argument, or arguments that the layer refuses.
+    """
+    try:
+        described = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected a network as JSON, got {shown(text)}: {error}") from None
+    if not isinstance(described, dict) or set(described) != {"schema", "network"}:
+        raise ValueError(f"expected JSON with 'schema' and 'network', got {shown(text)}")
+    if described["schema"] != SCHEMA:
+        raise ValueError(
+            f"expected a description with schema {SCHEMA}, got {shown(described['schema'])}: this "
+            "version of widelimit does not read it"
+        )
+    names: _Names = {kind.__name__: kind for kind in _own_layers(Layer)}
+    names |= {_name(value): value for value in known}
+    try:
+        net = _decode(described["network"], "network", names)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"expected what to_json writes, got {shown(text)}: {error}") from error
+    if not isinstance(net, Layer):
+        raise ValueError(f"expected the description of a network, got {shown(net)}")
+    return net
+
+
+def _own_layers(kind: type[Layer]) -> Iterator[type[Layer]]:
+    """Yields the layers of this package that are built from their fields."""
+    for inner in kind.__subclasses__():
+        if _is_own(inner) and inner is not Foreign:
+            yield inner
+        yield from _own_layers(inner)
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.startswith("widelimit.")
+
+
+def _name(value: type | Callable[..., object]) -> str:
+    """Returns what a class or a function of others is called."""
+    return f"{value.__module__}:{value.__qualname__}"
+
+
+def _encode(value: object, where: str) -> _Json:
+    """Returns a value of a field of a layer as JSON.
+
+    Args:
+      value: the value.
+      where: where it stands, for errors.
+
+    Raises:
+      TypeError: something that has no description.
+    """
+    if isinstance(value, Layer):
+        return _encode_layer(value, where)
+    if isinstance(value, HashableSlice):
+        return {"slice": list(value)}
+    if isinstance(value, tuple | list):
+        return [_encode(part, f"{where}[{i}]") for i, part in enumerate(value)]
+    if isinstance(value, EllipsisType):
+        return {"ellipsis": True}
+    if isinstance(value, enum.Enum) and type(value).__name__ in _ENUMS:
+        return {"enum": type(value).__name__, "member": value.name}
+    if isinstance(value, np.ndarray | jax.Array) and is_concrete(value):
+        if not value.ndim:
+            return _encode(value.item(), where)
+        return {"array": _encode(value.tolist(), where), "dtype": value.dtype.name}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if callable(value) and "<" not in getattr(value, "__qualname__", "<"):
+        return {"function": _name(value)}
+    raise TypeError(
+        f"expected numbers, arrays, text, layers and functions of a module in a network to "
+        f"describe, got {shown(value)} at {where}"
+    )
+
+
+def _encode_layer(layer: Layer, where: str) -> _Json:
+    kind = type(layer)
+    if isinstance(layer, Foreign):
+        raise TypeError(
+            f"expected layers with fields in a network to describe, got {layer.label}, made from "
+            f"functions, at {where}: write it as a class, see docs/extending.md"
+        )
+    described: dict[str, _Json] = {"type": kind.__name__ if _is_own(kind) else _name(kind)}
+    for field in dataclasses.fields(layer):
+        if field.init:
+            value = getattr(layer, field.name)
+            described[field.name] = _encode(value, f"{where}.{field.name}")
+    return described
+
+
+def _decode(value: _Json, where: str, names: _Names) -> object:
+    """Returns the value of a field of a layer.
+
+    Args:
+      value: what `_encode` returned.
+      where: where it stands, for errors.
+      names: layers and functions by name.
+
+    Raises:
+      ValueError: something else, or an unknown name.
+    """
+    if isinstance(value, list):
+        return tuple([_decode(part, f"{where}[{i}]", names) for i, part in enumerate(value)])
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"type": str(name)}:
+            fields = {key: part for key, part in value.items() if key != "type"}
+            return _decode_layer(_named(name, where, names), fields, where, names)
+        case {"function": str(name)}:
+            return _named(name, where, names)
+        case {"array": numbers, "dtype": str(dtype)}:
+            return np.asarray(_decode(numbers, where, names), jnp.dtype(dtype))
+        case {"float": str(number)}:
+            return float(number)
+        case {"slice": [start, stop, step]}:
+            return slice(start, stop, step)
+        case {"ellipsis": True}:
+            return ...
+        case {"enum": str(kind), "member": str(member)} if kind in _ENUMS:
+            return _ENUMS[kind].__members__[member]
+    raise ValueError(f"expected what to_json writes, got {shown(value)} at {where}")
+
+
+def _named(name: str, where: str, names: _Names) -> Callable[..., object]:
+    if name not in names:
+        raise ValueError(
+            f"expected layers of widelimit, or what is among `known`, got {name!r} at {where}: "
+            f"from_json(text, known=[{name.rpartition(':')[2]}]) builds it"
+        )
+    return names[name]
+
+
+def _decode_layer(
+    kind: Callable[..., object],
+    fields: dict[str, _Json],
+    where: str,
+    names: _Names,
+) -> object:
+    given = {key: _decode(v, f"{where}.{key}", names) for key, v in fields.items()}
+    try:
+        return kind(**given)
+    except Exception as error:
+        text = f"expected arguments that {kind.__name__} takes at {where}, got {shown(given)}"
+        raise ValueError(f"{text}: {error}") from error
