@@ -17,7 +17,7 @@ from widelimit.covariance.signal import Signal
 from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused import activations as activations
 from widelimit.engines.fused.activations.base import RefusedError, registered
-from widelimit.engines.fused.close import hardly_apart
+from widelimit.engines.fused.near import nearly_equal
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, lower_flat
 from widelimit.engines.fused.lowering import SpatialProgram, lower
@@ -320,7 +320,7 @@ class _SpatialKernel:
         pairs = pair_order(n1, n2, symmetric=second is None)
         values = self._engine.kernels(first, other, pairs)
         if self._engine.dtype == np.float32:
-            close = hardly_apart(first.images, other.images, pairs)
+            close = nearly_equal(first.images, other.images, pairs)
             if close.any():
                 found = self._precise.between(first.images, other.images, pairs[close])
                 values[close] = found

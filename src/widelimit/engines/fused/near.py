@@ -13,7 +13,7 @@ from widelimit.engines.fused.parallel import one_blas_thread
 _CLOSE = 1e-4  # 1 - |correlation| below which pairs are close: an angle of 0.014, known to 1e-5
 
 
-def hardly_apart(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def nearly_equal(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Returns which of some pairs [m] are close, up to a factor; equal ones are not meant.
 
     Whether a pair is close does not depend on the other ones.
