@@ -145,6 +145,9 @@ class _Maker:
                 lambda: stax.Exp(n(0.5, 1), n(-0.5, 0.5)),
                 lambda: stax.Gaussian(n(0.5, 1.5), n(-0.9, -0.05)),
                 stax.Gelu,
+                stax.Gabor,
+                lambda: stax.RectifiedMonomial(self.rng.choice((1, 2, 3))),
+                lambda: stax.Polynomial([n(-0.5, 0.5) for _ in range(4)]),
                 lambda: stax.ExpNormalized(n(0.3, 1), n(-1, 0.2), self.rng.random() < 0.5),
             ]
         )()

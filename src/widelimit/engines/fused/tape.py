@@ -259,7 +259,7 @@ def has_smooth(activations: Activations) -> bool:
 
 def has_counted(activations: Activations) -> bool:
     """Returns whether an activation records numbers that are counted: see `FusedSeries`."""
-    return any(placed is not None and placed.activation.loops for placed in activations)
+    return any(placed is not None and placed.activation.counts for placed in activations)
 
 
 def with_addresses(
@@ -292,8 +292,7 @@ def with_addresses(
             continue
         activation = placed.activation
         op[m.RECORD] = address(activation, dtype, "record")
-        if activation.own is not None or activation.loops is not None:
-            op[m.OWN] = address(activation, dtype, "own")
+        op[m.OWN] = address(activation, dtype, "own")
         if not (space and is_compiled_in(activation)):
             op[m.LOOP] = address(activation, dtype, "pairs" if space else "rows")
         table = activation.table(at_path(net, placed.path), single)
