@@ -98,6 +98,8 @@ def _run(layer: Any, s: Any) -> Any:
     if isinstance(layer, stax.FanInSum):
         k, t = sum(part.k for part in s), sum(part.t for part in s)
         return dataclasses.replace(s[0], k=k, t=t, margin=min(part.margin for part in s))
+    if isinstance(layer, stax.FanInProd | stax.FanInConcat):
+        return _joined(layer, s)
     if isinstance(layer, Identity | stax.Dropout):
         return s
     if isinstance(layer, stax.Dense):
@@ -126,6 +128,19 @@ def _run(layer: Any, s: Any) -> Any:
     if isinstance(layer, stax.LayerNorm | stax.RMSNorm):
         return _norm(layer, s)
     return _nonlinear(layer, s)
+
+
+def _joined(layer: Any, parts: list[State]) -> State:
+    margin = min(part.margin for part in parts)
+    if isinstance(layer, stax.FanInConcat):
+        channels = sum(part.channels for part in parts)
+        k = sum(part.channels * part.k for part in parts) / channels
+        t = sum(part.channels * part.t for part in parts) / channels
+        return dataclasses.replace(parts[0], k=k, t=t, channels=channels, margin=margin)
+    k, t = parts[0].k, parts[0].t
+    for part in parts[1:]:
+        k, t = k * part.k, t * part.k + k * part.t
+    return dataclasses.replace(parts[0], k=k, t=t, margin=margin)
 
 
 def _affine(layer: Any, s: State, k: Any, t: Any, fan_in: int, width: int) -> State:

@@ -110,6 +110,8 @@ def _mark_gaps(code: np.ndarray, activations: Activations) -> None:
                 has[target] = placed.activation.pair_gap is not None
             case m.ADD:
                 has[target] = carried and has[target]
+            case m.MULTIPLY:
+                has[target] = False
             case _:
                 has[target] = carried
 

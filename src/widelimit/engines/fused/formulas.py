@@ -75,8 +75,8 @@ def angle(c: Any, u: Any, s: Any, cst: Any) -> Any:
 def angle_of_gap(c: Any, gap: Any, first: Any, second: Any, cst: Any) -> Any:
     """Returns sine, angle and cosine of two vectors from the gap (q1 + q2) / 2 - c.
 
-    With s = sqrt(q), 1 - rho = (gap - (s1 - s2)^2 / 2) / (s1 s2): cancels at large gaps. `first` and
-    `second` are (1 / sqrt(q), sqrt(q)) at both ends.
+    With s = sqrt(q), 1 - rho = (gap - (s1 - s2)^2 / 2) / (s1 s2): cancels at large gaps. `first`
+    and `second` are (1 / sqrt(q), sqrt(q)) at both ends.
     """
     one, zero, half, pi = cst[ONE], cst[ZERO], cst[HALF], cst[PI]
     u, s, apart = first[0] * second[0], first[1] * second[1], first[1] - second[1]

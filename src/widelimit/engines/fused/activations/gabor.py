@@ -13,10 +13,10 @@ from widelimit.layers.elementwise import Gabor
 
 
 class FusedGabor(FusedActivation):
-    """With t = q1 + q2, d = 4 (q1 q2 - c^2), Z = 1 + 2 t + d, x = c / Z and e = exp(-(t + d) / (2 Z)):
+    """k = e sinh(x) / sqrt Z and kdot = e (S cosh(x) + R sinh(x)) / Z^(5/2).
 
-    k = e sinh(x) / sqrt Z and kdot = e (S cosh(x) + R sinh(x)) / Z^(5/2), where
-    S = Z + 8 c^2 and R = 4 c (d + 3 t + 2). |x| is at most 1/4, so that the series of the sine
+    With t = q1 + q2 and d = 4 (q1 q2 - c^2): Z = 1 + 2 t + d, x = c / Z, e = exp(-(t + d) / (2 Z)),
+    S = Z + 8 c^2 and R = 4 c (d + 3 t + 2). |x| is at most 1/4, so that a short series of the sine
     has all digits. Recorded is q; p are ratios of coefficients of that series.
     """
 

@@ -14,7 +14,7 @@ from widelimit.layers.normalise import LayerNorm, RMSNorm
 
 
 class FusedRMSNorm(FusedActivation):
-    """p = eps. Recorded are 1 / sqrt(q + eps), of the variance or of its mean over positions, and q."""
+    """p = eps. Recorded are 1 / sqrt(q + eps) and q, of the variance or its mean over positions."""
 
     layers: ClassVar[tuple[type[Layer], ...]] = (RMSNorm,)
     planes = 2

@@ -20,8 +20,8 @@ LEAST = 6  # numbers that `record` reads
 class FusedRectifiedMonomial(FusedActivation):
     """At unit variances k = phi P(rho) + sine / (2 pi) Q(rho), phi = (pi - theta) / (2 pi).
 
-    P and Q are polynomials of the degrees d and d - 1; E[f' f'] is phi P' + sine / (2 pi) R. Recorded
-    are 1 / sqrt(q) and sqrt(q).
+    P and Q are polynomials of the degrees d and d - 1; E[f' f'] is phi P' + sine / (2 pi) R.
+    Recorded are 1 / sqrt(q) and sqrt(q).
     """
 
     layers = (RectifiedMonomial,)
@@ -40,8 +40,8 @@ class FusedRectifiedMonomial(FusedActivation):
         degree = int(layer.degree)
         moments = _moments(degree)
         rows = np.zeros((3, degree + 1))
-        below = [degree**2 * part for part in moments[degree - 1]] if degree > 0 else [[], []]
-        for row, part in zip(rows, (*moments[degree], below[1]), strict=True):
+        below = degree**2 * moments[max(degree - 1, 0)][1]
+        for row, part in zip(rows, (*moments[degree], below), strict=True):
             row[: len(part)] = part[::-1]
         values = np.concatenate([[degree], rows.ravel()])
         return np.pad(values, (0, max(0, LEAST - len(values))))
