@@ -12,12 +12,14 @@ import numpy as np
 
 from widelimit._cache import Cache, kept_with
 from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused import activations as activations
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, lower_flat
+from widelimit.engines.fused.geometry import store_places, stored_pairs
 from widelimit.engines.fused.lowering import SpatialProgram, lower
 from widelimit.engines.fused.parallel import count_threads
 from widelimit.engines.fused.tape import has_counted, has_smooth
@@ -71,13 +73,17 @@ def _lowered(net: Layer, signal: Any, tangent: bool) -> SpatialProgram | FlatPro
         return "its layers do not fit each other, or not one sample alone"
 
 
-def refusal(net: Layer, signal: Any, tangent: bool = True) -> str | None:
+def refusal(
+    net: Layer, signal: Any, tangent: bool = True, diagonal_spatial: bool = False
+) -> str | None:
     """Returns why the fused engine does not run a network on such inputs; None if it does."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}"
     found = _program(net, signal, tangent)
+    if diagonal_spatial and isinstance(found, SpatialProgram) and found.kept is not None:
+        return "equal positions alone are asked for"
     return found if isinstance(found, str) else None
 
 
@@ -108,8 +114,7 @@ class FusedEngine(NetworkEngine):
         else:
             self._kernel = _SpatialKernel(program, inner, signal, request)
         self._series = any(isinstance(layer, SeriesLayer) for layer in layers_of(net))
-        if self._kernel.counted:
-            self._reference = ReferenceEngine(net, shape, request, "variances are large")
+        self._reference = ReferenceEngine(net, shape, request, "variances are large")
         self.halves = isinstance(program, FlatProgram)
         self.target_bytes = _FLAT_TILE if self.halves else _TILE
 
@@ -120,7 +125,9 @@ class FusedEngine(NetworkEngine):
     def pair_bytes(self, n1: int, n2: int) -> int:
         """Returns the most bytes that `pairs` takes for n1 and n2 samples, result included."""
         # Products of inputs or sums of pairs in float64, K and T, and their public copies.
-        return n1 * n2 * (16 + 6 * self._kernel.itemsize) + _SCRATCH * count_threads()
+        pairs = n1 * n2 * (16 + (6 + self._kernel.kept_entries) * self._kernel.itemsize)
+        behind = self._reference.pair_bytes(n1, n2) if self._kernel.kept_entries else 0
+        return pairs + behind + _SCRATCH * count_threads()
 
     def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Any:
         """Returns samples with their variances at all layers.
@@ -172,6 +179,8 @@ class _SeriesSamples(NamedTuple):
 
 class _FlatKernel:
     """The kernel of a network without spatial axes."""
+
+    kept_entries = 0
 
     def __init__(self, program: FlatProgram, net: Layer, signal: Signal, request: Request) -> None:
         self._signal, self._request, self._program = signal, request, program
@@ -237,7 +246,7 @@ class _SpatialKernel:
     ) -> None:
         self._signal, self._request, self._program = signal, request, program
         self._tail = program.tail(net)
-        anew = evaluates_functions(self._tail)
+        anew = evaluates_functions(self._tail) or program.kept is not None
         self._tail_step = _tail_step if anew else _compiled_tail_step
         self._dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
         self._in_float64 = any(
@@ -262,6 +271,14 @@ class _SpatialKernel:
         return self._engine.prepare(images.reshape(len(images), *self._program.image))
 
     @property
+    def kept_entries(self) -> int:
+        """Numbers that are kept of a pair at the end of the program, as they are and laid out."""
+        program = self._program
+        if program.kept is None:
+            return 0
+        return 6 * store_places(program.stages[-1].out, program.kept)[1]
+
+    @property
     def sample_bytes(self) -> int:
         """Bytes that `prepare` keeps of one sample."""
         return self._program.room * self.itemsize
@@ -275,6 +292,15 @@ class _SpatialKernel:
         """Returns the kernel between prepared images; None stands for `first`."""
         sizes = len(first.digests), len((first if second is None else second).digests)
         site = self._sites.get(sizes, lambda: self._site(*sizes))
+        if self._program.kept is not None:
+            start = self._kept_start(first, second, site)
+        else:
+            start = self._summed_start(first, second, site)
+        request = self._request._replace(symmetric=second is None, share=share)
+        return leave(self._behind(start, site), site, request)
+
+    def _summed_start(self, first: Prepared, second: Prepared | None, site: Site) -> _Start:
+        """Returns the covariances where all positions are summed."""
         values = self._matrix(first, second)
         wanted = site.need_in.own.wanted
         if second is None and wanted:
@@ -283,9 +309,41 @@ class _SpatialKernel:
             cov1 = self._variances(first, wanted)
             cov2 = None if second is None else self._variances(second, wanted)
         ntk = values[1] if self._program.tangent else None
-        start = _Start(values[0], ntk, cov1, cov2)
-        request = self._request._replace(symmetric=second is None, share=share)
-        return leave(self._behind(start, site), site, request)
+        return _Start(values[0], ntk, cov1, cov2)
+
+    def _kept_start(self, first: Prepared, second: Prepared | None, site: Site) -> _Start:
+        """Returns the covariances of all pairs of positions."""
+        other = first if second is None else second
+        n1, n2 = len(first.digests), len(other.digests)
+        pairs = pair_order(n1, n2, symmetric=second is None)
+        values = self._engine.kernels(first, other, pairs)
+        cross, tangent = site.need_in.cross, self._program.tangent
+        out = np.empty((2, n1, n2, cross.count, site.signal_in.positions), self._tail_dtype)
+        if second is None:
+            turned = self._laid_out(values, cross, site.signal_in, turned=True)
+            out[:, pairs[:, 1], pairs[:, 0]] = turned
+        out[:, pairs[:, 0], pairs[:, 1]] = self._laid_out(values, cross, site.signal_in)
+        cov2 = None if second is None else self._own(second, site)
+        return _Start(out[0], out[1] if tangent else None, self._own(first, site), cov2)
+
+    def _own(self, images: Prepared, site: Site) -> np.ndarray:
+        """Returns the covariances of every image with itself [n, d, p]."""
+        n, own = len(images.digests), site.need_in.own
+        if not own.wanted:
+            return np.zeros((n, 0, site.signal_in.positions), self._tail_dtype)
+        same = np.stack([np.arange(n), np.arange(n)], axis=1)
+        values = self._engine.kernels(images, images, same)
+        return self._laid_out(values, own, site.signal_in)[0]
+
+    def _laid_out(
+        self, values: np.ndarray, offsets: Offsets, signal: Signal, *, turned: bool = False
+    ) -> np.ndarray:
+        """Returns what is kept of pairs [m, 2, room] at offsets [2, m, d, p]."""
+        kept, level = self._program.kept, self._program.stages[-1].out
+        assert kept is not None
+        places = stored_pairs(level, kept, offsets.partners(signal.spatial), turned=turned)
+        padded = np.pad(values, ((0, 0), (0, 0), (0, 1)))
+        return _rounded(padded[..., places].swapaxes(0, 1), self._tail_dtype)
 
     def _behind(self, start: _Start, site: Site) -> Covariances:
         """Returns the covariances behind the tail, which smooth layers compute in float64."""
@@ -330,7 +388,7 @@ def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 class _Start(NamedTuple):
-    """Covariances where the spatial axes end.
+    """Covariances at the end of the program, with axes [d, p] where there still is space.
 
     Arrays of NumPy: what is compiled takes them sooner than JAX makes arrays of them.
 
@@ -373,7 +431,7 @@ _compiled_tail_step = jax.jit(_tail_step, static_argnums=(3, 4))
 def _shaped(values: Any) -> jax.Array:
     """Returns values with one offset and one position, unless they have these axes already."""
     values = jnp.asarray(values)
-    return values if values.ndim == 3 else values[..., None, None]
+    return values if values.ndim > 2 else values[..., None, None]
 
 
 def _with_samples(signal: Signal, n1: int, n2: int) -> Signal:

@@ -2,14 +2,15 @@
 
 A program is a list of stages. Inside a stage offsets do not mix: a slice at one offset goes through
 all its layers. A pool over windows ends a stage, since it sums over offsets; a global pool or a
-Flatten ends the last one. What follows has no spatial axes and is left to the reference engine.
+Flatten ends the last one. What follows has no spatial axes and is left to the reference engine, and
+so is what stands behind a layer that is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from widelimit.engines.plan import make_site, output_need
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Serial
 from widelimit.layers.convolution import Conv
+from widelimit.layers.elementwise import ElementwiseLayer
+from widelimit.layers.functions import layers_of
 from widelimit.layers.pooling import AvgPool, GlobalAvgPool, GlobalSumPool, SumPool
 from widelimit.layers.reshape import Flatten
 
@@ -39,7 +42,8 @@ class Stage:
       levels: grids.
       cross: geometry of x1 with x2.
       own: geometry of an image with itself, None where no variance is needed.
-      pool: the pool that ends the stage, per axis; None at the end of the last stage.
+      pool: the pool that ends the stage, per axis; None where all is summed.
+      out: the grid of what is pooled.
       scale: factor of what the stage before has pooled.
     """
 
@@ -53,19 +57,20 @@ class Stage:
     cross_offsets: g.Offsets2
     own_offsets: g.Offsets2
     pool: tuple[g.PoolAxis, g.PoolAxis] | None
-    size_out: tuple[int, int]
+    out: g.Level
     scale: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpatialProgram:
-    """A network up to the end of its spatial axes.
+    """A network up to the end of its spatial axes, or up to a layer that is refused.
 
     Attributes:
       stages: in order.
       image: (channels, rows, columns) of an image.
       room: numbers kept per prepared image.
       scale: factor of the final sums.
+      kept: offsets that are kept at the end; None where all positions are summed.
       tangent: whether there is a tangent kernel at the end.
       own: whether the layers behind need variances of the images.
       gaussian: whether channels are Gaussian there.
@@ -77,6 +82,7 @@ class SpatialProgram:
     image: tuple[int, int, int]
     room: int
     scale: float
+    kept: g.Offsets2 | None
     tangent: bool
     own: bool
     gaussian: bool
@@ -84,7 +90,7 @@ class SpatialProgram:
     behind: tuple[Path, ...]
 
     def tail(self, net: Layer) -> Serial:
-        """Returns the layers behind the spatial axes."""
+        """Returns the layers behind."""
         return Serial(tuple(at_path(net, path) for path in self.behind))
 
 
@@ -102,35 +108,90 @@ def lower(net: Layer, signal: Signal, tangent: bool) -> SpatialProgram:
     if len(signal.spatial) not in (1, 2):
         raise RefusedError(f"images have {len(signal.spatial)} spatial axes, not one or two")
     chain = list(_chain(net, ()))
-    ends = [i for i, (layer, _) in enumerate(chain) if isinstance(layer, _ENDS)]
-    if not ends:
-        raise RefusedError("the output has spatial axes")
-    head, tail = chain[: ends[0] + 1], chain[ends[0] + 1 :]
+    ends = [i + 1 for i, (layer, _) in enumerate(chain) if isinstance(layer, _ENDS)]
+    count = ends[0] if ends else len(chain)
+    if not ends and not _worthwhile(chain, count):
+        raise RefusedError("the output has spatial axes, and nothing is nonlinear")
+    refused: RefusedError | None = None
+    while True:
+        found = _lowered(signal, chain, count, tangent)
+        if isinstance(found, SpatialProgram):
+            return found
+        refused = refused or found.error
+        count = _last_single(signal, chain, found.at)
+        if not _worthwhile(chain, count):
+            raise refused
+
+
+class _Stopped(NamedTuple):
+    """A layer that is refused.
+
+    Attributes:
+      at: which one of the chain.
+      error: why.
+    """
+
+    at: int
+    error: RefusedError
+
+
+def _lowered(signal: Signal, chain: Any, count: int, tangent: bool) -> SpatialProgram | _Stopped:
+    """Returns the program of the first layers of a chain; the others are left to plain JAX."""
+    head, tail = chain[:count], chain[count:]
     nothing = (None, None)
-    inner = Serial(tuple(layer for layer, _ in head))
-    behind = Serial(tuple(layer for layer, _ in tail))
+    inner, behind = (Serial(tuple(layer for layer, _ in part)) for part in (head, tail))
     between = inner.output_signal(signal)
     last = output_need(behind.output_signal(between), diagonal_spatial=False, own=False)
+    widest = output_need(behind.output_signal(between), diagonal_spatial=False, own=True)
     rest = make_site(behind, between, last, nothing, nothing)
     site = make_site(inner, signal, rest.need_in, nothing, nothing)
     if site.mixes or rest.mixes:
         raise RefusedError("a layer combines samples of a batch")
-    own, behind_paths = rest.need_in.own.wanted, tuple(path for _, path in tail)
+    stopped = _Stopped(-1, RefusedError(""))
     for circular in (False, True):
-        builder = _Builder(signal, site, tangent, circular)
+        builder, at = _Builder(signal, site, tangent, circular), 0
         try:
             for (layer, path), child in zip(head, site.children, strict=True):
                 builder.top(layer, path, child)
-        except _CircularError:
-            continue
-        return builder.program(site.signal_out, own, behind_paths)
-    raise AssertionError("unreachable")
+                at += 1
+            if not isinstance(head[-1][0], _ENDS):
+                builder.keep(site, behind.needs(widest, between).own)
+            behind_paths = tuple(path for _, path in tail)
+            return builder.program(site.signal_out, rest.need_in.own.wanted, behind_paths)
+        except RefusedError as error:
+            if at > stopped.at:
+                stopped = _Stopped(min(at, count - 1), error)
+            if not isinstance(error, _CircularError):
+                break
+    return stopped
 
 
-class _CircularError(Exception):
+def _last_single(signal: Signal, chain: Any, count: int) -> int:
+    """Returns how many of the first layers there are before branches that are open at `count`."""
+    singles = [0]
+    for i, (layer, _) in enumerate(chain[:count]):
+        signal = layer.output_signal(signal)
+        if isinstance(signal, Signal):
+            singles.append(i + 1)
+    return singles[-1]
+
+
+def _worthwhile(chain: Any, count: int) -> bool:
+    """Returns whether most nonlinearities among positions stand in the first layers."""
+    numbers = [0, 0]
+    for i, (layer, _) in enumerate(chain):
+        if isinstance(layer, _ENDS):
+            break
+        inner = layers_of(layer)
+        numbers[i >= count] += sum(isinstance(part, ElementwiseLayer) for part in inner)
+    return numbers[0] > 0 and numbers[0] >= numbers[1]
+
+
+class _CircularError(RefusedError):
     """There is a circular window: offsets are those modulo the size, from the start."""
 
 
+_MIXED = "circular and other windows stand in one network"
 _ENDS = (GlobalAvgPool, GlobalSumPool, Flatten)
 
 
@@ -160,6 +221,7 @@ class _Builder(Tape):
         height, width = _plane(signal.spatial, 1)
         self.image = signal.channels, height, width
         self.scale = 1.0
+        self.kept: g.Offsets2 | None = None
         self.value: Any = self._open(site.need_in, (height, width), False, False)
         self.emit(m.INPUT, self.value)
 
@@ -198,11 +260,11 @@ class _Builder(Tape):
     def _check_circular(self, window: Reach, size: tuple[int, int]) -> None:
         """Raises unless a window fits the other ones: circular or not."""
         if window.around and not self.circular:
-            raise _CircularError
+            raise _CircularError(_MIXED)
         if not self.circular:
             return
         if not window.around and (max(window.taps) > 1 or max(window.pads) > 0):
-            raise RefusedError("circular and other windows stand in one network")
+            raise RefusedError(_MIXED)
         if any(n % stride for n, stride in zip(size, window.strides, strict=True)):
             raise RefusedError("a stride does not divide the size of a circular image")
         spans = ((taps - 1) * step for taps, step in zip(window.taps, window.steps, strict=True))
@@ -303,7 +365,7 @@ class _Builder(Tape):
                 self.cross,
                 self.own,
                 pool,
-                size_out,
+                g.Level(size_out, (1, 1), (0, 0), self.circular),
                 self.stage_scale,
             )
         )
@@ -318,8 +380,6 @@ class _Builder(Tape):
     def _pool(self, layer: AvgPool | SumPool, site: Site) -> None:
         windows = layer.windows
         pads = windows.pads(site.signal_in.spatial)
-        if windows.circular or self.circular:
-            raise RefusedError("a pool stands in circular space")
         if layer.edges and any(before or after for before, after in pads):
             raise RefusedError("a pool normalises its edges")
         pool = tuple(
@@ -331,6 +391,7 @@ class _Builder(Tape):
                 strict=True,
             )
         )
+        self._check_pool(windows.circular, pool, site)
         size = _plane(site.signal_out.spatial, 1)
         self._close(pool, size)
         self.scale = 1 / math.prod(windows.shape) ** 2 if layer.average else 1.0
@@ -339,6 +400,39 @@ class _Builder(Tape):
             origins=self.value.origins,
         )
         self.emit(m.LOAD, self.value)
+
+    def _check_pool(self, around: bool, pool: Any, site: Site) -> None:
+        """Raises unless a pool fits the windows before it: circular or not."""
+        if around and not self.circular:
+            raise _CircularError(_MIXED)
+        if not self.circular:
+            return
+        sizes, out = _plane(site.signal_in.spatial, 1), _plane(site.signal_out.spatial, 1)
+        for axis, size, size_out in zip(pool, sizes, out, strict=True):
+            if size_out * axis.stride != size or max(axis.window, axis.pad) > size:
+                raise RefusedError("a pool does not divide a circular image")
+            last = (size_out - 1) * axis.stride + axis.window - axis.pad
+            if not around and (axis.pad or last > size):
+                raise RefusedError(_MIXED)
+
+    def keep(self, site: Site, own: Offsets) -> None:
+        """Ends the last stage; the covariances of all pairs of positions are kept.
+
+        Args:
+          site: site of the layers so far.
+          own: offsets at which covariances of images with themselves may be asked for.
+
+        Raises:
+          RefusedError: variances are needed at offsets that are not.
+        """
+        if not isinstance(self.value, Value):
+            raise RefusedError("the network has several outputs")
+        size, need = _plane(site.signal_out.spatial, 1), site.need_out
+        if any(set(a) - set(b) for a, b in zip(own.axes, need.cross.axes, strict=True)):
+            raise RefusedError("variances are needed at offsets of their own")
+        self.kept = self._offsets(need.cross, size)
+        self._close((g.PoolAxis(1, 1, 0),) * 2, size)
+        self.scale, self.flattened = 1.0, False
 
     def _end(self, layer: Layer, site: Site) -> None:
         self._close(None, (1, 1))
@@ -357,8 +451,9 @@ class _Builder(Tape):
             self.image,
             self.room,
             self.scale,
+            self.kept,
             self.value.has_t,
-            own,
+            own and self.kept is None,
             self.value.gaussian and not self.flattened,
             signal_out,
             behind,
