@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -114,9 +115,14 @@ class FusedEngine(NetworkEngine):
         else:
             self._kernel = _SpatialKernel(program, inner, signal, request)
         self._series = any(isinstance(layer, SeriesLayer) for layer in layers_of(net))
-        self._reference = ReferenceEngine(net, shape, request, "variances are large")
+        self._asked = net, shape, request
         self.halves = isinstance(program, FlatProgram)
         self.target_bytes = _FLAT_TILE if self.halves else _TILE
+
+    @functools.cached_property
+    def _reference(self) -> ReferenceEngine:
+        """The engine of what this one leaves."""
+        return ReferenceEngine(*self._asked, "variances are large")
 
     def sample_bytes(self) -> int:
         """Returns the bytes that `prepare` keeps of one sample."""
