@@ -14,8 +14,8 @@ import numpy as np
 from widelimit.engines.fused import geometry as g
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.constants import table
-from widelimit.engines.fused.lowering import SpatialProgram, Stage
 from widelimit.engines.fused.parallel import count_threads, run_parallel
+from widelimit.engines.fused.stages import SpatialProgram, Stage
 from widelimit.engines.fused.tape import numbers_of, with_addresses
 from widelimit.layers.base import Layer
 

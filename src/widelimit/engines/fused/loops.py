@@ -163,9 +163,8 @@ _ARGUMENTS = {"record": (4, 2), "pairs": (8, 3), "own": (5, 1), "rows": (8, 4)}
 def _compiled(activation: Any, dtype: np.dtype, role: str) -> Any:
     name = activation.name
     module = None if activation.loops is None else importlib.import_module(activation.loops)
-    make = getattr(module, f"{role}_loop", None)
-    if make is not None:
-        function = make(name)
+    if module is not None and role in module.LOOPS:
+        function = module.LOOPS[role](name)
     elif role == "own" and activation.own is None:
         return None
     else:

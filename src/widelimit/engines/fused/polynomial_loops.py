@@ -13,7 +13,7 @@ from widelimit.engines.fused.compiling import loop, moved, read, write
 _PIECE = 128  # entries whose sums stay in the first cache
 
 
-def record_loop(name: str) -> Callable[..., None]:
+def _record_loop(name: str) -> Callable[..., None]:
     """Returns a loop that records the polynomials g_l of n variances, the highest l first."""
 
     def record(variances: Any, to: Any, p: Any, cst: Any, plane: Any, n: Any) -> None:
@@ -54,7 +54,7 @@ def _sums(
             write(k, start + i, work[i])
 
 
-def pairs_loop(name: str) -> Callable[..., None]:
+def _pairs_loop(name: str) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of n pairs of positions over K and T."""
 
     def pairs(
@@ -67,7 +67,7 @@ def pairs_loop(name: str) -> Callable[..., None]:
     return pairs
 
 
-def rows_loop(name: str) -> Callable[..., None]:
+def _rows_loop(name: str) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of one sample with n others."""
 
     def rows(
@@ -77,3 +77,6 @@ def rows_loop(name: str) -> Callable[..., None]:
         _sums(k, t, one, np.int64(plane1), 0, two, np.int64(plane2), p, work, np.int64(n))
 
     return rows
+
+
+LOOPS = {"record": _record_loop, "pairs": _pairs_loop, "rows": _rows_loop}

@@ -88,7 +88,7 @@ def _sums(
             write(k, start + i, phi * work[_VALUE + i] + sine * work[_VALUE_BEND + i])
 
 
-def pairs_loop(name: str) -> Callable[..., None]:
+def _pairs_loop(name: str) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of n pairs of positions over K and T."""
 
     def pairs(
@@ -101,7 +101,7 @@ def pairs_loop(name: str) -> Callable[..., None]:
     return pairs
 
 
-def rows_loop(name: str) -> Callable[..., None]:
+def _rows_loop(name: str) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of one sample with n others."""
 
     def rows(
@@ -112,3 +112,6 @@ def rows_loop(name: str) -> Callable[..., None]:
         _sums(k, t, g, has_gap, one, size1, 0, two, size2, p, cst, work, np.int64(n))
 
     return rows
+
+
+LOOPS = {"pairs": _pairs_loop, "rows": _rows_loop}

@@ -22,6 +22,10 @@ Path = tuple[int, ...]
 Source = Callable[[Layer], Any]
 
 
+class NoKernelError(RefusedError):
+    """A network that the reference engine refuses too, with the path of the layer."""
+
+
 class Placed(NamedTuple):
     """An activation, and where its layer stands in the network."""
 
@@ -173,7 +177,7 @@ class Tape:
         value: Value,
     ) -> Value:
         if activation.needs_gaussian and not value.gaussian:
-            raise RefusedError(f"{layer.label} stands on a non-Gaussian input")
+            raise NoKernelError(f"{layer.label} stands on a non-Gaussian input")
         average = activation.averages(layer, site.signal_in)
         value = self._owned(value)
         out = dataclasses.replace(value, gaussian=activation.keeps_gaussian and value.gaussian)
@@ -186,7 +190,7 @@ class Tape:
 
     def _sum(self, values: tuple[Value, ...]) -> Value:
         if len(values) > 1 and not all(value.gaussian for value in values):
-            raise RefusedError("a branch of a sum is not Gaussian")
+            raise NoKernelError("a branch of a sum is not Gaussian")
         self._check_independent(values)
         return self._joined(m.ADD, values)
 
@@ -217,7 +221,7 @@ class Tape:
         """Raises if branches depend on the same weights."""
         origins = [origin for value in values for origin in value.origins]
         if len(set(origins)) < len(origins):
-            raise RefusedError("branches of a sum or a product are correlated")
+            raise NoKernelError("branches of a sum or a product are correlated")
 
     def _joined(self, code: int, values: tuple[Value, ...]) -> Value:
         """Returns the sum or the product of branches."""
