@@ -108,4 +108,4 @@ def _why_not_fused(net: Layer, shape: Shapes, request: Request) -> str | None:
         inner, _, signal = kept_with(
             net, (shape, request.axes), lambda: behind_flatten(net, (shape, shape), request.axes)
         )
-        return refusal(inner, signal, request.tangent)
+        return refusal(inner, signal, request.tangent, request.diagonal_spatial)

@@ -145,6 +145,9 @@ class _Maker:
                 lambda: stax.Exp(n(0.5, 1), n(-0.5, 0.5)),
                 lambda: stax.Gaussian(n(0.5, 1.5), n(-0.9, -0.05)),
                 stax.Gelu,
+                stax.Gabor,
+                lambda: stax.RectifiedMonomial(self.rng.choice((1, 2, 3))),
+                lambda: stax.Polynomial([n(-0.5, 0.5) for _ in range(4)]),
                 lambda: stax.ExpNormalized(n(0.3, 1), n(-1, 0.2), self.rng.random() < 0.5),
             ]
         )()
@@ -181,10 +184,17 @@ class _Maker:
             branches.append(serial(*layers) if layers else stax.Identity())
         return serial(stax.FanOut(len(branches)), stax.parallel(*branches), stax.FanInSum())
 
+    def _joined(self) -> Any:
+        branches = [serial(self._conv(same=True), self._activation()) for _ in range(2)]
+        join = self.rng.choice([stax.FanInProd(), stax.FanInConcat(self.channel_axis)])
+        return serial(stax.FanOut(2), stax.parallel(*branches), join)
+
     def _block(self) -> list[Any]:
         kind = self.rng.random()
         if kind < 0.5:
             return self._plain()
+        if kind < 0.6:
+            return [self._joined(), self._conv(same=True)]
         if kind < 0.85:
             layers = [self._conv(), self._residual()]
             return layers + ([self._activation()] if self.rng.random() < 0.5 else [])

@@ -98,6 +98,8 @@ def _run(layer: Any, s: Any) -> Any:
     if isinstance(layer, stax.FanInSum):
         k, t = sum(part.k for part in s), sum(part.t for part in s)
         return dataclasses.replace(s[0], k=k, t=t, margin=min(part.margin for part in s))
+    if isinstance(layer, stax.FanInProd | stax.FanInConcat):
+        return _joined(layer, s)
     if isinstance(layer, Identity | stax.Dropout):
         return s
     if isinstance(layer, stax.Dense):
@@ -126,6 +128,19 @@ def _run(layer: Any, s: Any) -> Any:
     if isinstance(layer, stax.LayerNorm | stax.RMSNorm):
         return _norm(layer, s)
     return _nonlinear(layer, s)
+
+
+def _joined(layer: Any, parts: list[State]) -> State:
+    margin = min(part.margin for part in parts)
+    if isinstance(layer, stax.FanInConcat):
+        channels = sum(part.channels for part in parts)
+        k = sum(part.channels * part.k for part in parts) / channels
+        t = sum(part.channels * part.t for part in parts) / channels
+        return dataclasses.replace(parts[0], k=k, t=t, channels=channels, margin=margin)
+    k, t = parts[0].k, parts[0].t
+    for part in parts[1:]:
+        k, t = k * part.k, t * part.k + k * part.t
+    return dataclasses.replace(parts[0], k=k, t=t, margin=margin)
 
 
 def _affine(layer: Any, s: State, k: Any, t: Any, fan_in: int, width: int) -> State:
@@ -287,4 +302,57 @@ def dual(layer: Any, c: Any, q1: Any, q2: Any) -> tuple[np.ndarray, np.ndarray]:
             rho = np.clip(rho, -1, 1) if clip else rho
             shape = np.exp(f(gamma) * (rho + f(shift)))
             return r * shape, f(gamma) * shape
+        case e.Gabor():
+            total, d = q1 + q2, 4 * v
+            z = 1 + 2 * total + d
+            scale = np.exp(-(total + d) / (2 * z)) / np.sqrt(z)
+            even, odd = z + 8 * c * c, 4 * c * (d + 3 * total + 2)
+            slope = scale * (even * np.cosh(c / z) + odd * np.sinh(c / z)) / (z * z)
+            return scale * np.sinh(c / z), slope
+        case e.Monomial() | e.Polynomial() | e.Hermite():
+            return _polynomial(_powers(layer), c, q1, q2)
+        case e.RectifiedMonomial(degree=degree):
+            below = degree**2 * _rectified(degree - 1, angle, root, c, q1 * q2)
+            if degree > 0:
+                below = np.where(both, degree**2 * f(0.5) * (degree == 1), below)
+                return _rectified(degree, angle, root, c, q1 * q2), below
+            value = np.where(q1 * q2 == 0, 0.5, _rectified(0, angle, root, c, q1 * q2))
+            return np.where(both, 1, value), np.zeros_like(c)
     raise NotImplementedError(f"expected a layer of the fused engine, got {layer}")
+
+
+def _powers(layer: Any) -> np.ndarray:
+    """Coefficients of powers of x."""
+    if isinstance(layer, e.Polynomial):
+        return np.array([float(value) for value in layer.coef])
+    if isinstance(layer, e.Monomial):
+        return np.eye(layer.degree + 1)[-1]
+    root = math.sqrt(math.factorial(layer.degree))
+    return np.polynomial.hermite_e.herme2poly(np.eye(layer.degree + 1)[-1]) / root
+
+
+def _polynomial(powers: Any, c: Any, q1: Any, q2: Any) -> tuple[np.ndarray, np.ndarray]:
+    """E[f f] and its derivative in c, by Isserlis' theorem for every two powers."""
+    k, slope = np.zeros_like(c), np.zeros_like(c)
+    for a, first in enumerate(powers):
+        for b, second in enumerate(powers):
+            for l in range(a % 2, min(a, b) + 1, 2) if (a - b) % 2 == 0 else ():
+                i, j = (a - l) // 2, (b - l) // 2
+                ways = math.factorial(a) * math.factorial(b)
+                ways //= math.factorial(l) * math.factorial(i) * math.factorial(j) * 2 ** (i + j)
+                term = first * second * ways * q1**i * q2**j
+                k += term * c**l
+                slope += term * l * c ** max(l - 1, 0)
+    return k, slope
+
+
+def _rectified(degree: int, angle: Any, root: Any, c: Any, p: Any) -> np.ndarray:
+    """E[u^d v^d; u, v > 0] for p = q1 q2: see `activations.kinked`."""
+    first = (PI - angle) / (2 * PI)
+    moments = [first, (root + (PI - angle) * c) / (2 * PI)]
+    mixed = [first + c * root / np.where(p == 0, 1, p) / (2 * PI)]
+    for k in range(1, degree + 1):
+        if k > 1:
+            moments.append((k - 1) * p * mixed[k - 2] + k * c * moments[k - 1])
+        mixed.append((k + 1) * moments[k] + k * c * mixed[k - 1])
+    return moments[degree]

@@ -14,7 +14,7 @@ import pytest
 from tests.cases import CASES, SPATIAL
 from tests.engines.fused import oracle
 from tests.engines.fused.test_engine import error
-from widelimit import choose_engine, stax
+from widelimit import choose_engine, gram, stax
 from widelimit.engines.fused import bridge, engine
 from widelimit.stax import Conv, Dense, serial
 
@@ -130,6 +130,80 @@ def test_the_public_kernel_is_that_of_the_reference_engine() -> None:
     assert jax.tree.structure(fused) == jax.tree.structure(reference)
     for a, b in zip(jax.tree.leaves(fused), jax.tree.leaves(reference), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+KEPT = {
+    "strides and pools": serial(
+        Conv(3, (3, 2), (1, 2), "SAME", 1.3, 0.2),
+        stax.Relu(),
+        stax.AvgPool((2, 2)),
+        Conv(3, (2, 1), (2, 1), W_std=1.2),
+        stax.Erf(),
+    ),
+    "circular": serial(
+        Conv(3, (3, 3), padding="CIRCULAR", W_std=1.3, b_std=0.3),
+        stax.Relu(),
+        stax.SumPool((2, 1), (2, 1)),
+        Conv(3, (1, 3), padding="CIRCULAR"),
+    ),
+    "attention": serial(
+        Conv(3, (3, 3), (2, 2), "SAME", 1.3, 0.3),
+        stax.Relu(),
+        Conv(3, (2, 2), padding="SAME", b_std=0.1),
+        stax.GlobalSelfAttention(4, 2, 2, 2, b_std=0.3),
+        stax.GlobalAvgPool(),
+        Dense(1),
+    ),
+    "branches": serial(
+        Conv(3, (3, 3), padding="SAME", W_std=1.3, b_std=0.3),
+        stax.Relu(),
+        stax.FanOut(2),
+        stax.parallel(
+            serial(stax.AvgPool((2, 2), (2, 2)), Conv(3, (1, 1))), Conv(3, (2, 2), (2, 2), "SAME")
+        ),
+        stax.FanInSum(),
+        stax.Relu(),
+        stax.Flatten(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.usefixtures("x64")
+def test_all_pairs_of_positions(name: str, given: bool, calls: list[int]) -> None:
+    net, x2 = KEPT[name], IMAGES[:2, ::-1] if given else None
+    x1 = IMAGES[:, :, :4]
+    x2 = None if x2 is None else x2[:, :, :4]
+    fused = net.kernel_fn(x1, x2, None, engine="fused")
+    assert calls
+    reference = net.kernel_fn(x1, x2, None, engine="reference")
+    assert jax.tree.structure(fused) == jax.tree.structure(reference)
+    for a, b in zip(jax.tree.leaves(fused), jax.tree.leaves(reference), strict=True):
+        assert error(a, b) < 1e-12
+    alone = net.kernel_fn(x1[:1], (x1 if x2 is None else x2)[1:2], "ntk", engine="fused")
+    if name not in ("attention", "branches"):  # behind the program arrays have other sizes
+        np.testing.assert_array_equal(alone[0, 0], fused.ntk[0, 1])
+    assert net.kernel_fn(x1, x2, "cov1", engine="fused").shape == reference.cov1.shape
+
+
+def test_results_with_space_are_symmetric_to_the_bit() -> None:
+    net = KEPT["strides and pools"]
+    for values in net.kernel_fn(IMAGES, None, BOTH, engine="fused"):
+        np.testing.assert_array_equal(values, np.transpose(values, (1, 0, 3, 2, 5, 4)))
+    assert choose_engine(net, IMAGES.shape).name == "fused"
+    equal = net.kernel_fn(IMAGES, None, "nngp", diagonal_spatial=True)
+    full = net.kernel_fn(IMAGES, None, "nngp", engine="reference")
+    assert error(equal, np.einsum("abiijj->abij", full)) < 5e-6
+    with pytest.raises(ValueError, match="equal positions alone"):
+        net.kernel_fn(IMAGES, None, "nngp", diagonal_spatial=True, engine="fused")
+
+
+@pytest.mark.usefixtures("x64")
+def test_results_with_space_in_tiles() -> None:
+    net = KEPT["strides and pools"]
+    tiled = gram(net, IMAGES, None, "ntk", memory=2**23, progress=False)
+    assert error(tiled, net.kernel_fn(IMAGES, None, "ntk", engine="reference")) < 1e-12
 
 
 @pytest.mark.parametrize("pool", [stax.GlobalSumPool(), stax.Flatten()])

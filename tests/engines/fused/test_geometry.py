@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from widelimit.covariance.offsets import Offsets
 from widelimit.engines.fused import geometry as g
 from widelimit.engines.fused import instructions as m
 
@@ -94,8 +95,9 @@ def test_pools_sum_over_both_windows(size: int, pool: tuple[int, int, int]) -> N
         position = o * stride - pad + tap
         if 0 <= position < size:
             matrix[o, position] += 1
-    items = g.pool_items(axis, offsets, targets, out)
-    starts, runs = g.pool_runs(axis, offsets, (size, out), items)
+    inner, outer = g.Line(size, False), g.Line(out, False)
+    items = g.pool_items(axis, offsets, targets, (inner, outer))
+    starts, runs = g.pool_runs(axis, offsets, inner, items)
     found = np.zeros((out, out))
     for i, d in enumerate(offsets):
         row = k.diagonal(d)  # the covariances at offset d, by first position
@@ -110,9 +112,59 @@ def test_pools_sum_over_both_windows(size: int, pool: tuple[int, int, int]) -> N
     np.testing.assert_allclose(found, matrix @ k @ matrix.T, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("size", "pool"),
+    [(6, (3, 2, 1)), (6, (6, 3, 2)), (4, (2, 1, 1)), (4, (2, 2, 0)), (1, (1, 1, 0))],
+)
+def test_pools_in_circular_space(size: int, pool: tuple[int, int, int]) -> None:
+    window, stride, pad = pool
+    inner, outer = g.Line(size, True), g.Line(size // stride, True)
+    offsets, targets = tuple(range(size)), tuple(range(outer.size))
+    k = np.random.default_rng(0).standard_normal((size, size))
+    matrix = np.zeros((outer.size, size))
+    for o, tap in itertools.product(range(outer.size), range(window)):
+        matrix[o, (o * stride - pad + tap) % size] += 1
+    items = g.pool_items(g.PoolAxis(*pool), offsets, targets, (inner, outer))
+    starts, runs = g.pool_runs(g.PoolAxis(*pool), offsets, inner, items)
+    found = np.zeros((outer.size, outer.size))
+    for i, d in enumerate(offsets):
+        row = np.array([k[p, (p + d) % size] for p in range(size)])
+        for run in runs[starts[i] : starts[i + 1]]:
+            for step in range(run[m.RUN_COUNT]):
+                source = run[m.RUN_FROM] + step * stride
+                first = run[m.RUN_TO] + step
+                value = row[source : source + run[m.RUN_TAPS]]
+                found[first, (first + targets[run[m.RUN_TARGET]]) % outer.size] += value.sum()
+    np.testing.assert_allclose(found, matrix @ k @ matrix.T, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_stored_pairs_are_found_again(circular: bool, turned: bool) -> None:
+    shape = 3, 4
+    level = g.Level(shape, (1, 1), (0, 0), circular)
+    offsets = tuple(tuple(range(n)) if circular else full(n) for n in shape)
+    partners = Offsets.full(shape).fold(shape, shape).partners(shape)
+    places, room = g.store_places(level, offsets)
+    found = g.stored_pairs(level, offsets, partners, turned=turned)
+    store = np.full((room, 4), -1)
+    for (j, dx), (i, dy) in itertools.product(enumerate(offsets[1]), enumerate(offsets[0])):
+        height, width = level.extent(dy, 0), level.extent(dx, 1)
+        for y, x in itertools.product(range(height), range(width)):
+            p = y + level.first(dy), x + level.first(dx)
+            q = (p[0] + dy) % 3, (p[1] + dx) % 4
+            store[places[j, i] + y * width + x] = *p, *q
+    rows, columns = partners
+    for (d, p), place in np.ndenumerate(found):
+        first = p // 4, p % 4
+        second = rows[d // len(columns), first[0]], columns[d % len(columns), first[1]]
+        pair = (*second, *first) if turned else (*first, *second)
+        assert tuple(store[place]) == tuple(map(int, pair))
+
+
 def test_the_store_has_a_place_for_every_rectangle() -> None:
     offsets = (full(4), (-1, 0, 1))
-    starts, total = g.store_places((4, 3), offsets)
+    starts, total = g.store_places(g.Level((4, 3), (1, 1), (0, 0)), offsets)
     taken = np.zeros(total, int)
     for j, dx in enumerate(offsets[1]):
         for i, dy in enumerate(offsets[0]):

@@ -27,6 +27,13 @@ LAYERS = [
     stax.Gelu(),
     stax.ExpNormalized(0.7, -0.9, True),
     stax.ExpNormalized(0.7, -0.9),
+    stax.Gabor(),
+    stax.Monomial(0),
+    stax.Monomial(5),
+    stax.Hermite(4),
+    stax.Polynomial([0.3, -0.7, 0.2, 0.1]),
+    stax.Polynomial([]),
+    *map(stax.RectifiedMonomial, range(5)),
 ]
 PRECISIONS = [(True, 2e-13), (False, 5e-6)]
 

@@ -12,6 +12,8 @@ from numba.extending import intrinsic, overload
 from widelimit.engines.fused.compiling import INLINED
 from widelimit.engines.fused.constants import ANGLE, EXP
 from widelimit.engines.fused.formulas import (
+    angle,
+    angle_of_gap,
     angle_ratio,
     exp_polynomial,
     exponential,
@@ -77,6 +79,16 @@ def _exp_polynomial_of(r: Any, cst: Any) -> Any:
 @overload(exponential, jit_options=INLINED)
 def _exponential(x: Any, cst: Any) -> Any:
     return inspect.unwrap(exponential)
+
+
+@overload(angle, jit_options=INLINED)
+def _angle(c: Any, u: Any, s: Any, cst: Any) -> Any:
+    return inspect.unwrap(angle)
+
+
+@overload(angle_of_gap, jit_options=INLINED)
+def _angle_of_gap(c: Any, gap: Any, first: Any, second: Any, cst: Any) -> Any:
+    return inspect.unwrap(angle_of_gap)
 
 
 @overload(select, jit_options=INLINED)

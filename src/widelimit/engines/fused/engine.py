@@ -14,8 +14,8 @@ import numpy as np
 from widelimit.engines.fused import geometry as g
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.constants import table
-from widelimit.engines.fused.lowering import SpatialProgram, Stage
 from widelimit.engines.fused.parallel import count_threads, run_parallel
+from widelimit.engines.fused.stages import SpatialProgram, Stage
 from widelimit.engines.fused.tape import numbers_of, with_addresses
 from widelimit.layers.base import Layer
 
@@ -100,7 +100,11 @@ class ImageKernels:
         return Prepared(numbers, digests, known, lost, planes[..., :width])
 
     def kernels(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
-        """Returns K and T [m, 2] of pairs [m, 2] of prepared images."""
+        """Returns K and T [m, 2] of pairs [m, 2] of prepared images.
+
+        Those of all pairs of positions [m, 2, room], as `geometry.store_places` says, where the
+        program keeps them.
+        """
         known: dict[bytes, int] = {}
         names1, names2 = (
             np.array([known.setdefault(digest, len(known)) for digest in side.digests], np.int64)
@@ -110,7 +114,8 @@ class ImageKernels:
         full = np.column_stack([pairs, equal])
         threads = count_threads()
         many = len(full) - len(full) % threads if len(full) < 16 * threads else len(full)
-        out = np.empty((len(full), 2))
+        room = self._cross[-1].room
+        out = np.empty((len(full), 2, room), self.dtype) if room else np.empty((len(full), 2))
 
         def whole(part: slice) -> None:
             out[part] = self._run(
@@ -150,7 +155,7 @@ class ImageKernels:
             columns = np.array([0, len(stage.column_costs)])
             _call(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, record)
             store = out
-        return _ordered_sum(sums)
+        return _result(store, sums)
 
     def _run_split(self, pairs: np.ndarray, prep1: Any, prep2: Any, threads: int) -> np.ndarray:
         """Returns the sums of one pair, on all threads; the same to the bit as `_run`."""
@@ -169,7 +174,7 @@ class ImageKernels:
 
             run_parallel(part, parts)
             store = out
-        return _ordered_sum(sums)
+        return _result(store, sums)
 
 
 def _bind(
@@ -187,12 +192,15 @@ def _bind(
         geometry = stage.own if own else stage.cross
         if geometry is None:
             break
-        following = program.stages[i + 1] if i + 1 < len(program.stages) else None
+        targets = None if own else program.kept
+        if i + 1 < len(program.stages):
+            following = program.stages[i + 1]
+            targets = following.own_offsets if own else following.cross_offsets
         sizes = stage.sizes.copy()
         sizes[[m.LENGTH, m.FRONT, m.BACK]] = geometry.length, geometry.front, geometry.back
-        if own and (following is None or following.own is None):
-            following, sizes[m.END] = None, m.SUM
-        tables = _tables(stage, following, own)
+        if own and (targets is None or not targets[0]):
+            targets, sizes[m.END] = None, m.SUM
+        tables = _tables(stage, targets, own)
         code, held = with_addresses(
             stage.code, stage.activations, net, dtype, space=True, single=single
         )
@@ -222,29 +230,27 @@ class _Tables:
 
 
 @functools.lru_cache(maxsize=256)
-def _tables(stage: Stage, following: Stage | None, own: bool) -> _Tables:
-    """Returns where a stage finds what it loads, and where it puts what it pools."""
+def _tables(stage: Stage, targets: g.Offsets2 | None, own: bool) -> _Tables:
+    """Returns where a stage finds what it loads, and where it puts what it pools at `targets`."""
     geometry = stage.own if own else stage.cross
     offsets = stage.own_offsets if own else stage.cross_offsets
     assert geometry is not None
     blocks = geometry.tables[1]
     counts = blocks[:, m.RECTS_TO] - blocks[:, m.RECTS_FROM]
-    places, _ = g.store_places(stage.levels[0].size, offsets)
+    places, _ = g.store_places(stage.levels[0], offsets)
     places_in = places[np.repeat(blocks[:, m.COLUMN], counts), geometry.rows]
-    if following is None or stage.pool is None:
+    if targets is None or stage.pool is None:
         none, nothing = np.zeros((0, 6), np.int64), np.zeros(1, np.int64)
         return _Tables(places_in, (nothing, none, nothing, none, none, nothing), np.zeros(0), 0)
-    targets = following.own_offsets if own else following.cross_offsets
-    places_out, room = g.store_places(stage.size_out, targets)
-    stride = stage.levels[stage.sizes[m.FINAL_LEVEL]].stride
-    size = stage.levels[stage.sizes[m.FINAL_LEVEL]].size
-    inner = [tuple(d // stride[i] for d in offsets[i]) for i in range(2)]
+    places_out, room = g.store_places(stage.out, targets)
+    level = stage.levels[stage.sizes[m.FINAL_LEVEL]]
+    inner = [tuple(d // level.stride[i] for d in offsets[i]) for i in range(2)]
     rows, columns = (
-        g.pool_items(stage.pool[i], inner[i], targets[i], stage.size_out[i]) for i in range(2)
+        g.pool_items(stage.pool[i], inner[i], targets[i], (level.line(i), stage.out.line(i)))
+        for i in range(2)
     )
-    runs = g.pool_runs(stage.pool[1], inner[1], (size[1], stage.size_out[1]), columns)
-    costs = stage.size_out[1] - np.abs(np.array(targets[1]))
-    heights = stage.size_out[0] - np.abs(np.array(targets[0], np.int64))
+    runs = g.pool_runs(stage.pool[1], inner[1], level.line(1), columns)
+    costs, heights = stage.out.extents(targets[1], 1), stage.out.extents(targets[0], 0)
     firsts = np.concatenate([[0], np.cumsum(heights)])
     return _Tables(places_in, (*runs, *rows, places_out, firsts), costs, room)
 
@@ -316,6 +322,13 @@ def _call(
         np.empty(copies * (prep1.shape[1] + prep2.shape[1]) + 2 * m.VECTOR, stage.numbers.dtype),
         np.zeros(2 * int(stage.pool[-1][-1]) * widest, stage.numbers.dtype),
     )
+
+
+def _result(store: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Returns what the last stage has kept of every pair [m, 2, room], or its sums [m, 2]."""
+    if len(store) == 0:
+        return _ordered_sum(sums)
+    return store.reshape(2, len(sums), -1).swapaxes(0, 1)
 
 
 def _ordered_sum(sums: np.ndarray) -> np.ndarray:

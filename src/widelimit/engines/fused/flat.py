@@ -107,12 +107,11 @@ def _mark_gaps(code: np.ndarray, activations: Activations) -> None:
         match op[m.CODE]:
             case m.NONLINEAR:
                 assert placed is not None
-                activation = placed.activation
-                if not activation.without_space:
-                    raise RefusedError("a layer whose loop does not carry the gap")
-                has[target] = activation.pair_gap is not None
+                has[target] = placed.activation.pair_gap is not None
             case m.ADD:
                 has[target] = carried and has[target]
+            case m.MULTIPLY:
+                has[target] = False
             case _:
                 has[target] = carried
 

@@ -20,6 +20,7 @@ from widelimit.engines.fused.instructions import (
     HAS_T,
     INPUT,
     LOOP,
+    MULTIPLY,
     NONLINEAR,
     OWN,
     PLACE,
@@ -32,7 +33,7 @@ from widelimit.engines.fused.instructions import (
     WORK,
 )
 from widelimit.engines.fused.places import parameters
-from widelimit.engines.fused.stencils import add, copy
+from widelimit.engines.fused.stencils import add, copy, multiply
 
 
 @loop
@@ -94,7 +95,11 @@ def _activate_own(buf: Any, op: Any, numbers: Any, step: Any, cst: Any) -> None:
 
 @loop
 def _join(op: Any, n: Any, buf: Any) -> None:
-    """Adds a slot to another, or copies it."""
+    """Adds a slot to another, multiplies them, or copies it."""
+    if op[CODE] == MULTIPLY:
+        k, t = _slot(op[SOURCE], 0), _slot(op[SOURCE], 1)
+        multiply(buf, _slot(op[TARGET], 0), _slot(op[TARGET], 1), k, t, n)
+        return
     for part in range(3):
         to, source = _slot(op[TARGET], part), _slot(op[SOURCE], part)
         if op[CODE] == ADD:

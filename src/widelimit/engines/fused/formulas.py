@@ -14,6 +14,9 @@ from widelimit.engines.fused.constants import (
     LOG2E,
     MAX_EXP,
     MIN_EXP,
+    NEARLY_ONE,
+    ONE,
+    PI,
     ZERO,
 )
 
@@ -48,3 +51,44 @@ def exponential(x: Any, cst: Any) -> Any:
     y = select(x < cst[MIN_EXP], cst[ZERO], y)
     y = select(x > cst[MAX_EXP], cst[INFINITY], y)
     return select(x == x, y, x)
+
+
+def angle(c: Any, u: Any, s: Any, cst: Any) -> Any:
+    """Returns sine and angle of two vectors. Two zero ones have the angle 0.
+
+    Args:
+      c: covariance.
+      u: product of both 1 / sqrt(q), which is -1 for a zero vector.
+      s: product of both sqrt(q).
+      cst: constants.
+    """
+    one, zero, pi, near = cst[ONE], cst[ZERO], cst[PI], cst[NEARLY_ONE]
+    r = c * u
+    r = one if (u > zero) & (s <= zero) else r
+    a = abs(r)
+    a = a if a < near else one
+    sine = np.sqrt((one - a) * (one + a))
+    theta = sine * angle_ratio(a, cst)
+    return sine, pi - theta if r < zero else theta
+
+
+def angle_of_gap(c: Any, gap: Any, first: Any, second: Any, cst: Any) -> Any:
+    """Returns sine, angle and cosine of two vectors from the gap (q1 + q2) / 2 - c.
+
+    With s = sqrt(q), 1 - rho = (gap - (s1 - s2)^2 / 2) / (s1 s2): cancels at large gaps. `first`
+    and `second` are (1 / sqrt(q), sqrt(q)) at both ends.
+    """
+    one, zero, half, pi = cst[ONE], cst[ZERO], cst[HALF], cst[PI]
+    u, s, apart = first[0] * second[0], first[1] * second[1], first[1] - second[1]
+    r = c * u
+    away = (gap - half * apart * apart) * u
+    away = away if gap * u < one else one - r
+    zeros = (u > zero) & (s <= zero)  # two zero inputs have the angle 0
+    r, away = one if zeros else r, zero if zeros else away
+    near = r > zero
+    away = away if near else one + r
+    away = away if away > zero else zero
+    a = one - away
+    sine = np.sqrt(away * (one + a))
+    theta = sine * angle_ratio(a, cst)
+    return sine, theta if near else pi - theta, a if near else -a

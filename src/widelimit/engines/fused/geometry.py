@@ -9,6 +9,7 @@ through a whole stage; strided layers map it to smaller rectangles of the same b
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,11 +50,19 @@ class Level:
 
     def extent(self, offset: int, axis: int) -> int:
         """Returns how many positions have a partner at an offset along an axis."""
-        return max(0, self.size[axis] - (0 if self.circular else abs(offset)))
+        return self.line(axis).extent(offset)
+
+    def line(self, axis: int) -> Line:
+        """Returns one of its axes."""
+        return Line(self.size[axis], self.circular)
+
+    def extents(self, offsets: tuple[int, ...], axis: int) -> np.ndarray:
+        """Returns the same for several offsets."""
+        return np.array([self.extent(offset, axis) for offset in offsets], np.int64)
 
     def first(self, offset: int) -> int:
         """Returns the first of them."""
-        return 0 if self.circular else max(-offset, 0)
+        return self.line(0).first(offset)
 
     @property
     def plane(self) -> int:
@@ -189,18 +198,41 @@ def _margin(level: Level) -> int:
     return (level.reach[0] + 1) * widest + level.reach[1] + SLACK
 
 
-def store_places(size: tuple[int, int], offsets: Offsets2) -> tuple[np.ndarray, int]:
+def store_places(level: Level, offsets: Offsets2) -> tuple[np.ndarray, int]:
     """Returns the place of every rectangle in the store of pooled covariances, and its size.
+
+    Args:
+      level: the grid of the pooled positions.
+      offsets: vertical and horizontal offsets.
 
     Returns:
       places [columns, rows]: column by column, so that a range of columns is contiguous.
       size: of the store of one pair.
     """
-    heights = size[0] - np.abs(np.array(offsets[0], np.int64))
-    widths = size[1] - np.abs(np.array(offsets[1], np.int64))
+    heights, widths = level.extents(offsets[0], 0), level.extents(offsets[1], 1)
     areas = np.outer(widths, heights)
     ends = np.cumsum(areas).reshape(areas.shape)
     return ends - areas, int(ends[-1, -1])
+
+
+class Line(NamedTuple):
+    """One axis of a grid.
+
+    Attributes:
+      size: positions.
+      circular: whether it closes on itself.
+    """
+
+    size: int
+    circular: bool
+
+    def extent(self, offset: int) -> int:
+        """Returns how many positions have a partner at an offset."""
+        return max(0, self.size - (0 if self.circular else abs(offset)))
+
+    def first(self, offset: int) -> int:
+        """Returns the first of them."""
+        return 0 if self.circular else max(-offset, 0)
 
 
 class PoolAxis(NamedTuple):
@@ -218,31 +250,35 @@ class PoolAxis(NamedTuple):
 
 
 def pool_items(
-    pool: PoolAxis, offsets: tuple[int, ...], targets: tuple[int, ...], size_out: int
+    pool: PoolAxis, offsets: tuple[int, ...], targets: tuple[int, ...], ends: tuple[Line, Line]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns which outputs read each offset of one axis: (starts, items).
 
-    An output at offset d' reads, through taps a and b, the offset s d' + b - a.
+    An output at offset d' reads, through taps a and b, the offset s d' + b - a. In circular space
+    that is so modulo the size, and windows that leave the image on one side come back on the other.
 
     Args:
       pool: the window.
       offsets: offsets at the input.
       targets: offsets of the output.
-      size_out: positions of the output.
+      ends: the axis at the input and at the output.
     """
     starts, items = [0], []
+    inner, outer = ends
+    turns = [-inner.size, 0, inner.size] if inner.circular else [0]
     for offset in offsets:
-        for i, target in enumerate(targets):
-            difference = offset - pool.stride * target
+        for (i, target), turn in itertools.product(enumerate(targets), turns):
+            difference = offset - pool.stride * target + turn
             first, last = max(0, -difference), min(pool.window, pool.window - difference)
             if last > first:
-                items.append((i, first, last - first, max(0, -target), size_out - abs(target)))
+                out = outer.first(target), outer.extent(target)
+                items += [(i, first + back, last - first, *out) for back in turns]
         starts.append(len(items))
     return np.array(starts, np.int64), np.array(items, np.int64).reshape(-1, 5)
 
 
 def pool_runs(
-    pool: PoolAxis, offsets: tuple[int, ...], sizes: tuple[int, int], items: Any
+    pool: PoolAxis, offsets: tuple[int, ...], inner: Line, items: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows of outputs that read each offset of one axis: (starts, runs).
 
@@ -251,13 +287,13 @@ def pool_runs(
     Args:
       pool: the window.
       offsets: offsets at the input.
-      sizes: positions of the input and of the output.
+      inner: the axis at the input.
       items: result of `pool_items`.
     """
     starts = [0]
     runs: list[list[int]] = []
     for i, offset in enumerate(offsets):
-        first_p, width = max(0, -offset), sizes[0] - abs(offset)
+        first_p, width = inner.first(offset), inner.extent(offset)
         for item in items[1][items[0][i] : items[0][i + 1]]:
             previous = None
             for out in range(item[m.OUT_SIZE]):
@@ -275,3 +311,34 @@ def pool_runs(
                     previous = taps, low
         starts.append(len(runs))
     return np.array(starts, np.int64), np.array(runs, np.int64).reshape(-1, 6)
+
+
+def stored_pairs(
+    level: Level, offsets: Offsets2, partners: tuple[np.ndarray, ...], *, turned: bool
+) -> np.ndarray:
+    """Returns where a store holds the pairs of a layout [d, p]; its size where there is no pair.
+
+    Args:
+      level: the grid of the positions.
+      offsets: offsets of the store.
+      partners: per axis where p + d lies, [d, p]; -1 outside of the image.
+      turned: whether the first position is that of the second image.
+    """
+    places, room = store_places(level, offsets)
+    partners = partners if len(partners) == 2 else (np.zeros((1, 1), np.int64), *partners)
+    known, index, local = [], [], []
+    for axis, partner in enumerate(partners):
+        line, inside = level.line(axis), partner >= 0
+        positions = np.broadcast_to(np.arange(partner.shape[1]), partner.shape)
+        d = np.where(inside, positions - partner if turned else partner - positions, 0)
+        d = d % line.size if line.circular else d
+        first = np.array([line.first(value) for value in offsets[axis]], np.int64)
+        at = np.searchsorted(offsets[axis], d)
+        known.append(inside)
+        index.append(at)
+        local.append((partner if turned else positions) - first[at])
+    rows, columns = (slice(None), None, slice(None), None), (None, slice(None), None, slice(None))
+    widths = level.extents(offsets[1], 1)[index[1]][columns]
+    found = places[index[1][columns], index[0][rows]] + local[0][rows] * widths + local[1][columns]
+    found = np.where(known[0][rows] & known[1][columns], found, room)
+    return found.reshape(found.shape[0] * found.shape[1], -1)

@@ -1,7 +1,7 @@
 """The vocabulary of compiled programs: codes and columns of their tables."""
 
 # Instructions, and the columns of one.
-INPUT, LOAD, WINDOW, NONLINEAR, ADD, COPY = range(6)
+INPUT, LOAD, WINDOW, NONLINEAR, ADD, MULTIPLY, COPY = range(7)
 CODE, SOURCE, TARGET, LEVEL, LEVEL_OUT, HAS_T, PLACE, PLANES, AVERAGE = range(9)
 TAPS_Y, TAPS_X, PAD_Y, PAD_X, STRIDE_Y, STRIDE_X, STEP_Y, STEP_X, FLAT = range(9, 18)
 HAS_G, AROUND = 18, 19

@@ -162,8 +162,11 @@ _ARGUMENTS = {"record": (4, 2), "pairs": (8, 3), "own": (5, 1), "rows": (8, 4)}
 @functools.lru_cache(maxsize=1024)
 def _compiled(activation: Any, dtype: np.dtype, role: str) -> Any:
     name = activation.name
-    if activation.loops is not None:
-        function = getattr(importlib.import_module(activation.loops), f"{role}_loop")(name)
+    module = None if activation.loops is None else importlib.import_module(activation.loops)
+    if module is not None and role in module.LOOPS:
+        function = module.LOOPS[role](name)
+    elif role == "own" and activation.own is None:
+        return None
     else:
         function = {
             "record": lambda: _record_loop(name),
@@ -179,9 +182,12 @@ def _compiled(activation: Any, dtype: np.dtype, role: str) -> Any:
 
 
 def address(activation: type[FusedActivation], dtype: np.dtype, role: str) -> int:
-    """Returns where the machine code of a loop is: 'record', 'pairs', 'own' or 'rows'."""
-    found: int = _compiled(activation, np.dtype(dtype), role).address  # type: ignore[arg-type]
-    return found
+    """Returns where the machine code of a loop is: 'record', 'pairs', 'own' or 'rows'.
+
+    0 if a position with itself is a pair like others.
+    """
+    found = _compiled(activation, np.dtype(dtype), role)  # type: ignore[arg-type]
+    return 0 if found is None else int(found.address)
 
 
 # The most frequent activation is compiled into the interpreter: slices may be short.

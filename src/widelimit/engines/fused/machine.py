@@ -33,6 +33,7 @@ from widelimit.engines.fused.instructions import (
     LEVEL_OUT,
     LOAD,
     MASKS,
+    MULTIPLY,
     NONLINEAR,
     OWN,
     PAD_X,
@@ -66,6 +67,7 @@ from widelimit.engines.fused.stencils import (
     affine_sum3,
     clear,
     copy,
+    multiply,
     sum_taps,
     total,
     values,
@@ -206,6 +208,8 @@ def _layers(
             if code[i, CODE] == ADD:
                 add(buf, u(k), u(from_k), n)
                 add(buf, u(t), u(from_t), n)
+            elif code[i, CODE] == MULTIPLY:
+                multiply(buf, u(k), u(t), u(from_k), u(from_t), n)
             else:
                 copy(buf, u(k), u(from_k), n)
                 copy(buf, u(t), u(from_t), n)

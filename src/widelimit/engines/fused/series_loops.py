@@ -82,7 +82,7 @@ def _write_tail(
     to[(SLOPE_TAIL + part + 1) * plane + i] = np.sqrt(slope - near_slope)
 
 
-def record_loop(name: str) -> Callable[..., None]:
+def _record_loop(name: str) -> Callable[..., None]:
     """Returns a loop that records n variances."""
 
     def record(variances: Any, to: Any, p: Any, cst: Any, plane: Any, n: Any) -> None:
@@ -133,7 +133,7 @@ def record_loop(name: str) -> Callable[..., None]:
     return record
 
 
-def own_loop(name: str) -> Callable[..., None]:
+def _own_loop(name: str) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of n positions with themselves over K and T."""
 
     def own(k: Any, t: Any, mask: Any, p: Any, cst: Any, n: Any) -> None:
@@ -304,7 +304,7 @@ def _series(
             t[start + i] *= work[2 * _PIECE + i]
 
 
-def pairs_loop(name: str) -> Callable[..., None]:
+def _pairs_loop(name: str) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of n pairs of positions over K and T."""
 
     def pairs(
@@ -317,7 +317,7 @@ def pairs_loop(name: str) -> Callable[..., None]:
     return pairs
 
 
-def rows_loop(name: str) -> Callable[..., None]:
+def _rows_loop(name: str) -> Callable[..., None]:
     """Returns a loop that writes K' and T' of one sample with n others."""
 
     def rows(
@@ -328,3 +328,6 @@ def rows_loop(name: str) -> Callable[..., None]:
         _series(k, t, one, np.int64(plane1), 0, two, np.int64(plane2), p, work, size, size)
 
     return rows
+
+
+LOOPS = {"record": _record_loop, "own": _own_loop, "pairs": _pairs_loop, "rows": _rows_loop}

@@ -38,6 +38,15 @@ def copy(buf: Any, to: Any, source: Any, n: Any) -> None:
 
 
 @loop
+def multiply(buf: Any, to_k: Any, to_t: Any, k: Any, t: Any, n: Any) -> None:
+    """Multiplies covariances by those of another slice: K' = K1 K2 and T' = T1 K2 + K1 T2."""
+    for i in range(n):
+        first, second = buf[to_k + i], buf[k + i]
+        buf[to_t + i] = buf[to_t + i] * second + first * buf[t + i]
+        buf[to_k + i] = first * second
+
+
+@loop
 def add(buf: Any, to: Any, source: Any, n: Any) -> None:
     """Adds a slice to another."""
     for i in range(n):

@@ -13,13 +13,17 @@ from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.activations.base import FusedActivation, RefusedError, activation_of
 from widelimit.layers.affine import Dense
 from widelimit.layers.base import Layer, Site
-from widelimit.layers.branching import FanInSum, FanOut
+from widelimit.layers.branching import FanInConcat, FanInProd, FanInSum, FanOut
 from widelimit.layers.combine import Parallel, Repeat, Serial
 from widelimit.layers.dropout import Dropout
 from widelimit.layers.reshape import Identity
 
 Path = tuple[int, ...]
 Source = Callable[[Layer], Any]
+
+
+class NoKernelError(RefusedError):
+    """A network that the reference engine refuses too, with the path of the layer."""
 
 
 class Placed(NamedTuple):
@@ -48,14 +52,14 @@ class Value:
       level: the grid of their positions.
       has_t: whether there is a tangent kernel, or none yet.
       gaussian: whether channels are Gaussian given the inputs.
-      origins: the layers with weights that they stem from, without any in between.
+      origins: numbers of the layers with weights that they stem from, without any in between.
     """
 
     slot: int
     level: int
     has_t: bool
     gaussian: bool
-    origins: frozenset[Path]
+    origins: frozenset[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Tape:
     def __init__(self, tangent: bool) -> None:
         self.tangent = tangent
         self.room = 0
+        self.weighted = 0
         self.clear()
 
     def clear(self) -> None:
@@ -119,6 +124,10 @@ class Tape:
                 return (value,) * num
             case FanInSum():
                 return self._sum(value)
+            case FanInProd():
+                return self._product(value)
+            case FanInConcat():
+                return self._concatenation(layer, site, value)
             case Dense():
                 return self.window(layer, path, site, value, Reach())
         return self.other(layer, path, site, value)
@@ -146,25 +155,15 @@ class Tape:
         """Returns the value after a layer with weights."""
         level = self.target(site, value, window)
         has_t = value.has_t or (self.tangent and layer.trainable)
-        out = Value(self.slot(), level, has_t, True, frozenset({path}))
+        self.weighted += 1  # layers may come again, with other weights
+        out = Value(self.slot(), level, has_t, True, frozenset({self.weighted}))
         channels, tangent = site.signal_in.channels, self.tangent
         self.emit(
             m.WINDOW,
             out,
             value,
             source=lambda net: _affine_numbers(at_path(net, path), channels, window, tangent),
-            columns={
-                m.TAPS_Y: window.taps[0],
-                m.TAPS_X: window.taps[1],
-                m.PAD_Y: window.pads[0],
-                m.PAD_X: window.pads[1],
-                m.STRIDE_Y: window.strides[0],
-                m.STRIDE_X: window.strides[1],
-                m.STEP_Y: window.steps[0],
-                m.STEP_X: window.steps[1],
-                m.FLAT: int(level == value.level),
-                m.AROUND: int(window.around),
-            },
+            columns=_columns(window, flat=level == value.level),
         )
         self._release(value)
         return out
@@ -178,7 +177,7 @@ class Tape:
         value: Value,
     ) -> Value:
         if activation.needs_gaussian and not value.gaussian:
-            raise RefusedError(f"{layer.label} stands on a non-Gaussian input")
+            raise NoKernelError(f"{layer.label} stands on a non-Gaussian input")
         average = activation.averages(layer, site.signal_in)
         value = self._owned(value)
         out = dataclasses.replace(value, gaussian=activation.keeps_gaussian and value.gaussian)
@@ -190,19 +189,51 @@ class Tape:
         return out
 
     def _sum(self, values: tuple[Value, ...]) -> Value:
+        if len(values) > 1 and not all(value.gaussian for value in values):
+            raise NoKernelError("a branch of a sum is not Gaussian")
+        self._check_independent(values)
+        return self._joined(m.ADD, values)
+
+    def _product(self, values: tuple[Value, ...]) -> Value:
+        self._check_independent(values)
+        joined = self._joined(m.MULTIPLY, values)
+        return dataclasses.replace(joined, gaussian=joined.gaussian and len(values) == 1)
+
+    def _concatenation(self, layer: FanInConcat, site: Site, values: tuple[Value, ...]) -> Value:
+        """Returns the mean of branches, weighted by their channels."""
         if len(values) == 1:
             return values[0]
-        if not all(value.gaussian for value in values):
-            raise RefusedError("a branch of a sum is not Gaussian")
+        signal = site.signal_out
+        if layer.axis % signal.ndim != signal.channel_axis:
+            raise RefusedError("branches are concatenated along batch or space")
+        parts = zip(values, site.signal_in, strict=True)
+        scaled = tuple(self._scaled(value, s.channels / signal.channels) for value, s in parts)
+        return dataclasses.replace(self._joined(m.ADD, scaled), gaussian=False)
+
+    def _scaled(self, value: Value, factor: float) -> Value:
+        """Returns covariances times a number."""
+        value = self._owned(value)
+        columns = _columns(Reach(), flat=True)
+        self.emit(m.WINDOW, value, source=lambda _: (factor, 0.0, 0.0, 0.0), columns=columns)
+        return value
+
+    def _check_independent(self, values: tuple[Value, ...]) -> None:
+        """Raises if branches depend on the same weights."""
         origins = [origin for value in values for origin in value.origins]
-        if len(set(origins)) < len(origins) or len({v.level for v in values}) > 1:
-            raise RefusedError("branches of a sum are correlated")
+        if len(set(origins)) < len(origins):
+            raise NoKernelError("branches of a sum or a product are correlated")
+
+    def _joined(self, code: int, values: tuple[Value, ...]) -> Value:
+        """Returns the sum or the product of branches."""
+        if len({value.level for value in values}) > 1:
+            raise RefusedError("branches that are joined have other strides")
         first = self._owned(values[0])
         for value in values[1:]:
-            self.emit(m.ADD, first, value)
+            self.emit(code, first, value)
             self._release(value)
         has_t = any(value.has_t for value in values)
-        return dataclasses.replace(first, has_t=has_t, origins=frozenset(origins))
+        origins = frozenset().union(*(value.origins for value in values))
+        return dataclasses.replace(first, has_t=has_t, origins=origins)
 
     def _owned(self, value: Value) -> Value:
         """Returns the value in a slot that nothing else reads."""
@@ -243,6 +274,22 @@ class Tape:
         self.activations.append(None)
 
 
+def _columns(window: Reach, *, flat: bool) -> dict[int, int]:
+    """Returns the columns of a window; `flat` if its outputs lie on the grid of its inputs."""
+    return {
+        m.TAPS_Y: window.taps[0],
+        m.TAPS_X: window.taps[1],
+        m.PAD_Y: window.pads[0],
+        m.PAD_X: window.pads[1],
+        m.STRIDE_Y: window.strides[0],
+        m.STRIDE_X: window.strides[1],
+        m.STEP_Y: window.steps[0],
+        m.STEP_X: window.steps[1],
+        m.FLAT: int(flat),
+        m.AROUND: int(window.around),
+    }
+
+
 def _affine_numbers(layer: Any, channels: int, window: Reach, tangent: bool) -> Any:
     """Returns w, b, u, v, with the mean over the window put into w and u."""
     taps = math.prod(window.taps)
@@ -259,7 +306,7 @@ def has_smooth(activations: Activations) -> bool:
 
 def has_counted(activations: Activations) -> bool:
     """Returns whether an activation records numbers that are counted: see `FusedSeries`."""
-    return any(placed is not None and placed.activation.loops for placed in activations)
+    return any(placed is not None and placed.activation.counts for placed in activations)
 
 
 def with_addresses(
@@ -292,8 +339,7 @@ def with_addresses(
             continue
         activation = placed.activation
         op[m.RECORD] = address(activation, dtype, "record")
-        if activation.own is not None or activation.loops is not None:
-            op[m.OWN] = address(activation, dtype, "own")
+        op[m.OWN] = address(activation, dtype, "own")
         if not (space and is_compiled_in(activation)):
             op[m.LOOP] = address(activation, dtype, "pairs" if space else "rows")
         table = activation.table(at_path(net, placed.path), single)

@@ -41,9 +41,8 @@ class FusedActivation:
         numbers are zero, as they are outside of images.
       needs_gaussian: whether its input must be Gaussian.
       keeps_gaussian: whether its output is as Gaussian as its input.
-      without_space: whether it runs in networks without spatial axes. There slices carry the gap
-        (q1 + q2) / 2 - c, which a smooth activation needs no more.
-      loops: the module of loops that are no formulas: see `series_loops`.
+      loops: the module of loops that are no formulas: see `series_loops`. Formulas make the others.
+      counts: whether it records terms, as many as count, of variances up to a bound.
       pair_gap: of (c, gap, one, two, p, cst), returns K', the factor of T and the gap behind;
         None drops the gap.
       gap: of (c, one, two, cst), returns the gap as the difference that it stands for, where the
@@ -57,12 +56,12 @@ class FusedActivation:
     masked: ClassVar[bool] = True
     needs_gaussian: ClassVar[bool] = True
     keeps_gaussian: ClassVar[bool] = False
-    without_space: ClassVar[bool] = True
 
     numbers: ClassVar[Callable[..., tuple[float, ...]]]
     record: ClassVar[Callable[..., Any]]
     pair: ClassVar[Callable[..., Any]]
     loops: ClassVar[str | None] = None
+    counts: ClassVar[bool] = False
     own: ClassVar[Callable[..., Any] | None] = None
     pair_gap: ClassVar[Callable[..., Any] | None] = None
     gap: ClassVar[Callable[..., Any] | None] = None

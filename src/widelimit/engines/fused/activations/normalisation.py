@@ -8,20 +8,20 @@ import numpy as np
 
 from widelimit.covariance.signal import Signal
 from widelimit.engines.fused.activations.base import FusedActivation, RefusedError
-from widelimit.engines.fused.constants import ONE
+from widelimit.engines.fused.constants import HALF, ONE, TWO
 from widelimit.layers.base import Layer
 from widelimit.layers.normalise import LayerNorm, RMSNorm
 
 
 class FusedRMSNorm(FusedActivation):
-    """p = eps. Recorded is 1 / sqrt(q + eps), of the variance or of its mean over positions."""
+    """p = eps. Recorded are 1 / sqrt(q + eps) and q, of the variance or its mean over positions."""
 
     layers: ClassVar[tuple[type[Layer], ...]] = (RMSNorm,)
+    planes = 2
     smooth = False
     masked = False
     needs_gaussian = False
     keeps_gaussian = True
-    without_space = False  # its loop does not carry the gap
 
     @staticmethod
     def numbers(layer: Any) -> tuple[float, ...]:
@@ -29,12 +29,27 @@ class FusedRMSNorm(FusedActivation):
 
     @staticmethod
     def record(q: Any, p: Any, cst: Any) -> Any:
-        return (cst[ONE] / np.sqrt(q + p[0]),)
+        return cst[ONE] / np.sqrt(q + p[0]), q
 
     @staticmethod
     def pair(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
         u = first[0] * second[0]
         return c * u, u
+
+    @staticmethod
+    def pair_gap(c: Any, gap: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        """With u = 1 / sqrt(q + eps) the gap is 1 - eps (u1^2 + u2^2) / 2 - u1 u2 c."""
+        one, half, two, eps = cst[ONE], cst[HALF], cst[TWO], p[0]
+        u1, u2 = first[0], second[0]
+        u, apart = u1 * u2, u1 - u2
+        close = u * gap - half * apart * apart * (eps + one / u)
+        far = one - half * eps * (u1 * u1 + u2 * u2) - u * c
+        similar = (u1 < two * u2) & (u2 < two * u1)
+        return u * c, u, close if similar else far
+
+    @staticmethod
+    def gap(c: Any, first: Any, second: Any, cst: Any) -> Any:
+        return cst[HALF] * (first[1] + second[1]) - c
 
     @classmethod
     def averages(cls, layer: Any, signal: Signal) -> bool:

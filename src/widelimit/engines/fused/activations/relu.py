@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from widelimit.engines.fused.activations.base import FusedActivation
-from widelimit.engines.fused.constants import HALF, NEARLY_ONE, ONE, PI, ZERO
-from widelimit.engines.fused.formulas import angle_ratio
+from widelimit.engines.fused.constants import HALF, ONE, ZERO
+from widelimit.engines.fused.formulas import angle, angle_of_gap
 from widelimit.layers.piecewise import ABRelu, Abs, LeakyRelu, Relu
 
 
@@ -37,15 +37,8 @@ class FusedRelu(FusedActivation):
 
     @staticmethod
     def pair(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
-        one, zero, pi, near = cst[ONE], cst[ZERO], cst[PI], cst[NEARLY_ONE]
-        u, s = first[0] * second[0], first[1] * second[1]
-        r = c * u
-        r = one if (u > zero) & (s <= zero) else r
-        a = abs(r)
-        a = a if a < near else one
-        sine = np.sqrt((one - a) * (one + a))
-        theta = sine * angle_ratio(a, cst)
-        theta = pi - theta if r < zero else theta
+        s = first[1] * second[1]
+        sine, theta = angle(c, first[0] * second[0], s, cst)
         kdot = p[0] - p[1] * theta
         return p[1] * (s * sine) + kdot * c, kdot
 
@@ -55,23 +48,8 @@ class FusedRelu(FusedActivation):
 
     @staticmethod
     def pair_gap(c: Any, gap: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
-        """With s = sqrt(q), 1 - rho = (gap - (s1 - s2)^2 / 2) / (s1 s2): cancels at large gaps."""
-        one, zero, half, pi = cst[ONE], cst[ZERO], cst[HALF], cst[PI]
-        slope, kink = p[0], p[1]
-        u, s, apart = first[0] * second[0], first[1] * second[1], first[1] - second[1]
-        r = c * u
-        away = (gap - half * apart * apart) * u
-        away = away if gap * u < one else one - r
-        zeros = (u > zero) & (s <= zero)  # two zero inputs have the angle 0
-        r, away = one if zeros else r, zero if zeros else away
-        near = r > zero
-        away = away if near else one + r
-        away = away if away > zero else zero
-        a = one - away
-        sine = np.sqrt(away * (one + a))
-        theta = sine * angle_ratio(a, cst)
-        theta = theta if near else pi - theta
-        rho = a if near else -a
+        slope, kink, s = p[0], p[1], first[1] * second[1]
+        sine, theta, rho = angle_of_gap(c, gap, first, second, cst)
         arc = s * kink * (sine - theta * rho)
         return slope * c + arc, slope - kink * theta, slope * gap - arc
 

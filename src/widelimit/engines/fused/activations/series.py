@@ -55,6 +55,7 @@ class FusedSeries(FusedActivation):
         *(Elementwise, ElementwiseNumerical),
     )
     masked = False
+    counts = True
     loops = "widelimit.engines.fused.series_loops"
 
     @staticmethod
