@@ -6,6 +6,8 @@ correlation is: rounded to 6e-8, that is an angle of 3e-4.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from widelimit.engines.fused.parallel import one_blas_thread
@@ -35,6 +37,6 @@ def nearly_equal(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np
 
 def _unit(images: np.ndarray) -> np.ndarray:
     """Returns images as rows of length 1; zeros stay zeros."""
-    rows = images.reshape(len(images), -1)
+    rows = images.reshape(len(images), math.prod(images.shape[1:]))
     lengths = np.sqrt(np.einsum("nc,nc->n", rows, rows, dtype=np.float64))
     return (rows / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
