@@ -37,6 +37,7 @@ from widelimit.layers.base import Layer, located, run_layer
 from widelimit.layers.context import Context
 from widelimit.layers.functions import as_now, is_concrete_network
 from widelimit.layers.shapes import as_shape, tree_shapes
+from widelimit.tracing.varying import varying_axes
 from widelimit.typing import (
     Arrays,
     Get,
@@ -283,17 +284,19 @@ class _Query(NamedTuple):
       shape: shape of x1, or a tree of shapes.
       options: what is asked for.
       unusual: what only plain JAX computes about it, in words; None if nothing.
+      traced: whether inputs or hyper-parameters are.
     """
 
     net: Layer
     shape: Shapes
     options: Options
     unusual: str | None
+    traced: bool = False
 
     def engine(self, get: Get) -> Engine:
         """Returns the engine that computes what `get` asks for."""
         request = self.options.request(get)
-        return choose(self.net, self.shape, request, self.options.engine, self.unusual)
+        return choose(self.net, self.shape, request, self.options.engine, self.unusual, self.traced)
 
     def prepared(self, engine: Engine, side: _Input | None) -> object:
         """Returns samples as an engine reads them, None for None."""
@@ -332,9 +335,10 @@ def _query(net: Layer, x1: Inputs, x2: Inputs, patterns: Pattern, options: Optio
     if holds_kernels(x1):
         return _Query(net, (), options, "the inputs are Kernels")
     unusual = options.unusual(patterns)
-    if not (is_concrete_network(net) and is_concrete(x1, x2, options.mask_constant, patterns)):
-        unusual = "the network or its inputs are traced"
-    return _Query(net, tree_shapes(x1), options, unusual)
+    if varying_axes((net, x1, x2)):
+        unusual = "samples are spread over devices"
+    traced = not (is_concrete_network(net) and is_concrete(x1, x2))
+    return _Query(net, tree_shapes(x1), options, unusual, traced)
 
 
 def _full_batch(

@@ -8,6 +8,7 @@ from widelimit._cache import kept_with
 from widelimit.engines.engine import Engine, EngineMaker
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.bridge import FusedEngine, refusal
+from widelimit.engines.fused.traced import TracedEngine
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import behind_flatten
 from widelimit.engines.reference import ReferenceEngine
@@ -32,14 +33,16 @@ class Choice(NamedTuple):
 ENGINES = ("auto", "fused", "reference")
 
 
-def choose_engine(net: Layer, shape: Shapes) -> Choice:
-    """Returns the engine that computes the kernel of `net` on concrete inputs of `shape`.
+def choose_engine(net: Layer, shape: Shapes, traced: bool = False) -> Choice:
+    """Returns the engine that computes the kernel of `net` on inputs of `shape`.
 
     Args:
       net: the network.
       shape: shape of an input, batch size included.
+      traced: whether inputs or hyper-parameters are traced, as inside `jax.jit`, `jax.vmap` and
+        `jax.grad`.
     """
-    engine = choose(net, as_shape(shape), Request(("nngp", "ntk")))
+    engine = choose(net, as_shape(shape), Request(("nngp", "ntk")), traced=traced)
     return Choice(engine.name, engine.reason)
 
 
@@ -49,6 +52,7 @@ def choose(
     request: Request,
     engine: str | EngineMaker = "auto",
     unusual: str | None = None,
+    traced: bool = False,
 ) -> Engine:
     """Returns the engine that computes the kernels of a network; it is kept with the network.
 
@@ -58,13 +62,15 @@ def choose(
       request: what is asked for.
       engine: 'auto', 'fused', 'reference', or what makes one of the caller's own.
       unusual: what only plain JAX computes about the call, in words; None if nothing.
+      traced: whether inputs or hyper-parameters are.
 
     Raises:
       ValueError: an unknown engine, or the fused one where it does not run.
       TypeError: what is made is no engine.
     """
     if callable(engine):
-        return _own(net, shape, request, engine, unusual)
+        why = "the network or its inputs are traced" if traced else unusual
+        return _own(net, shape, request, engine, why)
     if engine not in ENGINES:
         raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "reference":
@@ -72,7 +78,7 @@ def choose(
     why = unusual or _why_not_fused(net, shape, request)
     if why is None:
         try:
-            return _kept(net, shape, request, FusedEngine)
+            return _kept(net, shape, request, TracedEngine if traced else FusedEngine)
         except RefusedError as error:
             why = str(error)
     if engine == "fused":
