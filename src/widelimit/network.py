@@ -284,14 +284,14 @@ class _Query(NamedTuple):
       shape: shape of x1, or a tree of shapes.
       options: what is asked for.
       unusual: what only plain JAX computes about it, in words; None if nothing.
-      traced: whether inputs or hyper-parameters are.
+      traced: shape of x2 (of x1 without one) where inputs or hyper-parameters are traced; or None.
     """
 
     net: Layer
     shape: Shapes
     options: Options
     unusual: str | None
-    traced: bool = False
+    traced: Shapes | None = None
 
     def engine(self, get: Get) -> Engine:
         """Returns the engine that computes what `get` asks for."""
@@ -337,7 +337,8 @@ def _query(net: Layer, x1: Inputs, x2: Inputs, patterns: Pattern, options: Optio
     unusual = options.unusual(patterns)
     if varying_axes((net, x1, x2)):
         unusual = "samples are spread over devices"
-    traced = not (is_concrete_network(net) and is_concrete(x1, x2))
+    concrete = is_concrete_network(net) and is_concrete(x1, x2)
+    traced = None if concrete else tree_shapes(x1 if x2 is None else x2)
     return _Query(net, tree_shapes(x1), options, unusual, traced)
 
 

@@ -8,7 +8,7 @@ from widelimit._cache import kept_with
 from widelimit.engines.engine import Engine, EngineMaker
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.bridge import FusedEngine, refusal
-from widelimit.engines.fused.traced import TracedEngine
+from widelimit.engines.fused.traced import TracedEngine, few_pairs
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import behind_flatten
 from widelimit.engines.reference import ReferenceEngine
@@ -42,7 +42,8 @@ def choose_engine(net: Layer, shape: Shapes, traced: bool = False) -> Choice:
       traced: whether inputs or hyper-parameters are traced, as inside `jax.jit`, `jax.vmap` and
         `jax.grad`.
     """
-    engine = choose(net, as_shape(shape), Request(("nngp", "ntk")), traced=traced)
+    sizes, request = as_shape(shape), Request(("nngp", "ntk"))
+    engine = choose(net, sizes, request, traced=sizes if traced else None)
     return Choice(engine.name, engine.reason)
 
 
@@ -52,7 +53,7 @@ def choose(
     request: Request,
     engine: str | EngineMaker = "auto",
     unusual: str | None = None,
-    traced: bool = False,
+    traced: Shapes | None = None,
 ) -> Engine:
     """Returns the engine that computes the kernels of a network; it is kept with the network.
 
@@ -62,23 +63,26 @@ def choose(
       request: what is asked for.
       engine: 'auto', 'fused', 'reference', or what makes one of the caller's own.
       unusual: what only plain JAX computes about the call, in words; None if nothing.
-      traced: whether inputs or hyper-parameters are.
+      traced: shape of x2 (of x1 without one) where inputs or hyper-parameters are traced; or None.
 
     Raises:
       ValueError: an unknown engine, or the fused one where it does not run.
       TypeError: what is made is no engine.
     """
     if callable(engine):
-        why = "the network or its inputs are traced" if traced else unusual
+        why = unusual if traced is None else "the network or its inputs are traced"
         return _own(net, shape, request, engine, why)
     if engine not in ENGINES:
         raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
     if engine == "reference":
         return _kept(net, shape, request, ReferenceEngine, "asked for")
     why = unusual or _why_not_fused(net, shape, request)
+    if why is None and engine == "auto" and traced is not None:
+        why = few_pairs(net, (shape, traced), request)
     if why is None:
+        kind: EngineMaker = FusedEngine if traced is None else TracedEngine
         try:
-            return _kept(net, shape, request, TracedEngine if traced else FusedEngine)
+            return _kept(net, shape, request, kind)
         except RefusedError as error:
             why = str(error)
     if engine == "fused":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.functions import evaluates_functions, layers_of
 from widelimit.layers.step import step
+
+_Bound = TypeVar("_Bound", bound="_NetworkKernel")
 
 _ORIGIN = "<space>"  # stands for all weights before the spatial axes ended
 
@@ -72,7 +74,7 @@ class _NetworkKernel:
         names = self.names(symmetric)
         return {name: jax.ShapeDtypeStruct(shapes[name], self.dtype) for name in names}
 
-    def of(self, net: Layer) -> Self:
+    def of(self: _Bound, net: Layer) -> _Bound:
         """Returns the kernel of a network that differs in hyper-parameters only."""
         other = copy.copy(self)
         for name in ("engine", "_tail"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,12 +23,24 @@ from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused.activations.base import RefusedError
 from widelimit.engines.fused.bridge import network_kernel
 from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel, Values
-from widelimit.engines.plan import leading_flatten
+from widelimit.engines.plan import behind_flatten, leading_flatten
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
 from widelimit.layers.base import Layer
 from widelimit.layers.context import Context
+
+# Without spatial axes plain JAX computes fewer pairs before a callback has begun (0.3 ms).
+_FEW_PAIRS = 2**12
+
+
+def few_pairs(net: Layer, shapes: tuple[Any, Any], request: Request) -> str | None:
+    """Returns that plain JAX is quicker, as a reason, or None."""
+    signal = behind_flatten(net, shapes, request.axes)[2]
+    pairs = math.prod(shape[signal.batch_axis] for shape in (signal.shape1, signal.shape2))
+    if signal.spatial or pairs >= _FEW_PAIRS:
+        return None
+    return f"fewer than {_FEW_PAIRS} pairs take less time than to call out of traced code"
 
 
 class TracedEngine(NetworkEngine):
