@@ -13,9 +13,12 @@ import pytest
 from jax import lax
 
 import widelimit as wl
+from tests import quick
 from tests.cases import CASES, SPATIAL
 from tests.engines.fused.test_engine import error
 from widelimit import choose_engine, stax
+from widelimit.engines.fused import traced
+from widelimit.engines.request import Request
 from widelimit.stax import Conv, Dense, serial
 
 BOTH = ("nngp", "ntk")
@@ -86,7 +89,6 @@ def test_hyper_parameters_as_arguments(calls: list[int]) -> None:
         found = tangent(make(W_std), IMAGES)
         assert calls
         assert error(found, make(W_std).kernel_fn(IMAGES, None, "ntk", engine="fused")) < 1e-6
-    assert tangent._cache_size() == 2
     one = jax.jit(lambda s: cnn(s).kernel_fn(IMAGES, OTHERS, "nngp"))(0.9)
     assert error(one, cnn(0.9).kernel_fn(IMAGES, OTHERS, "nngp")) < 1e-6
 
@@ -114,26 +116,21 @@ def test_vmap(compiled: bool, calls: list[int]) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_derivatives_are_those_of_plain_jax(compiled: bool, calls: list[int]) -> None:
-    wrap = jax.jit if compiled else lambda f: f
+    wrap = quick.jit if compiled else lambda f: f
+    x1, x2 = IMAGES[:, :3, :3], OTHERS[:, :3, :3]
 
     def total(engine: str, W_std: Any, x: Any) -> Any:
-        kernel = cnn(W_std).kernel_fn(x, OTHERS, None, engine=engine)
+        net = serial(Conv(1, (2, 2), W_std=W_std, b_std=0.3), stax.Relu(), stax.GlobalAvgPool())
+        kernel = net.kernel_fn(x, x2, None, engine=engine)
         return jnp.sum(kernel.nngp * jnp.cos(kernel.ntk)) + kernel.cov1.sum()
 
     fused, plain = (functools.partial(total, name) for name in ("fused", "reference"))
-    for argument in (0, 1, (0, 1)):
-        calls.clear()
-        found, expected = (
-            wrap(jax.value_and_grad(f, argument))(1.2, IMAGES) for f in (fused, plain)
-        )
-        assert calls
-        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-            assert error(a, b) < 1e-5
-    direction = (1.0, np.ones_like(IMAGES))
-    tangents = [
-        wrap(lambda d, f=f: jax.jvp(f, (1.2, IMAGES), d)[1])(direction) for f in (fused, plain)
-    ]
-    assert error(*tangents) < 1e-5
+    found, expected = (wrap(jax.value_and_grad(f, (0, 1)))(1.2, x1) for f in (fused, plain))
+    assert calls
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert error(a, b) < 1e-5
+    tangent = wrap(lambda v: jax.jvp(lambda s: fused(s, x1), (1.2,), (v,))[1])(1.0)
+    assert error(tangent, expected[1][0]) < 1e-5
 
 
 def test_second_derivatives(calls: list[int]) -> None:
@@ -141,7 +138,8 @@ def test_second_derivatives(calls: list[int]) -> None:
         return fcn(W_std).kernel_fn(ROWS, None, "ntk", engine=engine).sum()
 
     found, expected = (
-        jax.jit(jax.hessian(functools.partial(total, name)))(1.3) for name in ("auto", "reference")
+        quick.jit(jax.hessian(functools.partial(total, name)))(1.3)
+        for name in ("auto", "reference")
     )
     assert error(found, expected) < 1e-5
 
@@ -172,19 +170,13 @@ def test_equal_images_have_the_exact_diagonal() -> None:
     assert not found.x1_is_x2
 
 
-def test_nothing_is_compiled_again_for_equal_calls(calls: list[int]) -> None:
-    seen = []
+def test_equal_calls_share_what_is_compiled() -> None:
+    def call(W_std: Any) -> Any:
+        return traced.TracedEngine(cnn(W_std), IMAGES.shape, Request(BOTH))._call
 
-    @jax.custom_jvp
-    def noted(x: Any) -> Any:
-        seen.append(1)
-        return x
-
-    noted.defjvp(lambda primals, tangents: (noted(*primals), tangents[0]))
-    gradient = jax.jit(jax.grad(lambda x, net: noted(net.kernel_fn(x, None, "ntk")).sum()))
-    gradient(IMAGES, cnn(1.1))
-    gradient(IMAGES + 1, cnn(0.4))
-    assert len(seen) == 1
+    assert call(jnp.float32(1.1)) == call(jnp.float32(0.4))
+    assert hash(call(1.1)) == hash(call(1.1))
+    assert call(1.1) != call(1.2)
 
 
 def _work(errors: list[float], size: int, seed: int) -> None:
