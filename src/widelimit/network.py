@@ -167,9 +167,9 @@ class KernelFn(NetFunction):
           diagonal_batch: False asks for cov1 and cov2 between all samples.
           diagonal_spatial: True keeps equal positions only; None does so for a `Kernel` that
             holds no others.
-          engine: 'auto' takes the engine of `choose_engine` where inputs are concrete and without
-            masks, 'reference' plain JAX; 'fused' raises where the fused engine does not run. A
-            class of your own: see `Engine`.
+          engine: 'auto' takes the engine of `choose_engine` where there are no masks, 'reference'
+            plain JAX, which differentiates both; 'fused' raises where the fused engine does not
+            run. A class of your own: see `Engine`.
           **kwargs: `batch_axis` and `channel_axis` of the inputs, where the network states none
             or the same; `rng` is ignored; others are refused.
 

@@ -34,7 +34,7 @@ _Bound = TypeVar("_Bound", bound="_NetworkKernel")
 _ORIGIN = "<space>"  # stands for all weights before the spatial axes ended
 
 
-class Values(NamedTuple):
+class KernelValues(NamedTuple):
     """What compiled loops tell of two sets of samples; None for what is not wanted.
 
     Arrays of NumPy: what is compiled takes them sooner than JAX makes arrays of them.
@@ -65,7 +65,7 @@ class _NetworkKernel:
         return self._signal.batch_axis
 
     def names(self, symmetric: bool) -> tuple[str, ...]:
-        """Returns which `Values` there are."""
+        """Returns which `KernelValues` there are."""
         raise NotImplementedError
 
     def outline(self, sizes: tuple[int, int], symmetric: bool) -> dict[str, jax.ShapeDtypeStruct]:
@@ -128,7 +128,7 @@ class FlatKernel(_NetworkKernel):
         }
         return tuple(name for name, wanted in asked.items() if wanted)
 
-    def values(self, first: PreparedRows, second: PreparedRows | None) -> Values:
+    def values(self, first: PreparedRows, second: PreparedRows | None) -> KernelValues:
         """Returns the values between prepared inputs; None stands for `first`."""
         names = self.names(second is None)
         k, t = (
@@ -137,7 +137,7 @@ class FlatKernel(_NetworkKernel):
         )
         cov1 = first.variances if "cov1" in names else None
         cov2 = second.variances if second is not None and "cov2" in names else None
-        return Values(k, t, cov1, cov2)
+        return KernelValues(k, t, cov1, cov2)
 
     def kernel(self, first: PreparedRows, second: PreparedRows | None, share: bool) -> Kernel:
         """Returns the kernel between prepared inputs; None stands for `first`."""
@@ -148,7 +148,7 @@ class FlatKernel(_NetworkKernel):
         return self.public(values._replace(nngp=k, ntk=t), sizes, second is None, share)
 
     def public(
-        self, values: Values, sizes: tuple[int, int], symmetric: bool, share: bool
+        self, values: KernelValues, sizes: tuple[int, int], symmetric: bool, share: bool
     ) -> Kernel:
         """Returns values, which may be traced, between sets of those sizes as a kernel."""
         program, fields = self._program, self._request.fields
@@ -245,21 +245,23 @@ class SpatialKernel(_NetworkKernel):
         }
         return tuple(name for name, wanted in asked.items() if wanted)
 
-    def values(self, first: Prepared, second: Prepared | None) -> Values:
+    def values(self, first: Prepared, second: Prepared | None) -> KernelValues:
         """Returns the values between prepared images; None stands for `first`."""
         k, t = self._matrix(first, second)
         cov1 = cov2 = None
         if self._variances_wanted:
             cov1 = k.diagonal() if second is None else self._variances(first)
             cov2 = None if second is None else self._variances(second)
-        return Values(k, t if self._program.tangent else None, cov1, cov2)
+        return KernelValues(k, t if self._program.tangent else None, cov1, cov2)
 
     def kernel(self, first: Prepared, second: Prepared | None, share: bool) -> Any:
         """Returns the kernel between prepared images; None stands for `first`."""
         sizes = len(first.digests), len((first if second is None else second).digests)
         return self.public(self.values(first, second), sizes, second is None, share)
 
-    def public(self, values: Values, sizes: tuple[int, int], symmetric: bool, share: bool) -> Any:
+    def public(
+        self, values: KernelValues, sizes: tuple[int, int], symmetric: bool, share: bool
+    ) -> Any:
         """Returns values, which may be traced, between sets of those sizes behind the tail."""
         if not self._variances_wanted:
             nothing = (np.zeros((n, 0, 1), self.dtype) for n in sizes)
@@ -268,7 +270,7 @@ class SpatialKernel(_NetworkKernel):
         request = self._request._replace(symmetric=symmetric, share=share)
         return leave(self._behind(values, site), site, request)
 
-    def _behind(self, start: Values, site: Site) -> Covariances:
+    def _behind(self, start: KernelValues, site: Site) -> Covariances:
         """Returns the covariances behind the tail, which smooth layers compute in float64."""
         arguments = self._tail, start, site, self._request.tangent, self._program.gaussian
         if not self._in_float64:
@@ -309,7 +311,7 @@ def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _tail_step(
-    tail: Layer, start: Values, site: Site, tangent: bool, gaussian: bool
+    tail: Layer, start: KernelValues, site: Site, tangent: bool, gaussian: bool
 ) -> Covariances:
     """Returns the covariances behind the tail."""
     cov = Covariances(

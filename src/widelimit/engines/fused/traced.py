@@ -22,7 +22,7 @@ from widelimit._cache import Cache, kept_with
 from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused.activations.base import RefusedError
 from widelimit.engines.fused.bridge import network_kernel
-from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel, Values
+from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel, KernelValues
 from widelimit.engines.plan import behind_flatten, leading_flatten
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Request
@@ -68,7 +68,7 @@ class TracedEngine(NetworkEngine):
         constants = tuple(leaf if isinstance(leaf, float) else None for leaf in leaves)
         self._traced = [leaf for leaf in leaves if not isinstance(leaf, float)]
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        self._call = _Call(structure, constants, shape, request, dtype)
+        self._call = _TracedCall(structure, constants, shape, request, dtype)
         self._template = _templates.get(self._call, self._call.template)
         if self._template.counted:
             raise RefusedError("a table of a series may end before variances do, in traced code")
@@ -93,7 +93,7 @@ class TracedEngine(NetworkEngine):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Call:
+class _TracedCall:
     """What is static of a call; equal for equal calls, so that they share what is compiled.
 
     Attributes:
@@ -135,7 +135,7 @@ _templates = Cache(64)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _kernel(call: _Call, numbers: Any, x1: Any, x2: Any) -> Kernel:
+def _kernel(call: _TracedCall, numbers: Any, x1: Any, x2: Any) -> Kernel:
     """Returns the kernel between samples.
 
     Args:
@@ -154,11 +154,11 @@ def _kernel(call: _Call, numbers: Any, x1: Any, x2: Any) -> Kernel:
     with jax.enable_x64(template.dtype == np.float64):  # layers behind space may want float64
         outline = template.outline(sizes, x2 is None)
         found = buffer_callback(host, outline, vmap_method="expand_dims")(numbers, x1, x2)
-    return template.of(net).public(Values(**found), sizes, x2 is None, call.share)
+    return template.of(net).public(KernelValues(**found), sizes, x2 is None, call.share)
 
 
 @functools.partial(_kernel.defjvp, symbolic_zeros=True)
-def _derivative(call: _Call, primals: Any, tangents: Any) -> tuple[Kernel, Kernel]:
+def _derivative(call: _TracedCall, primals: Any, tangents: Any) -> tuple[Kernel, Kernel]:
     """Returns the kernel, and its derivative by plain JAX."""
     kernel = _kernel(call, *primals)
     leaves, structure = jax.tree.flatten(primals)
@@ -186,7 +186,7 @@ class _Host:
       template: the kernel of networks of this structure.
     """
 
-    call: _Call
+    call: _TracedCall
     axes: tuple[int, int, int]
     template: FlatKernel | SpatialKernel = dataclasses.field(compare=False)
 
@@ -198,8 +198,8 @@ class _Host:
         lead = target.shape[: target.ndim - (1 if name in ("cov1", "cov2") else 2)]
 
         @functools.lru_cache(maxsize=2)  # samples that calls share
-        def samples(side: int, place: tuple[int, ...], numbers: bytes) -> _Samples:
-            return _Samples.of(self._bound(numbers), arrays[side][place])
+        def samples(side: int, place: tuple[int, ...], numbers: bytes) -> _FiniteSamples:
+            return _FiniteSamples.of(self._bound(numbers), arrays[side][place])
 
         for index in np.ndindex(lead):
             places = [
@@ -221,7 +221,7 @@ class _Host:
         return kept_with(self.template, numbers, bind)
 
 
-class _Samples(NamedTuple):
+class _FiniteSamples(NamedTuple):
     """Samples, and which of them are finite.
 
     Attributes:
@@ -233,7 +233,7 @@ class _Samples(NamedTuple):
     prepared: Any
 
     @classmethod
-    def of(cls, kernel: FlatKernel | SpatialKernel, x: np.ndarray) -> _Samples:
+    def of(cls, kernel: FlatKernel | SpatialKernel, x: np.ndarray) -> _FiniteSamples:
         """Returns samples as the kernel reads them."""
         features = tuple(axis for axis in range(x.ndim) if axis != kernel.batch_axis)
         finite = np.isfinite(x).all(axis=features)
@@ -244,8 +244,8 @@ class _Samples(NamedTuple):
 
 def _write(
     kernel: FlatKernel | SpatialKernel,
-    first: _Samples,
-    second: _Samples | None,
+    first: _FiniteSamples,
+    second: _FiniteSamples | None,
     targets: dict[str, np.ndarray],
 ) -> None:
     """Writes the values of samples, NaN for those that are not finite."""
