@@ -22,7 +22,7 @@ from widelimit._cache import Cache, kept_with
 from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused.activations.base import RefusedError
 from widelimit.engines.fused.bridge import network_kernel
-from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel, KernelValues
+from widelimit.engines.fused.kernels import FlatKernel, KernelValues, SpatialKernel
 from widelimit.engines.plan import behind_flatten, leading_flatten
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Request
