@@ -39,6 +39,7 @@ from widelimit.layers.base import Layer, located, run_layer
 from widelimit.layers.context import Context
 from widelimit.layers.functions import as_now, is_concrete_network
 from widelimit.layers.shapes import as_shape, tree_shapes
+from widelimit.tracing.varying import varying_axes
 from widelimit.typing import (
     Arrays,
     Get,
@@ -173,9 +174,9 @@ class KernelFn(NetFunction):
           diagonal_batch: False asks for cov1 and cov2 between all samples.
           diagonal_spatial: True keeps equal positions only; None does so for a `Kernel` that
             holds no others.
-          engine: 'auto' takes the engine of `choose_engine` where inputs are concrete and without
-            masks, 'reference' plain JAX; 'fused' raises where the fused engine does not run. A
-            class of your own: see `Engine`.
+          engine: 'auto' takes the engine of `choose_engine` where there are no masks, 'reference'
+            plain JAX, which differentiates both; 'fused' raises where the fused engine does not
+            run. A class of your own: see `Engine`.
           **kwargs: `batch_axis` and `channel_axis` of the inputs, where the network states none
             or the same; `rng` is ignored; others are refused.
 
@@ -290,17 +291,19 @@ class _Query(NamedTuple):
       shape: shape of x1, or a tree of shapes.
       options: what is asked for.
       unusual: what only plain JAX computes about it, in words; None if nothing.
+      traced: shape of x2 (of x1 without one) where inputs or hyper-parameters are traced; or None.
     """
 
     net: Layer
     shape: Shapes
     options: Options
     unusual: str | None
+    traced: Shapes | None = None
 
     def engine(self, get: Get) -> Engine:
         """Returns the engine that computes what `get` asks for."""
         request = self.options.request(get)
-        return choose(self.net, self.shape, request, self.options.engine, self.unusual)
+        return choose(self.net, self.shape, request, self.options.engine, self.unusual, self.traced)
 
     def prepared(self, engine: Engine, side: _Input | None) -> object:
         """Returns samples as an engine reads them, None for None."""
@@ -346,9 +349,12 @@ def _query(net: Layer, x1: Inputs, x2: Inputs, patterns: Pattern, options: Optio
     if holds_kernels(x1):
         return _Query(net, (), options, "the inputs are Kernels")
     unusual = options.unusual(patterns)
-    if not (is_concrete_network(net) and is_concrete(x1, x2, options.mask_constant, patterns)):
-        unusual = "the network or its inputs are traced"
-    return _Query(net, tree_shapes(x1), options, unusual)
+    if is_concrete_network(net) and is_concrete(x1, x2):
+        return _Query(net, tree_shapes(x1), options, unusual)
+    if varying_axes((net, x1, x2)):
+        unusual = "samples are spread over devices"
+    traced = tree_shapes(x1 if x2 is None else x2)
+    return _Query(net, tree_shapes(x1), options, unusual, traced)
 
 
 def _full_batch(

@@ -1,5 +1,6 @@
-"""Ensembles compute their kernels in tiles where one call would take too much."""
+"""Kernels in tiles where one call would take too much; kernel functions inside `jax.jit`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,12 +10,15 @@ import pytest
 
 import widelimit as wl
 from widelimit import stax
+from widelimit.engines.fused import flat_machine
 from widelimit.gram import compute
 from widelimit.gram.callables import CallableTiler
+from widelimit.gram.compute import unwrapped
 from widelimit.stax import Dense, serial
 
 NET = serial(Dense(16, 1.4, 0.1), stax.Relu(), Dense(1, 1.2))
 SMALL = 2_000  # bytes, a few pairs
+BOTH = ("nngp", "ntk")
 
 
 def data(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -124,3 +128,89 @@ def test_network_estimates_cover_what_xla_needs() -> None:
     tiler = net.kernel_fn.tiler(samples, None, ("nngp", "ntk"), jax.local_devices()[:1])
     needed = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
     assert needed <= tiler.tile_bytes(512, 512) <= 2 * needed
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every run of the fused engine's loops."""
+    made: list[int] = []
+    run = flat_machine.run_rows
+
+    def counted(*args: Any) -> None:
+        made.append(len(args))
+        run(*args)
+
+    monkeypatch.setattr(flat_machine, "run_rows", counted)
+    return made
+
+
+def _jitted() -> dict[str, Any]:
+    kernel_fn = NET.kernel_fn
+    by_number = jax.jit(kernel_fn, static_argnums=(2,))
+    return {
+        "number": by_number,
+        "name": jax.jit(kernel_fn, static_argnames="get"),
+        "partial inside": jax.jit(functools.partial(kernel_fn, diagonal_spatial=False)),
+        "partial outside": functools.partial(by_number, diagonal_spatial=False),
+        "twice": jax.jit(by_number, static_argnums=(2,)),
+        "triple": (*NET[:2], by_number),
+    }
+
+
+JITTED = pytest.mark.parametrize("how", list(_jitted()))
+
+
+@JITTED
+def test_gram_and_batch(how: str, runs: list[int]) -> None:
+    jitted = _jitted()[how]
+    (x, _), (x_test, _) = data(9), data(4, seed=1)
+    expected = wl.gram(NET, x, x_test, BOTH)
+    runs.clear()
+    for a, b in zip(wl.gram(jitted, x, x_test, BOTH), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert runs
+    runs.clear()
+    jitted = jitted[2] if isinstance(jitted, tuple) else jitted
+    batched, plain = (wl.batch(f, 4)(x, x_test, "ntk") for f in (jitted, NET.kernel_fn))
+    np.testing.assert_array_equal(batched, plain)
+    assert runs
+
+
+@JITTED
+def test_ensembles(how: str, runs: list[int]) -> None:
+    (x, y), (x_test, _) = data(9), data(4, seed=1)
+    jitted = _jitted()[how]
+
+    def predictions(kernel_fn: Any) -> list[Any]:
+        predict = wl.predict.gradient_descent_mse_ensemble(kernel_fn, x, y, diag_reg=1e-3)
+        ensemble = wl.InfiniteEnsemble(kernel_fn, x, y, noise=0.1)
+        return [*predict(x_test=x_test, get="ntk", compute_cov=True), ensemble.std(x_test)]
+
+    expected = predictions(NET.kernel_fn)
+    runs.clear()
+    for a, b in zip(predictions(jitted), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert runs
+
+
+def test_keywords_of_both_sides_of_jit() -> None:
+    inside = functools.partial(NET.kernel_fn, mask_constant=7.0, diagonal_spatial=False)
+    outside = functools.partial(jax.jit(inside), diagonal_spatial=True)
+    found, keywords = unwrapped(outside, {"a": 1})
+    assert found == NET.kernel_fn
+    assert keywords == {"mask_constant": 7.0, "diagonal_spatial": True, "a": 1}
+
+
+def test_functions_around_a_kernel_function_stay_as_they_are() -> None:
+    @functools.wraps(NET.kernel_fn)
+    def twice(x1: Any, x2: Any, get: Any) -> Any:
+        return 2 * NET.kernel_fn(x1, x2, get)
+
+    (x, _), (x_test, _) = data(9), data(4, seed=1)
+    for function in (twice, jax.jit(twice, static_argnums=2), jax.vmap(NET.kernel_fn)):
+        assert unwrapped(function, {}) == (function, {})
+    found = wl.gram(jax.jit(twice, static_argnums=2), x, x_test, "ntk")
+    expected = 2 * np.asarray(NET.kernel_fn(x, x_test, "ntk"))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    batched = wl.batch(NET.kernel_fn, 2)
+    assert unwrapped(jax.jit(batched), {})[0] != NET.kernel_fn

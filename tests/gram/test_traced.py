@@ -155,6 +155,7 @@ def temporary(fn: Any, *args: Any) -> int:
     return int(jax.jit(fn).lower(*args).compile().memory_analysis().temp_size_in_bytes)
 
 
+@pytest.mark.usefixtures("reference_engine")
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_memory_of_one_tile(symmetric: bool) -> None:
     x = np.random.default_rng(5).standard_normal((12, 8, 8, 3)).astype(np.float32)

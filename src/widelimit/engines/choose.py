@@ -10,6 +10,7 @@ from widelimit._cache import kept_with
 from widelimit.engines.engine import Engine, EngineMaker
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.bridge import FusedEngine, refusal
+from widelimit.engines.fused.traced import TracedEngine, few_pairs
 from widelimit.engines.inputs import working_dtype
 from widelimit.engines.plan import behind_flatten
 from widelimit.engines.reference import ReferenceEngine
@@ -34,14 +35,17 @@ class Choice(NamedTuple):
 ENGINES = ("auto", "fused", "reference")
 
 
-def choose_engine(net: Layer, shape: Shapes) -> Choice:
-    """Returns the engine that computes the kernel of `net` on concrete inputs of `shape`.
+def choose_engine(net: Layer, shape: Shapes, traced: bool = False) -> Choice:
+    """Returns the engine that computes the kernel of `net` on inputs of `shape`.
 
     Args:
       net: the network.
       shape: shape of an input, batch size included.
+      traced: whether inputs or hyper-parameters are traced, as inside `jax.jit`, `jax.vmap` and
+        `jax.grad`.
     """
-    engine = choose(net, as_shape(shape), Request(("nngp", "ntk")))
+    sizes, request = as_shape(shape), Request(("nngp", "ntk"))
+    engine = choose(net, sizes, request, traced=sizes if traced else None)
     return Choice(engine.name, engine.reason)
 
 
@@ -51,6 +55,7 @@ def choose(
     request: Request,
     engine: str | EngineMaker = "auto",
     unusual: str | None = None,
+    traced: Shapes | None = None,
 ) -> Engine:
     """Returns the engine that computes the kernels of a network; it is kept with the network.
 
@@ -60,31 +65,43 @@ def choose(
       request: what is asked for.
       engine: 'auto', 'fused', 'reference', or what makes one of the caller's own.
       unusual: what only plain JAX computes about the call, in words; None if nothing.
+      traced: shape of x2 (of x1 without one) where inputs or hyper-parameters are traced; or None.
 
     Raises:
       ValueError: an unknown engine, or the fused one where it does not run.
       TypeError: what is made is no engine.
     """
     if callable(engine):
-        return _own(net, shape, request, engine, unusual)
+        why = unusual if traced is None else "the network or its inputs are traced"
+        return _own(net, shape, request, engine, why)
     if engine not in ENGINES:
         raise ValueError(f"expected engine to be one of {', '.join(ENGINES)}, got {engine!r}")
-    plain, backend = engine == "reference", jax.default_backend()
-    key = "engine", plain, shape, request, unusual, working_dtype(), registered(), backend
-    chosen: Engine = kept_with(net, key, lambda: _chosen(net, shape, request, plain, unusual))
+    key = "engine", engine, shape, request, unusual, traced, working_dtype(), registered()
+    chosen: Engine = kept_with(
+        net,
+        (*key, jax.default_backend()),
+        lambda: _chosen(net, shape, request, engine, unusual, traced),
+    )
     if engine == "fused" and isinstance(chosen, ReferenceEngine):
         raise ValueError(f"expected a kernel that the fused engine computes, but {chosen.why}")
     return chosen
 
 
 def _chosen(
-    net: Layer, shape: Shapes, request: Request, plain: bool, unusual: str | None
+    net: Layer,
+    shape: Shapes,
+    request: Request,
+    engine: str,
+    unusual: str | None,
+    traced: Shapes | None,
 ) -> Engine:
     """Returns the fused engine where it runs, and unless plain JAX is asked for."""
-    why = "asked for" if plain else unusual or _why_not_fused(net, shape, request)
+    why = "asked for" if engine == "reference" else unusual or _why_not_fused(net, shape, request)
+    if why is None and engine == "auto" and traced is not None:
+        why = few_pairs(net, (shape, traced), request)
     if why is None:
         try:
-            return FusedEngine(net, shape, request)
+            return (FusedEngine if traced is None else TracedEngine)(net, shape, request)
         except RefusedError as error:
             why = str(error)
     return ReferenceEngine(net, shape, request, why)

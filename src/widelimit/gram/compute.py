@@ -52,10 +52,17 @@ def kernel_fn_of(net_or_kernel_fn: object) -> KernelFunction:
 
 
 def unwrapped(kernel_fn: KernelFunction, kwargs: Keywords) -> tuple[KernelFunction, Keywords]:
-    """Returns the function of a `functools.partial` and all its keywords; others as they are."""
+    """Returns the function of a `functools.partial` and all its keywords; others as they are.
+
+    That of a network is found inside `jax.jit` too, which changes nothing but how it is compiled.
+    """
     while isinstance(kernel_fn, functools.partial) and not kernel_fn.args:
         keywords, kernel_fn = kernel_fn.keywords, kernel_fn.func
         kwargs = {**keywords, **kwargs}
+    if isinstance(kernel_fn, jax.stages.Wrapped) and hasattr(kernel_fn, "__wrapped__"):
+        inner, keywords = unwrapped(kernel_fn.__wrapped__, kwargs)
+        if hasattr(inner, "tiler"):
+            return inner, keywords
     return kernel_fn, kwargs
 
 

@@ -14,9 +14,9 @@ from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused import activations as activations
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.flat import FlatProgram, lower_flat
+from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel, with_samples
 from widelimit.engines.fused.lowering import lower
 from widelimit.engines.fused.parallel import count_threads
-from widelimit.engines.fused.results import FlatKernel, SpatialKernel, with_samples
 from widelimit.engines.fused.stages import SpatialProgram
 from widelimit.engines.plan import behind_flatten, make_site, output_need
 from widelimit.engines.reference import ReferenceEngine, check_series
@@ -27,6 +27,7 @@ from widelimit.layers.base import Layer
 from widelimit.layers.context import Context
 from widelimit.layers.functions import layers_of
 from widelimit.layers.numerical import SeriesLayer
+from widelimit.layers.reshape import Flatten
 from widelimit.typing import Get
 
 # Bytes of tiles beyond which larger ones are no faster. Without space any tile goes in strips.
@@ -82,6 +83,23 @@ def refusal(
     return found if isinstance(found, str) else None
 
 
+def network_kernel(
+    net: Layer, shape: Any, request: Request
+) -> tuple[FlatKernel | SpatialKernel, Flatten | None]:
+    """Returns the kernel of a network, and a Flatten before it.
+
+    Raises:
+      ValueError: the fused engine does not run the network.
+    """
+    inner, flatten, signal = behind_flatten(net, (shape, shape), request.axes)
+    program = _program(inner, signal, request.tangent)
+    if isinstance(program, str):
+        raise ValueError(f"expected a network that the fused engine runs, but {program}")
+    if isinstance(program, FlatProgram):
+        return FlatKernel(program, inner, signal, request), flatten
+    return SpatialKernel(program, inner, signal, request), flatten
+
+
 class FusedEngine(NetworkEngine):
     """Whole networks on slices of covariances that stay in cache, on a CPU."""
 
@@ -99,18 +117,11 @@ class FusedEngine(NetworkEngine):
         Raises:
           ValueError: the fused engine does not run the network.
         """
-        inner, self._flatten, signal = behind_flatten(net, (shape, shape), request.axes)
-        program = _program(inner, signal, request.tangent)
-        if isinstance(program, str):
-            raise ValueError(f"expected a network that the fused engine runs, but {program}")
-        self._kernel: FlatKernel | SpatialKernel
-        if isinstance(program, FlatProgram):
-            self._kernel = FlatKernel(program, inner, signal, request)
-        else:
-            self._kernel = SpatialKernel(program, inner, signal, request)
+        self._kernel, self._flatten = network_kernel(net, shape, request)
+        self._kernel.engine  # noqa: B018 - bound now, since a table may be refused
         self._series = any(isinstance(layer, SeriesLayer) for layer in layers_of(net))
         self._asked = net, shape, request
-        self.halves = isinstance(program, FlatProgram)
+        self.halves = isinstance(self._kernel, FlatKernel)
         self.target_bytes = _FLAT_TILE if self.halves else _TILE
 
     @functools.cached_property

@@ -1,0 +1,407 @@
+"""Kernels of lowered networks: numbers by compiled loops, and what JAX makes of them.
+
+`prepare` and `values` are NumPy alone, so that compiled code of JAX may call them back.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import itertools
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit._cache import Cache
+from widelimit.covariance.covariances import Covariances
+from widelimit.covariance.offsets import Offsets
+from widelimit.covariance.signal import Signal
+from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
+from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels
+from widelimit.engines.fused.geometry import store_places, stored_pairs
+from widelimit.engines.fused.near import nearly_equal
+from widelimit.engines.fused.stages import SpatialProgram
+from widelimit.engines.fused.tape import has_counted, has_smooth
+from widelimit.engines.plan import make_site, output_need
+from widelimit.engines.reference import leave
+from widelimit.engines.request import Request
+from widelimit.kernel.kernel import Kernel
+from widelimit.layers.base import Layer, Site
+from widelimit.layers.functions import evaluates_functions, layers_of
+from widelimit.layers.step import step
+
+_Bound = TypeVar("_Bound", bound="_NetworkKernel")
+
+_ORIGIN = "<space>"  # stands for all weights before the program ends
+
+
+class KernelValues(NamedTuple):
+    """What compiled loops tell of two sets of samples; None for what is not wanted.
+
+    Arrays of NumPy: what is compiled takes them sooner than JAX makes arrays of them.
+
+    Attributes:
+      nngp: K of pairs [n1, n2], with axes [d, p] behind where there still is space.
+      ntk: T of pairs, likewise.
+      cov1: variances of x1 [n1], or covariances with themselves [n1, d, p].
+      cov2: those of x2; None if x2 is x1.
+    """
+
+    nngp: Any = None
+    ntk: Any = None
+    cov1: Any = None
+    cov2: Any = None
+
+
+class _NetworkKernel:
+    """The kernel of a network, bound to its hyper-parameters when it first computes.
+
+    Attributes:
+      dtype: of the values.
+      counted: whether it holds a series, whose table may end before variances do.
+      itemsize: bytes of a number that is computed with.
+      sample_bytes: bytes that `prepare` keeps of one sample.
+      kept_entries: numbers that are kept of a pair at the end of the program, as they are and
+        laid out.
+    """
+
+    dtype: np.dtype
+    counted: bool
+    itemsize: int
+    sample_bytes: int
+    kept_entries = 0
+    _net: Layer
+    _signal: Signal
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis of the samples in what `prepare` takes."""
+        return self._signal.batch_axis
+
+    def names(self, symmetric: bool) -> tuple[str, ...]:
+        """Returns which `KernelValues` there are."""
+        raise NotImplementedError
+
+    def outline(self, sizes: tuple[int, int], symmetric: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes and dtypes of the values between sets of those sizes."""
+        shapes = {"nngp": sizes, "ntk": sizes, "cov1": sizes[:1], "cov2": sizes[1:]}
+        names = self.names(symmetric)
+        return {name: jax.ShapeDtypeStruct(shapes[name], self.dtype) for name in names}
+
+    def of(self: _Bound, net: Layer) -> _Bound:
+        """Returns the kernel of a network that differs in hyper-parameters only."""
+        other = copy.copy(self)
+        for name in ("engine", "_precise", "_tail"):
+            other.__dict__.pop(name, None)
+        other._net = net
+        return other
+
+
+class FlatKernel(_NetworkKernel):
+    """The kernel of a network without spatial axes."""
+
+    def __init__(self, program: FlatProgram, net: Layer, signal: Signal, request: Request) -> None:
+        self._signal, self._request, self._program = signal, request, program
+        self._net, self._signal_out = net, net.output_signal(signal)
+        self._order = signal.to_canonical()
+        self.dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        self._inner = np.dtype(np.float64) if has_smooth(program.activations) else self.dtype
+        self.counted = has_counted(program.activations)
+        self.itemsize = self._inner.itemsize
+        self.sample_bytes = 8 * (signal.channels + 1) + (program.places + 2) * self.itemsize
+
+    @functools.cached_property
+    def engine(self) -> RowKernels:
+        """The loops, bound to hyper-parameters."""
+        return RowKernels(self._program, self._net, self._inner, self.dtype == np.float32)
+
+    def prepare(self, x: Any) -> PreparedRows:
+        """Returns inputs with their variances at every layer."""
+        return self.engine.prepare(np.asarray(x).transpose(self._order))
+
+    def names(self, symmetric: bool) -> tuple[str, ...]:
+        """Returns which values there are."""
+        fields = self._request.fields
+        asked = {
+            "nngp": "nngp" in fields,
+            "ntk": "ntk" in fields and self._program.tangent,
+            "cov1": "cov1" in fields or (symmetric and "cov2" in fields),
+            "cov2": "cov2" in fields and not symmetric,
+        }
+        return tuple(itertools.compress(asked, asked.values()))
+
+    def values(self, first: PreparedRows, second: PreparedRows | None) -> KernelValues:
+        """Returns the values between prepared inputs; None stands for `first`."""
+        names = self.names(second is None)
+        k, t = self.engine.kernels(first, second, ("nngp" in names, "ntk" in names))
+        k, t = _rounded(k, self.dtype), _rounded(t, self.dtype)
+        cov1 = first.variances if "cov1" in names else None
+        cov2 = second.variances if second is not None and "cov2" in names else None
+        return KernelValues(k, t, cov1, cov2)
+
+    def matrices(
+        self, first: PreparedRows, second: PreparedRows | None
+    ) -> dict[str, np.ndarray | None]:
+        """Returns K and T between prepared inputs, None where not wanted; None is `first`."""
+        k, t, *_ = self.values(first, second)
+        if "ntk" in self._request.fields and t is None:
+            t = self._no_tangent((len(first.x), len((first if second is None else second).x)))
+        return {"nngp": k, "ntk": t}
+
+    def _no_tangent(self, sizes: tuple[int, int]) -> np.ndarray:
+        """Returns T without a tangent; as the reference: a scalar before the first weights."""
+        return np.zeros(sizes if self._program.weighted else (), self.dtype)
+
+    def kernel(self, first: PreparedRows, second: PreparedRows | None, share: bool) -> Kernel:
+        """Returns the kernel between prepared inputs; None stands for `first`."""
+        sizes = len(first.x), len((first if second is None else second).x)
+        values = self.values(first, second)
+        # No copies: the arrays lie where JAX wants them, and nobody else holds them.
+        k, t = (None if v is None else jnp.from_dlpack(v) for v in (values.nngp, values.ntk))
+        return self.public(values._replace(nngp=k, ntk=t), sizes, second is None, share)
+
+    def public(
+        self, values: KernelValues, sizes: tuple[int, int], symmetric: bool, share: bool
+    ) -> Kernel:
+        """Returns values, which may be traced, between sets of those sizes as a kernel."""
+        program, fields = self._program, self._request.fields
+        signal = with_samples(self._signal_out, *sizes)
+        t, cov2 = values.ntk, values.cov1 if symmetric else values.cov2
+        if "ntk" in fields and t is None:
+            t = jnp.asarray(self._no_tangent(sizes))
+        return Kernel(
+            nngp=values.nngp,
+            ntk=t,
+            cov1=jnp.array(values.cov1, self.dtype) if "cov1" in fields else None,
+            cov2=jnp.array(cov2, self.dtype) if "cov2" in fields and not share else None,
+            x1_is_x2=jnp.asarray(symmetric) if "x1_is_x2" in fields else None,
+            is_gaussian=program.gaussian,
+            is_reversed=False,
+            is_input=False,
+            diagonal_batch=True,
+            diagonal_spatial=False,
+            shape1=signal.shape1,
+            shape2=signal.shape2,
+            batch_axis=signal.batch_axis,
+            channel_axis=signal.channel_axis,
+            mask1=None,
+            mask2=None,
+        )
+
+
+class SpatialKernel(_NetworkKernel):
+    """The kernel of a network with spatial axes; `dtype` is that of the layers behind, too."""
+
+    def __init__(
+        self, program: SpatialProgram, net: Layer, signal: Signal, request: Request
+    ) -> None:
+        self._signal, self._request, self._program, self._net = signal, request, program, net
+        self._order = signal.to_canonical()
+        anew = evaluates_functions(self._tail) or program.kept is not None
+        self._tail_step = _tail_step if anew else _compiled_tail_step
+        self._public_dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+        self._in_float64 = any(
+            getattr(layer, "subtracts", False) for layer in layers_of(self._tail)
+        )
+        self.dtype = np.dtype(np.float64) if self._in_float64 else self._public_dtype
+        smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
+        self._inner = np.dtype(np.float64) if smooth else self._public_dtype
+        self.itemsize = self._inner.itemsize
+        self.sample_bytes = program.room * self.itemsize
+        if program.kept is not None:
+            self.kept_entries = 6 * store_places(program.stages[-1].out, program.kept)[1]
+        self.counted = any(has_counted(stage.activations) for stage in program.stages)
+        self._sites = Cache(16)
+        self._variances_wanted = self._site_of((1, 1)).need_in.own.wanted
+
+    @functools.cached_property
+    def engine(self) -> ImageKernels:
+        """The loops, bound to hyper-parameters."""
+        return ImageKernels(self._program, self._net, self._inner, self._public_dtype == np.float32)
+
+    @functools.cached_property
+    def _precise(self) -> ImageKernels:
+        """The same in float64, for pairs that float32 cannot tell apart."""
+        return ImageKernels(self._program, self._net, np.float64, True)
+
+    @functools.cached_property
+    def _tail(self) -> Layer:
+        """The layers behind the spatial axes."""
+        return self._program.tail(self._net)
+
+    def _site_of(self, sizes: tuple[int, int]) -> Site:
+        return self._sites.get(sizes, lambda: self._site(*sizes))
+
+    def _site(self, n1: int, n2: int) -> Site:
+        """Returns the site of the layers behind the spatial axes."""
+        signal = with_samples(self._program.signal_out, n1, n2)
+        need = output_need(self._tail.output_signal(signal), False, self._request.variances)
+        return make_site(self._tail, signal, need, (None, None), (None, None))
+
+    def prepare(self, x: Any) -> Prepared:
+        """Returns images with their variances at every layer."""
+        images = np.moveaxis(np.asarray(x).transpose(self._order), -1, 1)
+        return self.engine.prepare(images.reshape(len(images), *self._program.image))
+
+    def names(self, symmetric: bool) -> tuple[str, ...]:
+        """Returns which values there are."""
+        asked = {
+            "nngp": True,
+            "ntk": self._program.tangent,
+            "cov1": self._variances_wanted,
+            "cov2": self._variances_wanted and not symmetric,
+        }
+        return tuple(itertools.compress(asked, asked.values()))
+
+    def values(self, first: Prepared, second: Prepared | None) -> KernelValues:
+        """Returns the values between prepared images; None stands for `first`."""
+        if self._program.kept is not None:
+            return self._kept_values(first, second)
+        k, t = self._matrix(first, second)
+        cov1 = cov2 = None
+        if self._variances_wanted:
+            cov1 = k.diagonal() if second is None else self._variances(first)
+            cov2 = None if second is None else self._variances(second)
+        return KernelValues(k, t if self._program.tangent else None, cov1, cov2)
+
+    def _kept_values(self, first: Prepared, second: Prepared | None) -> KernelValues:
+        """Returns the covariances of all pairs of positions."""
+        other = first if second is None else second
+        n1, n2 = len(first.digests), len(other.digests)
+        site = self._site_of((n1, n2))
+        pairs = pair_order(n1, n2, symmetric=second is None)
+        values = self._pairs(first, other, pairs)
+        cross, signal = site.need_in.cross, site.signal_in
+        out = np.empty((2, n1, n2, cross.count, signal.positions), self.dtype)
+        if second is None:
+            out[:, pairs[:, 1], pairs[:, 0]] = self._laid_out(values, cross, signal, turned=True)
+        out[:, pairs[:, 0], pairs[:, 1]] = self._laid_out(values, cross, signal)
+        cov1, cov2 = self._own(first, site), None if second is None else self._own(second, site)
+        return KernelValues(out[0], out[1] if self._program.tangent else None, cov1, cov2)
+
+    def _own(self, images: Prepared, site: Site) -> np.ndarray:
+        """Returns the covariances of every image with itself [n, d, p]."""
+        n, own = len(images.digests), site.need_in.own
+        if not own.wanted:
+            return np.zeros((n, 0, site.signal_in.positions), self.dtype)
+        same = np.stack([np.arange(n), np.arange(n)], axis=1)
+        values = self.engine.kernels(images, images, same)
+        return self._laid_out(values, own, site.signal_in)[0]
+
+    def _laid_out(
+        self, values: np.ndarray, offsets: Offsets, signal: Signal, *, turned: bool = False
+    ) -> np.ndarray:
+        """Returns what is kept of pairs [m, 2, room] at offsets [2, m, d, p]."""
+        kept, level = self._program.kept, self._program.stages[-1].out
+        assert kept is not None
+        places = stored_pairs(level, kept, offsets.partners(signal.spatial), turned=turned)
+        padded = np.pad(values, ((0, 0), (0, 0), (0, 1)))
+        return _rounded(padded[..., places].swapaxes(0, 1), self.dtype)
+
+    def kernel(self, first: Prepared, second: Prepared | None, share: bool) -> Any:
+        """Returns the kernel between prepared images; None stands for `first`."""
+        sizes = len(first.digests), len((first if second is None else second).digests)
+        return self.public(self.values(first, second), sizes, second is None, share)
+
+    def public(
+        self, values: KernelValues, sizes: tuple[int, int], symmetric: bool, share: bool
+    ) -> Any:
+        """Returns values, which may be traced, between sets of those sizes behind the tail."""
+        if values.cov1 is None:
+            nothing = (np.zeros((n, 0, 1), self.dtype) for n in sizes)
+            values = values._replace(cov1=next(nothing), cov2=None if symmetric else next(nothing))
+        site = self._site_of(sizes)
+        request = self._request._replace(symmetric=symmetric, share=share)
+        return leave(self._behind(values, site), site, request)
+
+    def _behind(self, start: KernelValues, site: Site) -> Covariances:
+        """Returns the covariances behind the tail, which smooth layers compute in float64."""
+        arguments = self._tail, start, site, self._request.tangent, self._program.gaussian
+        if not self._in_float64:
+            return self._tail_step(*arguments)
+        with jax.enable_x64(True):
+            found = self._tail_step(*arguments)
+            return jax.tree.map(
+                lambda v: v.astype(self._public_dtype) if v.dtype == np.float64 else v, found
+            )
+
+    def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
+        """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
+        other = first if second is None else second
+        n1, n2 = len(first.digests), len(other.digests)
+        pairs = pair_order(n1, n2, symmetric=second is None)
+        values = self._pairs(first, other, pairs)
+        dtype = self.dtype
+        out = np.empty((2, n1, n2), dtype)
+        values = _rounded(values, dtype)
+        out[:, pairs[:, 0], pairs[:, 1]] = values.T
+        if second is None:
+            out[:, pairs[:, 1], pairs[:, 0]] = values.T
+        return out
+
+    def _pairs(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
+        """Returns K and T of pairs [m, 2], of those that are nearly equal through float64."""
+        values = self.engine.kernels(first, second, pairs)
+        if self._inner == np.float32:
+            near = nearly_equal(first.images, second.images, pairs)
+            if near.any():
+                values[near] = self._precise.between(first.images, second.images, pairs[near])
+        return values
+
+    def _variances(self, images: Prepared) -> np.ndarray:
+        """Returns the covariance of every image with itself [n]."""
+        n = len(images.digests)
+        if images.variances is not None:
+            return images.variances.astype(self.dtype)
+        same = np.stack([np.arange(n), np.arange(n)], axis=1)
+        return self.engine.kernels(images, images, same)[:, 0].astype(self.dtype)
+
+
+def _rounded(values: np.ndarray | None, dtype: np.dtype) -> Any:
+    """Returns numbers in a dtype, infinite where that does not hold them; None for None."""
+    if values is None or values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, copy=False)
+
+
+def _tail_step(
+    tail: Layer, start: KernelValues, site: Site, tangent: bool, gaussian: bool
+) -> Covariances:
+    """Returns the covariances behind the tail."""
+    cov = Covariances(
+        nngp=_shaped(start.nngp),
+        ntk=None if start.ntk is None else _shaped(start.ntk),
+        gap=None,
+        cov1=_shaped(start.cov1),
+        cov2=None if start.cov2 is None else _shaped(start.cov2),
+        signal=site.signal_in,
+        need=site.need_in,
+        tangent=tangent,
+        gaussian=gaussian,
+        origins=frozenset({_ORIGIN}),
+    )
+    return step(tail, cov, site)
+
+
+# Without spatial axes there is nothing that has to be compiled layer by layer.
+_compiled_tail_step = jax.jit(_tail_step, static_argnums=(3, 4))
+
+
+def _shaped(values: Any) -> jax.Array:
+    """Returns values with one offset and one position, unless they have these axes already."""
+    values = jnp.asarray(values)
+    return values if values.ndim > 2 else values[..., None, None]
+
+
+def with_samples(signal: Signal, n1: int, n2: int) -> Signal:
+    """Returns the description of other numbers of samples."""
+
+    def resized(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
+        return (*shape[: signal.batch_axis], n, *shape[signal.batch_axis + 1 :])
+
+    shapes = resized(signal.shape1, n1), resized(signal.shape1, n2)
+    return dataclasses.replace(signal, shape1=shapes[0], shape2=shapes[1])
