@@ -124,11 +124,12 @@ class SpatialKernel:
 
     @property
     def kept_entries(self) -> int:
-        """Numbers that are kept of a pair at the end of the program, as they are and laid out."""
+        """Numbers that are kept of a pair at the end of the program, and what lays them out."""
         program = self._program
         if program.kept is None:
             return 0
-        return 6 * store_places(program.stages[-1].out, program.kept)[1]
+        # K and T: kept, with a zero behind, gathered, in the other order, in the result; and places.
+        return 14 * store_places(program.stages[-1].out, program.kept)[1]
 
     @property
     def sample_bytes(self) -> int:
