@@ -64,8 +64,8 @@ class _NetworkKernel:
       counted: whether it holds a series, whose table may end before variances do.
       itemsize: bytes of a number that is computed with.
       sample_bytes: bytes that `prepare` keeps of one sample.
-      kept_entries: numbers that are kept of a pair at the end of the program, as they are and
-        laid out.
+      kept_entries: numbers that are kept of a pair at the end of the program, and what lays them
+        out.
     """
 
     dtype: np.dtype
@@ -212,7 +212,8 @@ class SpatialKernel(_NetworkKernel):
         self.itemsize = self._inner.itemsize
         self.sample_bytes = program.room * self.itemsize
         if program.kept is not None:
-            self.kept_entries = 6 * store_places(program.stages[-1].out, program.kept)[1]
+            # K and T: kept, with a zero behind, gathered, in the other order, in the result; places.
+            self.kept_entries = 14 * store_places(program.stages[-1].out, program.kept)[1]
         self.counted = any(has_counted(stage.activations) for stage in program.stages)
         self._sites = Cache(16)
         self._variances_wanted = self._site_of((1, 1)).need_in.own.wanted

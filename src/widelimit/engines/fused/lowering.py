@@ -32,6 +32,8 @@ def lower(net: Layer, signal: Signal, tangent: bool) -> SpatialProgram:
     """
     if len(signal.spatial) not in (1, 2):
         raise RefusedError(f"images have {len(signal.spatial)} spatial axes, not one or two")
+    if not isinstance(net.output_signal(signal), Signal):
+        raise RefusedError("the network has several outputs")
     chain = list(_chain(net, ()))
     ends = [i + 1 for i, (layer, _) in enumerate(chain) if isinstance(layer, ENDS)]
     count = ends[0] if ends else len(chain)

@@ -319,8 +319,6 @@ class StageTape(Tape):
         Raises:
           RefusedError: variances are needed at offsets that are not.
         """
-        if not isinstance(self.value, Value):
-            raise RefusedError("the network has several outputs")
         size, need = _plane(site.signal_out.spatial, 1), site.need_out
         if any(set(a) - set(b) for a, b in zip(own.axes, need.cross.axes, strict=True)):
             raise RefusedError("variances are needed at offsets of their own")
