@@ -212,7 +212,7 @@ class SpatialKernel(_NetworkKernel):
         self.itemsize = self._inner.itemsize
         self.sample_bytes = program.room * self.itemsize
         if program.kept is not None:
-            # K and T: kept, with a zero behind, gathered, in the other order, in the result; places.
+            # K and T: kept, with a zero behind, gathered, reordered, in the result; places.
             self.kept_entries = 14 * store_places(program.stages[-1].out, program.kept)[1]
         self.counted = any(has_counted(stage.activations) for stage in program.stages)
         self._sites = Cache(16)
