@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,23 +17,15 @@ from widelimit._pytree import AnyArray, is_concrete
 from widelimit.finite.empirical.budget import Chunks, Schedule, choose_chunks
 from widelimit.finite.empirical.jacobian_rows import JacobianRows, SlotRows, work_of_call
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype, kernel_of_arrays
+from widelimit.finite.empirical.loops import ForLoop, compiled_loop, python_loop
 from widelimit.finite.empirical.outputs import Call, Output
 from widelimit.tracing.varying import varying_like
 from widelimit.typing import Integer
 
 _PAIRS = KernelAxes()
 
-_C = TypeVar("_C")
 _Carry: TypeAlias = tuple[Array, list[Array], list[Array]]
 _Place: TypeAlias = tuple[Integer, Integer, Integer]
-
-
-@runtime_checkable
-class ForLoop(Protocol):
-    """A loop of Python, or a compiled one."""
-
-    def __call__(self, count: Integer, body: Callable[[Integer, _C], _C], carry: _C, /) -> _C:
-        """Returns the carry after so many rounds."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -162,7 +153,7 @@ class Work:
         given = real, self.resident.call.arrays, other.call.arrays
         kernel = varying_like(jnp.zeros((math.prod(sizes), height, width), dtype), given)
         eager = is_concrete(self.resident.call.params, self.resident.call.arrays, other.call.arrays)
-        loop = _called if eager else _traced
+        loop = python_loop if eager else compiled_loop
         ids = self.resident.padded(height), other.padded(width)
         for group in chunks.groups:
             leaves = [real[i] for i in group]
@@ -258,29 +249,13 @@ def _filled(
 
     def step(i: Integer, buffers: list[Array]) -> list[Array]:
         at = i * called
-        if loop is _called and start + at >= side.count:
+        if loop is python_loop and start + at >= side.count:
             return buffers  # rows that fill up the last chunk, and are cut
         samples, entries = (_pick_rows(v, slot, start + at, called) for v in ids)
         given = side.call.params, side.call.arrays
         return _fill(rows, group, buffers, at, *given, samples, entries)
 
     return loop(size // called, step, buffers)
-
-
-def _called(count: Integer, body: Callable[[Integer, _C], _C], carry: _C) -> _C:
-    """Returns the carry after a loop of Python."""
-    for i in range(int(count)):
-        carry = body(i, carry)
-    return carry
-
-
-def _traced(count: Integer, body: Callable[[Integer, _C], _C], carry: _C) -> _C:
-    """Returns the carry after a compiled loop."""
-
-    def step(i: Array, carry: _C) -> _C:
-        return body(lax.convert_element_type(i, jnp.int32), carry)
-
-    return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), step, carry)
 
 
 def _pick(table: np.ndarray, index: tuple[Integer, ...]) -> Integer:

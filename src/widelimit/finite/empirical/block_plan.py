@@ -1,0 +1,200 @@
+"""How samples are cut into blocks, so that what is held of their derivatives stays in a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from widelimit.finite.empirical.auto import multiply_adds
+from widelimit.finite.empirical.budget import SPARE, USED_SHARE
+from widelimit.finite.empirical.network import Network
+from widelimit.finite.empirical.outputs import Output
+from widelimit.finite.empirical.slot_factors import (
+    SLOT,
+    Given,
+    SlotFactors,
+    slot_counts,
+    slot_factors,
+)
+from widelimit.gram.liveness import live_bytes
+from widelimit.gram.sizes import human_bytes
+from widelimit.tracing.jaxprs import Equations, bytes_of
+
+# Samples that one call differentiates, as long as they take no more than this share of the budget.
+_MOST_CALLED = 32
+_CALLED_SHARE = 8
+
+
+class Blocks(NamedTuple):
+    """How samples are cut.
+
+    Attributes:
+      traces: trace indices at a time.
+      diagonals: diagonal indices at a time.
+      samples: samples of a block of both sides.
+      called: samples that one call differentiates, of both sides.
+      blocks: number of blocks of both sides; those of the first are held while others pass.
+      computed_at_most: how often the derivatives of any sample are computed.
+      bytes: estimated memory of it all.
+    """
+
+    traces: int
+    diagonals: int
+    samples: tuple[int, int]
+    called: tuple[int, int]
+    blocks: tuple[int, int]
+    computed_at_most: int
+    bytes: int
+
+
+class Plan(NamedTuple):
+    """Blocks, what is computed for them, and what that takes in multiply-adds."""
+
+    factors: SlotFactors
+    blocks: Blocks
+    cost: float
+
+
+class _Work(NamedTuple):
+    """What a function takes: multiply-adds, and bytes beside its arguments."""
+
+    cost: float
+    bytes: int
+
+    @classmethod
+    def of(cls, function: Callable[..., PyTree], *args: PyTree) -> _Work:
+        found = Equations.of(function, *args)
+        return cls(multiply_adds(found), live_bytes(found) - bytes_of(found.inputs))
+
+
+def choose_blocks(
+    network: Network, output: Output, held: Given, passing: Given | None, memory: int
+) -> Plan:
+    """Returns the plan with the largest blocks that fit, and as many slots at a time as do.
+
+    Args:
+      network: the function.
+      output: which output.
+      held: samples whose blocks are held.
+      passing: samples whose blocks pass them, no fewer; None for the same ones.
+      memory: the budget in bytes.
+
+    Raises:
+      ValueError: nothing fits; the message says what would do.
+    """
+    least = math.inf
+    single = _values(slot_factors(output, held, network, (1, 1)), held)
+    for samples in _halves((passing or held).count):
+        block = min(samples, held.count), samples
+        for sizes in _divisors(*slot_counts(output)):
+            rows = block[0] + (0 if passing is None and samples == held.count else block[1])
+            if rows * single.least(math.prod(sizes)) > USED_SHARE * memory and math.prod(sizes) > 1:
+                continue
+            factors = slot_factors(output, held, network, sizes)
+            plan = _plan(factors, slot_counts(output), (held, passing), block, memory)
+            if plan.blocks.bytes <= memory:
+                return plan
+            least = min(least, plan.blocks.bytes)
+    raise ValueError(
+        f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), what "
+        f"the derivatives of two samples take, got {memory} ({human_bytes(memory)})"
+    )
+
+
+class _Values(NamedTuple):
+    """Bytes of the values of one sample: of cotangents, of others, and of those of all samples."""
+
+    cotangents: int
+    varying: int
+    fixed: int
+
+    def least(self, slots: int) -> int:
+        """Returns about what they take for so many slots at a time."""
+        return slots * self.cotangents + self.varying
+
+    def of(self, samples: int) -> int:
+        """Returns what they take for so many samples."""
+        return samples * self.least(1) + self.fixed
+
+
+def _values(factors: SlotFactors, given: Given) -> _Values:
+    def size(tree: PyTree) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    return _Values(*map(size, factors.values_types(given, 1)))
+
+
+def _plan(
+    factors: SlotFactors,
+    slots: tuple[int, int],
+    sides: tuple[Given, Given | None],
+    block: tuple[int, int],
+    memory: int,
+) -> Plan:
+    """Returns the plan for blocks of so many samples, whether it fits or not."""
+    held, same = sides[0], sides[1] is None
+    counts = held.count, (sides[1] or held).count
+    one, two = (_Work.of(factors.values, held.of_samples(n), SLOT) for n in (1, 2))
+    more = max(two.bytes - one.bytes, 1)
+    most = (memory // _CALLED_SHARE - one.bytes) // more
+    called = tuple(_even(n, max(1, min(_MOST_CALLED, most))) for n in block)
+    samples = tuple(_up(n, c) for n, c in zip(block, called, strict=True))
+    number = tuple(-(-n // s) for n, s in zip(counts, samples, strict=True))
+    alone = same and number[0] == 1
+    whole = [factors.values_types(held, n) for n in samples]
+    kinds = [(whole[0], None)] * same + [tuple(whole)] * (not alone)
+    tiles = [
+        [
+            _Work.of(lambda a, b, leaf=leaf: factors.kernel(leaf, a, b), *kind)
+            for leaf in factors.factors.uses
+        ]
+        for kind in kinds
+    ]
+    each = _values(factors, held)
+    values = sum(each.of(n) for n in (samples[:1] if alone else samples))
+    work = [one.bytes + (max(called) - 1) * more, *(w.bytes for tile in tiles for w in tile)]
+    bytes_ = int((values + SPARE * max(work)) / USED_SHARE)
+    crossed = number[0] * (number[0] - 1) // 2 if same else math.prod(number)
+    met = [number[0]] * same + [crossed] * (not alone)
+    differentiated = samples[0] * number[0] + crossed * samples[1]
+    sizes = factors.shape[:2]
+    rounds = math.prod(n // s for n, s in zip(slots, sizes, strict=True))
+    cost = differentiated * (two.cost / 2) + sum(
+        n * sum(w.cost for w in tile) for n, tile in zip(met, tiles, strict=True)
+    )
+    often = 1 if alone else number[0]
+    blocks = Blocks(*sizes, samples, called, number, often, bytes_)
+    return Plan(factors, blocks, rounds * cost)
+
+
+def _halves(count: int) -> Iterator[int]:
+    """Yields the sizes of 1, 2, 4, ... equal parts, down to 1."""
+    parts = 1
+    while True:
+        yield -(-count // parts)
+        if parts >= count:
+            return
+        parts *= 2
+
+
+def _divisors(traces: int, diagonals: int) -> Iterator[tuple[int, int]]:
+    """Yields how many trace and diagonal indices to take at a time, fewer and fewer."""
+    for size in range(traces, 0, -1):
+        if traces % size == 0:
+            yield size, diagonals
+    for size in range(diagonals - 1, 0, -1):
+        if diagonals % size == 0:
+            yield 1, size
+
+
+def _even(count: int, most: int) -> int:
+    """Returns the size of the fewest equal parts of at most so many."""
+    return -(-count // -(-count // most))
+
+
+def _up(count: int, step: int) -> int:
+    return -(-count // step) * step
