@@ -37,7 +37,8 @@ class Blocks(NamedTuple):
       diagonals: diagonal indices at a time.
       samples: samples of a block of both sides.
       called: samples that one call differentiates, of both sides.
-      blocks: number of blocks of both sides; those of the first are held while others pass.
+      blocks: number of those that are held, one after another.
+      passing: number of those that pass each of them, or fewer where they are the same.
       computed_at_most: how often the derivatives of any sample are computed.
       bytes: estimated memory of it all.
     """
@@ -46,7 +47,8 @@ class Blocks(NamedTuple):
     diagonals: int
     samples: tuple[int, int]
     called: tuple[int, int]
-    blocks: tuple[int, int]
+    blocks: int
+    passing: int
     computed_at_most: int
     bytes: int
 
@@ -167,7 +169,7 @@ def _plan(
         n * sum(w.cost for w in tile) for n, tile in zip(met, tiles, strict=True)
     )
     often = 1 if alone else number[0]
-    blocks = Blocks(*sizes, samples, called, number, often, bytes_)
+    blocks = Blocks(*sizes, samples, called, *number, often, bytes_)
     return Plan(factors, blocks, rounds * cost)
 
 

@@ -84,7 +84,7 @@ class BlockWork:
       passing: samples whose blocks pass them; None for the same ones.
       swapped: whether those held are x2.
       factors: how values are made and multiplied.
-      blocks: how samples are cut.
+      chunks: how samples are cut.
       cost: multiply-adds.
     """
 
@@ -93,7 +93,7 @@ class BlockWork:
     passing: Given | None
     swapped: bool
     factors: SlotFactors
-    blocks: Blocks
+    chunks: Blocks
     cost: float
 
     @classmethod
@@ -121,13 +121,13 @@ class BlockWork:
 
     def run(self) -> Array:
         """Returns the kernel in the layout of kernels."""
-        blocks, factors = self.blocks, self.factors
+        blocks, factors = self.chunks, self.factors
         other = self.passing or self.held
         eager = is_concrete(*self.held, *other)
         loop: ForLoop = python_loop if eager else compiled_loop
         whole = slot_counts(self.output)
         rounds = whole[0] // blocks.traces, whole[1] // blocks.diagonals
-        sizes = [n * b for n, b in zip(blocks.samples, blocks.blocks, strict=True)]
+        sizes = blocks.samples[0] * blocks.blocks, blocks.samples[1] * blocks.passing
         real = jax.eval_shape(factors.network.parameters.real, self.held.params)
         dtype = kernel_dtype(factors.dtype, *(leaf.dtype for leaf in real))
         kernel = jnp.zeros(factors.kernel_shape(whole[1], sizes), dtype)
@@ -151,10 +151,10 @@ class BlockWork:
                     mirror = place(slot, j, i) if self.passing is None else None
                     return self._add_tile(kernel, first, second, place(slot, i, j), mirror)
 
-                columns = i if self.passing is None else blocks.blocks[1]
+                columns = i if self.passing is None else blocks.passing
                 return loop(columns, column_step, kernel)
 
-            return loop(blocks.blocks[0], row_step, kernel)
+            return loop(blocks.blocks, row_step, kernel)
 
         kernel = loop(math.prod(rounds), slot_step, kernel)
         return self._finished(kernel)
@@ -163,7 +163,7 @@ class BlockWork:
         self, given: Given, side: int, index: Integer, slot: tuple[Integer, Integer], loop: ForLoop
     ) -> Values:
         """Returns the values of a block of one side."""
-        size, step = self.blocks.samples[side], self.blocks.called[side]
+        size, step = self.chunks.samples[side], self.chunks.called[side]
         shapes = self.factors.values_types(given, size)
         start, last = index * size, given.count - 1
 

@@ -14,8 +14,14 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from widelimit._pytree import AnyArray, is_concrete
+from widelimit.finite.empirical.auto import multiply_adds
 from widelimit.finite.empirical.budget import Chunks, Schedule, choose_chunks
-from widelimit.finite.empirical.jacobian_rows import JacobianRows, SlotRows, work_of_call
+from widelimit.finite.empirical.jacobian_rows import (
+    JacobianRows,
+    SlotRows,
+    traced_call,
+    work_of_call,
+)
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype, kernel_of_arrays
 from widelimit.finite.empirical.loops import ForLoop, compiled_loop, python_loop
 from widelimit.finite.empirical.outputs import Call, Output
@@ -77,29 +83,6 @@ def _add_product(kernel: Array, a: Array, b: Array, at: Integer, place: _Place, 
     return lax.dynamic_update_slice(kernel, old + tile[None].astype(kernel.dtype), place)
 
 
-def chunked_ntk(first: Call, second: Call | None, output: Output, memory: int) -> Array:
-    """Returns the kernel of an output in real numbers, summed over trace axes.
-
-    On concrete arrays chunks are calls of compiled functions; where arguments are traced, loops.
-
-    Args:
-      first: the network on x1.
-      second: the network on x2; None for x1.
-      output: which output.
-      memory: bytes that derivatives may take.
-
-    Raises:
-      ValueError: not even two rows of the Jacobian fit.
-    """
-    work = Work.of(first, second, output, memory)
-    if work is None:
-        real = [s + (2,) * jnp.issubdtype(output.dtype, jnp.complexfloating) for s in output.shapes]
-        leaves = first.network.parameters.real(first.params)
-        dtype = kernel_dtype(*(leaf.dtype for leaf in leaves))
-        return jnp.zeros(output.axes.kernel_shape(*real), dtype)
-    return work.run()
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Work:
     """All that is to be done for one kernel.
@@ -119,8 +102,8 @@ class Work:
     chunks: Chunks
 
     @classmethod
-    def of(cls, first: Call, second: Call | None, output: Output, memory: int) -> Work | None:
-        """Returns the work; None if there are no entries at all.
+    def of(cls, first: Call, second: Call | None, output: Output, memory: int) -> Work:
+        """Returns the work of an output with entries.
 
         Raises:
           ValueError: not even two rows of the Jacobian fit.
@@ -128,8 +111,6 @@ class Work:
         parts = (2,) if jnp.issubdtype(output.dtype, jnp.complexfloating) else ()
         one = SlotRows.of(first, output, output.shapes[0] + parts)
         other = None if second is None else SlotRows.of(second, output, output.shapes[1] + parts)
-        if not one.samples.size or (other is not None and not other.samples.size):
-            return None
         real = jax.eval_shape(first.network.parameters.real, first.params)
         bytes_ = [leaf.size * leaf.dtype.itemsize for leaf in real]
         counts = one.count, None if other is None else other.count
@@ -139,6 +120,21 @@ class Work:
         swapped = other is not None and other.count < one.count
         resident, streamed = (other, one) if other is not None and swapped else (one, other)
         return cls(output, resident, streamed, swapped, chunks)
+
+    @property
+    def cost(self) -> float:
+        """What it takes, in multiply-adds."""
+        chunks, other = self.chunks, self.streamed or self.resident
+        real = jax.eval_shape(self.resident.call.network.parameters.real, self.resident.call.params)
+        schedule = Schedule.of(chunks, other.count, self.streamed is None)
+        resident = chunks.blocks * chunks.resident
+        streamed = int(schedule.counts.sum()) * chunks.streamed
+        pairs = chunks.resident * (streamed + resident * (self.streamed is None))
+        cost = pairs * sum(leaf.size for leaf in real)
+        for group in chunks.groups:
+            call = traced_call(self.resident, self.output, group, chunks.called)
+            cost += (resident + streamed) * multiply_adds(call) / chunks.called
+        return cost * len(self.resident.samples)
 
     def run(self) -> Array:
         """Returns the kernel in the layout of kernels."""

@@ -106,7 +106,6 @@ class SlotFactors:
         other = None if second is None else self.factors.derivatives(leaf, second, self.axis)
         return kernel_of_parameter(one, other, AXES, self.factors.rank)[0]
 
-
     def values_types(self, given: Given, samples: int) -> Values:
         """Returns shapes and dtypes of the values of so many samples."""
         return jax.eval_shape(self.values, given.of_samples(samples), SLOT)
@@ -128,7 +127,9 @@ def slot_counts(output: Output) -> tuple[int, int]:
     return trace, diagonal
 
 
-def slot_factors(output: Output, given: Given, network: Network, sizes: tuple[int, int]) -> SlotFactors:
+def slot_factors(
+    output: Output, given: Given, network: Network, sizes: tuple[int, int]
+) -> SlotFactors:
     """Returns the factors of an output whose samples are mapped; the same object for the same.
 
     Args:
