@@ -20,6 +20,7 @@ from widelimit.finite.empirical.slot_factors import (
     slot_counts,
     slot_factors,
 )
+from widelimit.finite.empirical.structured.derivatives import Values
 from widelimit.gram.liveness import live_bytes
 from widelimit.gram.sizes import human_bytes
 from widelimit.tracing.jaxprs import Equations, bytes_of
@@ -76,7 +77,7 @@ class _Work(NamedTuple):
 def choose_blocks(
     network: Network, output: Output, held: Given, passing: Given | None, memory: int
 ) -> Plan:
-    """Returns the plan with the largest blocks that fit, and as many slots at a time as do.
+    """Returns the plan of the fewest operations: of large blocks, or smaller ones of more slots.
 
     Args:
       network: the function.
@@ -88,23 +89,34 @@ def choose_blocks(
     Raises:
       ValueError: nothing fits; the message says what would do.
     """
-    least = math.inf
+    slots = slot_counts(output)
     single = _values(slot_factors(output, held, network, (1, 1)), held)
+    best: Plan | None = None
+    least = math.inf
     for samples in _halves((passing or held).count):
         block = min(samples, held.count), samples
-        for sizes in _divisors(*slot_counts(output)):
-            rows = block[0] + (0 if passing is None and samples == held.count else block[1])
-            if rows * single.least(math.prod(sizes)) > USED_SHARE * memory and math.prod(sizes) > 1:
+        rows = block[0] if passing is None and samples == held.count else sum(block)
+        for sizes in _divisors(*slots):
+            number = math.prod(sizes)
+            if number > 1 and rows * single.least(number) > USED_SHARE * memory:
                 continue
             factors = slot_factors(output, held, network, sizes)
-            plan = _plan(factors, slot_counts(output), (held, passing), block, memory)
-            if plan.blocks.bytes <= memory:
-                return plan
+            plan = _plan(factors, slots, (held, passing), block, memory)
             least = min(least, plan.blocks.bytes)
-    raise ValueError(
-        f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), what "
-        f"the derivatives of two samples take, got {memory} ({human_bytes(memory)})"
-    )
+            if plan.blocks.bytes > memory:
+                continue
+            if best is not None and plan.cost >= best.cost:
+                return best
+            best = plan
+            if sizes == slots:
+                return best
+            break
+    if best is None:
+        raise ValueError(
+            f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), what "
+            f"the derivatives of two samples take, got {memory} ({human_bytes(memory)})"
+        )
+    return best
 
 
 class _Values(NamedTuple):
@@ -140,37 +152,50 @@ def _plan(
     """Returns the plan for blocks of so many samples, whether it fits or not."""
     held, same = sides[0], sides[1] is None
     counts = held.count, (sides[1] or held).count
-    one, two = (_Work.of(factors.values, held.of_samples(n), SLOT) for n in (1, 2))
-    more = max(two.bytes - one.bytes, 1)
-    most = (memory // _CALLED_SHARE - one.bytes) // more
-    called = tuple(_even(n, max(1, min(_MOST_CALLED, most))) for n in block)
-    samples = tuple(_up(n, c) for n, c in zip(block, called, strict=True))
-    number = tuple(-(-n // s) for n, s in zip(counts, samples, strict=True))
+    number = -(-counts[0] // block[0]), -(-counts[1] // block[1])
     alone = same and number[0] == 1
-    whole = [factors.values_types(held, n) for n in samples]
-    kinds = [(whole[0], None)] * same + [tuple(whole)] * (not alone)
-    tiles = [
-        [
-            _Work.of(lambda a, b, leaf=leaf: factors.kernel(leaf, a, b), *kind)
-            for leaf in factors.factors.uses
-        ]
-        for kind in kinds
-    ]
-    each = _values(factors, held)
-    values = sum(each.of(n) for n in (samples[:1] if alone else samples))
-    work = [one.bytes + (max(called) - 1) * more, *(w.bytes for tile in tiles for w in tile)]
-    bytes_ = int((values + SPARE * max(work)) / USED_SHARE)
+    one, two = (factors.values_types(held, n) for n in block)
+    tiles = [_tile(factors, one, None)] * same + [_tile(factors, one, two)] * (not alone)
     crossed = number[0] * (number[0] - 1) // 2 if same else math.prod(number)
     met = [number[0]] * same + [crossed] * (not alone)
-    differentiated = samples[0] * number[0] + crossed * samples[1]
-    sizes = factors.shape[:2]
-    rounds = math.prod(n // s for n, s in zip(slots, sizes, strict=True))
-    cost = differentiated * (two.cost / 2) + sum(
-        n * sum(w.cost for w in tile) for n, tile in zip(met, tiles, strict=True)
-    )
+    most = max(tile.bytes for tile in tiles)
+    call, called = _call(factors, held, block, max(memory // _CALLED_SHARE, most))
+    values = sum(_values(factors, held).of(n) for n in (block[:1] if alone else block))
+    bytes_ = int((values + SPARE * max(call.bytes, most)) / USED_SHARE)
+    cost = (block[0] * number[0] + crossed * block[1]) * call.cost
+    cost += sum(n * tile.cost for n, tile in zip(met, tiles, strict=True))
+    traces, diagonals = factors.shape[:2]
+    rounds = slots[0] // traces * (slots[1] // diagonals)
     often = 1 if alone else number[0]
-    blocks = Blocks(*sizes, samples, called, *number, often, bytes_)
+    blocks = Blocks(traces, diagonals, block, called, *number, often, bytes_)
     return Plan(factors, blocks, rounds * cost)
+
+
+def _tile(factors: SlotFactors, first: Values, second: Values | None) -> _Work:
+    """Returns what the kernel of two blocks takes, parameter by parameter."""
+    parts = [
+        _Work.of(lambda a, b, leaf=leaf: factors.kernel(leaf, a, b), first, second)
+        for leaf in factors.factors.uses
+    ]
+    return _Work(sum(w.cost for w in parts), max((w.bytes for w in parts), default=0))
+
+
+def _call(
+    factors: SlotFactors, given: Given, block: tuple[int, int], room: int
+) -> tuple[_Work, tuple[int, int]]:
+    """Returns the cost per sample and the bytes of calls that fit, and how many samples they take.
+
+    Args:
+      factors: what is computed.
+      given: samples.
+      block: samples of the blocks of both sides, which calls fill.
+      room: bytes for a call.
+    """
+    one, two = (_Work.of(factors.values, given.of_samples(n), SLOT) for n in (1, 2))
+    more = max(two.bytes - one.bytes, 1)
+    most = max(1, min(_MOST_CALLED, 1 + (room - one.bytes) // more))
+    called = _even(block[0], most), _even(block[1], most)
+    return _Work(two.cost / 2, one.bytes + (max(called) - 1) * more), called
 
 
 def _halves(count: int) -> Iterator[int]:
@@ -196,7 +221,3 @@ def _divisors(traces: int, diagonals: int) -> Iterator[tuple[int, int]]:
 def _even(count: int, most: int) -> int:
     """Returns the size of the fewest equal parts of at most so many."""
     return -(-count // -(-count // most))
-
-
-def _up(count: int, step: int) -> int:
-    return -(-count // step) * step

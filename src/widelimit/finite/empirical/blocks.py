@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ from widelimit.finite.empirical.structured.pairs import kept_labels
 from widelimit.tracing.varying import varying_axes
 from widelimit.typing import Integer
 
+_Slot: TypeAlias = tuple[Integer, Integer]
+_Carry: TypeAlias = tuple[Array, Values, Values | None]
+
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _fill(
@@ -35,7 +39,7 @@ def _fill(
     at: Integer,
     given: Given,
     samples: Array,
-    slot: tuple[Integer, Integer],
+    slot: _Slot,
 ) -> Values:
     """Returns the values of a block with those of some samples put in from place `at` on."""
     found = factors.values(given.picked(samples), slot)
@@ -122,8 +126,7 @@ class BlockWork:
     def run(self) -> Array:
         """Returns the kernel in the layout of kernels."""
         blocks, factors = self.chunks, self.factors
-        other = self.passing or self.held
-        eager = is_concrete(*self.held, *other)
+        eager = is_concrete(*self.held, *self._side(1))
         loop: ForLoop = python_loop if eager else compiled_loop
         whole = slot_counts(self.output)
         rounds = whole[0] // blocks.traces, whole[1] // blocks.diagonals
@@ -131,47 +134,63 @@ class BlockWork:
         real = jax.eval_shape(factors.network.parameters.real, self.held.params)
         dtype = kernel_dtype(factors.dtype, *(leaf.dtype for leaf in real))
         kernel = jnp.zeros(factors.kernel_shape(whole[1], sizes), dtype)
-        pairs = 2 * (factors.axis - 2)
+        axis = 1 + 2 * (factors.axis - 2)
+        alone = self.passing is None and blocks.blocks == 1
 
-        def place(slot: tuple[Integer, Integer], i: Integer, j: Integer) -> tuple[Integer, ...]:
+        def place(slot: _Slot, i: Integer, j: Integer) -> tuple[Integer, ...]:
             found: list[Integer] = [slot[1], *(0,) * (kernel.ndim - 1)]
-            found[1 + pairs], found[2 + pairs] = i * blocks.samples[0], j * blocks.samples[1]
+            found[axis : axis + 2] = i * blocks.samples[0], j * blocks.samples[1]
             return tuple(map(jnp.int32, found))
 
-        def slot_step(index: Integer, kernel: Array) -> Array:
+        def slot_step(index: Integer, carry: _Carry) -> _Carry:
             slot = index // rounds[1] * blocks.traces, index % rounds[1] * blocks.diagonals
 
-            def row_step(i: Integer, kernel: Array) -> Array:
-                first = self._block(self.held, 0, i, slot, loop)
+            def row_step(i: Integer, carry: _Carry) -> _Carry:
+                kernel, first, second = carry
+                first = self._filled(first, 0, i, slot, loop)
                 if self.passing is None:
                     kernel = self._add_tile(kernel, first, None, place(slot, i, i), None)
+                if second is None:
+                    return kernel, first, second
 
-                def column_step(j: Integer, kernel: Array) -> Array:
-                    second = self._block(other, 1, j, slot, loop)
+                def column_step(j: Integer, carry: tuple[Array, Values]) -> tuple[Array, Values]:
+                    kernel, second = carry
+                    second = self._filled(second, 1, j, slot, loop)
                     mirror = place(slot, j, i) if self.passing is None else None
-                    return self._add_tile(kernel, first, second, place(slot, i, j), mirror)
+                    tile = self._add_tile(kernel, first, second, place(slot, i, j), mirror)
+                    return tile, second
 
                 columns = i if self.passing is None else blocks.passing
-                return loop(columns, column_step, kernel)
+                kernel, second = loop(columns, column_step, (kernel, second))
+                return kernel, first, second
 
-            return loop(blocks.blocks, row_step, kernel)
+            return loop(blocks.blocks, row_step, carry)
 
-        kernel = loop(math.prod(rounds), slot_step, kernel)
-        return self._finished(kernel)
+        carry = kernel, self._zeros(0), None if alone else self._zeros(1)
+        return self._finished(loop(math.prod(rounds), slot_step, carry)[0])
 
-    def _block(
-        self, given: Given, side: int, index: Integer, slot: tuple[Integer, Integer], loop: ForLoop
+    def _side(self, side: int) -> Given:
+        return self.passing or self.held if side else self.held
+
+    def _zeros(self, side: int) -> Values:
+        """Returns room for the values of a block of one side."""
+        types = self.factors.values_types(self._side(side), self.chunks.samples[side])
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), types)
+
+    def _filled(
+        self, values: Values, side: int, index: Integer, slot: _Slot, loop: ForLoop
     ) -> Values:
-        """Returns the values of a block of one side."""
+        """Returns the values of a block of one side, in the room of others."""
+        given = self._side(side)
         size, step = self.chunks.samples[side], self.chunks.called[side]
-        shapes = self.factors.values_types(given, size)
         start, last = index * size, given.count - 1
 
-        def fill(i: Integer, held: Values) -> Values:
-            samples = jnp.minimum(start + i * step + jnp.arange(step), last)
-            return _fill(self.factors, held, i * step, given, samples, slot)
+        def fill(i: Integer, values: Values) -> Values:
+            at = jnp.minimum(i * step, size - step)
+            samples = jnp.minimum(start + at + jnp.arange(step), last)
+            return _fill(self.factors, values, at, given, samples, slot)
 
-        return loop(size // step, fill, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        return loop(-(-size // step), fill, values)
 
     def _add_tile(
         self,
@@ -189,7 +208,7 @@ class BlockWork:
     def _finished(self, kernel: Array) -> Array:
         """Returns a kernel [diagonal, *pairs of kept], which may have more samples, as wanted."""
         axis = 1 + 2 * (self.factors.axis - 2)
-        counts = self.held.count, (self.passing or self.held).count
+        counts = self.held.count, self._side(1).count
         for a, n in zip((axis, axis + 1), counts, strict=True):
             kernel = lax.slice_in_dim(kernel, 0, n, axis=a)
         if self.swapped:
