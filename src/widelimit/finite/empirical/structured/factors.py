@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from widelimit.finite.empirical.kernel_axes import kernel_dtype
+from widelimit.finite.empirical.long_rows import rows_product
 
 Labels = tuple[Hashable, ...]
 
@@ -143,14 +144,18 @@ def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
     dtype = kernel_dtype(one.array.dtype, two.array.dtype)
     a, axis_a = _as_matrices(large, shared, summed)
     b, axis_b = _as_matrices(small, shared, summed)
-    batch = ((0,), (0,)) if shared else ((), ())
-    array = lax.dot_general(
-        a.astype(dtype) if a.dtype != b.dtype else a,
-        b.astype(dtype) if a.dtype != b.dtype else b,
-        (((axis_a,), (axis_b,)), batch),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=dtype,
-    )
+    if a.dtype != b.dtype:
+        a, b = a.astype(dtype), b.astype(dtype)
+    if not shared and axis_a == axis_b == 1:
+        array = rows_product(a, b, dtype)
+    else:
+        array = lax.dot_general(
+            a,
+            b,
+            (((axis_a,), (axis_b,)), ((0,), (0,)) if shared else ((), ())),
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=dtype,
+        )
     sizes = sizes_of([one, two])
     labels = (*shared, *(x for f in (large, small) for x in f.labels if x not in common))
     return Factor(array.reshape([sizes[x] for x in labels]), labels)
