@@ -134,6 +134,7 @@ def unordered_product(
 
 def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
     """Returns the product of two factors, summed over labels that nothing else needs."""
+    two = _without_units(two, one.labels)
     one, two = _summed(one, wanted | set(two.labels)), _summed(two, wanted | set(one.labels))
     large, small = (one, two) if one.array.size >= two.array.size else (two, one)
     common = [x for x in large.labels if x in small.labels]
@@ -159,6 +160,13 @@ def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
     sizes = sizes_of([one, two])
     labels = (*shared, *(x for f in (large, small) for x in f.labels if x not in common))
     return Factor(array.reshape([sizes[x] for x in labels]), labels)
+
+
+def _without_units(factor: Factor, others: Labels) -> Factor:
+    """Returns a factor without axes of size 1 whose labels are among others."""
+    sizes = factor.sizes()
+    kept = tuple(x for x in factor.labels if sizes[x] != 1 or x not in others)
+    return Factor(factor.array.reshape([sizes[x] for x in kept]), kept)
 
 
 def _as_matrices(
@@ -199,7 +207,9 @@ def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
         return factor
     dtype = kernel_dtype(factor.array.dtype)
     labels = tuple(x for x in factor.labels if x in wanted)
-    return factor._replace(array=factor.array.sum(gone, dtype=dtype), labels=labels)
+    gone = tuple(a for a in gone if factor.array.shape[a] != 1)  # a new shape takes no time
+    array = factor.array.sum(gone, dtype=dtype) if gone else factor.array
+    return Factor(array.astype(dtype).reshape([factor.sizes()[x] for x in labels]), labels)
 
 
 def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> list[Factor]:
