@@ -38,8 +38,8 @@ def live_bytes(function: Equations) -> int:
     kept = {*arguments, *used(function.outputs)}
     live = peak = bytes_of(arguments)
     for i, equation in enumerate(equations):
-        out, given = bytes_of(equation.outputs), bytes_of(equation.inputs)
-        inside = max((live_bytes(body) - given for body in equation.bodies), default=0)
+        out, taken = bytes_of(equation.outputs), bytes_of(equation.inputs)
+        inside = max((live_bytes(body) - taken for body in equation.bodies), default=0)
         peak = max(peak, live + max(out, inside))
         unused = [v for v in equation.outputs if v not in last and v not in kept]
         done = {v for v in used(equation.inputs) if last[v] == i and v not in kept}

@@ -93,9 +93,9 @@ def choose_blocks(
     single = _values(slot_factors(output, held, network, (1, 1)), held)
     best: Plan | None = None
     least = math.inf
-    for samples in _halves((passing or held).count):
-        block = min(samples, held.count), samples
-        rows = block[0] if passing is None and samples == held.count else sum(block)
+    for samples in _halves((passing or held).size):
+        block = min(samples, held.size), samples
+        rows = block[0] if passing is None and samples == held.size else sum(block)
         for sizes in _divisors(*slots):
             number = math.prod(sizes)
             if number > 1 and rows * single.least(number) > USED_SHARE * memory:
@@ -151,7 +151,7 @@ def _plan(
 ) -> Plan:
     """Returns the plan for blocks of so many samples, whether it fits or not."""
     held, same = sides[0], sides[1] is None
-    counts = held.count, (sides[1] or held).count
+    counts = held.size, (sides[1] or held).size
     number = -(-counts[0] // block[0]), -(-counts[1] // block[1])
     alone = same and number[0] == 1
     one, two = (factors.values_types(held, n) for n in block)

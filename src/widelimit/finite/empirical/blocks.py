@@ -47,8 +47,8 @@ def _fill(
     def put(old: Array, new: Array) -> Array:
         return lax.dynamic_update_slice_in_dim(old, new, at, 0)
 
-    mapped = jax.tree.map(put, held[:2], found[:2])
-    return Values(*mapped, found.fixed)
+    cotangents, varying = jax.tree.map(put, held[:2], found[:2])
+    return Values(cotangents, varying, found.fixed)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -118,7 +118,7 @@ class BlockWork:
                 "expected x1 and x2 whose samples have the same shapes, for structured "
                 "derivatives within memory"
             )
-        swapped = two is not None and two.count < one.count
+        swapped = two is not None and two.size < one.size
         held, passing = (two, one) if two is not None and swapped else (one, two)
         plan = choose_blocks(first.network, output, held, passing, memory)
         return cls(output, held, passing, swapped, *plan)
@@ -183,7 +183,7 @@ class BlockWork:
         """Returns the values of a block of one side, in the room of others."""
         given = self._side(side)
         size, step = self.chunks.samples[side], self.chunks.called[side]
-        start, last = index * size, given.count - 1
+        start, last = index * size, given.size - 1
 
         def fill(i: Integer, values: Values) -> Values:
             at = jnp.minimum(i * step, size - step)
@@ -208,7 +208,7 @@ class BlockWork:
     def _finished(self, kernel: Array) -> Array:
         """Returns a kernel [diagonal, *pairs of kept], which may have more samples, as wanted."""
         axis = 1 + 2 * (self.factors.axis - 2)
-        counts = self.held.count, self._side(1).count
+        counts = self.held.size, self._side(1).size
         for a, n in zip((axis, axis + 1), counts, strict=True):
             kernel = lax.slice_in_dim(kernel, 0, n, axis=a)
         if self.swapped:

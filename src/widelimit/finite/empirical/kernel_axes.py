@@ -125,8 +125,9 @@ def kernel_of_arrays(a1: Array, a2: Array, axes: KernelAxes, rank: int) -> Array
     if not axes.diagonal and kept == tuple(range(len(kept))):
         shapes = [a.shape[: len(kept)] for a in (a1, a2)]
         length = math.prod(a1.shape[len(kept) :])
-        rows = [a.reshape(math.prod(s), length) for a, s in zip((a1, a2), shapes, strict=True)]
-        product = rows_product(*rows, dtype).reshape(*shapes[0], *shapes[1])
+        rows1 = a1.reshape(math.prod(shapes[0]), length)
+        rows2 = a2.reshape(math.prod(shapes[1]), length)
+        product = rows_product(rows1, rows2, dtype).reshape(*shapes[0], *shapes[1])
         return product.transpose(axes.zipped_order(rank))
     # [*diagonal, *kept of a1, *kept of a2]
     product = lax.dot_general(

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from widelimit.tracing.varying import varying_like
+from widelimit.typing import Integer
 
 # With more rows one product is as fast.
 _MOST_ROWS = 128
@@ -52,11 +53,15 @@ def _in_pieces(a: Array, b: Array, dtype: DTypeLike, piece: int) -> Array:
     """Returns the product as a sum over pieces of the rows, so many numbers of each at a time."""
     count = a.shape[1] // piece
 
-    def add(i: Array, total: Array) -> Array:
-        cut = (lax.dynamic_slice_in_dim(rows, i * piece, piece, 1) for rows in (a, b))
-        return total + _whole(*cut, dtype)
+    def product(start: Integer, size: int) -> Array:
+        one, two = (lax.dynamic_slice_in_dim(rows, start, size, 1) for rows in (a, b))
+        return _whole(one, two, dtype)
 
-    rest = _whole(*(rows[:, count * piece :] for rows in (a, b)), dtype)
+    def add(i: Array, total: Array) -> Array:
+        return total + product(i * piece, piece)
+
+    done = count * piece
+    rest = product(done, a.shape[1] - done)
     return lax.fori_loop(0, count, add, varying_like(rest, (a, b)))
 
 

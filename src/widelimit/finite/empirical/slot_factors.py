@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from widelimit._pytree import AnyArray
 from widelimit.finite.empirical.kernel_axes import KernelAxes
@@ -26,6 +26,7 @@ from widelimit.typing import Integer
 AXES = KernelAxes((0,), (1,))
 
 Struct = jax.ShapeDtypeStruct
+_Structs: TypeAlias = tuple[Struct, ...]
 SLOT = Struct((), jnp.int32), Struct((), jnp.int32)
 
 
@@ -48,27 +49,28 @@ class Given(NamedTuple):
         return cls(call.params, *call.network.inputs.split(call.arrays))
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Number of samples."""
         return self.mapped[0].shape[0]
 
-    def of_samples(self, count: int) -> Given:
+    def of_samples(self, number: int) -> PyTree:
         """Returns shapes and dtypes of the same with so many samples."""
         params, mapped, shared = self.types()
-        several = [Struct((count, *a.shape), a.dtype) for a in mapped]
-        return Given(list(params), several, list(shared))
+        several = (Struct((number, *a.shape), a.dtype) for a in mapped)
+        return Given(*map(list, (params, several, shared)))  # type: ignore[arg-type]
 
     def picked(self, samples: Array) -> Given:
         """Returns the same for some of the samples."""
         return self._replace(mapped=[jnp.take(a, samples, axis=0) for a in self.mapped])
 
-    def types(self) -> tuple[tuple[Struct, ...], ...]:
+    def types(self) -> tuple[_Structs, _Structs, _Structs]:
         """Returns shapes and dtypes of all arrays, of one sample where they are mapped."""
-        shapes = [
-            [(a.shape[1:] if k == 1 else jnp.shape(a), jnp.result_type(a)) for a in each]
-            for k, each in enumerate(self)
-        ]
-        return tuple(tuple(Struct(*one) for one in each) for each in shapes)
+        mapped = tuple(Struct(a.shape[1:], a.dtype) for a in self.mapped)
+        params, shared = (
+            tuple(Struct(jnp.shape(a), jnp.result_type(a)) for a in arrays)
+            for arrays in (self.params, self.shared)
+        )
+        return params, mapped, shared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +151,7 @@ def _slot_factors(
     axis: int,
     axes: KernelAxes,
     sizes: tuple[int, int],
-    types: tuple[tuple[Struct, ...], ...],
+    types: tuple[_Structs, _Structs, _Structs],
 ) -> SlotFactors:
     params, mapped, shared = map(list, types)
     real = jax.eval_shape(network.parameters.real, params)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from widelimit._pytree import AnyArray, AnyArrays
 from widelimit.finite.empirical.structured.analysis import Analysis
 from widelimit.finite.empirical.structured.convolutions import fast_to_derive
 from widelimit.finite.empirical.structured.factors import Factor, OneHot
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
 
     arrays: Sequence[Array] = ()
     axis: int | None = None
-    shared: Sequence[Array] = ()
+    shared: AnyArrays = ()
 
 
 class Values(NamedTuple):
@@ -124,7 +125,7 @@ class Factors:
         return merged(found)
 
     def _of_sample(
-        self, leaves: Sequence[Array], arrays: list[Array]
+        self, leaves: Sequence[Array], arrays: Sequence[AnyArray]
     ) -> tuple[list[Array], list[Array]]:
         """Returns cotangents [*output, *value], and values."""
         chosen = [leaves[leaf] for leaf in self._whole]
@@ -146,7 +147,7 @@ class Factors:
         rows = jax.tree.leaves(jax.vmap(pull)(varying_like(basis, output)))
         return [row.reshape(output.shape + row.shape[1:]) for row in rows], values
 
-    def _fixed(self, leaves: Sequence[Array], arrays: list[Array]) -> list[Array]:
+    def _fixed(self, leaves: Sequence[Array], arrays: Sequence[AnyArray]) -> list[Array]:
         """Returns values that are the same for all samples, given the arrays of any one."""
         if not self._constant:
             return []
