@@ -54,7 +54,7 @@ class Blocks(NamedTuple):
     bytes: int
 
 
-class Plan(NamedTuple):
+class PlannedBlocks(NamedTuple):
     """Blocks, what is computed for them, and what that takes in multiply-adds."""
 
     factors: SlotFactors
@@ -62,21 +62,21 @@ class Plan(NamedTuple):
     cost: float
 
 
-class _Work(NamedTuple):
+class _Effort(NamedTuple):
     """What a function takes: multiply-adds, and bytes beside its arguments."""
 
     cost: float
     bytes: int
 
     @classmethod
-    def of(cls, function: Callable[..., PyTree], *args: PyTree) -> _Work:
+    def of(cls, function: Callable[..., PyTree], *args: PyTree) -> _Effort:
         found = Equations.of(function, *args)
         return cls(multiply_adds(found), live_bytes(found) - bytes_of(found.inputs))
 
 
 def choose_blocks(
     network: Network, output: Output, held: Given, passing: Given | None, memory: int
-) -> Plan:
+) -> PlannedBlocks:
     """Returns the plan of the fewest operations: of large blocks, or smaller ones of more slots.
 
     Args:
@@ -90,8 +90,8 @@ def choose_blocks(
       ValueError: nothing fits; the message says what would do.
     """
     slots = slot_counts(output)
-    single = _values(slot_factors(output, held, network, (1, 1)), held)
-    best: Plan | None = None
+    single = _sample_bytes(slot_factors(output, held, network, (1, 1)), held)
+    best: PlannedBlocks | None = None
     least = math.inf
     for samples in _halves((passing or held).size):
         block = min(samples, held.size), samples
@@ -119,7 +119,7 @@ def choose_blocks(
     return best
 
 
-class _Values(NamedTuple):
+class _SampleBytes(NamedTuple):
     """Bytes of the values of one sample: of cotangents, of others, and of those of all samples."""
 
     cotangents: int
@@ -135,11 +135,11 @@ class _Values(NamedTuple):
         return samples * self.least(1) + self.fixed
 
 
-def _values(factors: SlotFactors, given: Given) -> _Values:
+def _sample_bytes(factors: SlotFactors, given: Given) -> _SampleBytes:
     def size(tree: PyTree) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
-    return _Values(*map(size, factors.values_types(given, 1)))
+    return _SampleBytes(*map(size, factors.values_types(given, 1)))
 
 
 def _plan(
@@ -148,7 +148,7 @@ def _plan(
     sides: tuple[Given, Given | None],
     block: tuple[int, int],
     memory: int,
-) -> Plan:
+) -> PlannedBlocks:
     """Returns the plan for blocks of so many samples, whether it fits or not."""
     held, same = sides[0], sides[1] is None
     counts = held.size, (sides[1] or held).size
@@ -160,7 +160,7 @@ def _plan(
     met = [number[0]] * same + [crossed] * (not alone)
     most = max(tile.bytes for tile in tiles)
     call, called = _call(factors, held, block, max(memory // _CALLED_SHARE, most))
-    values = sum(_values(factors, held).of(n) for n in (block[:1] if alone else block))
+    values = sum(_sample_bytes(factors, held).of(n) for n in (block[:1] if alone else block))
     bytes_ = int((values + SPARE * max(call.bytes, most)) / USED_SHARE)
     cost = (block[0] * number[0] + crossed * block[1]) * call.cost
     cost += sum(n * tile.cost for n, tile in zip(met, tiles, strict=True))
@@ -168,21 +168,21 @@ def _plan(
     rounds = slots[0] // traces * (slots[1] // diagonals)
     often = 1 if alone else number[0]
     blocks = Blocks(traces, diagonals, block, called, *number, often, bytes_)
-    return Plan(factors, blocks, rounds * cost)
+    return PlannedBlocks(factors, blocks, rounds * cost)
 
 
-def _tile(factors: SlotFactors, first: Values, second: Values | None) -> _Work:
+def _tile(factors: SlotFactors, first: Values, second: Values | None) -> _Effort:
     """Returns what the kernel of two blocks takes, parameter by parameter."""
     parts = [
-        _Work.of(lambda a, b, leaf=leaf: factors.kernel(leaf, a, b), first, second)
+        _Effort.of(lambda a, b, leaf=leaf: factors.kernel(leaf, a, b), first, second)
         for leaf in factors.factors.uses
     ]
-    return _Work(sum(w.cost for w in parts), max((w.bytes for w in parts), default=0))
+    return _Effort(sum(w.cost for w in parts), max((w.bytes for w in parts), default=0))
 
 
 def _call(
     factors: SlotFactors, given: Given, block: tuple[int, int], room: int
-) -> tuple[_Work, tuple[int, int]]:
+) -> tuple[_Effort, tuple[int, int]]:
     """Returns the cost per sample and the bytes of calls that fit, and how many samples they take.
 
     Args:
@@ -191,11 +191,11 @@ def _call(
       block: samples of the blocks of both sides, which calls fill.
       room: bytes for a call.
     """
-    one, two = (_Work.of(factors.values, given.of_samples(n), SLOT) for n in (1, 2))
+    one, two = (_Effort.of(factors.values, given.of_samples(n), SLOT) for n in (1, 2))
     more = max(two.bytes - one.bytes, 1)
     most = max(1, min(_MOST_CALLED, 1 + (room - one.bytes) // more))
     called = _even(block[0], most), _even(block[1], most)
-    return _Work(two.cost / 2, one.bytes + (max(called) - 1) * more), called
+    return _Effort(two.cost / 2, one.bytes + (max(called) - 1) * more), called
 
 
 def _halves(count: int) -> Iterator[int]:
