@@ -2,7 +2,7 @@
 
     python -m benchmarks.empirical_memory [--images 128] [--memory 2GiB] [--side 32]
 
-Prints how the Jacobian is cut, how often any block of it is computed at most, the time, and the
+Prints how derivatives are cut, how often any block is computed at most, the time, and the
 memory of the process beyond what it takes with parameters and images, at its peak.
 """
 

@@ -2,30 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from widelimit.tracing.jaxprs import Equations, bytes_of, variables_of
+from widelimit.tracing.jaxprs import (
+    Equation,
+    Equations,
+    Value,
+    Var,
+    bytes_of,
+    shape_of,
+    variables_of,
+)
 
 
 def live_bytes(function: Equations) -> int:
     """Returns the most bytes alive at any time in a traced function, arguments included.
 
     Every operation is taken to write its result to memory, and results to be freed after their
-    last use: compilers fuse operations and need less.
+    last use: compilers fuse operations and need less. Another shape of an array takes no memory.
     """
     arguments = [*function.inputs, *function.constants]
-    equations = list(function)
-    last = {v: i for i, eqn in enumerate(equations) for v in variables_of(eqn.inputs)}
-    kept = {*arguments, *variables_of(function.outputs)}
+    same: dict[Value, Var] = {}
+    equations = []
+    for equation in function:
+        if _is_reshaped(equation):
+            (given,) = variables_of(equation.inputs)
+            same[equation.outputs[0]] = same.get(given, given)
+        else:
+            equations.append(equation)
+
+    def used(values: Sequence[Value]) -> set[Var]:
+        return {same.get(v, v) for v in variables_of(values)}
+
+    last = {v: i for i, eqn in enumerate(equations) for v in used(eqn.inputs)}
+    kept = {*arguments, *used(function.outputs)}
     live = peak = bytes_of(arguments)
     for i, equation in enumerate(equations):
-        out, given = bytes_of(equation.outputs), bytes_of(equation.inputs)
-        inside = max((live_bytes(body) - given for body in equation.bodies), default=0)
+        out, taken = bytes_of(equation.outputs), bytes_of(equation.inputs)
+        inside = max((live_bytes(body) - taken for body in equation.bodies), default=0)
         peak = max(peak, live + max(out, inside))
         unused = [v for v in equation.outputs if v not in last and v not in kept]
-        done = {v for v in variables_of(equation.inputs) if last[v] == i and v not in kept}
+        done = {v for v in used(equation.inputs) if last[v] == i and v not in kept}
         live += out - bytes_of(unused) - bytes_of(list(done))
     return peak
+
+
+def _is_reshaped(equation: Equation) -> bool:
+    """Returns whether the result has the numbers of an array, in the same order."""
+    if equation.name == "transpose":
+        shape = shape_of(equation.inputs[0])
+        order = [a for a in equation.params["permutation"] if shape[a] != 1]
+    else:
+        order = []
+    names = "transpose", "reshape", "squeeze", "expand_dims"
+    return (
+        equation.name in names
+        and order == sorted(order)
+        and len(variables_of(equation.inputs)) == 1
+    )
 
 
 def tile_costs(tile: Callable[[int], Equations]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from widelimit.finite.empirical import chunks as module
 
 pytestmark = pytest.mark.usefixtures("x64")
 KB = 1000
+ROWS = "JACOBIAN_CONTRACTION"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ KB = 1000
 )
 def test_chunks_add_up(trace, diagonal, vmap_axes, second, memory, is_cut):
     params, x1, x2 = mlp_params(), inputs(7), None if second is None else inputs(second, 2)
-    ntk_fn = wl.empirical_ntk_fn(mlp, trace, diagonal, vmap_axes, memory=memory)
+    ntk_fn = wl.empirical_ntk_fn(mlp, trace, diagonal, vmap_axes, ROWS, memory=memory)
     expected = reduced(full_kernel(mlp, params, x1, x2), trace, diagonal)
     chunks = ntk_fn.chunks(x1, x2, params)
     assert (chunks.blocks > 1 or len(chunks.groups) > 1) == is_cut
@@ -47,7 +48,7 @@ def test_blocks_of_the_jacobian_are_computed_as_often_as_stated(monkeypatch):
     weight = 8 * sum(leaf.size for leaf in jax.tree.leaves(params))
     for trace, memory in (((2,), 9 * KB), ((), 40 * KB)):
         computed.clear()
-        ntk_fn = wl.empirical_ntk_fn(mlp, trace, (), 0, memory=memory)
+        ntk_fn = wl.empirical_ntk_fn(mlp, trace, (), 0, ROWS, memory=memory)
         chunks = ntk_fn.chunks(x, None, params)
         ntk_fn(x, None, params)
         assert len(computed) == len(chunks.groups) * 20 * 6
@@ -65,7 +66,7 @@ def test_convolutions_one_sample_at_a_time():
     key = jax.random.split(jax.random.key(0), 3)
     params = {"w": jax.random.normal(key[0], (4, 2, 3, 3)), "v": jax.random.normal(key[1], (4, 3))}
     x = jax.random.normal(key[2], (5, 2, 4, 4))
-    ntk_fn = wl.empirical_ntk_fn(f, vmap_axes=0, memory="20KB", subset="w")
+    ntk_fn = wl.empirical_ntk_fn(f, (-1,), (), 0, ROWS, memory="20KB", subset="w")
     assert ntk_fn.chunks(x, None, params).called == 1
     whole = wl.empirical_ntk_fn(f, subset=["w"])(x, None, params)
     assert_close(ntk_fn(x, None, params), whole)
@@ -89,6 +90,6 @@ def test_kernel_fn_within_memory():
 
 def test_chunks_under_vmap():
     params, x = mlp_params(), inputs(7)
-    ntk_fn = wl.empirical_ntk_fn(mlp, vmap_axes=0, memory=7 * KB)
+    ntk_fn = wl.empirical_ntk_fn(mlp, (-1,), (), 0, ROWS, memory=7 * KB)
     found = jax.vmap(ntk_fn, (None, None, 0))(x, None, jax.tree.map(lambda v: v[None], params))
     assert_close(found[0], reduced(full_kernel(mlp, params, x), (2,)))

@@ -260,7 +260,7 @@ def test_wrong_parameters_and_options():
         ntk_fn(inputs(2), [inputs(2)], {"w": jnp.ones((4, 1))})
     with pytest.raises(TypeError, match="expected a function"):
         wl.empirical_ntk_fn("f")
-    for wrong in (4, "jacobian", True, None):
+    for wrong in (4, "jacobian", True, 1.5):
         with pytest.raises(KeyError, match="expected implementation"):
             wl.empirical_ntk_fn(mlp, implementation=wrong)
     with pytest.raises(ValueError, match="with a budget of memory"):

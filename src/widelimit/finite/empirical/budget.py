@@ -17,8 +17,8 @@ from widelimit.gram.sizes import human_bytes
 
 # What a call works with is known from its trace only, and may be some more; compiled programs and
 # gaps between arrays take room as well.
-_SPARE = 1.25
-_USED_SHARE = 13 / 16
+SPARE = 1.25
+USED_SHARE = 13 / 16
 # Products of fewer rows are slow; more are no faster.
 _MOST_STREAMED = 32
 _STREAMED_SHARE = 3
@@ -79,9 +79,9 @@ def choose_chunks(
         work, called = call(heaviest)
         # Products of rows with s others copy s rows of a leaf, and cut them out before.
         leaf = max(leaf_bytes[i] for i in heaviest)
-        fixed = Fixed(row, 2 * leaf, int(_SPARE * work), called)
-        least = min(least, (fixed.work + 2 * row + 2 * leaf) / _USED_SHARE)
-        chunks = _cut(rows, groups, fixed, int(_USED_SHARE * memory))
+        fixed = Fixed(row, 2 * leaf, int(SPARE * work), called)
+        least = min(least, (fixed.work + 2 * row + 2 * leaf) / USED_SHARE)
+        chunks = _cut(rows, groups, fixed, int(USED_SHARE * memory))
         if chunks is not None:
             found.append(chunks)
             if chunks.computed_at_most <= limit:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +14,24 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from widelimit._pytree import AnyArray, is_concrete
+from widelimit.finite.empirical.auto import multiply_adds
 from widelimit.finite.empirical.budget import Chunks, Schedule, choose_chunks
-from widelimit.finite.empirical.jacobian_rows import JacobianRows, SlotRows, work_of_call
+from widelimit.finite.empirical.jacobian_rows import (
+    JacobianRows,
+    SlotRows,
+    traced_call,
+    work_of_call,
+)
 from widelimit.finite.empirical.kernel_axes import KernelAxes, kernel_dtype, kernel_of_arrays
+from widelimit.finite.empirical.loops import ForLoop, compiled_loop, python_loop
 from widelimit.finite.empirical.outputs import Call, Output
 from widelimit.tracing.varying import varying_like
 from widelimit.typing import Integer
 
 _PAIRS = KernelAxes()
 
-_C = TypeVar("_C")
 _Carry: TypeAlias = tuple[Array, list[Array], list[Array]]
 _Place: TypeAlias = tuple[Integer, Integer, Integer]
-
-
-@runtime_checkable
-class ForLoop(Protocol):
-    """A loop of Python, or a compiled one."""
-
-    def __call__(self, count: Integer, body: Callable[[Integer, _C], _C], carry: _C, /) -> _C:
-        """Returns the carry after so many rounds."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -86,29 +83,6 @@ def _add_product(kernel: Array, a: Array, b: Array, at: Integer, place: _Place, 
     return lax.dynamic_update_slice(kernel, old + tile[None].astype(kernel.dtype), place)
 
 
-def chunked_ntk(first: Call, second: Call | None, output: Output, memory: int) -> Array:
-    """Returns the kernel of an output in real numbers, summed over trace axes.
-
-    On concrete arrays chunks are calls of compiled functions; where arguments are traced, loops.
-
-    Args:
-      first: the network on x1.
-      second: the network on x2; None for x1.
-      output: which output.
-      memory: bytes that derivatives may take.
-
-    Raises:
-      ValueError: not even two rows of the Jacobian fit.
-    """
-    work = Work.of(first, second, output, memory)
-    if work is None:
-        real = [s + (2,) * jnp.issubdtype(output.dtype, jnp.complexfloating) for s in output.shapes]
-        leaves = first.network.parameters.real(first.params)
-        dtype = kernel_dtype(*(leaf.dtype for leaf in leaves))
-        return jnp.zeros(output.axes.kernel_shape(*real), dtype)
-    return work.run()
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Work:
     """All that is to be done for one kernel.
@@ -128,8 +102,8 @@ class Work:
     chunks: Chunks
 
     @classmethod
-    def of(cls, first: Call, second: Call | None, output: Output, memory: int) -> Work | None:
-        """Returns the work; None if there are no entries at all.
+    def of(cls, first: Call, second: Call | None, output: Output, memory: int) -> Work:
+        """Returns the work of an output with entries.
 
         Raises:
           ValueError: not even two rows of the Jacobian fit.
@@ -137,8 +111,6 @@ class Work:
         parts = (2,) if jnp.issubdtype(output.dtype, jnp.complexfloating) else ()
         one = SlotRows.of(first, output, output.shapes[0] + parts)
         other = None if second is None else SlotRows.of(second, output, output.shapes[1] + parts)
-        if not one.samples.size or (other is not None and not other.samples.size):
-            return None
         real = jax.eval_shape(first.network.parameters.real, first.params)
         bytes_ = [leaf.size * leaf.dtype.itemsize for leaf in real]
         counts = one.count, None if other is None else other.count
@@ -148,6 +120,21 @@ class Work:
         swapped = other is not None and other.count < one.count
         resident, streamed = (other, one) if other is not None and swapped else (one, other)
         return cls(output, resident, streamed, swapped, chunks)
+
+    @property
+    def cost(self) -> float:
+        """What it takes, in multiply-adds."""
+        chunks, other = self.chunks, self.streamed or self.resident
+        real = jax.eval_shape(self.resident.call.network.parameters.real, self.resident.call.params)
+        schedule = Schedule.of(chunks, other.count, self.streamed is None)
+        resident = chunks.blocks * chunks.resident
+        streamed = int(schedule.counts.sum()) * chunks.streamed
+        pairs = chunks.resident * (streamed + resident * (self.streamed is None))
+        cost = pairs * sum(leaf.size for leaf in real)
+        for group in chunks.groups:
+            call = traced_call(self.resident, self.output, group, chunks.called)
+            cost += (resident + streamed) * multiply_adds(call) / chunks.called
+        return cost * len(self.resident.samples)
 
     def run(self) -> Array:
         """Returns the kernel in the layout of kernels."""
@@ -162,7 +149,7 @@ class Work:
         given = real, self.resident.call.arrays, other.call.arrays
         kernel = varying_like(jnp.zeros((math.prod(sizes), height, width), dtype), given)
         eager = is_concrete(self.resident.call.params, self.resident.call.arrays, other.call.arrays)
-        loop = _called if eager else _traced
+        loop = python_loop if eager else compiled_loop
         ids = self.resident.padded(height), other.padded(width)
         for group in chunks.groups:
             leaves = [real[i] for i in group]
@@ -258,29 +245,13 @@ def _filled(
 
     def step(i: Integer, buffers: list[Array]) -> list[Array]:
         at = i * called
-        if loop is _called and start + at >= side.count:
+        if loop is python_loop and start + at >= side.count:
             return buffers  # rows that fill up the last chunk, and are cut
         samples, entries = (_pick_rows(v, slot, start + at, called) for v in ids)
         given = side.call.params, side.call.arrays
         return _fill(rows, group, buffers, at, *given, samples, entries)
 
     return loop(size // called, step, buffers)
-
-
-def _called(count: Integer, body: Callable[[Integer, _C], _C], carry: _C) -> _C:
-    """Returns the carry after a loop of Python."""
-    for i in range(int(count)):
-        carry = body(i, carry)
-    return carry
-
-
-def _traced(count: Integer, body: Callable[[Integer, _C], _C], carry: _C) -> _C:
-    """Returns the carry after a compiled loop."""
-
-    def step(i: Array, carry: _C) -> _C:
-        return body(lax.convert_element_type(i, jnp.int32), carry)
-
-    return lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), step, carry)
 
 
 def _pick(table: np.ndarray, index: tuple[Integer, ...]) -> Integer:

@@ -14,7 +14,6 @@ from jaxtyping import Array, PyTree
 from widelimit._pytree import AnyArray
 from widelimit.finite.empirical.arguments import two_sides
 from widelimit.finite.empirical.auto import cheapest
-from widelimit.finite.empirical.chunks import Work, chunked_ntk
 from widelimit.finite.empirical.implementations import TABLE, Implementation, NtkImplementation
 from widelimit.finite.empirical.kernel_axes import kernel_dtype, kernel_of_arrays, mean_over_trace
 from widelimit.finite.empirical.network import Network, Parameters, complex_kernel
@@ -23,6 +22,7 @@ from widelimit.finite.empirical.sampled_output import kernel_of_samples
 from widelimit.finite.empirical.structured import Explanation
 from widelimit.finite.empirical.structured import explain as explain_structured
 from widelimit.finite.empirical.subset import real_names
+from widelimit.finite.empirical.within_memory import CutWork, work_within
 from widelimit.tracing.varying import alike
 from widelimit.typing import ApplyFunction, Axes, Inputs, Keywords, Params, Subset, VmapAxes
 
@@ -116,7 +116,7 @@ class Kernels:
             raise ValueError("expected a budget `memory` to cut Jacobians to, got None")
         first, second = self.calls(x1, x2, params, kwargs)
         structure, outputs = self.outputs(first, second)
-        works = [Work.of(first, second, o, memory) for o in outputs]
+        works = [self._work(first, second, o, memory) for o in outputs]
         return jax.tree.unflatten(structure, [None if w is None else w.chunks for w in works])
 
     def explain(self, x1: Inputs, x2: Inputs, params: Params, kwargs: Keywords) -> PyTree:
@@ -136,12 +136,20 @@ class Kernels:
     def _within_memory(self, first: Call, second: Call | None) -> PyTree:
         structure, outputs = self.outputs(first, second)
         first.check_differentiable(outputs)
-        assert self.options.memory is not None
+        memory = self.options.memory
+        assert memory is not None
         real = first.network.parameters.real(first.params)
-        kernels = [chunked_ntk(first, second, o, self.options.memory) for o in outputs]
-        return jax.tree.unflatten(
-            structure, [_finished(k, o, real) for k, o in zip(kernels, outputs, strict=True)]
-        )
+        kernels = []
+        for output in outputs:
+            work = self._work(first, second, output, memory)
+            kernel = _no_entries(output, real) if work is None else work.run()
+            kernels.append(_finished(kernel, output, real))
+        return jax.tree.unflatten(structure, kernels)
+
+    def _work(
+        self, first: Call, second: Call | None, output: Output, memory: int
+    ) -> CutWork | None:
+        return work_within(first, second, output, memory, self.options.implementation)
 
 
 def _nngp(first: Call, second: Call | None, output: Output) -> Array:
@@ -177,6 +185,14 @@ def _summed_ntk(
     one = first.samples(output.index, output.axis)
     other = None if second is None else second.samples(output.index, output.axis)
     return kernel_of_samples(compute, one, other, real, output.axes)
+
+
+def _no_entries(output: Output, real: list[Array]) -> Array:
+    """Returns the sum over trace axes of an output that has no entries, in real numbers."""
+    parts = (2,) * jnp.issubdtype(output.dtype, jnp.complexfloating)
+    one, two = ((*shape, *parts) for shape in output.shapes)
+    dtype = kernel_dtype(*(leaf.dtype for leaf in real))
+    return jnp.zeros(output.axes.kernel_shape(one, two), dtype)
 
 
 def _finished(kernel: Array, output: Output, real: list[Array]) -> Array:

@@ -130,24 +130,26 @@ def work_of_call(
 
     On a CPU convolutions of many samples with derivatives of their own are slow: one row per call.
     """
-
-    def traced(called: int) -> tuple[int, bool]:
-        rows = side.rows(output, called)
-        ids = jax.ShapeDtypeStruct((called,), np.int32)
-
-        def call(
-            params: list[AnyArray], arrays: PyTree, samples: Array, entries: Array
-        ) -> list[Array]:
-            return rows.compute(group, Call(side.call.network, params, arrays), samples, entries)
-
-        found = Equations.of(call, side.call.params, side.call.arrays, ids, ids)
-        convolves = any(equation.name == "conv_general_dilated" for equation in found.walk())
-        return live_bytes(found) - bytes_of(found.inputs), convolves
-
-    one, convolves = traced(1)
+    found = traced_call(side, output, group, 1)
+    one = _work(found)
+    convolves = any(equation.name == "conv_general_dilated" for equation in found.walk())
     if convolves and jax.default_backend() == "cpu":
         return one, 1
-    two = traced(2)[0]
-    more = max(two - one, 1)
+    more = max(_work(traced_call(side, output, group, 2)) - one, 1)
     called = int(max(1, min(_MOST_CALLED, (memory // _CALLED_SHARE - one) // more)))
     return one + (called - 1) * more, called
+
+
+def traced_call(side: SlotRows, output: Output, group: tuple[int, ...], called: int) -> Equations:
+    """Returns what a call does that computes so many rows."""
+    rows = side.rows(output, called)
+    ids = jax.ShapeDtypeStruct((called,), np.int32)
+
+    def call(params: list[AnyArray], arrays: PyTree, samples: Array, entries: Array) -> list[Array]:
+        return rows.compute(group, Call(side.call.network, params, arrays), samples, entries)
+
+    return Equations.of(call, side.call.params, side.call.arrays, ids, ids)
+
+
+def _work(call: Equations) -> int:
+    return live_bytes(call) - bytes_of(call.inputs)

@@ -17,6 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from widelimit.finite.empirical.long_rows import rows_product
 from widelimit.typing import Axes
 
 Shape = tuple[int, ...]
@@ -120,6 +121,14 @@ def kernel_of_arrays(a1: Array, a2: Array, axes: KernelAxes, rank: int) -> Array
     dtype = kernel_dtype(a1.dtype, a2.dtype)
     if a1.dtype != a2.dtype:
         a1, a2 = a1.astype(dtype), a2.astype(dtype)
+    kept = axes.kept(rank)
+    if not axes.diagonal and kept == tuple(range(len(kept))):
+        shapes = [a.shape[: len(kept)] for a in (a1, a2)]
+        length = math.prod(a1.shape[len(kept) :])
+        rows1 = a1.reshape(math.prod(shapes[0]), length)
+        rows2 = a2.reshape(math.prod(shapes[1]), length)
+        product = rows_product(rows1, rows2, dtype).reshape(*shapes[0], *shapes[1])
+        return product.transpose(axes.zipped_order(rank))
     # [*diagonal, *kept of a1, *kept of a2]
     product = lax.dot_general(
         a1,

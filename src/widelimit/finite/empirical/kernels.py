@@ -10,11 +10,13 @@ from jaxtyping import PyTree
 from widelimit._pytree import own
 from widelimit.finite.empirical.compiled import EmpiricalOptions, Kernels
 from widelimit.finite.empirical.implementations import NtkImplementation, find_implementation
+from widelimit.finite.empirical.within_memory import CUT
 from widelimit.gram.sizes import parse_memory
 from widelimit.kernel.get import KERNELS, as_asked, parse_get
 from widelimit.typing import ApplyFunction, Axes, Bytes, Get, Inputs, Params, Subset, VmapAxes
 
-_DEFAULT = NtkImplementation.JACOBIAN_CONTRACTION
+# Where none is given.
+_WHOLE = NtkImplementation.JACOBIAN_CONTRACTION
 
 
 class EmpiricalNtk:
@@ -43,9 +45,10 @@ class EmpiricalNtk:
         return self._kernels.explain(x1, x2, params, kwargs)
 
     def chunks(self, x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> PyTree:
-        """Returns for every output how its Jacobian is cut to fit the budget, without computing it.
+        """Returns for every output how its derivatives are cut to fit the budget; computes nothing.
 
-        Each is a `Chunks`, or None for an output without entries, in a tree like f(params, x1).
+        Each is a `Chunks` of Jacobians, or `Blocks` of samples for structured derivatives, or None
+        for an output without entries, in a tree like f(params, x1).
 
         Raises:
           ValueError: there is no budget, or nothing fits into it; and as calling it does.
@@ -58,7 +61,7 @@ def empirical_ntk_fn(
     trace_axes: Axes = (-1,),
     diagonal_axes: Axes = (),
     vmap_axes: VmapAxes = None,
-    implementation: NtkImplementation | int | str = _DEFAULT,
+    implementation: NtkImplementation | int | str | None = None,
     _j_rules: bool = True,
     _s_rules: bool = True,
     _fwd: bool | None = None,
@@ -85,14 +88,16 @@ def empirical_ntk_fn(
       vmap_axes: where samples are, if f treats them independently, which makes the kernel cheaper:
         one integer for inputs and outputs, a tree of those, or a triple of axes of x, axes of
         f(x), and a dict of axes of keywords. None inside stands for what is not mapped.
-      implementation: see `NtkImplementation`; all give the same numbers.
+      implementation: see `NtkImplementation`; all give the same numbers. None stands for Jacobian
+        contraction, and for AUTO within a budget.
       _j_rules: of no effect; here for scripts that pass it.
       _s_rules: of no effect; here for scripts that pass it.
       _fwd: of no effect; here for scripts that pass it.
       memory: bytes, or text like "2GiB", that derivatives may take beside parameters, inputs and
         the kernel. Then they are computed in chunks of samples, outputs and parameters, which
-        `ntk_fn.chunks(x1, x2, params)` describes; their kernel has no derivatives in reverse mode.
-        None computes all at once.
+        `ntk_fn.chunks(x1, x2, params)` describes, as Jacobians or as the factors that structured
+        derivatives multiply; their kernel has no derivatives in reverse mode. None computes all at
+        once.
       subset: parameters to differentiate by: None for all; a pattern such as "*/lora_*" of
         paths like "layers/0/kernel", or a list of patterns; a function of path and leaf; or a tree
         of booleans like params, or like its upper part (a module of booleans is one).
@@ -139,7 +144,7 @@ def empirical_nngp_fn(
       TypeError: f is no function. The function returned raises it for outputs that are no arrays,
         and ValueError for wrong axes.
     """
-    kernels = _kernels(f, trace_axes, diagonal_axes, None, _DEFAULT, None, None)
+    kernels = _kernels(f, trace_axes, diagonal_axes, None, None, None, None)
 
     def nngp_fn(x1: Inputs, x2: Inputs, params: Params, **kwargs: object) -> PyTree:
         return kernels(("nngp",), x1, x2, params, kwargs)["nngp"]
@@ -152,7 +157,7 @@ def empirical_kernel_fn(
     trace_axes: Axes = (-1,),
     diagonal_axes: Axes = (),
     vmap_axes: VmapAxes = None,
-    implementation: NtkImplementation | int | str = _DEFAULT,
+    implementation: NtkImplementation | int | str | None = None,
     _j_rules: bool = True,
     _s_rules: bool = True,
     _fwd: bool | None = None,
@@ -205,14 +210,15 @@ def _kernels(
     memory: Bytes | None,
     subset: Subset,
 ) -> Kernels:
-    found = find_implementation(implementation)
     budget = None if memory is None else parse_memory(memory)
-    if budget is not None:
-        if found not in (NtkImplementation.AUTO, NtkImplementation.JACOBIAN_CONTRACTION):
-            raise ValueError(
-                "expected implementation JACOBIAN_CONTRACTION or AUTO with a budget of memory, got "
-                f"{found.name}: `wl.gram` computes any kernel function in tiles of samples"
-            )
-        found = NtkImplementation.JACOBIAN_CONTRACTION
+    found = _WHOLE if budget is None else NtkImplementation.AUTO
+    if implementation is not None:
+        found = find_implementation(implementation)
+    if budget is not None and found not in CUT:
+        raise ValueError(
+            "expected implementation JACOBIAN_CONTRACTION, STRUCTURED_DERIVATIVES or AUTO with a "
+            f"budget of memory, got {found.name}: `wl.gram` computes any kernel function in tiles "
+            "of samples"
+        )
     trace_axes, diagonal_axes, vmap_axes = own((trace_axes, diagonal_axes, vmap_axes))
     return Kernels(f, EmpiricalOptions(trace_axes, diagonal_axes, vmap_axes, found, budget, subset))

@@ -35,8 +35,14 @@ class Analysis:
     without: Mapping[int, str]
 
 
-def analyse(program: Program, count: int) -> Analysis:
-    """Returns the uses of the parameters of a program: its first inputs, so many."""
+def analyse(program: Program, count: int, shared: int = 0) -> Analysis:
+    """Returns the uses of the parameters of a program.
+
+    Args:
+      program: of parameters, and of arrays.
+      count: number of parameters, its first inputs.
+      shared: number of arrays that are the same for all samples, its last inputs.
+    """
     walk = _LinkWalk()
     links: Links = {
         number: (Link(leaf, (), shape, tuple(range(len(shape)))),)
@@ -44,7 +50,9 @@ def analyse(program: Program, count: int) -> Analysis:
         if jnp.issubdtype(program.types[number].dtype, jnp.inexact)
         for shape in [tuple(program.types[number].shape)]
     }
-    walk.run(program, links, set(program.inputs[:count]), set(), ())
+    last = program.inputs[len(program.inputs) - shared :]
+    scalars = {number for number in last if not program.types[number].shape}
+    walk.run(program, links, set(program.inputs[:count]), scalars, ())
     for leaf, uses in walk.uses.items():
         if not compatible(uses, uses):
             walk.refuse(leaf, "different parts of it overlap")

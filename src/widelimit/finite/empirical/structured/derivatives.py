@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from widelimit._pytree import AnyArray, AnyArrays
 from widelimit.finite.empirical.structured.analysis import Analysis
 from widelimit.finite.empirical.structured.convolutions import fast_to_derive
 from widelimit.finite.empirical.structured.factors import Factor, OneHot
@@ -25,10 +26,26 @@ class Batch(NamedTuple):
     Attributes:
       arrays: further arguments of the program, samples first; empty for none.
       axis: the axis of the output that has size 1, for the one sample; None for none.
+      shared: the last arguments of the program, the same for all samples.
     """
 
     arrays: Sequence[Array] = ()
     axis: int | None = None
+    shared: AnyArrays = ()
+
+
+class Values(NamedTuple):
+    """What the derivatives by all parameters are made of.
+
+    Attributes:
+      cotangents: of values and parameters, [*output, *value], samples first if there are any.
+      varying: values, samples first if there are any.
+      fixed: values that are the same for all samples.
+    """
+
+    cotangents: list[Array]
+    varying: list[Array]
+    fixed: list[Array]
 
 
 def derivatives_of(
@@ -42,75 +59,100 @@ def derivatives_of(
       analysis: their uses; those without structure get the Jacobian.
       batch: the samples: all of them are in the factors.
     """
-    uses = [use for each in analysis.uses.values() for use in each]
-    uses += [_direct(leaf, leaves[leaf]) for leaf in analysis.without]
-    values = _Values(program, leaves, uses)
-    if batch.axis is None:
-        cotangents, found = values.of_sample([])
-    else:
-        cotangents, found = jax.vmap(values.of_sample)(list(batch.arrays))
-        cotangents = [_on_axis(c, batch.axis) for c in cotangents]
-    fixed = values.fixed([array[0] for array in batch.arrays])
+    factors = Factors(program, analysis)
     # Without a barrier XLA may compute cotangents anew in every product that they enter.
-    cotangents, found = lax.optimization_barrier((cotangents, found))
-    arrays: dict[Place, Array] = dict(zip(values.varying, found, strict=True))
-    arrays.update(fixed)
-    by_place = dict(zip([*values.inside, *values.whole], cotangents, strict=True))
-    result: dict[int, list[Derivative]] = {}
-    for use in uses:
-        cotangent = by_place[use.leaf if use.place is None else use.place]
-        found_use = _derivative(use, cotangent, values.rank, arrays, batch.axis)
-        result.setdefault(use.leaf, []).append(found_use)
-    return {leaf: merged(each) for leaf, each in result.items()}
+    values = lax.optimization_barrier(factors.values(leaves, batch))
+    return {leaf: factors.derivatives(leaf, values, batch.axis) for leaf in factors.uses}
 
 
-class _Values:
-    """What a program computes for some uses of its parameters.
+class Factors:
+    """Which values of a program the derivatives by its parameters are made of, and how.
 
     Attributes:
-      inside: values whose cotangents are wanted.
-      whole: parameters whose Jacobians are.
-      varying: values that are read.
+      uses: of every parameter that the output depends on.
       rank: of the output.
     """
 
-    def __init__(self, program: Program, leaves: Sequence[Array], uses: Sequence[Use]) -> None:
-        self.program, self.leaves = program, list(leaves)
-        self.inside = sorted({use.place for use in uses if use.place is not None})
-        self.whole = sorted({use.leaf for use in uses if use.place is None})
+    def __init__(self, program: Program, analysis: Analysis) -> None:
+        """Collects the values.
+
+        Args:
+          program: of parameters, arrays of one sample and shared ones, with one real output.
+          analysis: the uses of the parameters; those without structure get the Jacobian.
+        """
+        self.program = program
+        self.uses = {leaf: list(uses) for leaf, uses in analysis.uses.items()}
+        for leaf in analysis.without:
+            self.uses[leaf] = [_direct(leaf, program.types[program.inputs[leaf]].shape)]
+        uses = [use for each in self.uses.values() for use in each]
+        self._inside = sorted({use.place for use in uses if use.place is not None})
+        self._whole = sorted({use.leaf for use in uses if use.place is None})
         places = [
             (read.source, read.fixed) for read in _reads(uses) if isinstance(read.source, tuple)
         ]
-        self.constant = sorted({place for place, fixed in places if fixed})
-        self.varying = sorted({place for place, _ in places} - set(self.constant))
+        self._constant = sorted({place for place, fixed in places if fixed})
+        self._varying = sorted({place for place, _ in places} - set(self._constant))
         self.rank = len(program.types[program.outputs[0]].shape)
 
-    def of_sample(self, arrays: list[Array]) -> tuple[list[Array], list[Array]]:
+    def values(self, leaves: Sequence[Array], batch: Batch) -> Values:
+        """Returns the values for parameters and samples."""
+
+        def of_sample(arrays: list[Array]) -> tuple[list[Array], list[Array]]:
+            return self._of_sample(leaves, [*arrays, *batch.shared])
+
+        over = of_sample if batch.axis is None else jax.vmap(of_sample)
+        cotangents, varying = over(list(batch.arrays))
+        any_sample = [*(array[0] for array in batch.arrays), *batch.shared]
+        return Values(cotangents, varying, self._fixed(leaves, any_sample))
+
+    def derivatives(self, leaf: int, values: Values, axis: int | None) -> list[Derivative]:
+        """Returns the derivatives of the output by one parameter, as factors.
+
+        Args:
+          leaf: its number.
+          values: for all samples.
+          axis: of the samples in the output; None for none.
+        """
+        cotangents = dict(zip([*self._inside, *self._whole], values.cotangents, strict=True))
+        arrays = dict(zip(self._varying, values.varying, strict=True))
+        arrays.update(zip(self._constant, values.fixed, strict=True))
+        found = []
+        for use in self.uses[leaf]:
+            cotangent = cotangents[use.leaf if use.place is None else use.place]
+            if axis is not None:
+                cotangent = _on_axis(cotangent, axis)
+            found.append(_derivative(use, cotangent, self.rank, arrays, axis))
+        return merged(found)
+
+    def _of_sample(
+        self, leaves: Sequence[Array], arrays: Sequence[AnyArray]
+    ) -> tuple[list[Array], list[Array]]:
         """Returns cotangents [*output, *value], and values."""
-        chosen = [self.leaves[leaf] for leaf in self.whole]
-        zeros = [jnp.zeros(*_type_of(self.program, place)) for place in self.inside]
+        chosen = [leaves[leaf] for leaf in self._whole]
+        zeros = [jnp.zeros(*_type_of(self.program, place)) for place in self._inside]
         out = self.program.types[self.program.outputs[0]]
         zeros, chosen = varying_like((zeros, chosen), out)
         program = fast_to_derive(self.program)
 
         def run(shifts: list[Array], chosen: list[Array]) -> tuple[Array, list[Array]]:
-            args = [*self.leaves, *arrays]
-            for leaf, value in zip(self.whole, chosen, strict=True):
+            args = [*leaves, *arrays]
+            for leaf, value in zip(self._whole, chosen, strict=True):
                 args[leaf] = value
-            shifted = dict(zip(self.inside, shifts, strict=True))
-            (output,), found = evaluate(program, args, shifted, self.varying)
-            return jnp.asarray(output), [found[place] for place in self.varying]
+            shifted = dict(zip(self._inside, shifts, strict=True))
+            (output,), found = evaluate(program, args, shifted, self._varying)
+            return jnp.asarray(output), [found[place] for place in self._varying]
 
         output, pull, values = jax.vjp(run, zeros, chosen, has_aux=True)
         basis = jnp.eye(output.size, dtype=output.dtype).reshape(output.size, *output.shape)
         rows = jax.tree.leaves(jax.vmap(pull)(varying_like(basis, output)))
         return [row.reshape(output.shape + row.shape[1:]) for row in rows], values
 
-    def fixed(self, arrays: list[Array]) -> dict[Place, Array]:
+    def _fixed(self, leaves: Sequence[Array], arrays: Sequence[AnyArray]) -> list[Array]:
         """Returns values that are the same for all samples, given the arrays of any one."""
-        if not self.constant:
-            return {}
-        return evaluate(self.program, [*self.leaves, *arrays], {}, self.constant)[1]
+        if not self._constant:
+            return []
+        found = evaluate(self.program, [*leaves, *arrays], {}, self._constant)[1]
+        return [found[place] for place in self._constant]
 
 
 def _on_axis(cotangent: Array, axis: int) -> Array:
@@ -118,9 +160,9 @@ def _on_axis(cotangent: Array, axis: int) -> Array:
     return jnp.moveaxis(cotangent, 0, axis).squeeze(axis + 1)
 
 
-def _direct(leaf: int, value: Array) -> Use:
+def _direct(leaf: int, shape: tuple[int, ...]) -> Use:
     """Returns the use that stands for all uses of a parameter: its cotangent is the Jacobian."""
-    return Use(leaf, (), value.shape, None, tuple(range(value.ndim)))
+    return Use(leaf, (), shape, None, tuple(range(len(shape))))
 
 
 def _reads(uses: Sequence[Use]) -> list[Read]:

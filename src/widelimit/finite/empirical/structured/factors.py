@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from widelimit.finite.empirical.kernel_axes import kernel_dtype
+from widelimit.finite.empirical.long_rows import rows_product
 
 Labels = tuple[Hashable, ...]
 
@@ -133,6 +134,7 @@ def unordered_product(
 
 def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
     """Returns the product of two factors, summed over labels that nothing else needs."""
+    two = _without_units(two, one.labels)
     one, two = _summed(one, wanted | set(two.labels)), _summed(two, wanted | set(one.labels))
     large, small = (one, two) if one.array.size >= two.array.size else (two, one)
     common = [x for x in large.labels if x in small.labels]
@@ -143,17 +145,28 @@ def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
     dtype = kernel_dtype(one.array.dtype, two.array.dtype)
     a, axis_a = _as_matrices(large, shared, summed)
     b, axis_b = _as_matrices(small, shared, summed)
-    batch = ((0,), (0,)) if shared else ((), ())
-    array = lax.dot_general(
-        a.astype(dtype) if a.dtype != b.dtype else a,
-        b.astype(dtype) if a.dtype != b.dtype else b,
-        (((axis_a,), (axis_b,)), batch),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=dtype,
-    )
+    if a.dtype != b.dtype:
+        a, b = a.astype(dtype), b.astype(dtype)
+    if not shared and axis_a == axis_b == 1:
+        array = rows_product(a, b, dtype)
+    else:
+        array = lax.dot_general(
+            a,
+            b,
+            (((axis_a,), (axis_b,)), ((0,), (0,)) if shared else ((), ())),
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=dtype,
+        )
     sizes = sizes_of([one, two])
     labels = (*shared, *(x for f in (large, small) for x in f.labels if x not in common))
     return Factor(array.reshape([sizes[x] for x in labels]), labels)
+
+
+def _without_units(factor: Factor, others: Labels) -> Factor:
+    """Returns a factor without axes of size 1 whose labels are among others."""
+    sizes = factor.sizes()
+    kept = tuple(x for x in factor.labels if sizes[x] != 1 or x not in others)
+    return Factor(factor.array.reshape([sizes[x] for x in kept]), kept)
 
 
 def _as_matrices(
@@ -194,7 +207,9 @@ def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
         return factor
     dtype = kernel_dtype(factor.array.dtype)
     labels = tuple(x for x in factor.labels if x in wanted)
-    return factor._replace(array=factor.array.sum(gone, dtype=dtype), labels=labels)
+    gone = tuple(a for a in gone if factor.array.shape[a] != 1)  # a new shape takes no time
+    array = factor.array.sum(gone, dtype=dtype) if gone else factor.array
+    return Factor(array.astype(dtype).reshape([factor.sizes()[x] for x in labels]), labels)
 
 
 def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> list[Factor]:
