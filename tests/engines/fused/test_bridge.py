@@ -144,6 +144,7 @@ KEPT = {
 }
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", KEPT)
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.usefixtures("x64")
@@ -175,6 +176,7 @@ def test_results_with_space_are_symmetric_to_the_bit() -> None:
         net.kernel_fn(IMAGES, None, "nngp", diagonal_spatial=True, engine="fused")
 
 
+@pytest.mark.optimised
 @pytest.mark.usefixtures("x64")
 def test_results_with_space_in_tiles() -> None:
     net = KEPT["strides and pools"]

@@ -65,6 +65,7 @@ NETS = {
 }
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-12), (False, 5e-6)])
 def test_joins(name: str, x64: bool, tolerance: float) -> None:
