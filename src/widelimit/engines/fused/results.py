@@ -128,7 +128,7 @@ class SpatialKernel:
         program = self._program
         if program.kept is None:
             return 0
-        # K and T: kept, with a zero behind, gathered, in the other order, in the result; and places.
+        # K and T: kept, with a zero behind, gathered, cast, turned, in the result; and places.
         return 14 * store_places(program.stages[-1].out, program.kept)[1]
 
     @property
