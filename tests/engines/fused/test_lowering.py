@@ -56,6 +56,7 @@ def test_which_networks_of_the_zoo_run() -> None:
         ([Conv(3, (3, 3)), stax.LayerNorm((1, 3)), stax.Flatten()], "some of the axes"),
         ([stax.ConvTranspose(3, (3, 3)), stax.Flatten()], "ConvTranspose"),
         ([Dense(3), stax.Dropout(0.5), stax.Flatten()], "Dropout"),
+        ([Conv(3, (3, 3)), stax.Relu(), stax.FanOut(2)], "several outputs"),
         (
             [
                 stax.FanOut(2),
