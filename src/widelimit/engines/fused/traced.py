@@ -74,6 +74,9 @@ class TracedEngine(NetworkEngine):
             raise RefusedError("positions are left at the end of its program, in traced code")
         if self._template.counted:
             raise RefusedError("a table of a series may end before variances do, in traced code")
+        if not self._traced:
+            with jax.ensure_compile_time_eval():
+                self._template.engine  # noqa: B018 - bound now, not in a callback
 
     def prepare(self, x: Any, pattern: Any = None, mask_constant: Any = None) -> Any:
         """Returns samples as they are.
@@ -215,6 +218,8 @@ class _Host:
 
     def _bound(self, numbers: bytes) -> FlatKernel | SpatialKernel:
         """Returns the kernel of the network with these hyper-parameters."""
+        if not numbers:
+            return self.template
         values = np.frombuffer(numbers, self.call.dtype).tolist()
 
         def bind() -> FlatKernel | SpatialKernel:
