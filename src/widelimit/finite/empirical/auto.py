@@ -46,7 +46,7 @@ def multiply_adds(function: Equations) -> float:
 
     The rounds of a `scan` are multiplied out, those of a `while_loop` unknown: it counts as one.
     """
-    return sum(map(_multiply_adds, function))
+    return sum(map(_multiply_adds, function), start=0.0)
 
 
 def _multiply_adds(equation: Equation) -> float:

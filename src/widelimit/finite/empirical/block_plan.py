@@ -177,7 +177,9 @@ def _tile(factors: SlotFactors, first: Values, second: Values | None) -> _Effort
         _Effort.of(lambda a, b, leaf=leaf: factors.kernel(leaf, a, b), first, second)
         for leaf in factors.factors.uses
     ]
-    return _Effort(sum(w.cost for w in parts), max((w.bytes for w in parts), default=0))
+    return _Effort(
+        sum((w.cost for w in parts), start=0.0), max((w.bytes for w in parts), default=0)
+    )
 
 
 def _call(

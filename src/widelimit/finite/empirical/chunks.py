@@ -130,14 +130,17 @@ class Work:
         resident = chunks.blocks * chunks.resident
         streamed = int(schedule.counts.sum()) * chunks.streamed
         pairs = chunks.resident * (streamed + resident * (self.streamed is None))
-        cost = pairs * sum(leaf.size for leaf in real)
+        cost = float(pairs * sum(leaf.size for leaf in real))
         for group in chunks.groups:
             call = traced_call(self.resident, self.output, group, chunks.called)
             cost += (resident + streamed) * multiply_adds(call) / chunks.called
         return cost * len(self.resident.samples)
 
     def run(self) -> Array:
-        """Returns the kernel in the layout of kernels."""
+        """Returns the kernel in the layout of kernels.
+
+        On concrete arrays chunks are calls of compiled functions, on traced ones loops.
+        """
         chunks, same = self.chunks, self.streamed is None
         other = self.resident if self.streamed is None else self.streamed
         schedule = Schedule.of(chunks, other.count, same)

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
-from jaxtyping import Array
-
-from widelimit.finite.empirical.block_plan import Blocks
 from widelimit.finite.empirical.blocks import BlockWork
-from widelimit.finite.empirical.budget import Chunks
 from widelimit.finite.empirical.chunks import Work
 from widelimit.finite.empirical.implementations import NtkImplementation
 from widelimit.finite.empirical.outputs import Call, Output
 
-
-@runtime_checkable
-class CutWork(Protocol):
-    """All that is to be done for one kernel, cut so that it fits."""
-
-    @property
-    def chunks(self) -> Chunks | Blocks:
-        """How it is cut."""
-
-    @property
-    def cost(self) -> float:
-        """What it takes, in multiply-adds."""
-
-    def run(self) -> Array:
-        """Returns the kernel of an output in real numbers, summed over trace axes.
-
-        On concrete arrays chunks are calls of compiled functions, on traced ones loops.
-        """
-
+CutWork: TypeAlias = Work | BlockWork
+"""All that is to be done for one kernel, cut so that it fits."""
 
 _WAYS: dict[NtkImplementation, Callable[[Call, Call | None, Output, int], CutWork]] = {
     NtkImplementation.JACOBIAN_CONTRACTION: Work.of,
