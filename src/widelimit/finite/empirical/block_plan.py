@@ -40,7 +40,7 @@ class Blocks(NamedTuple):
       called: samples that one call differentiates, of both sides.
       blocks: number of those that are held, one after another.
       passing: number of those that pass each of them, or fewer where they are the same.
-      computed_at_most: how often the derivatives of any sample are computed.
+      computed_at_most: how often any block is computed, for each set of indices.
       bytes: estimated memory of it all.
     """
 
