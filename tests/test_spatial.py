@@ -40,7 +40,7 @@ def _full(need: Any, signal: Any, moduli: Any) -> Any:
 
 
 @spatial
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "reference_engine")
 @pytest.mark.optimised
 def test_all_offsets_give_the_same_kernels(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = kernels(case.name, "float64")

@@ -283,6 +283,21 @@ def test_correlated_branches_are_refused(name):
     assert "at serial[1].FanInProd" in error.value.__notes__
 
 
+RAW = {
+    "with weights beside": fork(serial(fork(Identity(), Dense(5)), FanInProd()), Identity()),
+    "images": fork(Identity(), Identity()),
+    "behind a pool": serial(AvgPool((2, 2)), fork(Identity(), Identity())),
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize("rest", [serial(Dense(6), Relu(), Flatten()), Flatten()])
+def test_products_of_the_input_with_itself_are_refused(name, rest):
+    x = X1 if name == "with weights beside" else IMAGES1
+    with pytest.raises(NotImplementedError, match="independent branches in a product"):
+        serial(RAW[name], FanInProd(), rest).kernel_fn(x, None, "nngp")
+
+
 def test_correlated_sum_is_refused():
     for net in (CORRELATED["two identities"], CORRELATED["two skips"]):
         with pytest.raises(NotImplementedError, match="independent branches in a sum"):

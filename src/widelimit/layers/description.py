@@ -52,10 +52,11 @@ def to_json(net: Layer) -> str:
         a name of their own (lambdas and local ones); the message says where they are.
 
     Example:
+      >>> import widelimit as wl
       >>> from widelimit import stax
       >>> text = wl.to_json(stax.serial(stax.Dense(1, W_std=1.5), stax.Relu()))
-      >>> wl.from_json(text)
-      serial(Dense(1, W_std=1.5), Relu())
+      >>> wl.from_json(text).layers[0]
+      Dense(1, W_std=1.5)
     """
     if not isinstance(net, Layer):
         raise TypeError(f"expected a network to describe, got {type(net).__name__}")

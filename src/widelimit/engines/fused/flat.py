@@ -13,6 +13,7 @@ from widelimit.engines.fused.activations.base import RefusedError
 from widelimit.engines.fused.constants import table
 from widelimit.engines.fused.parallel import count_threads, one_blas_thread, run_parallel
 from widelimit.engines.fused.tape import (
+    INPUT,
     Activations,
     Path,
     Source,
@@ -72,7 +73,7 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
       RefusedError: the network holds something that the fused engine does not run.
     """
     tape = _FlatTape(tangent)
-    value = Value(tape.slot(), 0, False, False, frozenset())
+    value = Value(tape.slot(), 0, False, False, frozenset({INPUT}))
     tape.emit(m.INPUT, value)
     out = tape.lower(net, (), site, value)
     if not isinstance(out, Value):
@@ -92,7 +93,7 @@ def lower_flat(net: Layer, site: Site, tangent: bool) -> FlatProgram:
         len(tape.uses),
         tape.room,
         out.has_t,
-        bool(out.origins),
+        bool(out.origins - {INPUT}),
         out.gaussian,
     )
 

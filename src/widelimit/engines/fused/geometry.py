@@ -334,6 +334,8 @@ def stored_pairs(
         d = d % line.size if line.circular else d
         first = np.array([line.first(value) for value in offsets[axis]], np.int64)
         at = np.searchsorted(offsets[axis], d)
+        if not set(d[inside].tolist()) <= set(offsets[axis]):
+            raise ValueError(f"expected offsets among {offsets[axis]} on axis {axis}, got others")
         known.append(inside)
         index.append(at)
         local.append((partner if turned else positions) - first[at])

@@ -18,12 +18,21 @@ from widelimit.covariance.signal import Signal
 from widelimit.engines.fused import geometry as g
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.activations.base import RefusedError
-from widelimit.engines.fused.tape import Activations, Path, Reach, Source, Tape, Value, at_path
+from widelimit.engines.fused.tape import (
+    INPUT,
+    Activations,
+    Path,
+    Reach,
+    Source,
+    Tape,
+    Value,
+    at_path,
+)
 from widelimit.layers.base import Layer, Site
 from widelimit.layers.combine import Serial
 from widelimit.layers.convolution import Conv
 from widelimit.layers.pooling import AvgPool, GlobalAvgPool, GlobalSumPool, SumPool
-from widelimit.layers.reshape import Flatten
+from widelimit.layers.reshape import Flatten, Identity
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,8 +95,22 @@ class SpatialProgram:
     behind: tuple[Path, ...]
 
     def tail(self, net: Layer) -> Serial:
-        """Returns the layers behind."""
-        return Serial(tuple(at_path(net, path) for path in self.behind))
+        """Returns the layers behind.
+
+        Where there still is space they keep their places, which errors name.
+        """
+        if self.kept is None:
+            return Serial(tuple(at_path(net, path) for path in self.behind))
+        left = _behind(net, (), self.behind)
+        return left if isinstance(left, Serial) else Serial((left,))
+
+
+def _behind(layer: Layer, path: Path, behind: tuple[Path, ...]) -> Layer:
+    """Returns a network with the identity in place of all layers that are not behind."""
+    if isinstance(layer, Serial):
+        inner = enumerate(layer.layers)
+        return Serial(tuple(_behind(part, (*path, i), behind) for i, part in inner))
+    return layer if path in behind else Identity()
 
 
 class CircularError(RefusedError):
@@ -232,7 +255,7 @@ class StageTape(Tape):
         self.cross = self._offsets(need.cross, size)
         self.own = self._offsets(need.own, size)
         self.stage_scale, self.scale = self.scale, 1.0
-        return Value(self.slot(), 0, has_t, gaussian, frozenset())
+        return Value(self.slot(), 0, has_t, gaussian, frozenset({INPUT}))
 
     def _close(self, pool: Any, size_out: tuple[int, int]) -> None:
         """Ends a stage."""

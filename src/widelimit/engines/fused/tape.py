@@ -19,6 +19,7 @@ from widelimit.layers.dropout import Dropout
 from widelimit.layers.reshape import Identity
 
 Path = tuple[int, ...]
+INPUT = 0  # stands for the input among origins
 Source = Callable[[Layer], Any]
 
 
@@ -218,7 +219,7 @@ class Tape:
         return value
 
     def _check_independent(self, values: tuple[Value, ...]) -> None:
-        """Raises if branches depend on the same weights."""
+        """Raises if branches depend on the same weights, or on the input without any."""
         origins = [origin for value in values for origin in value.origins]
         if len(set(origins)) < len(origins):
             raise NoKernelError("branches of a sum or a product are correlated")
