@@ -25,18 +25,13 @@ def nearly_equal(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np
       second: images of x2 [n2, ...].
       pairs: their indices [m, 2].
     """
-    one, two = _unit(first), _unit(second)
-    with one_blas_thread():
-        rough = np.abs(one @ two.T) > 1 - 2 * _CLOSE
+    one, two = (side.reshape(len(side), math.prod(side.shape[1:])) for side in (first, second))
+    squares = [np.einsum("nc,nc->n", rows, rows, dtype=np.float64) for rows in (one, two)]
+    with one_blas_thread(), np.errstate(over="ignore"):
+        rough = np.abs(one @ two.T) > (1 - 2 * _CLOSE) * np.sqrt(np.outer(*squares))
     found = rough[pairs[:, 0], pairs[:, 1]]
-    for i in np.flatnonzero(found):
-        a, b = (side[at].astype(np.float64) for side, at in zip((one, two), pairs[i], strict=True))
-        found[i] = 0 < min(np.square(a - b).sum(), np.square(a + b).sum()) < 2 * _CLOSE
+    for place in np.flatnonzero(found):
+        i, j = pairs[place]
+        a, b = one[i] / np.sqrt(squares[0][i]), two[j] / np.sqrt(squares[1][j])
+        found[place] = 0 < min(np.square(a - b).sum(), np.square(a + b).sum()) < 2 * _CLOSE
     return found
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    """Returns images as rows of length 1; zeros stay zeros."""
-    rows = images.reshape(len(images), math.prod(images.shape[1:]))
-    lengths = np.sqrt(np.einsum("nc,nc->n", rows, rows, dtype=np.float64))
-    return (rows / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
