@@ -27,7 +27,7 @@ def nearly_equal(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np
     """
     one, two = (side.reshape(len(side), math.prod(side.shape[1:])) for side in (first, second))
     squares = [np.einsum("nc,nc->n", rows, rows, dtype=np.float64) for rows in (one, two)]
-    with one_blas_thread(), np.errstate(over="ignore"):
+    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
         rough = np.abs(one @ two.T) > (1 - 2 * _CLOSE) * np.sqrt(np.outer(*squares))
     found = rough[pairs[:, 0], pairs[:, 1]]
     for place in np.flatnonzero(found):
