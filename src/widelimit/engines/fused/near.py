@@ -1,7 +1,7 @@
 """Pairs of images that are so close that float32 loses what lies between them.
 
-The derivative of a kink depends on the angle between two samples, the square root of what 1 -
-correlation is: rounded to 6e-8, that is an angle of 3e-4.
+The derivative of a kink depends on the angle between two samples, sqrt(2 (1 - correlation)). A
+correlation that is rounded to 6e-8 leaves an angle of 3e-4 unknown.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _CLOSE = 1e-4  # 1 - |correlation| below which pairs are close: an angle of 0.01
 
 
 def nearly_equal(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Returns which of some pairs [m] are close, up to a factor; equal ones are not meant.
+    """Returns which pairs [m] are nearly equal, or nearly multiples of each other; but not equal.
 
-    Whether a pair is close does not depend on the other ones.
+    The answer for a pair does not depend on the other pairs.
 
     Args:
       first: images of x1 [n1, ...].
@@ -33,5 +33,6 @@ def nearly_equal(first: np.ndarray, second: np.ndarray, pairs: np.ndarray) -> np
     for place in np.flatnonzero(found):
         i, j = pairs[place]
         a, b = one[i] / np.sqrt(squares[0][i]), two[j] / np.sqrt(squares[1][j])
-        found[place] = 0 < min(np.square(a - b).sum(), np.square(a + b).sum()) < 2 * _CLOSE
+        close = min(np.square(a - b).sum(), np.square(a + b).sum()) < 2 * _CLOSE
+        found[place] = close and not np.array_equal(one[i], two[j])
     return found
