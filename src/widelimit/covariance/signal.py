@@ -61,6 +61,12 @@ class Signal:
         """Returns the permutation of axes that gives (batch, *spatial, channels)."""
         return (self.batch_axis, *self.spatial_axes, self.channel_axis)
 
+    def with_samples(self, n1: int, n2: int) -> Signal:
+        """Returns the description for other numbers of samples."""
+        before, behind = self.shape1[: self.batch_axis], self.shape1[self.batch_axis + 1 :]
+        shapes = (*before, n1, *behind), (*before, n2, *behind)
+        return dataclasses.replace(self, shape1=shapes[0], shape2=shapes[1])
+
 
 def is_branches(tree: object) -> bool:
     """Returns whether `tree` is a list or tuple of branches (named tuples are not)."""

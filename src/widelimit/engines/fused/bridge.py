@@ -14,7 +14,7 @@ from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused import activations as activations
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.flat import FlatProgram, lower_flat
-from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel, with_samples
+from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel
 from widelimit.engines.fused.lowering import lower
 from widelimit.engines.fused.parallel import count_threads
 from widelimit.engines.fused.stages import SpatialProgram
@@ -41,7 +41,7 @@ _programs = Cache(64)
 
 def _program(net: Layer, signal: Any, tangent: bool) -> SpatialProgram | FlatProgram | str:
     """Returns the program of a network, or why there is none."""
-    one = with_samples(signal, 1, 1) if isinstance(signal, Signal) else signal
+    one = signal.with_samples(1, 1) if isinstance(signal, Signal) else signal
 
     def alike() -> Any:
         key = jax.tree.structure(net), one, tangent, registered()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple, TypeVar
@@ -168,7 +167,7 @@ class FlatKernel(_NetworkKernel):
     ) -> Kernel:
         """Returns values, which may be traced, between sets of those sizes as a kernel."""
         program, fields = self._program, self._request.fields
-        signal = with_samples(self._signal_out, *sizes)
+        signal = self._signal_out.with_samples(*sizes)
         t, cov2 = values.ntk, values.cov1 if symmetric else values.cov2
         if "ntk" in fields and t is None:
             t = jnp.asarray(self._no_tangent(sizes))
@@ -238,7 +237,7 @@ class SpatialKernel(_NetworkKernel):
 
     def _site(self, n1: int, n2: int) -> Site:
         """Returns the site of the layers behind the spatial axes."""
-        signal = with_samples(self._program.signal_out, n1, n2)
+        signal = self._program.signal_out.with_samples(n1, n2)
         need = output_need(self._tail.output_signal(signal), False, self._request.variances)
         return make_site(self._tail, signal, need, (None, None), (None, None))
 
@@ -396,13 +395,3 @@ def _shaped(values: Any) -> jax.Array:
     """Returns values with one offset and one position, unless they have these axes already."""
     values = jnp.asarray(values)
     return values if values.ndim > 2 else values[..., None, None]
-
-
-def with_samples(signal: Signal, n1: int, n2: int) -> Signal:
-    """Returns the description of other numbers of samples."""
-
-    def resized(shape: tuple[int, ...], n: int) -> tuple[int, ...]:
-        return (*shape[: signal.batch_axis], n, *shape[signal.batch_axis + 1 :])
-
-    shapes = resized(signal.shape1, n1), resized(signal.shape1, n2)
-    return dataclasses.replace(signal, shape1=shapes[0], shape2=shapes[1])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -37,8 +36,7 @@ _FEW_PAIRS = 2**12
 def few_pairs(net: Layer, shapes: tuple[Any, Any], request: Request) -> str | None:
     """Returns that plain JAX is quicker, as a reason, or None."""
     signal = behind_flatten(net, shapes, request.axes)[2]
-    pairs = math.prod(shape[signal.batch_axis] for shape in (signal.shape1, signal.shape2))
-    if signal.spatial or pairs >= _FEW_PAIRS:
+    if signal.spatial or signal.n1 * signal.n2 >= _FEW_PAIRS:
         return None
     return f"fewer than {_FEW_PAIRS} pairs take less time than to call out of traced code"
 
