@@ -6,11 +6,14 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from widelimit.gram.sizes import human_bytes
+from widelimit.layers.description import from_json
 from widelimit.scale.fill import FillReport
 from widelimit.scale.store import Store, gram, open_store
 
@@ -45,16 +48,13 @@ def _parser() -> argparse.ArgumentParser:
         command = kinds.add_parser(name, help=text, description=text)
         command.add_argument("store", help="NAME.zarr, or a URL of fsspec")
         command.set_defaults(run=run)
-        for flags, options in _OPTIONS.get(name, []):
-            command.add_argument(*flags, **options)
+        for flag, settings in _OPTIONS.get(name, {}).items():
+            command.add_argument(flag, **settings)
     return parser
 
 
 def _create(options: argparse.Namespace) -> int:
-    with open(options.network, encoding="utf-8") as file:
-        text = file.read()
-    from widelimit.layers.description import from_json
-
+    text = Path(options.network).read_text(encoding="utf-8")
     x = np.load(options.inputs, mmap_mode="r")
     names = tuple(options.get.split(","))
     store = gram(from_json(text), x, get=names, store=options.store, tile=options.tile)
@@ -127,13 +127,14 @@ def _say(text: str) -> None:
     print(f"widelimit: {text}", file=sys.stderr)  # noqa: T201
 
 
-_ENGINE = (
-    ["--engine"],
-    {
+_Flags: TypeAlias = dict[str, dict[str, Any]]
+
+_ENGINE: _Flags = {
+    "--engine": {
         "default": "inline",
         "help": "inline, dask, dask:tcp://host:port, dask-scheduler-file:path",
-    },
-)
+    }
+}
 
 _COMMANDS = {
     "create": (_create, "create a store from a description of a network and a .npy file"),
@@ -145,20 +146,20 @@ _COMMANDS = {
     "export": (_export, "write a kernel as a .npy file"),
 }
 
-_OPTIONS = {
-    "create": [
-        (["--network"], {"required": True, "help": "file that widelimit.to_json wrote"}),
-        (["--inputs"], {"required": True, "help": ".npy file with the samples"}),
-        (["--get"], {"default": "ntk", "help": "ntk, nngp, or nngp,ntk"}),
-        (["--tile"], {"type": int, "help": "rows of a tile"}),
-    ],
-    "plan": [_ENGINE],
-    "fill": [_ENGINE],
-    "repair": [_ENGINE],
-    "export": [
-        (["out"], {"help": "path of a new .npy file"}),
-        (["--kernel"], {"help": "which kernel, if there are two"}),
-    ],
+_OPTIONS: dict[str, _Flags] = {
+    "create": {
+        "--network": {"required": True, "help": "file that widelimit.to_json wrote"},
+        "--inputs": {"required": True, "help": ".npy file with the samples"},
+        "--get": {"default": "ntk", "help": "ntk, nngp, or nngp,ntk"},
+        "--tile": {"type": int, "help": "rows of a tile"},
+    },
+    "plan": _ENGINE,
+    "fill": _ENGINE,
+    "repair": _ENGINE,
+    "export": {
+        "out": {"help": "path of a new .npy file"},
+        "--kernel": {"help": "which kernel, if there are two"},
+    },
 }
 
 

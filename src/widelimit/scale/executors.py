@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from widelimit._text import shown
 from widelimit.engines.fused.parallel import count_threads
-from widelimit.scale.optional import require
+from widelimit.scale.optional import import_optional
 
 Task: TypeAlias = Callable[[], object]
 
@@ -18,6 +18,11 @@ Task: TypeAlias = Callable[[], object]
 # so again.
 _DEATHS = 5
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "WIDELIMIT_THREADS")
+
+_GUARD = (
+    "a script that starts workers does so under `if __name__ == '__main__':`, since every worker "
+    "runs the script"
+)
 
 
 class LostError(RuntimeError):
@@ -91,7 +96,7 @@ class Dask:
           owned: whether `close` closes the client too, and its cluster.
         """
         self._client, self._owned = client, owned
-        self._completed = require("distributed").as_completed([])
+        self._completed = import_optional("distributed").as_completed([])
 
     @property
     def words(self) -> str:
@@ -105,13 +110,11 @@ class Dask:
 
     def submit(self, name: str, function: Callable[..., object], *args: object) -> None:
         """Sends a task to the scheduler; exceptions are tried again twice."""
-        self._completed.add(
-            self._client.submit(function, *args, key=name, retries=2, pure=False)
-        )
+        self._completed.add(self._client.submit(function, *args, key=name, retries=2, pure=False))
 
     def as_completed(self) -> Iterator[object]:
         """Yields results as tasks end."""
-        killed = require("distributed").KilledWorker
+        killed = import_optional("distributed").KilledWorker
         for future in self._completed:
             try:
                 yield future.result()
@@ -149,16 +152,27 @@ def make_executor(engine: object) -> Executor:
     if isinstance(engine, str) and engine == "dask":
         return Dask(_local_client(), owned=True)
     if isinstance(engine, str) and engine.startswith("dask:"):
-        return Dask(require("distributed").Client(engine.removeprefix("dask:")), owned=True)
+        return Dask(import_optional("distributed").Client(engine.removeprefix("dask:")), owned=True)
     if isinstance(engine, str) and engine.startswith("dask-scheduler-file:"):
         path = engine.removeprefix("dask-scheduler-file:")
-        return Dask(require("distributed").Client(scheduler_file=path), owned=True)
+        return Dask(import_optional("distributed").Client(scheduler_file=path), owned=True)
     if all(hasattr(engine, name) for name in ("submit", "nthreads", "scheduler")):
         return Dask(engine, owned=False)
     raise ValueError(
         "expected engine 'inline', 'dask', 'dask:tcp://host:port', 'dask-scheduler-file:path' or "
         f"a distributed.Client, got {shown(engine)}"
     )
+
+
+def describe(engine: object) -> tuple[str, int]:
+    """Returns an engine in a few words, and how many tasks it runs at once; starts no workers."""
+    if engine == "dask":
+        return f"dask, {count_threads()} processes on this machine", count_threads()
+    executor = make_executor(engine)
+    try:
+        return executor.words, executor.workers
+    finally:
+        executor.close()
 
 
 def _local_client() -> Any:
@@ -168,11 +182,8 @@ def _local_client() -> Any:
       RuntimeError: this is such a process itself.
     """
     if multiprocessing.parent_process() is not None and "__mp_main__" in sys.modules:
-        raise RuntimeError(
-            "expected the lines that start workers under `if __name__ == '__main__':`, got them at "
-            "the top of the script, which every worker runs"
-        )
-    dask, distributed = require("dask"), require("distributed")
+        raise RuntimeError(f"expected one process to start workers, got a worker itself: {_GUARD}")
+    dask, distributed = import_optional("dask"), import_optional("distributed")
     platform = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
     environment = platform | dict.fromkeys(_ONE_THREAD, "1")
     settings = {
@@ -181,7 +192,10 @@ def _local_client() -> Any:
         "distributed.worker.daemon": False,
     }
     with dask.config.set(settings):
-        cluster = distributed.LocalCluster(
-            n_workers=count_threads(), threads_per_worker=1, processes=True, dashboard_address=None
-        )
+        try:
+            cluster = distributed.LocalCluster(
+                n_workers=count_threads(), threads_per_worker=1, dashboard_address=None
+            )
+        except RuntimeError as error:
+            raise RuntimeError(f"expected workers to start, got {error} {_GUARD}") from error
         return distributed.Client(cluster)

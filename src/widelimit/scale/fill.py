@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from widelimit.gram.progress import progress_bar
-from widelimit.scale.chunks import Chunks
 from widelimit.scale.events import Events
 from widelimit.scale.executors import Executor
 from widelimit.scale.maker import Known
-from widelimit.scale.places import Place, Places
+from widelimit.scale.stored_tiles import StoredTiles
 from widelimit.scale.task import Outcome, compute_tile
+from widelimit.scale.tile_grid import Place, TileGrid
 
 # More tasks than a scheduler likes to hold are handed over as others end.
 _WINDOW = 10_000
@@ -36,7 +36,7 @@ class FillReport(NamedTuple):
     seconds: float
 
 
-def scan(chunks: Iterable[Chunks]) -> tuple[set[Place], set[Place]]:
+def scan(chunks: Iterable[StoredTiles]) -> tuple[set[Place], set[Place]]:
     """Returns the tiles that all kernels have, and those with a chunk of a wrong size."""
     scanned = [part.complete() for part in chunks]
     wrong = set.union(*[each[1] for each in scanned])
@@ -46,8 +46,8 @@ def scan(chunks: Iterable[Chunks]) -> tuple[set[Place], set[Place]]:
 def fill(
     *,
     location: str,
-    places: Places,
-    chunks: Iterable[Chunks],
+    grid: TileGrid,
+    chunks: Iterable[StoredTiles],
     known: Known,
     executor: Executor,
     progress: bool,
@@ -57,7 +57,7 @@ def fill(
 
     Args:
       location: path or URL of the store.
-      places: its tiles.
+      grid: its tiles.
       chunks: the tiles of its kernels.
       known: layers and functions of users in its network.
       executor: who computes.
@@ -74,10 +74,10 @@ def fill(
       KeyboardInterrupt: with how far it came; what is written is kept.
     """
     started, (complete, wrong) = time.monotonic(), scan(chunks)
-    todo = [place for place in places.all() if place not in complete]
+    todo = [place for place in grid.all() if place not in complete]
     events, refused = Events(location), []
     done, skipped, recomputed = 0, len(complete), 0
-    pairs = {place: places.shape(place)[0] * places.shape(place)[1] for place in todo}
+    pairs = {place: grid.shape(place)[0] * grid.shape(place)[1] for place in todo}
     try:
         with progress_bar(sum(pairs.values()), progress and bool(todo)) as advance:
             for outcome in _outcomes(location, todo, known, executor, stop):
@@ -89,18 +89,18 @@ def fill(
                 advance(pairs[outcome.place])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"{location} has {done + skipped} of {len(places)} tiles, which are kept: "
+            f"{location} has {done + skipped} of {len(grid)} tiles, which are kept: "
             "store.fill() goes on from there"
         ) from None
     finally:
         executor.close()
     if refused:
-        shown = "; ".join(map(places.words, refused[:3]))
+        shown = "; ".join(map(grid.words, refused[:3]))
         raise ValueError(
-            f"expected finite kernels, got others in {len(refused)} of {len(places)} tiles, which "
+            f"expected finite kernels, got others in {len(refused)} of {len(grid)} tiles, which "
             f"are not written: {shown}"
         )
-    left = len(places) - done - skipped
+    left = len(grid) - done - skipped
     return FillReport(done, skipped, recomputed, left, time.monotonic() - started)
 
 

@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import ArrayLike, PyTree
 
 from widelimit._samples import Rows
 from widelimit.engines.tiles import NetworkTiler
 from widelimit.layers.base import Layer
 from widelimit.layers.description import from_json
-from widelimit.scale.places import Place
 from widelimit.scale.schema import Content, read_content, read_inputs
+from widelimit.scale.tile_grid import Place
 
 Known: TypeAlias = tuple[type[Layer] | Callable[..., object], ...]
 """Layers and functions of users that a network holds; see `widelimit.from_json`."""
@@ -42,7 +42,9 @@ class TileMaker:
         self.content, self._inputs = content, inputs
         self._x64 = content.dtype == "float64"
         with jax.enable_x64(self._x64):
-            self._tiler = tiler_of(network_of(content, known), inputs[0][:1], content.get)
+            self._tiler = tiler_of(
+                network_of(content, known), np.asarray(inputs[0][:1]), None, content.get
+            )
         each = max(1, self._tiler.prepared_bytes) * content.tile
         self._room = max(2, _PREPARED_BYTES // each)
         self._prepared: collections.OrderedDict[tuple[int, int], object] = collections.OrderedDict()
@@ -66,11 +68,11 @@ class TileMaker:
         with jax.enable_x64(self._x64):
             first = self._piece(0, i)
             second = None if self.content.symmetric and i == j else self._piece(1, j)
-            return self._named(self._tiler.tile(first, second), self.content.places.shape(place))
+            return self._named(self._tiler.tile(first, second), self.content.grid.shape(place))
 
     def rows(self, piece: int, x: object) -> dict[str, np.ndarray]:
         """Returns the kernels between a piece of x1 and samples that `prepare` returned."""
-        span = self.content.places.span(0, piece)
+        span = self.content.grid.span(0, piece)
         with jax.enable_x64(self._x64):
             tile = self._tiler.tile(self._piece(0, piece), x)
             return self._named(tile, (span.stop - span.start, self.content.tile))
@@ -94,7 +96,7 @@ class TileMaker:
         if key not in self._prepared:
             while len(self._prepared) >= self._room:
                 self._prepared.popitem(last=False)
-            x = self._inputs[key[0]][self.content.places.span(side, piece)]
+            x = self._inputs[key[0]][self.content.grid.span(side, piece)]
             self._prepared[key] = self.prepare(np.asarray(x))
         self._prepared.move_to_end(key)
         return self._prepared[key]
@@ -110,9 +112,10 @@ def network_of(content: Content, known: Known) -> Layer:
     return from_json(content.network, known)
 
 
-def tiler_of(net: Any, sample: np.ndarray, get: tuple[str, ...]) -> NetworkTiler:
-    """Returns what computes tiles of a network, by one sample."""
-    return net.kernel_fn.tiler(np.asarray(sample), None, get, jax.local_devices()[:1])
+def tiler_of(net: Layer, x1: ArrayLike, x2: ArrayLike | None, get: tuple[str, ...]) -> NetworkTiler:
+    """Returns what computes tiles of a network between inputs."""
+    kernel_fn: Any = net.kernel_fn
+    return kernel_fn.tiler(x1, x2, get, jax.local_devices()[:1])
 
 
 def _filled(x: np.ndarray, size: int) -> np.ndarray:

@@ -75,7 +75,9 @@ def choose_backend(seconds_per_pair: float, itemsize: int, passes: int = 20) -> 
     """
     write, read = itemsize / 400e6, itemsize / 1e9  # seconds an entry, on an ordinary disk
     limit = (write + passes * read) / (passes - 1)
-    compared = f"an entry takes {seconds_per_pair:.1e} s to compute, {limit:.1e} s to store and read"
+    compared = (
+        f"an entry takes {seconds_per_pair:.1e} s to compute, {limit:.1e} s to store and read"
+    )
     return ("stored" if seconds_per_pair > limit else "recompute"), compared
 
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from widelimit._text import shown
-from widelimit.scale.chunks import codecs
-from widelimit.scale.optional import require
-from widelimit.scale.places import Places
+from widelimit.scale.optional import import_optional
+from widelimit.scale.stored_tiles import codecs
+from widelimit.scale.tile_grid import TileGrid
 
 SCHEMA = 1
 _PIECE_BYTES = 2**24
@@ -46,9 +46,9 @@ class Content(NamedTuple):
     engine: str
 
     @property
-    def places(self) -> Places:
+    def grid(self) -> TileGrid:
         """The tiles."""
-        return Places(self.counts, self.tile, self.symmetric)
+        return TileGrid(self.counts, self.tile, self.symmetric)
 
     @property
     def fingerprint(self) -> str:
@@ -76,7 +76,7 @@ def is_local(location: str) -> bool:
 
 def open_group(location: str, mode: str) -> Any:
     """Returns the group of zarr at a path or a URL of fsspec."""
-    zarr = require("zarr")
+    zarr = import_optional("zarr")
     where: object = location
     if not is_local(location):
         where = zarr.storage.FsspecStore.from_url(location, read_only=mode == "r")

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,12 +21,10 @@ from widelimit.gram.storage import Disk, check_path
 from widelimit.kernel.get import KERNELS, parse_get
 from widelimit.layers.base import Layer
 from widelimit.layers.description import to_json
-from widelimit.scale.chunks import Chunks
 from widelimit.scale.events import Events
-from widelimit.scale.executors import Executor, make_executor
+from widelimit.scale.executors import describe, make_executor
 from widelimit.scale.fill import FillReport, fill, scan
 from widelimit.scale.maker import Known, TileMaker, network_of, tiler_of
-from widelimit.scale.places import Places
 from widelimit.scale.plan import StorePlan, choose_backend
 from widelimit.scale.rate import choose_tile, seconds_per_pair
 from widelimit.scale.schema import (
@@ -39,7 +36,9 @@ from widelimit.scale.schema import (
     read_content,
     read_inputs,
 )
+from widelimit.scale.stored_tiles import StoredTiles
 from widelimit.scale.task import chunks_of
+from widelimit.scale.tile_grid import TileGrid
 from widelimit.scale.tiled_operator import (
     RecomputedOperator,
     StoredOperator,
@@ -103,14 +102,16 @@ def gram(
     """
     location = _location(store)
     names = parse_get(get, KERNELS, default=())
+    description = to_json(net)
     with jax.ensure_compile_time_eval():
-        full = net.kernel_fn.tiler(x1, x2, names, jax.local_devices()[:1])
+        full = tiler_of(net, x1, x2, names)
         full.check()
+        _check_scalars(full)
     arrays = [np.asarray(x) for x in (x1, x2) if x is not None]
     with creation_lock(location):
         existing = read_content(location)
         content = Content(
-            network=to_json(net),
+            network=description,
             get=names,
             counts=full.counts,
             symmetric=x2 is None,
@@ -172,7 +173,7 @@ class Store:
         self.path, self.get, self.shape = location, content.get, content.counts
         self.count, self.dtype = content.counts[0], np.dtype(content.dtype)
         self._content, self._engine, self._known = content, engine, known
-        self._chunks: dict[str, Chunks] | None = None
+        self._chunks: dict[str, StoredTiles] | None = None
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, get={self.get}, shape={self.shape}, dtype={self.dtype})"
@@ -188,26 +189,26 @@ class Store:
         return np.asarray(read_inputs(self.path, True)[0][:])
 
     @property
-    def places(self) -> Places:
+    def grid(self) -> TileGrid:
         """Which tiles the matrix is cut into."""
-        return self._content.places
+        return self._content.grid
 
     @property
     def plan(self) -> StorePlan:
         """What filling it takes: tiles, bytes, time. A few pairs of samples are timed."""
-        (complete, _), places = scan(self.chunks.values()), self.places
+        (complete, _), grid = scan(self.chunks.values()), self.grid
         rate = seconds_per_pair(self._tiler, self._sample())
-        left = sum(np.prod(places.shape(p)) for p in places.all() if p not in complete)
-        executor, workers = self._executor_words()
+        left = sum(np.prod(grid.shape(p)) for p in grid.all() if p not in complete)
+        executor, workers = describe(self._engine)
         each = sum(part.chunk_bytes for part in self.chunks.values())
         choice = choose_engine(self.network, (1, *self._sample().shape[1:]))
         return StorePlan(
             shape=self.shape,
             kernels=self.get,
-            tile=places.size,
-            tiles=len(places),
+            tile=grid.size,
+            tiles=len(grid),
             done=len(complete),
-            bytes=each * len(places),
+            bytes=each * len(grid),
             free_bytes=self._free_bytes(),
             seconds=float(left) * rate / workers,
             workers=workers,
@@ -216,9 +217,7 @@ class Store:
             backend=choose_backend(rate, self.dtype.itemsize),
         )
 
-    def fill(
-        self, progress: bool = True, stop: Callable[[], bool] = lambda: False
-    ) -> FillReport:
+    def fill(self, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> FillReport:
         """Computes the tiles that are missing and returns what was done.
 
         Args:
@@ -236,10 +235,10 @@ class Store:
             part.sweep()
         return fill(
             location=self.path,
-            places=self.places,
+            grid=self.grid,
             chunks=self.chunks.values(),
             known=self._known,
-            executor=self._executor(),
+            executor=make_executor(self._engine),
             progress=progress,
             stop=stop,
         )
@@ -250,9 +249,9 @@ class Store:
         Args:
           progress: whether to show a bar.
         """
-        total = sum(int(np.prod(self.places.shape(p))) for p in self.places.all())
+        total = sum(int(np.prod(self.grid.shape(p))) for p in self.grid.all())
         with progress_bar(total, progress) as advance:
-            report = verify(self.chunks, self.places, advance)
+            report = verify(self.chunks, self.grid, advance)
         Events(self.path).write("verify", missing=report.missing, damaged=report.damaged)
         return report
 
@@ -285,10 +284,10 @@ class Store:
             return RecomputedOperator(TileMaker.of(self.path, self._known), get or self.get[0])
         if backend != "stored":
             raise ValueError(f"expected backend 'stored' or 'recompute', got {shown(backend)}")
-        operator, missing = StoredOperator(chunks), len(self.places) - len(chunks.complete()[0])
+        operator, missing = StoredOperator(chunks), len(self.grid) - len(chunks.complete()[0])
         if missing:
             raise ValueError(
-                f"expected all {len(self.places)} tiles in {self.path}, got {missing} missing: "
+                f"expected all {len(self.grid)} tiles in {self.path}, got {missing} missing: "
                 "store.fill() computes them"
             )
         return operator
@@ -309,9 +308,9 @@ class Store:
         chunks, disk = self._of(get), Disk({"": Path(out)})
         try:
             target = disk.allocate("", self.shape, self.dtype)
-            for i, j in self.places.all():
+            for i, j in self.grid.all():
                 tile = chunks.mapped((i, j))
-                rows, columns = self.places.span(0, i), self.places.span(1, j)
+                rows, columns = self.grid.span(0, i), self.grid.span(1, j)
                 target[rows, columns] = tile
                 if self._content.symmetric:
                     target[columns, rows] = tile.T
@@ -322,38 +321,38 @@ class Store:
             raise
 
     @property
-    def chunks(self) -> dict[str, Chunks]:
+    def chunks(self) -> dict[str, StoredTiles]:
         """The tiles of every kernel, by name."""
         if self._chunks is None:
             self._chunks = chunks_of(self.path, self._content, "r+")
         return self._chunks
 
-    def _of(self, get: str | None) -> Chunks:
+    def _of(self, get: str | None) -> StoredTiles:
         if get is None and len(self.get) == 1:
             return self.chunks[self.get[0]]
         if get is None or get not in self.get:
             raise ValueError(f"expected get to be one of {self.get}, got {shown(get)}")
         return self.chunks[get]
 
-    def _executor(self) -> Executor:
-        return make_executor(self._engine)
-
-    def _executor_words(self) -> tuple[str, int]:
-        executor = self._executor()
-        try:
-            return executor.words, executor.workers
-        finally:
-            executor.close()
-
     @property
     def _tiler(self) -> NetworkTiler:
-        return tiler_of(self.network, self._sample()[:1], self.get)
+        return tiler_of(self.network, self._sample()[:1], None, self.get)
 
     def _sample(self) -> np.ndarray:
         return np.asarray(read_inputs(self.path, True)[0][:512])
 
     def _free_bytes(self) -> int | None:
         return shutil.disk_usage(self.path).free if is_local(self.path) else None
+
+
+def _check_scalars(tiler: NetworkTiler) -> None:
+    """Raises ValueError unless kernels are matrices."""
+    shapes = {leaf.shape for leaf in jax.tree.leaves(tiler.outline())}
+    if shapes != {(1, 1)}:
+        raise ValueError(
+            f"expected kernels of one number for each pair of samples, got {sorted(shapes)} for "
+            "one pair: a Flatten or a GlobalAvgPool at the end of the network gives such"
+        )
 
 
 def _location(store: str | os.PathLike[str]) -> str:
@@ -370,5 +369,5 @@ def _tile_of(existing: Content | None, tile: int | None) -> int | None:
 
 
 def _choose(net: Layer, arrays: list[np.ndarray], names: tuple[str, ...], memory: Bytes) -> int:
-    tiler, sample = tiler_of(net, arrays[0][:1], names), arrays[0][:512]
+    tiler, sample = tiler_of(net, arrays[0][:1], None, names), arrays[0][:512]
     return choose_tile(tiler, sample, max(map(len, arrays)), parse_memory(memory))

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from widelimit.scale.chunks import Chunks
 from widelimit.scale.maker import Known, TileMaker
-from widelimit.scale.places import Place
 from widelimit.scale.schema import Content, is_local, open_group
+from widelimit.scale.stored_tiles import StoredTiles
+from widelimit.scale.tile_grid import Place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     state: str
 
 
-def chunks_of(location: str, content: Content, mode: str) -> dict[str, Chunks]:
+def chunks_of(location: str, content: Content, mode: str) -> dict[str, StoredTiles]:
     """Returns the tiles of every kernel of a store, by name.
 
     Args:
@@ -40,7 +40,7 @@ def chunks_of(location: str, content: Content, mode: str) -> dict[str, Chunks]:
     group = open_group(location, mode)
     folder = Path(location) if is_local(location) else None
     return {
-        name: Chunks(group[name], content.places, folder and folder / name / "c")
+        name: StoredTiles(group[name], content.grid, folder and folder / name / "c")
         for name in content.get
     }
 
@@ -66,12 +66,12 @@ def compute_tile(location: str, place: Place, known: Known) -> Outcome:
 
 
 @functools.lru_cache(maxsize=4)
-def _chunks_of(location: str, content: Content) -> dict[str, Chunks]:
+def _chunks_of(location: str, content: Content) -> dict[str, StoredTiles]:
     """Returns the tiles of a store to write to, which a process opens once."""
     return chunks_of(location, content, "r+")
 
 
-def _write(chunks: Chunks, place: Place, tile: np.ndarray) -> None:
+def _write(chunks: StoredTiles, place: Place, tile: np.ndarray) -> None:
     try:
         chunks.write(place, tile)
     except OSError as error:

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from widelimit.engines.fused.parallel import one_blas_thread, run_parallel
-from widelimit.scale.chunks import Chunks
 from widelimit.scale.maker import TileMaker
-from widelimit.scale.places import Place, Places
+from widelimit.scale.stored_tiles import StoredTiles
+from widelimit.scale.tile_grid import Place, TileGrid
 
 # Rows of tiles are dealt to this many sums, whatever the number of threads: the bits of a product
 # do not depend on the machine.
@@ -27,25 +27,25 @@ class TiledOperator(abc.ABC):
 
     Attributes:
       shape: (n, n).
-      places: its tiles.
+      grid: its tiles.
     """
 
-    def __init__(self, places: Places, dtype: np.dtype) -> None:
+    def __init__(self, grid: TileGrid, dtype: np.dtype) -> None:
         """Keeps the tiles.
 
         Args:
-          places: of a symmetric matrix.
+          grid: of a symmetric matrix.
           dtype: of the entries.
 
         Raises:
           ValueError: a matrix between two sets of samples.
         """
-        if not places.symmetric:
+        if not grid.symmetric:
             raise ValueError(
-                f"expected a kernel of x1 with itself, got one of x1 with x2, {places.counts}"
+                f"expected a kernel of x1 with itself, got one of x1 with x2, {grid.counts}"
             )
-        self.places, self.dtype = places, dtype
-        self.shape = places.counts
+        self.grid, self.dtype = grid, dtype
+        self.shape = grid.counts
 
     @abc.abstractmethod
     def _tile(self, place: Place) -> np.ndarray:
@@ -77,8 +77,8 @@ class TiledOperator(abc.ABC):
         sums = [np.zeros_like(v) for _ in range(_SUMS)]
 
         def add(k: int) -> None:
-            for i in _dealt(self.places.pieces[0], k):
-                for j in range(i, self.places.pieces[1]):
+            for i in _dealt(self.grid.pieces[0], k):
+                for j in range(i, self.grid.pieces[1]):
                     self._add_tile((i, j), v, sums[k])
 
         with one_blas_thread():
@@ -87,7 +87,7 @@ class TiledOperator(abc.ABC):
 
     def _add_tile(self, place: Place, v: np.ndarray, result: np.ndarray) -> None:
         """Adds the products of a tile, and of its transpose beyond the diagonal."""
-        i, j = (self.places.span(side, piece) for side, piece in enumerate(place))
+        i, j = (self.grid.span(side, piece) for side, piece in enumerate(place))
         tile, mirrored = self._tile(place), place[0] != place[1]
         for start in range(0, len(tile), _STRIP):
             strip = tile[start : start + _STRIP].astype(float)
@@ -98,7 +98,7 @@ class TiledOperator(abc.ABC):
 
     def diagonal(self) -> np.ndarray:
         """Returns the diagonal [n] in float64."""
-        tiles = (self._tile((i, i)).diagonal() for i in range(self.places.pieces[0]))
+        tiles = (self._tile((i, i)).diagonal() for i in range(self.grid.pieces[0]))
         return np.concatenate([np.asarray(d, float) for d in tiles])
 
     def columns(self, indices: Int[Array | np.ndarray, " m"]) -> np.ndarray:
@@ -112,11 +112,11 @@ class TiledOperator(abc.ABC):
         """
         indices = check_indices(indices, self.shape[1])
         result = np.empty((self.shape[0], len(indices)), self.dtype)
-        piece, offset = np.divmod(indices, self.places.size)
+        piece, offset = np.divmod(indices, self.grid.size)
         for p in np.unique(piece):
             of_piece = np.flatnonzero(piece == p)
-            for i in range(self.places.pieces[0]):
-                rows = self.places.span(0, i)
+            for i in range(self.grid.pieces[0]):
+                rows = self.grid.span(0, i)
                 mirrored = i > p
                 tile = self._tile((int(p), i) if mirrored else (i, int(p)))
                 chosen = offset[of_piece]
@@ -128,13 +128,13 @@ class TiledOperator(abc.ABC):
 class StoredOperator(TiledOperator):
     """Products that read the tiles of a store, mapped into memory; each is verified once."""
 
-    def __init__(self, chunks: Chunks) -> None:
+    def __init__(self, chunks: StoredTiles) -> None:
         """Takes the tiles of one kernel.
 
         Args:
           chunks: the tiles.
         """
-        super().__init__(chunks.places, np.dtype(chunks.array.dtype))
+        super().__init__(chunks.grid, np.dtype(chunks.array.dtype))
         self._chunks = chunks
 
     def _tile(self, place: Place) -> np.ndarray:
@@ -154,7 +154,7 @@ class RecomputedOperator(TiledOperator):
           maker: computes tiles.
           get: which kernel.
         """
-        super().__init__(maker.content.places, np.dtype(maker.content.dtype))
+        super().__init__(maker.content.grid, np.dtype(maker.content.dtype))
         self._maker, self._get = maker, get
 
     def _tile(self, place: Place) -> np.ndarray:
@@ -173,14 +173,14 @@ class RecomputedOperator(TiledOperator):
         Raises:
           IndexError: indices beyond n.
         """
-        indices, size = check_indices(indices, self.shape[1]), self.places.size
+        indices, size = check_indices(indices, self.shape[1]), self.grid.size
         result = np.empty((self.shape[0], len(indices)), self.dtype)
         for start in range(0, len(indices), size):
             chosen = indices[start : start + size]
             samples = self._maker.prepare(self._maker.samples(chosen))
-            for i in range(self.places.pieces[0]):
+            for i in range(self.grid.pieces[0]):
                 tile = self._maker.rows(i, samples)[self._get]
-                result[self.places.span(0, i), start : start + size] = tile[:, : len(chosen)]
+                result[self.grid.span(0, i), start : start + size] = tile[:, : len(chosen)]
         return result
 
 
@@ -194,11 +194,13 @@ def check_indices(indices: Int[Array | np.ndarray, " m"], count: int) -> np.ndar
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise IndexError(f"expected a vector of integer indices, got {array.dtype} {array.shape}")
     if array.size and not (array.min() >= 0 and array.max() < count):
-        raise IndexError(f"expected indices from 0 to {count - 1}, got {array.min()}..{array.max()}")
+        raise IndexError(
+            f"expected indices from 0 to {count - 1}, got {array.min()}..{array.max()}"
+        )
     return array
 
 
 def _dealt(rows: int, k: int) -> list[int]:
-    """Returns the rows of tiles of the k-th sum: dealt back and forth, so that all have much work."""
+    """Returns the rows of tiles of the k-th sum: dealt back and forth, for equal work."""
     order = [i % (2 * _SUMS) for i in range(rows)]
     return [i for i, o in enumerate(order) if min(o, 2 * _SUMS - 1 - o) == k]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from widelimit.scale.chunks import Chunks
-from widelimit.scale.places import Place, Places
+from widelimit.scale.stored_tiles import StoredTiles
+from widelimit.scale.tile_grid import Place, TileGrid
 
 
 class VerifyReport(NamedTuple):
@@ -28,26 +28,26 @@ class VerifyReport(NamedTuple):
 
 
 def verify(
-    chunks: Mapping[str, Chunks], places: Places, advance: Callable[[int], object]
+    chunks: Mapping[str, StoredTiles], grid: TileGrid, advance: Callable[[int], object]
 ) -> VerifyReport:
     """Returns which tiles are intact; all of them are read.
 
     Args:
       chunks: the tiles of every kernel.
-      places: which tiles there should be.
+      grid: which tiles there should be.
       advance: called with the number of pairs of samples that were verified.
     """
     states: dict[Place, str] = {}
     listed = [part.complete() for part in chunks.values()]
-    for place in places.all():
+    for place in grid.all():
         if any(place in wrong for _, wrong in listed):
             states[place] = "damaged"
         elif not all(place in complete for complete, _ in listed):
             states[place] = "missing"
         else:
-            intact = all([part.is_intact(place) for part in chunks.values()])
+            intact = all(part.is_intact(place) for part in chunks.values())
             states[place] = "intact" if intact else "damaged"
-        rows, columns = places.shape(place)
+        rows, columns = grid.shape(place)
         advance(rows * columns)
     missing, damaged = (
         tuple(p for p, state in states.items() if state == name) for name in ("missing", "damaged")

@@ -9,7 +9,7 @@ Place: TypeAlias = tuple[int, int]
 """Row and column of a tile."""
 
 
-class Places(NamedTuple):
+class TileGrid(NamedTuple):
     """The tiles of a kernel matrix [n1, n2]; of a symmetric one those of the upper triangle.
 
     Attributes:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from widelimit.scale.optional import require
-from widelimit.scale.places import Place, Places
+from widelimit.scale.optional import import_optional
+from widelimit.scale.tile_grid import Place, TileGrid
 
 _CHECKSUM_BYTES = 4
 
@@ -22,10 +22,10 @@ def codecs() -> dict[str, object]:
     Without compression a chunk can be mapped into memory. crc32c is in its last four bytes: zarr
     reads a flipped bit as an error.
     """
-    return {"filters": None, "compressors": [require("zarr.codecs").Crc32cCodec()]}
+    return {"filters": None, "compressors": [import_optional("zarr.codecs").Crc32cCodec()]}
 
 
-class Chunks:
+class StoredTiles:
     """The tiles of one kernel.
 
     zarr writes a chunk under another name and renames it: a chunk that exists is whole, unless the
@@ -33,32 +33,32 @@ class Chunks:
 
     Attributes:
       array: the array of zarr.
-      places: the tiles.
+      grid: the tiles.
       folder: the chunks as files, None for stores that are not a local folder.
     """
 
-    def __init__(self, array: Any, places: Places, folder: Path | None) -> None:
+    def __init__(self, array: Any, grid: TileGrid, folder: Path | None) -> None:
         """Keeps an open array.
 
         Args:
           array: the array of zarr.
-          places: its tiles.
+          grid: its tiles.
           folder: the folder of its chunks, if there is one.
         """
-        self.array, self.places, self.folder = array, places, folder
+        self.array, self.grid, self.folder = array, grid, folder
         self._verified: set[Place] = set()
 
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a chunk."""
-        return self.places.size**2 * self.array.dtype.itemsize + _CHECKSUM_BYTES
+        return self.grid.size**2 * self.array.dtype.itemsize + _CHECKSUM_BYTES
 
     def complete(self) -> tuple[set[Place], set[Place]]:
         """Returns the tiles whose chunk exists, and those whose chunk has a wrong size.
 
         Nothing is read but names and sizes. Of stores that are not a local folder, names alone.
         """
-        found = {place: size for place, size in self._sizes() if self.places.contains(place)}
+        found = {place: size for place, size in self._sizes() if self.grid.contains(place)}
         wrong = {place for place, size in found.items() if size not in (self.chunk_bytes, None)}
         return set(found) - wrong, wrong
 
@@ -88,14 +88,14 @@ class Chunks:
         """
         if not self.exists(place):
             raise ValueError(
-                f"expected a tile with {self.places.words(place)} in {self._name}, got none of "
+                f"expected a tile with {self.grid.words(place)} in {self._name}, got none of "
                 f"{self.chunk_bytes} bytes: store.fill() computes what is missing"
             )
         try:
             tile = np.asarray(self.array[self._index(place)])
         except ValueError as error:
             raise ValueError(
-                f"expected an intact tile with {self.places.words(place)} in {self._name}, got a "
+                f"expected an intact tile with {self.grid.words(place)} in {self._name}, got a "
                 f"damaged one: store.repair() computes it again ({error})"
             ) from error
         self._verified.add(place)
@@ -110,7 +110,7 @@ class Chunks:
         if self.folder is None or place not in self._verified:
             return self.read(place)
         whole = np.memmap(self._file(place), self.array.dtype, "r", shape=self.array.chunks)
-        rows, columns = self.places.shape(place)
+        rows, columns = self.grid.shape(place)
         return whole[:rows, :columns]
 
     def is_intact(self, place: Place) -> bool:
@@ -172,7 +172,7 @@ class Chunks:
         return self.folder / str(place[0]) / str(place[1])
 
     def _index(self, place: Place) -> tuple[slice, slice]:
-        return self.places.span(0, place[0]), self.places.span(1, place[1])
+        return self.grid.span(0, place[0]), self.grid.span(1, place[1])
 
 
 def _age(path: Path) -> float:
