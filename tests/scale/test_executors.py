@@ -44,6 +44,16 @@ def test_dask_writes_the_bits_of_inline(tmp_path, client):
     assert stores[1].fill(progress=False)[:4] == (0, 10, 0, 0)
 
 
+def test_products_of_many_processes(tmp_path, client):
+    store = small_store(tmp_path)
+    store.fill(progress=False)
+    v = np.random.default_rng(0).standard_normal((50, 3))
+    operator = store.operator(engine=client)
+    for _ in range(2):
+        np.testing.assert_array_equal(operator.matmat(v), store.operator().matmat(v))
+    operator.close()
+
+
 def test_engines_may_change_in_the_middle(tmp_path, client):
     calls = []
     store = small_store(tmp_path)

@@ -21,6 +21,7 @@ from widelimit.gram.storage import Disk, check_path
 from widelimit.kernel.get import KERNELS, parse_get
 from widelimit.layers.base import Layer
 from widelimit.layers.description import to_json
+from widelimit.scale.distributed_operator import DistributedOperator
 from widelimit.scale.events import Events
 from widelimit.scale.executors import describe, make_executor
 from widelimit.scale.fill import FillReport, fill, scan
@@ -268,29 +269,34 @@ class Store:
         report = self.fill(progress)
         return report._replace(recomputed=len(damaged))
 
-    def operator(self, get: str | None = None, backend: str = "stored") -> TiledOperator:
+    def operator(
+        self, get: str | None = None, backend: str | None = None, engine: object = "inline"
+    ) -> TiledOperator:
         """Returns the kernel as an operator: products with vectors, its diagonal, columns.
 
         Args:
           get: which kernel; None for the only one.
           backend: "stored" reads tiles from the disk, "recompute" computes them for each product:
-            `plan` says which is quicker.
+            `plan` says which is quicker. None is "stored".
+          engine: who reads tiles: "inline", or a cluster, as for `gram`.
 
         Raises:
           ValueError: another back end, a kernel of x1 with x2, or tiles that are missing.
         """
-        chunks = self._of(get)
-        if backend == "recompute":
-            return RecomputedOperator(TileMaker.of(self.path, self._known), get or self.get[0])
-        if backend != "stored":
+        chunks, name = self._of(get), get or self.get[0]
+        if backend not in (None, "stored", "recompute"):
             raise ValueError(f"expected backend 'stored' or 'recompute', got {shown(backend)}")
+        if backend == "recompute":
+            return RecomputedOperator(TileMaker.of(self.path, self._known), name)
         operator, missing = StoredOperator(chunks), len(self.grid) - len(chunks.complete()[0])
         if missing:
             raise ValueError(
                 f"expected all {len(self.grid)} tiles in {self.path}, got {missing} missing: "
                 "store.fill() computes them"
             )
-        return operator
+        if engine == "inline":
+            return operator
+        return DistributedOperator(chunks, self.path, name, make_executor(engine))
 
     def export(self, out: str | os.PathLike[str], get: str | None = None) -> np.ndarray:
         """Writes a whole kernel as a .npy file and returns it as a read-only `numpy.memmap`.
