@@ -1,4 +1,4 @@
-"""Figures of stores: what a tile costs beside its kernels, passes, scans; and a large one, really run.
+"""Figures of stores: what a tile costs beside its kernels, passes, scans; a large one, really run.
 
     python -m benchmarks.scale overhead | pass | scan | extra     [--folder FOLDER]
     python -m benchmarks.scale large DATA [--samples 100000]      [--folder FOLDER]
