@@ -1,0 +1,1 @@
+"""Gram matrices and solves beyond one call and one machine."""
