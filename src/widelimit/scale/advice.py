@@ -11,7 +11,7 @@ _STEPS = 20
 
 
 def noise_floor(operator: Operator) -> float:
-    """Returns how far rounding errors of the entries move eigenvalues: smaller ones mean nothing."""
+    """Returns how far rounding of the entries moves eigenvalues: smaller ones mean nothing."""
     eps = resolution(operator.columns(np.arange(1)))
     return float(np.sqrt(operator.shape[0]) * eps * operator.diagonal().max(initial=0.0))
 
@@ -22,7 +22,7 @@ def smallest_ridge(operator: Operator, start: np.ndarray) -> float:
     It reads the lowest eigenvalue off a few Lanczos steps from a direction [n, 1] in which the
     kernel is small: an estimate from above, so that the ridge is one from below.
     """
-    basis = BlockLanczos(operator, start)
+    basis = BlockLanczos(operator.matmat, start)
     basis.extend(min(_STEPS, operator.shape[0]))
     lowest = float(np.linalg.eigvalsh(basis.projected()).min())
     return 2.0 * max(0.0, -lowest) + 100.0 * noise_floor(operator)

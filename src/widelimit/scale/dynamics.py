@@ -1,8 +1,8 @@
 """Training to any time by one block-Lanczos pass over a kernel that is known by its products."""
 
+import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from widelimit.predict.solvers.eigenbasis import live
 from widelimit.predict.spectral import RESPONSE, AtTimes
 from widelimit.predict.stepping import STEPPED_RESPONSE, Descent, Progress
 from widelimit.scale.advice import advise_ridge, noise_floor
-from widelimit.scale.checkpoint import Location
+from widelimit.scale.checkpoint import Location, identity
 from widelimit.scale.lanczos import BlockLanczos, Function
 from widelimit.scale.operator import Operator, as_vectors
 
@@ -23,7 +23,7 @@ from widelimit.scale.operator import Operator, as_vectors
 _EVERY = 5
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DynamicsResult:
     """What training has done to the residuals b at each time.
 
@@ -98,13 +98,23 @@ def dynamics(
     check_scalar("learning_rate", learning_rate)
     count = Times.of(times, learning_rate, descent)
     function = response_function(count, b.size if size is None else size)
-    basis = BlockLanczos(operator, b, checkpoint)
+    basis = krylov_basis(operator, b, checkpoint)
     result = Response(basis, operator, ridge).reach(function, b, tol, max_steps)
     shape = count.shape
-    return DynamicsResult(
-        *(result.value.reshape(*shape, *b.shape), result.error.reshape(shape)),
-        *(result.residual.reshape(shape), result.steps, result.seconds),
+    return dataclasses.replace(
+        result,
+        value=result.value.reshape(*shape, *b.shape),
+        error=result.error.reshape(shape),
+        residual=result.residual.reshape(shape),
     )
+
+
+def krylov_basis(
+    operator: Operator, b: Float64[np.ndarray, "n c"], checkpoint: Location | None
+) -> BlockLanczos:
+    """Returns the Krylov basis of a kernel and b, as far as the checkpoint has it."""
+    name = "" if checkpoint is None else identity(operator)
+    return BlockLanczos(operator.matmat, b, checkpoint, name)
 
 
 def response_function(times: Times, size: int) -> AtTimes:

@@ -7,8 +7,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
-from widelimit.scale.checkpoint import Location, SavedBasis, digest, identity
-from widelimit.scale.operator import Operator
+from widelimit.scale.checkpoint import Location, SavedBasis, digest
 
 # Directions of a new block below so much of the largest entry of the projected matrix, times n eps,
 # are rounding errors: they are dropped.
@@ -16,6 +15,9 @@ _DEFLATE = 10.0
 
 Function: TypeAlias = Callable[[np.ndarray], Any]
 """Maps eigenvalues [k] to values [m, k]."""
+
+Product: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Maps columns [n, c] to the product of a symmetric matrix with them."""
 
 
 class BlockLanczos:
@@ -30,10 +32,11 @@ class BlockLanczos:
     Memory is 8 n bytes for every column of b and step.
 
     Args:
-      operator: the kernel [n, n].
+      product: maps columns [n, c] to K times them.
       b: float64 columns [n, c].
       checkpoint: path or URL of a store, or of any folder, in whose group `krylov` the basis is
         kept, a chunk row for every step; what is there already is not computed again.
+      name: a text that tells K apart from other matrices, for the checkpoint.
 
     Attributes:
       start: R of the first block, [w, c].
@@ -43,17 +46,18 @@ class BlockLanczos:
 
     def __init__(
         self,
-        operator: Operator,
+        product: Product,
         b: Float64[np.ndarray, "n c"],
         checkpoint: Location | None = None,
+        name: str = "",
     ) -> None:
-        self._operator, self._norm = operator, 0.0
+        self._product, self._norm = product, 0.0
         first, self.start = _orthonormal(b, np.linalg.norm(b, axis=0).max(initial=0.0))
         self.blocks, self._saved = [first], None
         self._diagonals: list[np.ndarray] = []
         self._couplings: list[np.ndarray] = []
         if checkpoint is not None and first.shape[1]:
-            fingerprint = digest(identity(operator), b)
+            fingerprint = digest(name, b)
             self._saved = SavedBasis(checkpoint, fingerprint, (len(b), first.shape[1]))
             for step in self._saved.read():
                 self._append(*step)
@@ -124,7 +128,7 @@ class BlockLanczos:
     def _step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The next blocks of T, and the block of vectors after them."""
         last = self.blocks[-1]
-        product = self._operator.matmat(last)
+        product = self._product(last)
         a = last.T @ product
         a = (a + a.T) / 2
         for _ in range(2):

@@ -23,10 +23,11 @@ def default_rank(n: int, memory: Bytes = "4GiB") -> int:
 class NystromPreconditioner:
     """P = F F^T + shift I, where F F^T is the Nystrom approximation of a kernel K.
 
-    F = K[:, S] L^-T with K[S, S] = L L^T for landmarks S, and shift = ridge + mean(diag(K - F F^T)):
-    the approximation leaves out as much of the trace as would, spread evenly, add the mean to the
-    ridge. With the ridge alone, P would be too small in every direction that F lacks, and the
-    eigenvalues of P^-1 (K + ridge I) would reach (what is left out) / ridge. See arXiv:2110.02820.
+    F = K[:, S] L^-T with K[S, S] = L L^T for landmarks S; shift = ridge + mean(diag(K - F F^T)).
+    What the approximation leaves out is a positive semidefinite matrix; spread evenly it would add
+    that mean to the ridge. With the ridge alone P would be too small in every direction that F
+    lacks, and eigenvalues of P^-1 (K + ridge I) would reach (what is left out) / ridge. See
+    arXiv:2110.02820.
 
     Landmarks are drawn uniformly, with a seed: they are known before any entry is, so one call
     of `operator.columns` fetches all of them, where greedy choices ask for columns again and again,

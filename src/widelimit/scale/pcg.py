@@ -139,8 +139,8 @@ class _Solve:
             if len(self.state["residuals"]) > maxiter:
                 raise ValueError(
                     f"expected residuals of {self.tol:.1e} within {maxiter} passes, got "
-                    f"{self.state['residuals'][-1].max():.1e}: a larger rank of the preconditioner, "
-                    "noise, jitter or ridge, tol or maxiter would do; a checkpoint goes on from here"
+                    f"{self.state['residuals'][-1].max():.1e}: a larger maxiter, tol, noise or "
+                    "jitter, or rank of the preconditioner would do; a checkpoint goes on here"
                 )
             self.state = self._next(active)
             if slots is not None:
