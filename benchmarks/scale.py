@@ -103,7 +103,7 @@ def _drop_caches() -> bool:
 def scan(folder: Path) -> dict[str, float]:
     """Returns how long it takes to open a store of 10,011 tiles and to find them all finished."""
     store = scale.gram(network(), samples(564, 4), store=folder / "scan.zarr", tile=4)
-    chunk_bytes = store.chunks["ntk"].chunk_bytes
+    chunk_bytes = store.tiles["ntk"].chunk_bytes
     for i, j in store.grid.all():
         path = Path(store.path) / "ntk" / "c" / str(i) / str(j)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,6 @@ def test_products_have_the_bits_of_one_process(tmp_path):
     store = small_store(tmp_path)
     store.fill(progress=False)
     v = np.random.default_rng(0).standard_normal((50, 70))
-    operator = DistributedOperator(store.chunks["ntk"], store.path, "ntk", Inline())
+    operator = DistributedOperator(store.tiles["ntk"], store.path, "ntk", Inline())
     for _ in range(2):
         np.testing.assert_array_equal(operator.matmat(v), store.operator().matmat(v))

@@ -116,7 +116,7 @@ def test_the_scan_of_many_tiles_reads_names_alone(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bytes(8))
     monkeypatch.setattr(StoredTiles, "read", None)
-    complete, wrong = filling.scan(store.chunks.values())
+    complete, wrong = filling.scan(store.tiles.values())
     assert (len(complete), wrong) == (1275, set())
 
 

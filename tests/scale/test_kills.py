@@ -45,7 +45,7 @@ def start_driver(path: str) -> subprocess.Popen:
 
 def wait_for_tiles(store: scale.Store, count: int, driver: subprocess.Popen) -> None:
     """Returns when so many tiles exist, or the driver has ended."""
-    while len(store.chunks["ntk"].complete()[0]) < count and driver.poll() is None:
+    while len(store.tiles["ntk"].complete()[0]) < count and driver.poll() is None:
         time.sleep(0.01)
 
 
@@ -58,7 +58,7 @@ def test_drivers_that_are_killed(tmp_path, expected):
         time.sleep(rng.random() / 10)
         driver.kill()
         driver.wait()
-        seen = len(store.chunks["ntk"].complete()[0])
+        seen = len(store.tiles["ntk"].complete()[0])
     report = store.fill(progress=False)
     assert report.skipped >= 3
     assert report.done + report.skipped == 36
@@ -111,6 +111,6 @@ def test_workers_that_are_killed(tmp_path, expected, kills):
 
 def remove_some(store: scale.Store, rng: random.Random) -> None:
     """Removes tiles, as if they had not been computed."""
-    chunks = store.chunks["ntk"]
+    chunks = store.tiles["ntk"]
     for place in rng.sample(sorted(chunks.complete()[0]), 3):
         chunks.remove(place)

@@ -11,7 +11,7 @@ from widelimit.engines.fused.parallel import one_blas_thread
 from widelimit.scale.executors import Executor
 from widelimit.scale.schema import read_content
 from widelimit.scale.stored_tiles import StoredTiles
-from widelimit.scale.task import chunks_of
+from widelimit.scale.task import tiles_of
 from widelimit.scale.tiled_operator import SUMS, StoredOperator
 
 
@@ -64,4 +64,4 @@ def _operator(location: str, get: str) -> StoredOperator:
     content = read_content(location)
     if content is None:
         raise ValueError(f"expected a store at {location}, got none")
-    return StoredOperator(chunks_of(location, content, "r")[get])
+    return StoredOperator(tiles_of(location, content, "r")[get])

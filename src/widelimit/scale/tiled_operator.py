@@ -156,13 +156,13 @@ class StoredOperator(TiledOperator):
           chunks: the tiles.
         """
         super().__init__(chunks.grid, np.dtype(chunks.array.dtype))
-        self._chunks = chunks
+        self._tiles = chunks
 
     def _tile(self, place: Place) -> np.ndarray:
-        return self._chunks.mapped(place)
+        return self._tiles.mapped(place)
 
     def _prefetch(self, place: Place) -> None:
-        self._chunks.prefetch(place)
+        self._tiles.prefetch(place)
 
     def _run(self, function: Callable[[int], None], tasks: list[int]) -> None:
         run_parallel(function, tasks)
