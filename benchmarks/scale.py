@@ -28,6 +28,7 @@ from benchmarks import machine
 from examples.demo import datasets
 from widelimit import scale, stax
 from widelimit.scale.maker import TileMaker
+from widelimit.scale.schema import read_content
 
 SUBSET = 10_000
 # Of the mean diagonal.
@@ -53,7 +54,7 @@ def overhead(folder: Path) -> dict[str, float]:
         started = time.perf_counter()
         store.fill(progress=False)
         fills.append(time.perf_counter() - started)
-        maker = TileMaker.of(store.path, ())
+        maker = TileMaker.of(store.path, read_content(store.path).fingerprint, ())
         started = time.perf_counter()
         for place in store.grid.all():
             maker.tile(place)
