@@ -1,4 +1,4 @@
-"""What finite layers get in one call, beside their parameters and inputs."""
+"""The random key, mask and graph pattern of a finite layer in one call."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from widelimit.typing import Key, Masks, Pattern
 
 @pytree
 class Context:
-    """What a finite layer gets beside its parameters and its input.
+    """The random key, mask and graph pattern of a finite layer in one call.
 
     Attributes:
-      rng: random key of the layer; None without randomness.
+      rng: random key of the layer, or None.
       mask: mask of its input (True = masked), a tuple of masks for branches; None without masks.
-      pattern: graph pattern of the call; None without one.
+      pattern: graph pattern of the call, or None.
     """
 
     rng: Key | None = None
