@@ -41,7 +41,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The rows under their header; the first column is aligned left, the others right."""
+    """Returns the rows under their header; the first column is aligned left, the others right."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
 

@@ -15,7 +15,7 @@ _LOOKS = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))
 def draw(
     steps: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], path: str | Path
 ) -> Path:
-    """The `path` of a figure of curves by panel and name; the first panel is logarithmic.
+    """Returns the `path` of a figure of curves by panel and name; the first panel is logarithmic.
 
     Raises:
       ModuleNotFoundError: without matplotlib.

@@ -46,7 +46,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of `width` x `height` inches; what is drawn inside the `with` has our style.
+    """Yields an empty figure of `width` x `height` inches; inside the `with` our style applies.
 
     Raises:
       ModuleNotFoundError: without matplotlib, saying how to install it.
@@ -67,7 +67,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """The `path` to which the figure was written, as a whole or not at all.
+    """Returns the `path` to which the figure was written, as a whole or not at all.
 
     Missing folders are made. The format follows from the suffix.
     """
@@ -93,7 +93,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
 def filled_band(
     axes: Axes, x: ArrayLike, mean: ArrayLike, half_width: ArrayLike, *, color: str, **line: Any
 ) -> tuple[Any, Any]:
-    """The line of a mean and the filled band of `half_width` around it, as two artists."""
+    """Returns the line of a mean and the filled band of `half_width` around it, as two artists."""
     mean, half_width = np.asarray(mean), np.asarray(half_width)
     band = axes.fill_between(
         x, mean - half_width, mean + half_width, color=color, alpha=0.22, linewidth=0
@@ -104,7 +104,7 @@ def filled_band(
 def dotted_band(
     axes: Axes, x: ArrayLike, mean: ArrayLike, half_width: ArrayLike, *, color: str, **line: Any
 ) -> tuple[Any, Any]:
-    """The dashed line of a mean and the dotted edges of a band around it, as two artists."""
+    """Returns two artists: the dashed line of a mean, and the dotted edges of a band around it."""
     mean, half_width = np.asarray(mean), np.asarray(half_width)
     for edge in (mean - half_width, mean + half_width):
         (dots,) = axes.plot(x, edge, color=color, linestyle=":", linewidth=1.6)

@@ -117,7 +117,7 @@ class Report:
     __repr__ = __str__
 
     def figure(self, path: str | Path) -> Path:
-        """Draws everything over steps; the `path` it was written to. Its suffix is the format.
+        """Draws all quantities over steps, and returns the `path` of the file.
 
         Raises:
           ModuleNotFoundError: without matplotlib, saying how to install it.

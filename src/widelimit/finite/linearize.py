@@ -145,7 +145,7 @@ def _difference(params: Params, params0: Params) -> PyTree:
 
 
 def _check_floating(name: str, tree: PyTree) -> None:
-    """Raise TypeError unless all leaves are arrays of real or complex floating-point numbers."""
+    """Raises TypeError unless all leaves are arrays of real or complex floating-point numbers."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         place = f"{name}{jax.tree_util.keystr(path)}"
         try:

@@ -86,7 +86,7 @@ class MonteCarloKernelFn:
     def __call__(
         self, x1: Inputs, x2: Inputs = None, get: Get = None, **apply_kwargs: object
     ) -> PyTree:
-        """The average kernels between x1 and x2, or an iterator of running averages.
+        """Returns the average kernels between x1 and x2, or an iterator of running averages.
 
         Args:
           x1: inputs, an array or a tree of them.
@@ -128,7 +128,7 @@ class MonteCarloKernelFn:
                 yield self._result(running)
 
     def _draw(self, params: Params, x1: Inputs, x2: Inputs, get: Get, kwargs: Keywords) -> PyTree:
-        """The kernels of one network."""
+        """Returns the kernels of one network."""
 
         def kernel_fn(x1: Inputs, x2: Inputs, get: Get, **kwargs: PyTree) -> PyTree:
             return self._kernel_fn(x1, x2, get, params, **kwargs)
@@ -181,7 +181,7 @@ class _Running(NamedTuple):
         return _Running(n, mean, squares)
 
     def standard_error(self) -> PyTree:
-        """The standard deviation of the average, NaN of one draw."""
+        """Returns the standard deviation of the average, NaN of one draw."""
         if self.n == 1:
             return jax.tree.map(lambda squares: squares + np.nan, self.squares)
         pairs = self.n * (self.n - 1)
