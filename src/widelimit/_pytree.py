@@ -27,7 +27,7 @@ AnyArray: TypeAlias = jax.Array | np.ndarray | np.number | np.bool_
 """An array of JAX, perhaps traced, or of NumPy."""
 
 AnyArrays: TypeAlias = Sequence[AnyArray]
-"""Arrays in a row."""
+"""A sequence of arrays."""
 
 Outline: TypeAlias = AnyArray | jax.ShapeDtypeStruct
 """An array, or its shape and dtype."""
@@ -109,7 +109,7 @@ def as_leaf(value: object) -> object:
 
 
 def is_concrete(*trees: object) -> bool:
-    """Returns whether no leaf of the trees is being traced."""
+    """Returns whether all leaves of the trees are concrete (not traced)."""
     try:
         for leaf in jax.tree.leaves(trees):
             if isinstance(leaf, jax.Array):
@@ -122,7 +122,7 @@ def is_concrete(*trees: object) -> bool:
 def same_values(first: object, second: object) -> bool:
     """Returns whether two trees are known to be equal: in structure, shapes and entries.
 
-    NaN is NaN. Traced arrays are equal to themselves alone.
+    NaN equals NaN. A traced array equals only itself.
     """
     if first is second:
         return True
