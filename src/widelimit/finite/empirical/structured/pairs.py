@@ -160,7 +160,7 @@ class _Couple:
     """
 
     def __init__(self, one: Derivative, two: Derivative, kept: Labels, same: bool | None) -> None:
-        """Plan the product.
+        """Plans the product.
 
         Args:
           one: of the first output.
