@@ -1,4 +1,4 @@
-"""Products of the kernel with vectors, and kernels from them."""
+"""Products of the kernel with vectors, and kernels from such products."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ntk_vector_product(f1: TreeFunction, f2: TreeFunction | None, params: PyTree
 
     Args:
       f1: a function of the parameters with real arrays as its outputs.
-      f2: another one, whose outputs v resembles; None for f1 itself.
+      f2: a second function, whose outputs are like v; None for f1 itself.
       params: tree of real arrays.
     """
     _, pull = pulled(f2 or f1, params)
@@ -32,13 +32,13 @@ def ntk_vector_product(f1: TreeFunction, f2: TreeFunction | None, params: PyTree
 def pushed(f: TreeFunction, params: PyTree, *, keep: bool = False) -> TreeFunction:
     """Returns the linear map u -> J u from directions of the parameters.
 
-    By forward mode; for a function that has a rule of its own for reverse mode alone, by the
-    transpose of that, which is the derivative of a linear map.
+    It uses forward mode; or, for a function with a custom rule for reverse mode only, the transpose
+    of that, which is the derivative of a linear map.
 
     Args:
       f: a function of the parameters.
       params: tree of real arrays.
-      keep: whether to evaluate f once and keep what its derivative takes, for many directions.
+      keep: whether to evaluate f once and store the linearisation, for many directions.
     """
 
     def forward(u: PyTree) -> PyTree:
@@ -46,14 +46,14 @@ def pushed(f: TreeFunction, params: PyTree, *, keep: bool = False) -> TreeFuncti
 
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), params)
     try:
-        jax.eval_shape(jax.vmap(forward), one)  # forward mode that is missing shows under `vmap`
+        jax.eval_shape(jax.vmap(forward), one)  # raises without forward mode only under `vmap`
     except TypeError:
         out, pull = pulled(f, params)
         zeros = jax.tree.map(lambda y: varying_like(jnp.zeros(y.shape, y.dtype), y), out)
         _, transposed = pulled(pull, zeros)
         return transposed
     except (NotImplementedError, ValueError):
-        pass  # no `vmap`, which says nothing of forward mode
+        pass  # f has no `vmap`, so nothing is known about forward mode
     if not keep:
         return forward
     push = jax.linearize(f, params)[1]
@@ -65,8 +65,8 @@ def ntk_vector_products(
 ) -> Array:
     """Returns the kernel of two outputs column by column; see `Implementation`.
 
-    Each column takes a reverse and a forward pass, all of them at once. Of each column only what
-    the trace and diagonal axes keep is stored.
+    Each column takes a reverse and a forward pass, all columns at once. Only the entries of a
+    column that remain after trace and diagonal axes are stored.
     """
     out1, out2 = (jax.eval_shape(f, params) for f in (f1, f2 or f1))
     dtype = kernel_dtype(out1.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
