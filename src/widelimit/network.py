@@ -24,7 +24,7 @@ from widelimit.engines.inputs import (
 )
 from widelimit.engines.plan import (
     bare_site,
-    check_alike,
+    check_same_shapes,
     check_unmixed,
     make_site,
     mixing_layer,
@@ -214,7 +214,7 @@ class KernelFn(NetFunction):
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
             if x2 is not None:
-                check_alike(self.net, tree_shapes(x1), tree_shapes(x2), axes)
+                check_same_shapes(self.net, tree_shapes(x1), tree_shapes(x2), axes)
         return _evaluate(as_now(self.net), x1, x2, get, as_patterns(pattern), options)
 
     def fields(self, get: Get) -> tuple[str, ...]:
@@ -317,7 +317,7 @@ class _Query(NamedTuple):
       net: the network.
       shape: shape of x1, or a tree of shapes.
       options: the options of the call.
-      unusual: the part of the request that only the reference engine computes, in words; or None.
+      unusual: the reason why only the reference engine can compute it; or None.
       traced: shape of x2 (of x1 without one) where inputs or hyper-parameters are traced; or None.
     """
 

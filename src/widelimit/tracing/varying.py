@@ -38,7 +38,7 @@ def varying_like(tree: _T, *references: PyTree) -> _T:
     return jax.tree.map(cast, tree)
 
 
-def alike(*trees: PyTree) -> PyTree:
+def varying_together(*trees: PyTree) -> PyTree:
     """Returns the trees, whose arrays all vary along the same mesh axes.
 
     Inside `jax.shard_map` a function may carry one argument through a loop with another.

@@ -23,7 +23,7 @@ from widelimit.finite.empirical.structured import Explanation
 from widelimit.finite.empirical.structured import explain as explain_structured
 from widelimit.finite.empirical.subset import real_names
 from widelimit.finite.empirical.within_memory import CutWork, work_within
-from widelimit.tracing.varying import alike
+from widelimit.tracing.varying import varying_together
 from widelimit.typing import ApplyFunction, Axes, Inputs, Keywords, Params, Subset, VmapAxes
 
 
@@ -73,7 +73,7 @@ class Kernels:
             parameters = Parameters.of(params, self.options.subset)
         else:
             parameters = Parameters.fixed(params)
-        parameters, one, other = alike(parameters, one, other)
+        parameters, one, other = varying_together(parameters, one, other)
         axes = self.options.vmap_axes
         first = Call.of(self.f, parameters, one, axes)
         return first, other and Call.of(self.f, parameters, other, axes, like=first)

@@ -22,7 +22,7 @@ from widelimit.finite.empirical.outputs import Call, Output, only_output
 from widelimit.finite.empirical.products import complex_product
 from widelimit.finite.empirical.vector_products import ntk_vector_product, pushed
 from widelimit.predict.solvers.conjugate_gradients import Solution, conjugate_gradients
-from widelimit.tracing.varying import alike, varying_like
+from widelimit.tracing.varying import varying_like, varying_together
 from widelimit.typing import (
     ApplyFunction,
     Axes,
@@ -109,7 +109,9 @@ class NTKOperator:
             if not is_count or batch_size < 1:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
-        parameters, arguments = alike(Parameters.of(params, subset), Arguments(x, kwargs))
+        parameters, arguments = varying_together(
+            Parameters.of(params, subset), Arguments(x, kwargs)
+        )
         call = Call.of(f, parameters, arguments, vmap_axes, batch_size)
         output = only_output(call, trace_axes)
         call.check_differentiable([output])
@@ -281,7 +283,7 @@ class NTKOperator:
 @jax.jit
 def _matvec(operator: NTKOperator, v: Array) -> Array:
     """Returns the product with a vector in its own shape."""
-    operator, v = alike(operator, v)
+    operator, v = varying_together(operator, v)
     output = operator.output
     shape, dtype = output.shapes[0], operator.dtype
     like = [jax.ShapeDtypeStruct(shape, dtype)]
@@ -359,7 +361,7 @@ def _solve(
     """Returns the solution by conjugate gradients."""
     b = b.astype(jnp.result_type(b.dtype, operator.dtype))
     # Conjugate gradients need all of their arrays to vary along the same axes of a mesh.
-    operator, b, ridge = alike(operator, b, ridge)
+    operator, b, ridge = varying_together(operator, b, ridge)
 
     def product(v: Array) -> Array:
         return _matvec(operator, v) + ridge.astype(b.real.dtype) * v

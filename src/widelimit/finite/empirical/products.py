@@ -21,7 +21,7 @@ from widelimit.finite.empirical.network import (
 )
 from widelimit.finite.empirical.outputs import Call, outputs_of
 from widelimit.finite.empirical.vector_products import ntk_vector_product
-from widelimit.tracing.varying import alike
+from widelimit.tracing.varying import varying_together
 from widelimit.typing import ApplyFunction, Arrays, Inputs, Params, Subset
 
 
@@ -62,7 +62,7 @@ def empirical_ntk_vp_fn(
       [4.0, 4.0, 4.0]
     """
     one, other = two_sides(x1, x2, kwargs)
-    parameters, one, other = alike(Parameters.of(params, subset), one, other)
+    parameters, one, other = varying_together(Parameters.of(params, subset), one, other)
     first = Call.of(f, parameters, one, None)
     second = other and Call.of(f, parameters, other, None, like=first)
     structure, outputs = outputs_of(first, second, (), ())
@@ -74,7 +74,7 @@ def empirical_ntk_vp_fn(
     sides = [(call.params, call.arrays) for call in calls]
 
     def product(v: Arrays) -> Arrays:
-        leaves, arrays = alike(checked_vectors(v, structure, expected), sides)
+        leaves, arrays = varying_together(checked_vectors(v, structure, expected), sides)
         functions = [
             functools.partial(_real_outputs, call.network, *own)
             for call, own in zip(calls, arrays, strict=True)

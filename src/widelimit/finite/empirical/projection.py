@@ -17,7 +17,7 @@ from widelimit.finite.empirical.kernel_axes import kernel_of_arrays, mean_over_t
 from widelimit.finite.empirical.network import Network, Parameters
 from widelimit.finite.empirical.outputs import Call, only_output
 from widelimit.finite.empirical.vector_products import pushed
-from widelimit.tracing.varying import alike, varying_like
+from widelimit.tracing.varying import varying_like, varying_together
 from widelimit.typing import ApplyFunction, Axes, Inputs, Key, Params, Size, Subset
 
 
@@ -151,7 +151,9 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    parameters, arguments, key = alike(Parameters.of(params, subset), Arguments(x, kwargs), key)
+    parameters, arguments, key = varying_together(
+        Parameters.of(params, subset), Arguments(x, kwargs), key
+    )
     call = Call.of(f, parameters, arguments, None)
     call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))

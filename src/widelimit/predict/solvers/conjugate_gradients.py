@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 from widelimit._pytree import is_concrete
 from widelimit._text import shown
 from widelimit.predict.solvers.base import Solver, System, Truth
-from widelimit.tracing.varying import alike, varying_like
+from widelimit.tracing.varying import varying_like, varying_together
 from widelimit.typing import Scalar
 
 Product = Callable[[jax.Array], jax.Array]
@@ -159,7 +159,7 @@ class ConjugateGradients(Solver):
 @functools.partial(jax.jit, static_argnames=("tol", "maxiter"))
 def _columns(matrix: jax.Array, b: jax.Array, tol: float, maxiter: int | None) -> Solution:
     """Returns the solutions for the columns of b, each with its residual [c]."""
-    matrix, b = alike(matrix, b)
+    matrix, b = varying_together(matrix, b)
 
     def solve(column: jax.Array) -> Solution:
         return conjugate_gradients(lambda v: matrix @ v, column, tol, maxiter)
