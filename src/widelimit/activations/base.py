@@ -15,8 +15,8 @@ class Dual(NamedTuple):
     """Expectations of one nonlinearity over a pair of Gaussian variables.
 
     Attributes:
-        k: `E[f(u) f(v)]`.
-        kdot: `E[f'(u) f'(v)]`.
+      k: `E[f(u) f(v)]`.
+      kdot: `E[f'(u) f'(v)]`.
       gap: `(E[f(u)^2] + E[f(v)^2]) / 2 - k` without cancellation, or None if only the difference
         is known.
     """

@@ -71,12 +71,12 @@ def abrelu(c: Array, q1: Array, q2: Array, gap: Array | None, a: ArrayLike, b: A
     semi-definite.
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: half the mean squared distance of the two, or None.
-        a: slope for negative inputs.
-        b: slope for positive inputs.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: half the mean squared distance of the two, or None.
+      a: slope for negative inputs.
+      b: slope for positive inputs.
     """
     a, b = like(c, a, b)
     mean_slope, kink = (a * a + b * b) / 2, (a - b) ** 2 / (2 * PI)
@@ -109,11 +109,11 @@ def rectified_monomial(c: Array, q1: Array, q2: Array, gap: Array | None, degree
     Stein's lemma without divisions by numbers that may vanish (see `_rectified_moment`).
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: half the mean squared distance of the two, or None.
-        degree: a static integer, at least 0.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: half the mean squared distance of the two, or None.
+      degree: a static integer, at least 0.
     """
     v, c, scale = _scaled(c, q1, q2, gap)
     if degree == 0:

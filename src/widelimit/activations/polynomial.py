@@ -65,11 +65,11 @@ def polynomial(
     variance. `kdot` is the derivative in `c`. `gap` is not used.
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: ignored.
-        coefficients: scalars, lowest power first; they may be traced.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: ignored.
+      coefficients: scalars, lowest power first; they may be traced.
     """
     scalars = like(c, *coefficients)
     k, kdot = constant(0, c, q1, q2), constant(0, c, q1, q2)

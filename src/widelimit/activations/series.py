@@ -87,13 +87,13 @@ class Features(NamedTuple):
     """The features of a variance for a series. Leading axes are listed; axes of variances follow.
 
     Attributes:
-        mean: `E[f]`, no leading axis.
-        variance: `E[f^2]`, no leading axis.
-        root: square root of the variance, kept away from zero; no leading axis.
+      mean: `E[f]`, no leading axis.
+      variance: `E[f^2]`, no leading axis.
+      root: square root of the variance, kept away from zero; no leading axis.
       lift: square root of the amount added to the variance for that; no leading axis.
-        values: `[L]`, `a_(l+1) / root`.
-        slopes: `[L]`, the coefficients of `f'`.
-        value_tail: `[4]`, the coefficients of `f` at the degrees of `_tail_degrees`.
+      values: `[L]`, `a_(l+1) / root`.
+      slopes: `[L]`, the coefficients of `f'`.
+      value_tail: `[4]`, the coefficients of `f` at the degrees of `_tail_degrees`.
       slope_tail: `[4]`, the coefficients of `f'` at one degree less.
     """
 
@@ -120,9 +120,9 @@ def features(
     compiles its integrals again.
 
     Args:
-        fn: an elementwise function on arrays. Continuous, or with a jump at 0.
-        q: variances, any shape.
-        order: a lower bound on the number of terms.
+      fn: an elementwise function on arrays. Continuous, or with a jump at 0.
+      q: variances, any shape.
+      order: a lower bound on the number of terms.
       df: the derivative of `fn`; by default from `jax.jvp`. `kdot` is its expectation, so a step
         function has `kdot = 0`, as the finite network has.
     """
@@ -140,9 +140,9 @@ class Integrals(NamedTuple):
     """One-dimensional integrals of a function at some variances [m], in NumPy and float64.
 
     Attributes:
-        squares: `[m, 4]`, mean squares of the even and the odd part of `f`, then of `f'`.
-        mean: `[m]`, `E[f]`.
-        values: `[m, L]`, `a_(l+1) / sqrt(q)`, for `f` without jumps.
+      squares: `[m, 4]`, mean squares of the even and the odd part of `f`, then of `f'`.
+      mean: `[m]`, `E[f]`.
+      values: `[m, L]`, `a_(l+1) / sqrt(q)`, for `f` without jumps.
       jumps: `[m]`, whether `f` has a jump, as far as the nodes resolve it.
     """
 
@@ -156,12 +156,12 @@ def integrals(fn: Callable[[Array], Array], q: np.ndarray, degrees: int) -> Inte
     """Returns the integrals of `features`, without derivatives.
 
     Args:
-        fn: an elementwise function on arrays.
-        q: variances [m], at least `FLOOR`.
-        degrees: number of terms, from `terms`.
+      fn: an elementwise function on arrays.
+      q: variances [m], at least `FLOOR`.
+      degrees: number of terms, from `terms`.
 
     Raises:
-        jax.errors.TracerArrayConversionError: `fn` reads traced values.
+      jax.errors.TracerArrayConversionError: `fn` reads traced values.
     """
     rule, root = _rule(degrees), np.sqrt(q)[:, None]
     with jax.enable_x64(True):
@@ -194,8 +194,8 @@ def series(c: Array, f1: Features, f2: Features) -> Dual:
     It takes the memory of a few arrays like `c`, for any number of terms.
 
     Args:
-        c: covariances.
-        f1: features of the first variances; their trailing axes broadcast against `c`.
+      c: covariances.
+      f1: features of the first variances; their trailing axes broadcast against `c`.
       f2: features of the second variances; their trailing axes broadcast against `c`.
     """
     # Zero inputs count as identical (rho = 1), as for a ReLU.

@@ -158,12 +158,12 @@ def exp_normalized(
     one variance is zero `rho` counts as 0, if both are zero as 1. `gap` is not used.
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: ignored.
-        gamma: rate of the exponential.
-        shift: added to the correlation.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: ignored.
+      gamma: rate of the exponential.
+      shift: added to the correlation.
       clip: whether to clip `rho` to [-1, 1] against rounding; derivatives pass through.
     """
     gamma, shift = like(c, gamma, shift)
