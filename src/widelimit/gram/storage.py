@@ -147,14 +147,9 @@ class _PartialFile:
             left = os.fstat(self._descriptor).st_size
             if left:
                 warnings.warn(
-<<<<<<< HEAD
-                    f"found {self.partial} ({human_bytes(found)}), left incomplete by a run that "
-                    "was killed: it is discarded, and the computation starts afresh "
-                    "(with out=NAME.zarr it would go on)",
-=======
                     f"found {self.partial} ({human_bytes(left)}), left incomplete by a run that "
-                    "was killed: it is discarded, and the computation starts again",
->>>>>>> c06f4d5 (Gram: plain English)
+                    "was killed: it is discarded, and the computation starts again "
+                    "(use out=NAME.zarr for a computation that can be resumed)",
                     stacklevel=2,
                 )
                 os.ftruncate(self._descriptor, 0)
