@@ -44,7 +44,12 @@ class Dataclass(Protocol):
 
 
 def static(*, default: object = dataclasses.MISSING, kw_only: bool = False) -> Any:
-    """Returns a dataclass field that is part of the tree's structure instead of a leaf."""
+    """Returns a dataclass field that is part of the tree's structure instead of a leaf.
+
+    Args:
+      default: default value of the field.
+      kw_only: whether the field is a keyword-only argument.
+    """
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True})
 
 
@@ -53,7 +58,7 @@ def pytree(cls: type[_T]) -> type[_T]:
     """Returns `cls` as a frozen dataclass registered with JAX.
 
     Unflattening bypasses `__init__`: JAX rebuilds trees with tracers and placeholders in them,
-    so constructors stay free to validate the values that users pass.
+    so constructors can validate the values that users pass.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]

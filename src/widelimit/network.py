@@ -192,9 +192,9 @@ class KernelFn(NetFunction):
           diagonal_batch: False returns cov1 and cov2 between all samples.
           diagonal_spatial: True returns equal positions only; None does so for a `Kernel` that
             holds no others.
-          engine: 'auto' takes the engine of `choose_engine` if there are no masks; 'reference'
-            takes plain JAX, with derivatives in forward and reverse mode; 'fused' raises if the
-            fused engine does not support the call. Or your own class: see `Engine`.
+          engine: 'auto' takes the engine of `choose_engine`, for masks the reference one;
+            'reference' takes plain JAX, with derivatives in forward and reverse mode; 'fused'
+            raises if the fused engine does not support the call. Or your own class: see `Engine`.
           **kwargs: `batch_axis` and `channel_axis` of the inputs, if the network has none or the
             same; `rng` is ignored; others are refused.
 
@@ -218,11 +218,20 @@ class KernelFn(NetFunction):
         return _evaluate(as_now(self.net), x1, x2, get, as_patterns(pattern), options)
 
     def fields(self, get: Get) -> tuple[str, ...]:
-        """Returns the names of the `Kernel` fields in `get`; see `parse_get`."""
+        """Returns the names of the `Kernel` fields in `get`; see `parse_get`.
+
+        Args:
+          get: as for a call.
+        """
         return parse_get(get)
 
     def select(self, kernels: PyTree, get: Get) -> PyTree:
-        """Returns the fields of whole kernels that `get` names; see `get.select_fields`."""
+        """Returns the fields of whole kernels that `get` names; see `get.select_fields`.
+
+        Args:
+          kernels: a `Kernel`, or a tree of Kernels.
+          get: as for a call.
+        """
         return select_fields(kernels, get)
 
     def tiler(

@@ -61,7 +61,7 @@ def polynomial(
     """Returns the dual of `f(x) = sum_i coefficients[i] x^i`; no coefficients mean `f = 0`.
 
     `k = sum_l g_l(q1) g_l(q2) c^l`, where `g_l(q) = sum_i coefficients[2i+l] (2i+l)! q^i /
-    (2^i i! sqrt(l!))` is the Hermite coefficient of `f` over `q^(l/2)`: there are no divisions by a
+    (2^i i! sqrt(l!))` is the Hermite coefficient of `f` over `q^(l/2)`, without divisions by a
     variance. `kdot` is the derivative in `c`. `gap` is not used.
 
     Args:

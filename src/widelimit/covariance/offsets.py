@@ -5,7 +5,7 @@ d = p' - p, and only at the offsets that some later layer reads.
 
 A set of offsets is stored row by row along each axis. If a set is closed modulo M, one row holds
 two true offsets, d and d - M: their ranges of p do not overlap if the modulus M is at least the
-size of the axis, so there is no padding and each pair is stored once.
+size of the axis, so nothing is padded and each pair is stored once.
 """
 
 from __future__ import annotations

@@ -29,7 +29,13 @@ from widelimit.typing import Arrays, Scalar
 class Affine(NamedTuple):
     """The four numbers of an affine layer: K' = w A[K] + b and T' = w A[T] + u A[K] + v.
 
-    None in place of b, u or v is a structural zero.
+    A[.] is the average over the inputs of an output. None is a structural zero.
+
+    Attributes:
+      w: factor of both kernels, the variance of the weights.
+      b: variance of the biases.
+      u: factor of the NNGP in the NTK.
+      v: constant in the NTK.
     """
 
     w: Scalar

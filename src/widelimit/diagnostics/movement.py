@@ -14,7 +14,7 @@ from widelimit.diagnostics.chunked import in_chunks
 from widelimit.finite.linearize import linearize
 from widelimit.typing import ApplyFunction, Inputs, Params
 
-# Movements of outputs below so many units in the last place of their norm count as rounding.
+# Movements of outputs below this number of units in the last place of their norm are rounding.
 _ROUNDING = 16
 
 

@@ -119,6 +119,9 @@ class Report:
     def figure(self, path: str | Path) -> Path:
         """Draws all quantities over steps, and returns the `path` of the file.
 
+        Args:
+          path: path of the figure; its suffix selects the format.
+
         Raises:
           ModuleNotFoundError: without matplotlib, saying how to install it.
         """

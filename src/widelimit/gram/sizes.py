@@ -13,7 +13,7 @@ from widelimit.gram.tiler import Tiler
 from widelimit.typing import Bytes
 
 DEFAULT_MEMORY = "4GiB"
-# A kernel of x with itself that is too large for one tile is cut into at least so many per side, if
+# A kernel of x with itself that is too large for one tile is cut into at least _TILES per side, if
 # each tile takes at least this fraction of a large one: with k per side, (k + 1) / 2k of the work
 # remains.
 _TILES_PER_SIDE = 8

@@ -338,6 +338,9 @@ class Kernel:
     def side(self, index: int) -> Kernel:
         """Returns the kernel of x1 (0) or x2 (1) with itself, without its NTK.
 
+        Args:
+          index: 0 or 1.
+
         Raises:
           ValueError: covariances of equal samples only.
         """

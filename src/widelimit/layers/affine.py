@@ -82,7 +82,11 @@ class AffineLayer(Layer):
         return 6
 
     def numbers(self, fan_in: int) -> Affine:
-        """Returns the four numbers (w, b, u, v) of the layer; see `Affine`."""
+        """Returns the four numbers (w, b, u, v) of the layer; see `Affine`.
+
+        Args:
+          fan_in: number of inputs of an output.
+        """
         w = self.W_std**2
         b = None if self.b_std is None else self.b_std**2
         match (self.trainable, self.parameterization):

@@ -42,7 +42,7 @@ _WIDTHS = ("n_chan_out", "n_chan_key", "n_chan_val", "n_heads")
 
 
 class AttentionMechanism(enum.Enum):
-    """How logits become attention weights: over all keys (SOFTMAX) or one by one (the others)."""
+    """Functions from logits to attention weights: over all keys (SOFTMAX) or one by one."""
 
     SOFTMAX = "SOFTMAX"
     IDENTITY = "IDENTITY"
@@ -51,7 +51,7 @@ class AttentionMechanism(enum.Enum):
 
 
 class PositionalEmbedding(enum.Enum):
-    """How positional features enter: not at all, added to the channels, or concatenated."""
+    """Ways in which positional features enter: not at all, added to the channels, concatenated."""
 
     NONE = "NONE"
     SUM = "SUM"

@@ -41,7 +41,7 @@ class Site:
       masks_out: pair of masks of its output.
       patterns: pair of graph patterns (x1, x2).
       children: the sites of the layers inside.
-      inside: a `Child` for each of these: which layer it is and what it reads.
+      inside: a `Child` for each of these, which describes the layer and its input.
       signal_in: shapes of its input.
       signal_out: shapes of its output.
       need_in: offsets stored at its input.
@@ -68,6 +68,9 @@ class Site:
         """Returns the site of one batch with itself: of x1 (0) or x2 (1).
 
         The layer must have no layers inside.
+
+        Args:
+          index: the side.
         """
         masks_in, masks_out = self.masks_in[index], self.masks_out[index]
         return dataclasses.replace(
@@ -89,7 +92,7 @@ def side_signal(signal: Signals, index: int) -> Signals:
 
 
 class Child(NamedTuple):
-    """A layer inside of another one, and what it reads.
+    """A layer inside another one, and its input.
 
     Attributes:
       place: which of `inner_layers`.
@@ -121,7 +124,7 @@ class Layer:
     """
 
     alias: ClassVar[str] = ""
-    # Only hands covariances on, to layers inside or as they are: nothing is compiled.
+    # Only hands covariances on, to layers inside or unchanged: nothing is compiled.
     structural: ClassVar[bool] = False
     # Calls functions whose effect is unknown beforehand: nothing is compiled.
     called_anew: ClassVar[bool] = False
@@ -148,7 +151,12 @@ class Layer:
     # The finite layer.
 
     def init(self, key: Key, shape: Shapes) -> Params:
-        """Returns the parameters of the finite layer for inputs of `shape`."""
+        """Returns random parameters of the finite layer.
+
+        Args:
+          key: random key.
+          shape: shape of the input, or a tuple of shapes for branches.
+        """
         return ()
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
@@ -163,12 +171,24 @@ class Layer:
         return x
 
     def output_shape(self, shape: Shapes) -> Shapes:
-        """Returns the shape of the output, or raises if inputs of `shape` do not fit."""
+        """Returns the shape of the output.
+
+        Args:
+          shape: shape of the input, or a tuple of shapes for branches.
+
+        Raises:
+          ValueError: the shape does not fit.
+        """
         check_one_input(shape)
         return shape
 
     def mask(self, mask: Masks, shape: Shapes) -> Masks:
-        """Returns the mask of the output from the mask and the shape of the input."""
+        """Returns the mask of the output.
+
+        Args:
+          mask: mask of the input.
+          shape: shape of the input.
+        """
         return mask
 
     # The infinite layer.
@@ -178,11 +198,19 @@ class Layer:
         return None
 
     def output_axes(self, signal: Signal) -> tuple[int, int]:
-        """Returns the batch and channel axis of the output."""
+        """Returns the batch and channel axis of the output.
+
+        Args:
+          signal: description of the input.
+        """
         return signal.batch_axis, signal.channel_axis
 
     def output_signal(self, signal: Signals) -> Signals:
-        """Returns the description of the output from that of the input."""
+        """Returns the description of the output.
+
+        Args:
+          signal: description of the input.
+        """
         if not isinstance(signal, Signal):
             check_one_input(signal)
         self._check_axes(signal)
@@ -190,7 +218,12 @@ class Layer:
         return Signal(*shapes, *self.output_axes(signal))
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
-        """Returns the offsets needed at the input for those needed at the output."""
+        """Returns the offsets needed at the input.
+
+        Args:
+          need: offsets needed at the output.
+          signal: description of the input.
+        """
         return need
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
@@ -224,17 +257,27 @@ class Layer:
 
         For combinators that hand covariances on: the property of the last layer, or a tuple for
         branches. None means that the output is computed by the layer itself.
+
+        Args:
+          inside: the property of the output of each layer inside.
         """
         return None
 
     def mixes_samples(self, signal: Signals) -> bool:
-        """Returns whether the layer moves or combines samples, so that batches cannot be split."""
+        """Returns whether the layer moves or combines samples, so that batches cannot be split.
+
+        Args:
+          signal: description of the input.
+        """
         return self.pairs_samples(signal)
 
     def pairs_samples(self, signal: Signals) -> bool:
         """Returns whether self-covariances of the output need those between different samples.
 
         The self-covariances from such a layer are replaced by the diagonal of its NNGP.
+
+        Args:
+          signal: description of the input.
         """
         return False
 
@@ -242,6 +285,10 @@ class Layer:
         """Returns the covariances of the output from those of the input.
 
         They may hold more offsets than `site.need_out`, never fewer.
+
+        Args:
+          cov: covariances of the input.
+          site: place of the layer in the network.
         """
         return cov
 
@@ -252,11 +299,17 @@ class Layer:
 
         They are those of NNGP and NTK together, counted in the formulas. None: `plan` counts the
         equations of `propagate`.
+
+        Args:
+          site: place of the layer in the network.
         """
         return None
 
     def temporaries(self, site: Site) -> tuple[float, int]:
         """Returns the memory that XLA allocates beside the input and output of `propagate`.
+
+        Args:
+          site: place of the layer in the network.
 
         Returns:
           Copies of the input, and arrays of features: numbers per sample and entry of the input.

@@ -156,7 +156,7 @@ class Parallel(_Combinator):
 
     def children(self, signal: Signals, need: Needs) -> tuple[Child, ...]:
         pairs = enumerate(zip(signal, need, strict=True))
-        return tuple(Child(i, part, wanted, branch=i, key=i) for i, (part, wanted) in pairs)
+        return tuple(Child(i, part, n, branch=i, key=i) for i, (part, n) in pairs)
 
     def join(self, inside: list[PyTree]) -> PyTree:
         return tuple(inside)

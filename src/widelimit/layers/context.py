@@ -25,20 +25,36 @@ class Context:
     pattern: Pattern = None
 
     def with_rng(self, rng: Key | None) -> Context:
-        """Returns the context with another random key."""
+        """Returns the context with another random key.
+
+        Args:
+          rng: the key.
+        """
         return dataclasses.replace(self, rng=rng)
 
     def with_mask(self, mask: Masks) -> Context:
-        """Returns the context with another mask."""
+        """Returns the context with another mask.
+
+        Args:
+          mask: the mask.
+        """
         return dataclasses.replace(self, mask=mask)
 
     def split(self, n: int) -> list[Context]:
-        """Returns the contexts of n layers inside, each with a random key of its own."""
+        """Returns the contexts of layers inside, each with another random key.
+
+        Args:
+          n: number of layers.
+        """
         if self.rng is None or n == 0:
             return [self] * n
         return [self.with_rng(key) for key in jax.random.split(self.rng, n)]
 
     def branches(self, n: int) -> list[Context]:
-        """Returns the contexts of n layers side by side, each with the mask of its branch too."""
+        """Returns the contexts of layers side by side, each with the mask of its branch too.
+
+        Args:
+          n: number of layers.
+        """
         masks = (None,) * n if self.mask is None else self.mask
         return [one.with_mask(m) for one, m in zip(self.split(n), masks, strict=True)]

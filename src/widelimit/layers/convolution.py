@@ -122,6 +122,11 @@ class ConvolutionLayer(AffineLayer):
         return tuple(sizes[c] for c in axes.out)
 
     def fan_in(self, channels: int) -> int:
+        """Returns the number of inputs of an output.
+
+        Args:
+          channels: number of input channels.
+        """
         return channels * math.prod(self.filter_shape)
 
     def _filter(self, channels: int) -> tuple[int, ...]:

@@ -39,21 +39,40 @@ class ElementwiseLayer(Layer):
     kinked: ClassVar[bool] = False
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
-        """Returns f(x)."""
+        """Returns f(x).
+
+        Args:
+          x: array of any shape.
+        """
         raise NotImplementedError
 
     def features(self, q: Float[Array, "..."]) -> Arrays:
-        """Returns the features of variances q that `dual` needs, the axes of q last."""
+        """Returns the features of variances that `dual` needs, the axes of q last.
+
+        Args:
+          q: variances.
+        """
         return q
 
     def dual(
         self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
     ) -> Dual:
-        """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried)."""
+        """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried).
+
+        Args:
+          c: covariances.
+          q1: features of the variances of the first variable.
+          q2: features of the variances of the second variable.
+          gap: half the mean squared distances (q1 + q2) / 2 - c.
+        """
         raise NotImplementedError
 
     def variance(self, features: Arrays) -> Array:
-        """Returns E[f(u)^2]."""
+        """Returns E[f(u)^2].
+
+        Args:
+          features: features of the variances of u.
+        """
         return self.dual(features, features, features, jnp.zeros_like(features)).k
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:

@@ -35,6 +35,14 @@ class _Norm(Layer):
         return self.batch_axis, self.channel_axis
 
     def normalised_axes(self, ndim: int) -> tuple[int, ...]:
+        """Returns the normalised axes as non-negative numbers, ascending.
+
+        Args:
+          ndim: number of axes of the input.
+
+        Raises:
+          ValueError: axes out of range, or repeated.
+        """
         axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
         if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
             raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
 Leaf: TypeAlias = ArrayLike | None
-"""An array or a number; None where it is no longer needed."""
+"""An array or a number; None once it is not needed any more."""
 
 _STEPS = 1024  # most compiled steps in the cache
 

@@ -82,7 +82,15 @@ class Flatten(Layer):
         return super().output_signal(signal)
 
     def check_input(self, shape: Shapes, batch_axis: int | None) -> None:
-        """Raises unless Flatten fits inputs of `shape` with samples along `batch_axis`."""
+        """Raises unless Flatten fits the inputs.
+
+        Args:
+          shape: shape of the input.
+          batch_axis: axis of its samples, None if unknown.
+
+        Raises:
+          ValueError: another batch axis, or a shape that does not fit.
+        """
         axis = checked_axis(self.batch_axis, shape)
         if batch_axis is not None and batch_axis % len(shape) != axis:
             raise ValueError(

@@ -38,6 +38,11 @@ def step(layer: Layer, cov: Covs, site: Site) -> Covs:
 
     On concrete arrays every layer without layers inside is compiled separately: equal layers share
     a compilation, and XLA cannot fuse chains of windows, which would repeat their work.
+
+    Args:
+      layer: the layer.
+      cov: covariances of its input.
+      site: its place in the network.
     """
     if layer.structural:
         return layer.propagate(cov, site)

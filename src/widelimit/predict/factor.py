@@ -107,7 +107,7 @@ class TrainKernel:
 
         It has a Cholesky factor. If that is not accurate, it has an eigendecomposition instead, in
         which eigenvalues lost in rounding are zero and contribute nothing, and a RuntimeWarning
-        says so, once. For the user's solver there is no such fallback.
+        says so, once. The user's solver has no such fallback.
 
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.

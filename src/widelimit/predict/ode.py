@@ -172,9 +172,9 @@ def gradient_descent(
     and exact.
 
     Times are finite: many losses, such as cross-entropy, have no finite limit, and how far one is
-    from it cannot be told from velocities. Results have the dtype of `k_train_train`. The function
-    returned can be jitted, vmapped and differentiated in reverse mode. On traced values nothing can
-    be checked: a solver that gives up, or times that are negative or not finite, then give NaN.
+    from it does not follow from velocities. Results have the dtype of `k_train_train`. `predict_fn`
+    can be jitted, vmapped and differentiated in reverse mode. On traced values nothing can be
+    checked: a solver that gives up, and times that are negative or not finite, then give NaN.
 
     Args:
       loss: a function `loss(fx, y_train)` of outputs and targets, both in the shape of the targets,

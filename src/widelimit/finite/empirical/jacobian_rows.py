@@ -96,9 +96,9 @@ class SlotRows:
     def of(cls, call: Call, output: Output, shape: tuple[int, ...]) -> SlotRows:
         """Returns the rows of an output of this real shape."""
         axes, rank = output.axes, len(shape)
-        slots, kept = (*axes.trace, *axes.diagonal), axes.kept(rank)
+        slots, paired = (*axes.trace, *axes.diagonal), axes.kept(rank)
         places = np.moveaxis(
-            np.indices(shape, np.int32), [1 + a for a in (*slots, *kept)], range(1, 1 + rank)
+            np.indices(shape, np.int32), [1 + a for a in (*slots, *paired)], range(1, 1 + rank)
         )
         places = places.reshape(rank, math.prod(shape[a] for a in slots), -1)
         samples = np.zeros_like(places[0])
@@ -111,7 +111,7 @@ class SlotRows:
         entries = samples * 0
         for axis in range(rank):
             entries = entries * single[axis] + places[axis]
-        return cls(call, samples, entries, tuple(shape[a] for a in kept))
+        return cls(call, samples, entries, tuple(shape[a] for a in paired))
 
     def rows(self, output: Output, called: int) -> JacobianRows:
         """Returns the static description of the rows."""

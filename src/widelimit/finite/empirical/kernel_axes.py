@@ -53,15 +53,15 @@ class KernelAxes(NamedTuple):
         return tuple(a for a in range(rank) if a not in self.trace and a not in self.diagonal)
 
     def zipped_order(self, rank: int) -> Shape:
-        """Returns the transposition of [*diagonal, *kept, *kept] to the layout of kernels."""
-        kept = self.kept(rank)
+        """Returns the transposition of [*diagonal, *paired, *paired] to the layout of kernels."""
+        paired = self.kept(rank)
         order: list[int] = []
         for axis in range(rank):
             if axis in self.diagonal:
                 order.append(self.diagonal.index(axis))
-            elif axis in kept:
-                first = len(self.diagonal) + kept.index(axis)
-                order += [first, first + len(kept)]
+            elif axis in paired:
+                first = len(self.diagonal) + paired.index(axis)
+                order += [first, first + len(paired)]
         return tuple(order)
 
 
@@ -121,15 +121,15 @@ def kernel_of_arrays(a1: Array, a2: Array, axes: KernelAxes, rank: int) -> Array
     dtype = kernel_dtype(a1.dtype, a2.dtype)
     if a1.dtype != a2.dtype:
         a1, a2 = a1.astype(dtype), a2.astype(dtype)
-    kept = axes.kept(rank)
-    if not axes.diagonal and kept == tuple(range(len(kept))):
-        shapes = [a.shape[: len(kept)] for a in (a1, a2)]
-        length = math.prod(a1.shape[len(kept) :])
+    paired = axes.kept(rank)
+    if not axes.diagonal and paired == tuple(range(len(paired))):
+        shapes = [a.shape[: len(paired)] for a in (a1, a2)]
+        length = math.prod(a1.shape[len(paired) :])
         rows1 = a1.reshape(math.prod(shapes[0]), length)
         rows2 = a2.reshape(math.prod(shapes[1]), length)
         product = rows_product(rows1, rows2, dtype).reshape(*shapes[0], *shapes[1])
         return product.transpose(axes.zipped_order(rank))
-    # [*diagonal, *kept of a1, *kept of a2]
+    # [*diagonal, *paired of a1, *paired of a2]
     product = lax.dot_general(
         a1,
         a2,

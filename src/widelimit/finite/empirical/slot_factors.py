@@ -165,11 +165,11 @@ def _slot_factors(
         diagonal: Array,
     ) -> Array:
         y = real_output(network.one(params, mapped, shared, real)[index])
-        kept = axes.kept(y.ndim)
-        y = y.transpose((*axes.trace, *axes.diagonal, *kept))
+        paired = axes.kept(y.ndim)
+        y = y.transpose((*axes.trace, *axes.diagonal, *paired))
         traced = math.prod(y.shape[: len(axes.trace)])
-        y = y.reshape(traced, -1, *y.shape[y.ndim - len(kept) :])
-        starts = trace, diagonal, *(jnp.int32(0),) * len(kept)
+        y = y.reshape(traced, -1, *y.shape[y.ndim - len(paired) :])
+        starts = trace, diagonal, *(jnp.int32(0),) * len(paired)
         return lax.dynamic_slice(y, starts, (*sizes, *y.shape[2:]))
 
     program = program_of(output, real, mapped, params, shared, *SLOT)

@@ -75,28 +75,28 @@ def ntk_vector_products(
         return jnp.zeros(shape, dtype)
     product = ntk_vector_product(f1, f2, params)
     rank = len(out2.shape)
-    kept = axes.kept(rank)
+    paired = axes.kept(rank)
     slots = (*axes.trace, *axes.diagonal)
     slot_shape = tuple(out2.shape[a] for a in slots)
-    kept_shape = tuple(out2.shape[a] for a in kept)
+    paired_shape = tuple(out2.shape[a] for a in paired)
 
     def column(slot: Array, index: Array) -> Array:
-        """Returns the entries [*kept of output 1] of the column at a slot and an index."""
+        """Returns the entries [*paired of output 1] of the column at a slot and an index."""
         places = [jnp.int32(0)] * rank
         for a, place in zip(slots, jnp.unravel_index(slot, slot_shape), strict=True):
             places[a] = place
         at_slot = list(places)
-        for a, place in zip(kept, jnp.unravel_index(index, kept_shape), strict=True):
+        for a, place in zip(paired, jnp.unravel_index(index, paired_shape), strict=True):
             places[a] = place
         unit = jnp.zeros(out2.shape, out2.dtype).at[tuple(places)].set(1)
-        read = tuple(slice(None) if a in kept else at_slot[a] for a in range(rank))
+        read = tuple(slice(None) if a in paired else at_slot[a] for a in range(rank))
         return product(unit)[read].astype(dtype)
 
     over_kept = jax.vmap(column, in_axes=(None, 0), out_axes=-1)
-    indices = jnp.arange(math.prod(kept_shape))
-    # [*trace, *diagonal, *kept of output 1, *kept of output 2]
+    indices = jnp.arange(math.prod(paired_shape))
+    # [*trace, *diagonal, *paired of output 1, *paired of output 2]
     columns = jax.vmap(over_kept, in_axes=(0, None))(jnp.arange(math.prod(slot_shape)), indices)
-    first = tuple(out1.shape[a] for a in kept)
-    columns = columns.reshape(*slot_shape, *first, *kept_shape)
+    first = tuple(out1.shape[a] for a in paired)
+    columns = columns.reshape(*slot_shape, *first, *paired_shape)
     summed = columns.sum(axis=tuple(range(len(axes.trace))))
     return summed.transpose(axes.zipped_order(rank))

@@ -20,7 +20,7 @@ from widelimit.typing import Scalar
 # Enough, from a random start, to find an eigenvalue far below all others.
 _INVERSE_ITERATIONS = 3
 
-# Optional methods: what they provide and for what, and a solver that has them.
+# Optional methods: the operation that needs each of them, and a solver that has it.
 _OPTIONAL = {
     "apply": ("functions of eigenvalues, which finite times need", "Spectral()"),
     "log_determinant": ("a determinant, which the marginal likelihood needs", "Cholesky()"),
@@ -95,7 +95,11 @@ class System(NamedTuple):
         return self.is_concrete() and jax.default_backend() == "cpu"
 
     def factorised(self, solver: "Solver") -> "Factorisation":
-        """Returns the factorisation, by `solver` unless one exists already; call it in float64."""
+        """Returns the factorisation; call it in float64.
+
+        Args:
+          solver: the solver to use unless the system has one already.
+        """
         factor = Factorisation(None, solver) if self.factor is None else self.factor
         return factor.of(self) if factor.state is None else factor
 

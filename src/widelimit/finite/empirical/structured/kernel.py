@@ -22,7 +22,7 @@ from widelimit.tracing.varying import varying_axes, varying_like
 
 
 class LeafReport(NamedTuple):
-    """How structured derivatives treat one parameter.
+    """Report on the structured derivatives by one parameter.
 
     Attributes:
       name: its path in the tree of parameters.
