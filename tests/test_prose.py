@@ -92,7 +92,7 @@ HABITS = {
     "American": r"\b(?:initiali|factori|optimi|normali|summari|recogni|vectori)z(?:e|es|ed|ing)\b"
     r"|\bcolors?\b|\bbehaviors?\b|\bcentered\b",
 }
-PARTICIPLES = ("found", "kept", "given", "told", "seen")
+PARTICIPLES = ("found", "kept", "given", "wanted", "told", "seen")
 
 
 def of_this_package(value: object) -> bool:
@@ -115,7 +115,7 @@ def public_methods(kind: type) -> Iterator[tuple[str, Any]]:
         function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
         if not inspect.isfunction(function) or not of_this_package(function):
             continue
-        if function.__name__ == "__call__" or not function.__name__.startswith("_"):
+        if name == "__call__" or not (name.startswith("_") or function.__name__.startswith("_")):
             yield name, function
 
 
@@ -245,7 +245,8 @@ def test_plain_english(habit: str) -> None:
 
 
 def assigned_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    fields = {id(n.target) for n in ast.walk(tree) if isinstance(n, ast.AnnAssign) and not n.value}
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    fields = {id(n.target) for c in classes for n in c.body if isinstance(n, ast.AnnAssign)}
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Name)

@@ -192,9 +192,10 @@ class KernelFn(NetFunction):
           diagonal_batch: False returns cov1 and cov2 between all samples.
           diagonal_spatial: True returns equal positions only; None does so for a `Kernel` that
             holds no others.
-          engine: 'auto' takes the engine of `choose_engine`, for masks the reference one;
-            'reference' takes plain JAX, with derivatives in forward and reverse mode; 'fused'
-            raises if the fused engine does not support the call. Or your own class: see `Engine`.
+          engine: 'auto' takes the engine of `choose_engine`, but the reference engine for masks,
+            graph patterns and Kernels; 'reference' takes plain JAX, with derivatives in forward and
+            reverse mode; 'fused' raises if the fused engine does not support the call. Or your own
+            class: see `Engine`.
           **kwargs: `batch_axis` and `channel_axis` of the inputs, if the network has none or the
             same; `rng` is ignored; others are refused.
 
