@@ -20,6 +20,14 @@ def small_store(folder: Path, name: str = "k.zarr", **kwargs: object) -> scale.S
     return scale.gram(net(), inputs(), store=folder / name, **{"tile": 16, **kwargs})
 
 
+def overflowing_store(folder: Path, **kwargs: object) -> scale.Store:
+    """Returns a store in which the kernels of sample 20 are not finite."""
+    network = stax.serial(stax.Dense(1, W_std=1e3), stax.Relu(), stax.Dense(1))
+    x = inputs()
+    x[20] = 1e19  # its squares are finite in float32
+    return scale.gram(network, x, store=folder / "k.zarr", tile=16, **kwargs)
+
+
 def chunk(store: scale.Store, i: int, j: int, kernel: str = "ntk") -> Path:
     return Path(store.path) / kernel / "c" / str(i) / str(j)
 

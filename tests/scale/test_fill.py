@@ -2,11 +2,10 @@ import errno
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.scale.stores import chunk, inputs, net, small_store
-from widelimit import scale, stax
+from tests.scale.stores import chunk, inputs, net, overflowing_store, small_store
+from widelimit import scale
 from widelimit.scale import fill as filling
 from widelimit.scale.maker import TileMaker
 from widelimit.scale.stored_tiles import StoredTiles
@@ -38,15 +37,8 @@ def test_one_kernel_of_two_may_be_missing(tmp_path):
     assert store.fill(progress=False)[:2] == (1, 9)
 
 
-def overflowing(samples: slice) -> np.ndarray:
-    x = inputs()
-    x[samples] = 1e19  # squares are finite in float32, their sum after a layer is not
-    return x
-
-
 def test_kernels_that_are_not_finite_are_not_written(tmp_path):
-    network = stax.serial(stax.Dense(1, W_std=1e3), stax.Relu(), stax.Dense(1))
-    store = scale.gram(network, overflowing(slice(20, 21)), store=tmp_path / "k.zarr", tile=16)
+    store = overflowing_store(tmp_path)
     with pytest.raises(ValueError, match=r"finite kernels, got others in 4 of 10 tiles.*16:32"):
         store.fill(progress=False)
     assert store.plan.done == 6
@@ -124,7 +116,7 @@ def test_the_scan_of_many_tiles_reads_names_alone(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bytes(8))
     monkeypatch.setattr(StoredTiles, "read", None)
-    complete, wrong = filling.scan(store.chunks.values())
+    complete, wrong = filling.scan(store.tiles.values())
     assert (len(complete), wrong) == (1275, set())
 
 

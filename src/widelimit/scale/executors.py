@@ -49,6 +49,9 @@ class Executor(Protocol):
           *args: its arguments.
         """
 
+    def share(self, value: object) -> object:
+        """Returns an argument for many tasks, which is sent to every worker once."""
+
     def as_completed(self) -> Iterator[object]:
         """Yields results as tasks end, until none is left; tasks may be added meanwhile.
 
@@ -73,6 +76,10 @@ class Inline:
         """Keeps a task."""
         del name
         self._tasks.append((function, args))
+
+    def share(self, value: object) -> object:
+        """Returns the value."""
+        return value
 
     def as_completed(self) -> Iterator[object]:
         """Runs the tasks in order and yields their results."""
@@ -111,6 +118,10 @@ class Dask:
     def submit(self, name: str, function: Callable[..., object], *args: object) -> None:
         """Sends a task to the scheduler; exceptions are tried again twice."""
         self._completed.add(self._client.submit(function, *args, key=name, retries=2, pure=False))
+
+    def share(self, value: object) -> object:
+        """Returns a future of the value, which all workers have."""
+        return self._client.scatter(value, broadcast=True, hash=False)
 
     def as_completed(self) -> Iterator[object]:
         """Yields results as tasks end."""

@@ -21,10 +21,13 @@ from widelimit.gram.storage import Disk, check_path
 from widelimit.kernel.get import KERNELS, parse_get
 from widelimit.layers.base import Layer
 from widelimit.layers.description import to_json
+from widelimit.scale.backends import Backend, check_backend, recomputed, stored
+from widelimit.scale.ensemble import StoredEnsemble
 from widelimit.scale.events import Events
 from widelimit.scale.executors import describe, make_executor
 from widelimit.scale.fill import FillReport, fill, scan
-from widelimit.scale.maker import Known, TileMaker, network_of, tiler_of
+from widelimit.scale.maker import Known, network_of, tiler_of
+from widelimit.scale.operator import Operator
 from widelimit.scale.plan import StorePlan, choose_backend
 from widelimit.scale.rate import choose_tile, seconds_per_pair
 from widelimit.scale.schema import (
@@ -37,13 +40,8 @@ from widelimit.scale.schema import (
     read_inputs,
 )
 from widelimit.scale.stored_tiles import StoredTiles
-from widelimit.scale.task import chunks_of
+from widelimit.scale.task import tiles_of
 from widelimit.scale.tile_grid import TileGrid
-from widelimit.scale.tiled_operator import (
-    RecomputedOperator,
-    StoredOperator,
-    TiledOperator,
-)
 from widelimit.scale.verify import VerifyReport, verify
 from widelimit.typing import Bytes, Get
 
@@ -173,7 +171,7 @@ class Store:
         self.path, self.get, self.shape = location, content.get, content.counts
         self.count, self.dtype = content.counts[0], np.dtype(content.dtype)
         self._content, self._engine, self._known = content, engine, known
-        self._chunks: dict[str, StoredTiles] | None = None
+        self._tiles: dict[str, StoredTiles] | None = None
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, get={self.get}, shape={self.shape}, dtype={self.dtype})"
@@ -196,11 +194,11 @@ class Store:
     @property
     def plan(self) -> StorePlan:
         """What filling it takes: tiles, bytes, time. A few pairs of samples are timed."""
-        (complete, _), grid = scan(self.chunks.values()), self.grid
+        (complete, _), grid = scan(self.tiles.values()), self.grid
         rate = seconds_per_pair(self._tiler, self._sample())
         left = sum(np.prod(grid.shape(p)) for p in grid.all() if p not in complete)
         executor, workers = describe(self._engine)
-        each = sum(part.chunk_bytes for part in self.chunks.values())
+        each = sum(part.chunk_bytes for part in self.tiles.values())
         choice = choose_engine(self.network, (1, *self._sample().shape[1:]))
         return StorePlan(
             shape=self.shape,
@@ -231,12 +229,12 @@ class Store:
           OSError: the disk is full; what is written is kept.
           KeyboardInterrupt: with how far it came.
         """
-        for part in self.chunks.values():
+        for part in self.tiles.values():
             part.sweep()
         return fill(
             location=self.path,
             grid=self.grid,
-            chunks=self.chunks.values(),
+            chunks=self.tiles.values(),
             known=self._known,
             executor=make_executor(self._engine),
             progress=progress,
@@ -251,7 +249,7 @@ class Store:
         """
         total = sum(int(np.prod(self.grid.shape(p))) for p in self.grid.all())
         with progress_bar(total, progress) as advance:
-            report = verify(self.chunks, self.grid, advance)
+            report = verify(self.tiles, self.grid, advance)
         Events(self.path).write("verify", missing=report.missing, damaged=report.damaged)
         return report
 
@@ -263,34 +261,35 @@ class Store:
         """
         damaged = self.verify(progress).damaged
         for place in damaged:
-            for part in self.chunks.values():
+            for part in self.tiles.values():
                 part.remove(place)
         report = self.fill(progress)
         return report._replace(recomputed=len(damaged))
 
-    def operator(self, get: str | None = None, backend: str = "stored") -> TiledOperator:
+    def operator(
+        self, get: str | None = None, backend: Backend | None = None, engine: object = "inline"
+    ) -> Operator:
         """Returns the kernel as an operator: products with vectors, its diagonal, columns.
 
         Args:
           get: which kernel; None for the only one.
-          backend: "stored" reads tiles from the disk, "recompute" computes them for each product:
-            `plan` says which is quicker.
+          backend: "stored" reads tiles from the disk; "recompute" computes them for each product,
+            `plan` says which is quicker; "memory" holds the whole matrix; "sharded" holds it on
+            all devices of JAX, by rows. None is "stored".
+          engine: who reads tiles of "stored": "inline", or a cluster, as for `gram`.
 
         Raises:
           ValueError: another back end, a kernel of x1 with x2, or tiles that are missing.
         """
-        chunks = self._of(get)
+        tiles, name, backend = self._of(get), get or self.get[0], backend or "stored"
+        check_backend(backend)
         if backend == "recompute":
-            return RecomputedOperator(TileMaker.of(self.path, self._known), get or self.get[0])
-        if backend != "stored":
-            raise ValueError(f"expected backend 'stored' or 'recompute', got {shown(backend)}")
-        operator, missing = StoredOperator(chunks), len(self.grid) - len(chunks.complete()[0])
-        if missing:
-            raise ValueError(
-                f"expected all {len(self.grid)} tiles in {self.path}, got {missing} missing: "
-                "store.fill() computes them"
-            )
-        return operator
+            return recomputed(self.path, name, self._known)
+        return stored(self.path, name, tiles, backend, engine)
+
+    def ensemble_class(self) -> type[StoredEnsemble]:
+        """Returns the class of `InfiniteEnsemble(store, y)`."""
+        return StoredEnsemble
 
     def export(self, out: str | os.PathLike[str], get: str | None = None) -> np.ndarray:
         """Writes a whole kernel as a .npy file and returns it as a read-only `numpy.memmap`.
@@ -321,18 +320,18 @@ class Store:
             raise
 
     @property
-    def chunks(self) -> dict[str, StoredTiles]:
+    def tiles(self) -> dict[str, StoredTiles]:
         """The tiles of every kernel, by name."""
-        if self._chunks is None:
-            self._chunks = chunks_of(self.path, self._content, "r+")
-        return self._chunks
+        if self._tiles is None:
+            self._tiles = tiles_of(self.path, self._content, "r+")
+        return self._tiles
 
     def _of(self, get: str | None) -> StoredTiles:
         if get is None and len(self.get) == 1:
-            return self.chunks[self.get[0]]
+            return self.tiles[self.get[0]]
         if get is None or get not in self.get:
             raise ValueError(f"expected get to be one of {self.get}, got {shown(get)}")
-        return self.chunks[get]
+        return self.tiles[get]
 
     @property
     def _tiler(self) -> NetworkTiler:

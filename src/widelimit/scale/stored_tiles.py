@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,15 @@ class StoredTiles:
         rows, columns = self.grid.shape(place)
         return whole[:rows, :columns]
 
+    def prefetch(self, place: Place) -> None:
+        """Asks the system to read a tile from a local disk, without waiting for it."""
+        if self.folder is None or not hasattr(os, "posix_fadvise"):
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._file(place), os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            os.close(descriptor)
+
     def is_intact(self, place: Place) -> bool:
         """Returns whether the checksum of a tile holds."""
         try:
@@ -177,8 +188,6 @@ class StoredTiles:
 
 def _age(path: Path) -> float:
     """Returns the seconds since a file was written, by the clock of its file system."""
-    import time
-
     try:
         return time.time() - path.stat().st_mtime
     except OSError:

@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     state: str
 
 
-def chunks_of(location: str, content: Content, mode: str) -> dict[str, StoredTiles]:
+def tiles_of(location: str, content: Content, mode: str) -> dict[str, StoredTiles]:
     """Returns the tiles of every kernel of a store, by name.
 
     Args:
@@ -54,7 +54,7 @@ def compute_tile(location: str, place: Place, known: Known) -> Outcome:
       OSError: the disk is full.
     """
     maker = TileMaker.of(location, known)
-    chunks = _chunks_of(location, maker.content)
+    chunks = _tiles_of(location, maker.content)
     if all(chunk.exists(place) for chunk in chunks.values()):
         return Outcome(place, "skipped")
     tiles = maker.tile(place)
@@ -66,9 +66,9 @@ def compute_tile(location: str, place: Place, known: Known) -> Outcome:
 
 
 @functools.lru_cache(maxsize=4)
-def _chunks_of(location: str, content: Content) -> dict[str, StoredTiles]:
+def _tiles_of(location: str, content: Content) -> dict[str, StoredTiles]:
     """Returns the tiles of a store to write to, which a process opens once."""
-    return chunks_of(location, content, "r+")
+    return tiles_of(location, content, "r+")
 
 
 def _write(chunks: StoredTiles, place: Place, tile: np.ndarray) -> None:

@@ -15,9 +15,9 @@ from widelimit.scale.tile_grid import Place, TileGrid
 
 # Rows of tiles are dealt to this many sums, whatever the number of threads: the bits of a product
 # do not depend on the machine.
-_SUMS = 4
-_COLUMNS = 256
-_STRIP = 256
+SUMS = 16
+_COLUMNS = 64
+_STRIP = 64
 
 Vectors = Float[Array | np.ndarray, "n c"]
 
@@ -74,23 +74,44 @@ class TiledOperator(abc.ABC):
 
     def _product(self, v: np.ndarray) -> np.ndarray:
         v = np.ascontiguousarray(v)
-        sums = [np.zeros_like(v) for _ in range(_SUMS)]
-
-        def add(k: int) -> None:
-            for i in _dealt(self.grid.pieces[0], k):
-                for j in range(i, self.grid.pieces[1]):
-                    self._add_tile((i, j), v, sums[k])
-
-        with one_blas_thread():
-            self._run(add, list(range(_SUMS)))
+        sums = self._sums(v)
         return sum(sums[1:], sums[0])
 
-    def _add_tile(self, place: Place, v: np.ndarray, result: np.ndarray) -> None:
+    def _sums(self, v: np.ndarray) -> list[np.ndarray]:
+        """Returns what adds up to the product, always the same number of arrays [n, c]."""
+        sums = [np.zeros_like(v) for _ in range(SUMS)]
+        with one_blas_thread():
+            self._run(lambda k: self.add_rows(k, v, sums[k]), list(range(SUMS)))
+        return sums
+
+    def add_rows(self, k: int, v: np.ndarray, result: np.ndarray) -> None:
+        """Adds the products of the rows of tiles of one sum.
+
+        Args:
+          k: which of `SUMS` sums.
+          v: vectors [n, c].
+          result: what is added to, [n, c].
+        """
+        strip = np.empty((_STRIP, self.grid.size))
+        rows, columns = _dealt(self.grid.pieces[0], k), self.grid.pieces[1]
+        tiles = [(i, j) for i in rows for j in range(i, columns)]
+        for place, following in zip(tiles, [*tiles[1:], *tiles[-1:]], strict=True):
+            self._prefetch(following)
+            self._add_tile(place, v, result, strip)
+
+    def _prefetch(self, place: Place) -> None:  # noqa: B027
+        """Begins to read a tile that is asked for next, where it is read from a disk."""
+
+    def _add_tile(
+        self, place: Place, v: np.ndarray, result: np.ndarray, buffer: np.ndarray
+    ) -> None:
         """Adds the products of a tile, and of its transpose beyond the diagonal."""
         i, j = (self.grid.span(side, piece) for side, piece in enumerate(place))
         tile, mirrored = self._tile(place), place[0] != place[1]
         for start in range(0, len(tile), _STRIP):
-            strip = tile[start : start + _STRIP].astype(float)
+            part = tile[start : start + _STRIP]
+            strip = buffer[: len(part), : part.shape[1]]
+            strip[:] = part
             rows = slice(i.start + start, i.start + start + len(strip))
             result[rows] += strip @ v[j]
             if mirrored:
@@ -135,10 +156,13 @@ class StoredOperator(TiledOperator):
           chunks: the tiles.
         """
         super().__init__(chunks.grid, np.dtype(chunks.array.dtype))
-        self._chunks = chunks
+        self._tiles = chunks
 
     def _tile(self, place: Place) -> np.ndarray:
-        return self._chunks.mapped(place)
+        return self._tiles.mapped(place)
+
+    def _prefetch(self, place: Place) -> None:
+        self._tiles.prefetch(place)
 
     def _run(self, function: Callable[[int], None], tasks: list[int]) -> None:
         run_parallel(function, tasks)
@@ -202,5 +226,5 @@ def check_indices(indices: Int[Array | np.ndarray, " m"], count: int) -> np.ndar
 
 def _dealt(rows: int, k: int) -> list[int]:
     """Returns the rows of tiles of the k-th sum: dealt back and forth, for equal work."""
-    order = [i % (2 * _SUMS) for i in range(rows)]
-    return [i for i, o in enumerate(order) if min(o, 2 * _SUMS - 1 - o) == k]
+    order = [i % (2 * SUMS) for i in range(rows)]
+    return [i for i, o in enumerate(order) if min(o, 2 * SUMS - 1 - o) == k]
