@@ -100,7 +100,7 @@ def from_json(text: str, known: Sequence[type[Layer] | Callable[..., object]] = 
     try:
         net = _decode(described["network"], "network", names)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"expected what to_json writes, got {shown(text)}: {error}") from error
+        raise ValueError(f"expected the output of to_json, got {shown(text)}: {error}") from error
     if not isinstance(net, Layer):
         raise ValueError(f"expected the description of a network, got {shown(net)}")
     return net
@@ -205,13 +205,13 @@ def _decode(value: _Json, where: str, names: _Names) -> object:
             return ...
         case {"enum": str(kind), "member": str(member)} if kind in _ENUMS:
             return _ENUMS[kind].__members__[member]
-    raise ValueError(f"expected what to_json writes, got {shown(value)} at {where}")
+    raise ValueError(f"expected the output of to_json, got {shown(value)} at {where}")
 
 
 def _named(name: str, where: str, names: _Names) -> Callable[..., object]:
     if name not in names:
         raise ValueError(
-            f"expected layers of widelimit, or what is among `known`, got {name!r} at {where}: "
+            f"expected layers of widelimit, or those in `known`, got {name!r} at {where}: "
             f"from_json(text, known=[{name.rpartition(':')[2]}]) builds it"
         )
     return names[name]

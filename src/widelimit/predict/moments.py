@@ -91,7 +91,7 @@ def _moments(evidence: Evidence, layout: Layout) -> tuple[Array, Array]:
     else:
         nngp_td = to_matrix("nngp", evidence.nngp_td)
         nngp_dd = evidence.nngp_dd
-        # Of a kernel that is not in memory only products are known.
+        # A kernel that is not in memory has products only.
         nngp_dd = to_matrix("nngp", nngp_dd) if isinstance(nngp_dd, jax.Array) else nngp_dd
         covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
     _check_variances(covariance, prior)
