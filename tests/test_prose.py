@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import enum
+import functools
 import inspect
 import itertools
 import pathlib
@@ -204,6 +205,11 @@ def source_files() -> list[str]:
     return [n for n in names if not n.startswith(ELSEWHERE)]
 
 
+@functools.cache
+def sentences(name: str) -> list[tuple[int, str]]:
+    return [*texts(name), *comments(name)]
+
+
 def texts(name: str) -> Iterator[tuple[int, str]]:
     """Yields line and text of every docstring and message of a file."""
     tree = ast.parse((SOURCE / name).read_text(encoding="utf8"))
@@ -238,7 +244,7 @@ def test_plain_english(habit: str) -> None:
     hits = [
         f"{name}:{line}: {match.group()}"
         for name in source_files()
-        for line, text in (*texts(name), *comments(name))
+        for line, text in sentences(name)
         for match in pattern.finditer(text)
     ]
     assert not hits, "\n".join(hits)
