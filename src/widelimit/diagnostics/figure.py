@@ -15,12 +15,12 @@ _LOOKS = ((BLUE, "o", "-"), (RED, "s", "--"), (GREEN, "^", ":"))
 def draw(
     steps: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], path: str | Path
 ) -> Path:
-    """The `path` of a figure of curves by panel and name; the first panel is logarithmic.
+    """Draws curves by panel and name, the first panel logarithmic, and returns the `path`.
 
     Raises:
       ModuleNotFoundError: without matplotlib.
     """
-    # A logarithmic axis has no zero: what stands there is drawn at half the next step.
+    # A logarithmic axis has no zero: points at zero are drawn at half the next step.
     above = steps[steps > 0]
     is_wide = len(above) > 2 and above[-1] >= 30 * above[0]
     at = np.where(steps > 0, steps, above[0] / 2) if is_wide else steps
@@ -28,7 +28,7 @@ def draw(
         for k, (title, curves) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), k + 1)
             for (name, values), (color, marker, line) in zip(curves.items(), _LOOKS, strict=False):
-                # What has not moved yet has no logarithm.
+                # Zero movement has no logarithm.
                 shown = np.where(values > 0, values, np.nan) if k == 0 else values
                 axes.plot(at, shown, line, marker=marker, color=color, label=name)
             axes.set(title=title, xlabel="step")

@@ -1,7 +1,7 @@
-"""Pieces of figures: bands, reliability diagrams, and saving. matplotlib is imported only on use.
+"""Parts of figures: bands, reliability diagrams, and saving. matplotlib is imported only on use.
 
-Figures are made without pyplot and drawn by the Agg canvas, so neither a display nor matplotlib's
-global state is touched, and nothing has to be closed.
+Figures are made without pyplot and drawn by the Agg canvas: they need no display, do not change
+matplotlib's global state, and need not be closed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The colours of Okabe and Ito, which people with colour-blindness tell apart.
+# The colours of Okabe and Ito, which colour-blind people can distinguish.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000",
     "#E69F00",
@@ -46,10 +46,10 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of `width` x `height` inches; what is drawn inside the `with` has our style.
+    """Yields an empty figure of `width` x `height` inches; inside the `with` our style applies.
 
     Raises:
-      ModuleNotFoundError: without matplotlib, saying how to install it.
+      ModuleNotFoundError: matplotlib is not installed; the message names the extra to install.
     """
     try:
         import matplotlib
@@ -67,7 +67,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """The `path` to which the figure was written, as a whole or not at all.
+    """Writes the figure to `path`, completely or not at all, and returns the path.
 
     Missing folders are made. The format follows from the suffix.
     """
@@ -93,7 +93,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
 def filled_band(
     axes: Axes, x: ArrayLike, mean: ArrayLike, half_width: ArrayLike, *, color: str, **line: Any
 ) -> tuple[Any, Any]:
-    """The line of a mean and the filled band of `half_width` around it, as two artists."""
+    """Returns two artists: the line of a mean, and the filled band of `half_width` around it."""
     mean, half_width = np.asarray(mean), np.asarray(half_width)
     band = axes.fill_between(
         x, mean - half_width, mean + half_width, color=color, alpha=0.22, linewidth=0
@@ -104,7 +104,7 @@ def filled_band(
 def dotted_band(
     axes: Axes, x: ArrayLike, mean: ArrayLike, half_width: ArrayLike, *, color: str, **line: Any
 ) -> tuple[Any, Any]:
-    """The dashed line of a mean and the dotted edges of a band around it, as two artists."""
+    """Returns two artists: the dashed line of a mean, and the dotted edges of a band around it."""
     mean, half_width = np.asarray(mean), np.asarray(half_width)
     for edge in (mean - half_width, mean + half_width):
         (dots,) = axes.plot(x, edge, color=color, linestyle=":", linewidth=1.6)
@@ -121,10 +121,10 @@ def reliability_points(
     marker: str,
     least: int = 1,
 ) -> None:
-    """Draw accuracy against confidence for each bin of at least `least` points.
+    """Draws accuracy against confidence for each bin of at least `least` points.
 
     Areas of markers grow with the number of points. Vertical bars are the Wilson interval of one
-    standard deviation, which stays inside [0, 1] and honest for a bin of one point.
+    standard deviation, which is inside [0, 1] and meaningful also for a bin of one point.
     """
     confidence, correct, count = (np.asarray(a) for a in (confidence, correct, count))
     some = count >= least
