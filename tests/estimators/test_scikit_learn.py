@@ -1,0 +1,17 @@
+"""scikit-learn's own checks of estimators, none of them left out."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from widelimit.estimators import NNGPClassifier, NNGPRegressor, NTKClassifier, NTKRegressor
+
+# One hidden layer is enough to pass or to fail.
+ESTIMATORS = [
+    kind(depth=1) for kind in (NNGPClassifier, NNGPRegressor, NTKClassifier, NTKRegressor)
+]
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")  # a check provokes it
+@parametrize_with_checks([*ESTIMATORS, NTKRegressor(depth=1, training_time=100.0)])
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
