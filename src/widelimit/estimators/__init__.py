@@ -27,16 +27,6 @@ _HOMES = {
     "GPyTorchKernel": ("gpytorch_kernel", "gpytorch"),
 }
 
-__all__ = [  # noqa: PLE0604 - a list of literals, which linters and people read
-    "GPJaxKernel",
-    "GPyTorchKernel",
-    "NNGPClassifier",
-    "NNGPRegressor",
-    "NTKClassifier",
-    "NTKRegressor",
-    "SklearnKernel",
-]
-
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
@@ -54,4 +44,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_HOMES)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from widelimit.gram import gram
 from widelimit.typing import Bytes, NetworkLike
 
-# Prior variances are the diagonals of blocks of so many samples.
+# Diagonals are those of blocks of so many samples.
 _BLOCK = 64
 
 
@@ -46,10 +46,10 @@ def kernel_matrices(
     return found
 
 
-def prior_variances(
-    network: NetworkLike, x: Float[np.ndarray, "n *shape"], memory: Bytes
+def kernel_diagonal(
+    network: NetworkLike, x: Float[np.ndarray, "n *shape"], name: str, memory: Bytes
 ) -> Float[np.ndarray, " n"]:
-    """Returns the variances of the outputs at x before training, the diagonal of the NNGP."""
+    """Returns the kernel of each sample with itself; of the NNGP the variances before training."""
     blocks = [x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK)]
-    diagonals = [kernel_matrices(network, b, None, ["nngp"], memory)["nngp"] for b in blocks]
+    diagonals = [kernel_matrices(network, b, None, [name], memory)[name] for b in blocks]
     return np.concatenate([kernel.diagonal() for kernel in diagonals])

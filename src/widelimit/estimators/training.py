@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.estimators.kernel_matrices import kernel_matrices, prior_variances
+from widelimit.estimators.kernel_matrices import kernel_diagonal, kernel_matrices
 from widelimit.estimators.leave_one_out import LeftOut, leave_one_out
 from widelimit.estimators.solution import Solution, SolverSolution, SpectralSolution
 from widelimit.estimators.tuning import Chosen, choose, log_evidence
@@ -85,7 +85,7 @@ class Ensemble:
 
     def variance(self, x: Float[np.ndarray, "t *shape"]) -> Float[np.ndarray, " t"]:
         """Returns the variance of an output, without noise."""
-        prior = prior_variances(self.network, x, self.settings.memory)
+        prior = kernel_diagonal(self.network, x, "nngp", self.settings.memory)
         towards = self._towards(x, self.settings.names)
         reached = self.solution.response(towards[self.settings.names[-1]].T)
         learnt = np.einsum("tn,nt->t", towards["nngp"], reached)

@@ -19,7 +19,7 @@ from widelimit.estimators.weighted import WeightedSet
 
 # Ratios that are tried first, in units of the mean of the kernel at the samples: noise from 1e-4 to
 # 100 standard deviations of the prior.
-_RATIOS = np.logspace(-8, 4, 49)
+_RATIOS = np.logspace(-8, 4, 25)
 
 
 class Chosen(NamedTuple):
