@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import abc
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -112,7 +114,8 @@ class SolverSolution(Solution):
     def response(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """Returns Kr^-1 b."""
         assert self._system.factor is not None
-        return np.asarray(self._system.factor.solve(b), np.float64)  # type: ignore[arg-type]
+        with jax.enable_x64(True):
+            return np.asarray(self._system.factor.solve(jnp.asarray(b)), np.float64)
 
     def inverse(self) -> Float[np.ndarray, "n n"]:
         """Returns Kr^-1."""
@@ -125,7 +128,8 @@ class SolverSolution(Solution):
           NotImplementedError: a solver without determinants.
         """
         assert self._system.factor is not None
-        return float(self._system.factor.log_determinant())
+        with jax.enable_x64(True):
+            return float(self._system.factor.log_determinant())
 
 
 def _reciprocal(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
