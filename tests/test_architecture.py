@@ -124,10 +124,10 @@ def resolve(name: str, modules: dict[str, ast.Module]) -> str | None:
 
 def allowed(importer: str, imported: str) -> bool:
     a, b = importer.split(".")[0], imported.split(".")[0]
-    if a == b or (a in NAMES | TOP and b not in NAMES):
-        return True
     if b in TOP:
-        return False
+        return a in TOP
+    if a == b or a in NAMES | TOP:
+        return True
     if a in FOUNDATION or b in FOUNDATION:
         return b in FOUNDATION
     if a in PROTOCOL or b in PROTOCOL:

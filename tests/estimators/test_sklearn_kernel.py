@@ -63,11 +63,13 @@ def test_posteriors_are_those_of_our_estimator():
     )
 
 
+@pytest.mark.filterwarnings("ignore:The optimal value")  # W_std ends at a bound
 def test_scikit_learn_finds_the_same_evidence():
-    x, y, _ = regression(outputs=1)
+    x, y, _ = regression(outputs=1, samples=60)
     bounds = {"W_std_bounds": (0.5, 4.0), "b_std_bounds": (0.01, 4.0)}
     ours = NNGPRegressor(depth=1, normalize_X=False, **bounds).fit(x, y[:, 0])
-    kernel = ConstantKernel() * SklearnKernel(depth=1, **bounds) + WhiteKernel(0.1)
+    scale = ConstantKernel(1.0, (1e-9, 1e3))
+    kernel = scale * SklearnKernel(depth=1, **bounds) + WhiteKernel(0.1)
     theirs = GaussianProcessRegressor(kernel, alpha=0.0, normalize_y=True).fit(x, y[:, 0])
     assert_close(
         ours.log_marginal_likelihood_value_, theirs.log_marginal_likelihood_value_, rtol=1e-3

@@ -6,17 +6,17 @@ import pytest
 import widelimit as wl
 from tests.estimators.problems import regression, repeated, weights
 from tests.tolerance import assert_close
-from widelimit.estimators.training import Ensemble, Settings
-from widelimit.estimators.tuning import Chosen
+from widelimit.estimators.training import Ensemble, LearningSettings
+from widelimit.estimators.tuning import Amplitudes
 
 NET = wl.models.fcn(2, W_std=1.3, b_std=0.4)
 NAMES = {"bayes": ("nngp",), "gradient_descent": ("nngp", "ntk")}
 KINDS = pytest.mark.parametrize("inference", sorted(NAMES))
-CHOSEN = Chosen(0.05, 0.8)
+CHOSEN = Amplitudes(0.05, 0.8)
 
 
 def ensemble(inference, x, y, weights=None, chosen=CHOSEN, steps=None, solver=None):
-    settings = Settings(NAMES[inference], chosen, None, steps, solver, "1GB")
+    settings = LearningSettings(NAMES[inference], chosen, None, steps, solver, "1GB")
     return Ensemble(NET, x, y, np.ones(len(x)) if weights is None else weights, settings)
 
 
@@ -25,7 +25,7 @@ def ensemble(inference, x, y, weights=None, chosen=CHOSEN, steps=None, solver=No
 @KINDS
 def test_moments_are_those_of_an_infinite_ensemble(inference, solver):
     x, y, test = regression()
-    chosen = Chosen(0.05, 1.0)
+    chosen = Amplitudes(0.05, 1.0)
     ours = ensemble(inference, x, y, chosen=chosen, solver=solver)
     theirs = wl.InfiniteEnsemble(NET, x, y, inference=inference, noise=0.05**0.5, jitter=0.0)
     assert_close(ours.mean(test), theirs.mean(test))
@@ -38,7 +38,7 @@ def test_moments_are_those_of_an_infinite_ensemble(inference, solver):
 @pytest.mark.usefixtures("x64")
 def test_finite_times_are_those_of_an_infinite_ensemble():
     x, y, test = regression()
-    ours = ensemble("gradient_descent", x, y, chosen=Chosen(0.05, 1.0), steps=21.0)
+    ours = ensemble("gradient_descent", x, y, chosen=Amplitudes(0.05, 1.0), steps=21.0)
     theirs = wl.InfiniteEnsemble(NET, x, y, learning_rate=0.7, noise=0.05**0.5, jitter=0.0).at(30)
     assert_close(ours.mean(test), theirs.mean(test))
     assert_close(ours.variance(test), theirs.var(test)[:, 0])
@@ -47,7 +47,7 @@ def test_finite_times_are_those_of_an_infinite_ensemble():
 @pytest.mark.usefixtures("x64")
 def test_scale_multiplies_the_network():
     x, y, test = regression()
-    ours = ensemble("gradient_descent", x, y, chosen=Chosen(0.05, 0.5), steps=40.0)
+    ours = ensemble("gradient_descent", x, y, chosen=Amplitudes(0.05, 0.5), steps=40.0)
 
     def scaled(x1, x2, get, **kwargs):
         kernels = NET.kernel_fn(x1, x2, ("nngp", "ntk"), **kwargs)
@@ -94,15 +94,15 @@ def test_samples_left_out_are_predicted_by_the_others(inference):
 @KINDS
 def test_without_noise_samples_left_out_are_still_predicted(inference):
     x, y, _ = regression(samples=8)
-    residuals, variances = ensemble(inference, x, y, chosen=Chosen(0.0, 1.0)).left_out()
-    without = ensemble(inference, x[1:], y[1:], chosen=Chosen(0.0, 1.0))
+    residuals, variances = ensemble(inference, x, y, chosen=Amplitudes(0.0, 1.0)).left_out()
+    without = ensemble(inference, x[1:], y[1:], chosen=Amplitudes(0.0, 1.0))
     assert_close(residuals[0], y[0] - without.mean(x[:1])[0], rtol=1e-8)
     assert_close(variances[:1], without.variance(x[:1]), rtol=1e-8)
 
 
 def test_repeated_samples_without_noise_warn():
     x, y, test = regression(samples=5)
-    exact = Chosen(0.0, 1.0)
+    exact = Amplitudes(0.0, 1.0)
     with pytest.warns(RuntimeWarning, match="limit of vanishing noise"):
         ours = ensemble("bayes", *repeated(np.full(5, 2), x, y), chosen=exact)
     assert_close(ours.mean(test), ensemble("bayes", x, y, chosen=exact).mean(test), rtol=1e-8)

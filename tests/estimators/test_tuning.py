@@ -7,8 +7,8 @@ from scipy.stats import multivariate_normal, norm
 
 from tests.estimators.problems import regression, weights
 from tests.tolerance import assert_close
-from widelimit.estimators.solution import SpectralSolution
-from widelimit.estimators.tuning import _evidence, _left_out, choose, log_evidence
+from widelimit.estimators.responses import SpectralResponse
+from widelimit.estimators.tuning import _evidence, _left_out, log_evidence, tuned_amplitudes
 from widelimit.estimators.weighted import weigh
 
 
@@ -17,12 +17,12 @@ def problem(weighted=False):
     kernel = np.exp(-((x[:, None] - x) ** 2).sum(-1) / 2)
     w = weights(len(x)) if weighted else np.ones(len(x))
     data = weigh(w, {"nngp": kernel}, y - y.mean(0))
-    return kernel, data, SpectralSolution.of(data, "kernel")
+    return kernel, data, SpectralResponse.of(data, "kernel")
 
 
 def test_evidence_is_the_greatest():
     kernel, data, spectrum = problem()
-    found = choose(data, spectrum, "evidence")
+    found = tuned_amplitudes(data, spectrum, "evidence")
 
     def minus(theta):
         ratio, variance = np.exp(theta)
@@ -37,7 +37,7 @@ def test_evidence_is_the_greatest():
 
 def test_residuals_of_samples_left_out_are_the_least():
     kernel, data, spectrum = problem()
-    found = choose(data, spectrum, "leave_one_out")
+    found = tuned_amplitudes(data, spectrum, "leave_one_out")
     rows = np.arange(len(kernel))
 
     def left_out(ratio, i):
@@ -76,4 +76,4 @@ def test_derivatives_are_those_of_differences(criterion, weighted):
 
 def test_targets_of_zeros_tell_nothing():
     _, data, spectrum = problem()
-    assert choose(data._replace(targets=0 * data.targets), spectrum, "evidence") is None
+    assert tuned_amplitudes(data._replace(targets=0 * data.targets), spectrum, "evidence") is None

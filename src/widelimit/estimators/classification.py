@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -20,13 +20,15 @@ from widelimit.estimators.probabilities import calibrated_temperature, class_pro
 from widelimit.gram.sizes import DEFAULT_MEMORY
 from widelimit.layers.base import Layer
 from widelimit.predict.solvers.base import Solver
-from widelimit.typing import Bytes, NetworkLike
+from widelimit.typing import Bytes, NetworkLike, Scalar, Size
+
+_T = TypeVar("_T", bound="InfiniteClassifier")
 
 
 class InfiniteClassifier(ClassifierMixin, InfiniteNetwork):
     """The base of the classifiers; see `NNGPClassifier` for the parameters."""
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self: _T, X: Any, y: Any, sample_weight: Any = None) -> _T:
         """Returns the classifier, fitted to samples.
 
         Args:
@@ -146,16 +148,16 @@ class NNGPClassifier(EvidenceMixin, InfiniteClassifier):
         self,
         network: NetworkLike | str = "fcn",
         *,
-        depth: int = 3,
+        depth: Size = 3,
         activation: Layer | str = "relu",
-        W_std: float = 2**0.5,
-        b_std: float | None = 0.1,
-        noise: float = 0.1,
-        scale: float = 1.0,
+        W_std: Scalar = 2**0.5,
+        b_std: Scalar | None = 0.1,
+        noise: Scalar = 0.1,
+        scale: Scalar = 1.0,
         optimizer: str | None = "evidence",
         W_std_bounds: Bounds = "fixed",
         b_std_bounds: Bounds = "fixed",
-        n_restarts_optimizer: int = 0,
+        n_restarts_optimizer: Size = 0,
         normalize_X: bool = True,
         image_shape: Sequence[int] | None = None,
         solver: Solver | None = None,
@@ -230,18 +232,18 @@ class NTKClassifier(GradientDescentMixin, InfiniteClassifier):
         self,
         network: NetworkLike | str = "fcn",
         *,
-        depth: int = 3,
+        depth: Size = 3,
         activation: Layer | str = "relu",
-        W_std: float = 2**0.5,
-        b_std: float | None = 0.1,
-        training_time: float | None = None,
-        learning_rate: float = 1.0,
-        noise: float = 0.1,
-        scale: float = 1.0,
+        W_std: Scalar = 2**0.5,
+        b_std: Scalar | None = 0.1,
+        training_time: Scalar | None = None,
+        learning_rate: Scalar = 1.0,
+        noise: Scalar = 0.1,
+        scale: Scalar = 1.0,
         optimizer: str | None = "leave_one_out",
         W_std_bounds: Bounds = "fixed",
         b_std_bounds: Bounds = "fixed",
-        n_restarts_optimizer: int = 0,
+        n_restarts_optimizer: Size = 0,
         normalize_X: bool = True,
         image_shape: Sequence[int] | None = None,
         solver: Solver | None = None,

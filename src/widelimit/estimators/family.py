@@ -15,7 +15,7 @@ from widelimit.estimators.named_networks import build_network
 from widelimit.gram.compute import kernel_fn_of
 from widelimit.kernel.get import KERNELS
 from widelimit.layers.base import Layer
-from widelimit.typing import NetworkLike, Scalar
+from widelimit.typing import NetworkLike, Scalar, Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Family:
 
     kernel: str
     network: NetworkLike | str
-    depth: int
+    depth: Size
     activation: Layer | str
     has_bias: bool
     image_shape: tuple[int, ...] | None
@@ -105,8 +105,8 @@ def batched_kernels(
 ) -> Float[np.ndarray, "batch n1 n2"]:
     """Returns kernels between rows, batch by batch; compiled once for several sizes."""
     with jax.enable_x64(True):
-        found = np.asarray(_matrices(family, jnp.asarray(values), _padded(x1), _padded(x2)))
-    return found[: len(x1), : x1.shape[1], : x2.shape[1]]
+        arrays = np.asarray(_matrices(family, jnp.asarray(values), _padded(x1), _padded(x2)))
+    return arrays[: len(x1), : x1.shape[1], : x2.shape[1]]
 
 
 def pulled_back(
@@ -121,10 +121,10 @@ def pulled_back(
     widths = [(0, size - len(cotangent)) for size in first.shape[:1]]
     widths += [(0, first.shape[1] - x1.shape[1]), (0, second.shape[1] - x2.shape[1])]
     with jax.enable_x64(True):
-        found = _pulled_back(
+        arrays = _pulled_back(
             *(family, jnp.asarray(values), first, second, np.pad(cotangent, widths))
         )
-    by_values, by_x1, by_x2 = (np.asarray(part) for part in found)
+    by_values, by_x1, by_x2 = (np.asarray(part) for part in arrays)
     return by_values, by_x1[: len(x1), : x1.shape[1]], by_x2[: len(x2), : x2.shape[1]]
 
 

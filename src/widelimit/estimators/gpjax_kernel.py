@@ -15,7 +15,7 @@ from paramax import AbstractUnwrappable
 
 from widelimit.estimators.family import Family
 from widelimit.layers.base import Layer
-from widelimit.typing import NetworkLike, Scalar
+from widelimit.typing import NetworkLike, Scalar, Size
 
 
 class WholeMatrices(AbstractKernelComputation):
@@ -27,7 +27,7 @@ class WholeMatrices(AbstractKernelComputation):
         return kernel.matrix(x, y)
 
 
-class GPJaxKernel(AbstractKernel):  # type: ignore[misc]
+class GPJaxKernel(AbstractKernel):
     """The NNGP or the NTK of an infinite network, as a kernel of GPJax.
 
     W_std and b_std of a named network are parameters that `gpjax.fit` trains. Turn float64 on, as
@@ -59,7 +59,7 @@ class GPJaxKernel(AbstractKernel):  # type: ignore[misc]
         self,
         network: NetworkLike | str = "fcn",
         kernel: str = "nngp",
-        depth: int = 3,
+        depth: Size = 3,
         activation: Layer | str = "relu",
         W_std: Scalar | AbstractUnwrappable = 2**0.5,
         b_std: Scalar | AbstractUnwrappable | None = 0.1,

@@ -12,33 +12,33 @@ from gpytorch.kernels import Kernel
 
 from widelimit.estimators.family import Family, batched_kernels, pulled_back
 from widelimit.layers.base import Layer
-from widelimit.typing import NetworkLike
+from widelimit.typing import NetworkLike, Scalar, Size
 
 
 class _Covariance(torch.autograd.Function):
     """Kernels computed by JAX, with the derivatives of JAX."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any, family: Family, values: torch.Tensor, x1: torch.Tensor, x2: torch.Tensor
     ) -> torch.Tensor:
         """Returns kernels [batch, n1, n2]."""
         context.family = family
         context.save_for_backward(values, x1, x2)
-        found = batched_kernels(family, *map(_to_numpy, (values, x1, x2)))
-        return torch.tensor(found, dtype=x1.dtype)
+        arrays = batched_kernels(family, *map(_to_numpy, (values, x1, x2)))
+        return torch.tensor(arrays, dtype=x1.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(context: Any, cotangent: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(context: Any, cotangent: torch.Tensor) -> Any:
         """Returns derivatives by values, x1 and x2."""
         tensors = context.saved_tensors
-        found = pulled_back(context.family, *map(_to_numpy, (*tensors, cotangent)))
-        parts = [torch.tensor(f, dtype=t.dtype) for f, t in zip(found, tensors, strict=True)]
+        arrays = pulled_back(context.family, *map(_to_numpy, (*tensors, cotangent)))
+        parts = [torch.tensor(f, dtype=t.dtype) for f, t in zip(arrays, tensors, strict=True)]
         return None, *parts
 
 
-class GPyTorchKernel(Kernel):  # type: ignore[misc]
+class GPyTorchKernel(Kernel):
     """The NNGP or the NTK of an infinite network, as a kernel of GPyTorch, on the CPU.
 
     PyTorch trains W_std and b_std of a named network, and one length scale or one for each feature,
@@ -73,10 +73,10 @@ class GPyTorchKernel(Kernel):  # type: ignore[misc]
         self,
         network: NetworkLike | str = "fcn",
         kernel: str = "nngp",
-        depth: int = 3,
+        depth: Size = 3,
         activation: Layer | str = "relu",
-        W_std: float = 2**0.5,
-        b_std: float | None = 0.1,
+        W_std: Scalar = 2**0.5,
+        b_std: Scalar | None = 0.1,
         image_shape: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -125,7 +125,7 @@ class GPyTorchKernel(Kernel):  # type: ignore[misc]
         x2: torch.Tensor,
         diag: bool = False,
         last_dim_is_batch: bool = False,
-        **params: Any,
+        **params: Any,  # noqa: ARG002 - keywords of other kernels
     ) -> torch.Tensor:
         """Returns the kernel [..., n1, n2] of inputs [..., n1, d] and [..., n2, d].
 
@@ -146,12 +146,12 @@ class GPyTorchKernel(Kernel):  # type: ignore[misc]
         if diag:
             pairs = (x.reshape(-1, 1, x.shape[-1]) for x in (first, second))
             return _Covariance.apply(self.family, self._values(x1), *pairs).reshape(*batch, -1)
-        found = _Covariance.apply(self.family, self._values(x1), first, second)
-        return found.reshape(*batch, *found.shape[-2:])
+        arrays = _Covariance.apply(self.family, self._values(x1), first, second)
+        return arrays.reshape(*batch, *arrays.shape[-2:])
 
     def _rows(self, x: torch.Tensor, batch: torch.Size) -> torch.Tensor:
         """Returns scaled inputs [batch, n, d]."""
-        scaled = x / self.lengthscale.to(x)
+        scaled = x / torch.as_tensor(self.lengthscale).to(x)
         return scaled.expand(*batch, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
 
     def _values(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from widelimit.predict.checks import check_scalar
+from widelimit.typing import Scalar
 
 
 class GradientDescentMixin:
@@ -12,8 +13,8 @@ class GradientDescentMixin:
 
     _names: ClassVar[tuple[str, ...]] = ("nngp", "ntk")
     _criteria: ClassVar[tuple[str, ...]] = ("leave_one_out",)
-    training_time: float | None
-    learning_rate: float
+    training_time: Scalar | None
+    learning_rate: Scalar
 
     def _steps(self) -> float | None:
         """Returns learning rate times steps, None for infinitely many."""

@@ -13,15 +13,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from widelimit._text import shown
 from widelimit.estimators.inputs import Standardiser, shaped
 from widelimit.estimators.named_networks import build_network
-from widelimit.estimators.network_search import Bounds, search_network, searched
-from widelimit.estimators.training import Ensemble, Settings
-from widelimit.estimators.tuning import Chosen
+from widelimit.estimators.network_search import Bounds, search_network, search_space
+from widelimit.estimators.training import Ensemble, LearningSettings
+from widelimit.estimators.tuning import Amplitudes
 from widelimit.layers.base import Layer
 from widelimit.predict.checks import check_scalar
 from widelimit.predict.solvers.base import Solver, check_solver
-from widelimit.typing import Bytes, NetworkLike
-
-
+from widelimit.typing import Bytes, NetworkLike, Scalar, Size
 
 
 class InfiniteNetwork(BaseEstimator):
@@ -34,16 +32,16 @@ class InfiniteNetwork(BaseEstimator):
         self,
         network: NetworkLike | str,
         *,
-        depth: int,
+        depth: Size,
         activation: Layer | str,
-        W_std: float,
-        b_std: float | None,
-        noise: float,
-        scale: float,
+        W_std: Scalar,
+        b_std: Scalar | None,
+        noise: Scalar,
+        scale: Scalar,
         optimizer: str | None,
         W_std_bounds: Bounds,
         b_std_bounds: Bounds,
-        n_restarts_optimizer: int,
+        n_restarts_optimizer: Size,
         normalize_X: bool,
         image_shape: Sequence[int] | None,
         solver: Solver | None,
@@ -71,7 +69,7 @@ class InfiniteNetwork(BaseEstimator):
         """Returns learning rate times steps, None for infinitely many."""
         return None
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> LearningSettings:
         """Returns how to learn.
 
         Raises:
@@ -93,9 +91,9 @@ class InfiniteNetwork(BaseEstimator):
                 "expected optimizer=None and infinite training time with a solver, got "
                 f"optimizer={criterion!r}: noise, scale and finite times need all eigenvalues"
             )
-        given = Chosen(float(self.noise) ** 2 / float(self.scale) ** 2, float(self.scale))
+        fallback = Amplitudes(float(self.noise) ** 2 / float(self.scale) ** 2, float(self.scale))
         criterion = None if steps is not None else criterion
-        return Settings(self._names, given, criterion, steps, self.solver, self.memory)
+        return LearningSettings(self._names, fallback, criterion, steps, self.solver, self.memory)
 
     def _read(self, X: Any, y: Any, sample_weight: Any, **checks: Any) -> tuple[Any, Any, Any]:
         """Returns checked inputs, targets, and weights; remembers the features."""
@@ -114,21 +112,20 @@ class InfiniteNetwork(BaseEstimator):
         self._input_shape = X.shape[1:]
         self._standardiser = Standardiser.of(x, weights) if self.normalize_X else None
         x = self._prepared(X)
-        values = {"W_std": self.W_std, "b_std": self.b_std} | self._search(
-            x, targets, weights, settings
-        )
-        self._ensemble = Ensemble(self._build(**values), x, targets, weights, settings)
+        network = self._build(self._search(x, targets, weights, settings))
+        self._ensemble = Ensemble(network, x, targets, weights, settings)
         self.network_ = self._ensemble.network
-        self.noise_, self.scale_ = self._ensemble.noise, self._ensemble.chosen.scale
+        self.noise_, self.scale_ = self._ensemble.noise, self._ensemble.amplitudes.scale
 
-    def _build(self, W_std: float, b_std: float | None) -> NetworkLike:
+    def _build(self, values: dict[str, float]) -> NetworkLike:
+        W_std, b_std = (values.get(name, getattr(self, name)) for name in ("W_std", "b_std"))
         return build_network(self.network, self.depth, self.activation, W_std, b_std)
 
     def _search(
-        self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray, settings: Settings
+        self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray, settings: LearningSettings
     ) -> dict[str, float]:
         """Returns hyper-parameters of the network that have bounds, by the criterion."""
-        space = searched(
+        space = search_space(
             {"W_std": self.W_std, "b_std": self.b_std},
             {"W_std": self.W_std_bounds, "b_std": self.b_std_bounds},
         )
@@ -140,11 +137,9 @@ class InfiniteNetwork(BaseEstimator):
                 f"{' and '.join(space.start)}, got network={shown(self.network)} and "
                 f"optimizer={self.optimizer!r}"
             )
-        fixed = {"W_std": self.W_std, "b_std": self.b_std}
 
         def objective(values: dict[str, float]) -> float:
-            network = self._build(**{**fixed, **values})
-            return Ensemble(network, x, targets, weights, settings).loss()
+            return Ensemble(self._build(values), x, targets, weights, settings).loss()
 
         random = check_random_state(self.random_state)
         return search_network(objective, space, self.n_restarts_optimizer, random)

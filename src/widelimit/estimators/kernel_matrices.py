@@ -36,14 +36,14 @@ def kernel_matrices(
     """
     with jax.enable_x64(True):
         kernels = gram(network, x1, x2, get=tuple(names), memory=memory, progress=False)
-    found = {name: np.asarray(getattr(kernels, name), np.float64) for name in names}
-    for name, kernel in found.items():
+    matrices = {name: np.asarray(getattr(kernels, name), np.float64) for name in names}
+    for name, kernel in matrices.items():
         if kernel.ndim != 2:
             raise ValueError(
                 f"expected a network with one number per sample and output, got a {name} of shape "
                 f"{kernel.shape}: end it with Flatten() or GlobalAvgPool(), and Dense(1)"
             )
-    return found
+    return matrices
 
 
 def kernel_diagonal(

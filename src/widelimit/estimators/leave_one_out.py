@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.estimators.solution import Solution
+from widelimit.estimators.responses import Response
 from widelimit.estimators.weighted import WeightedSet
 
 
@@ -35,24 +35,24 @@ class LeftOut(NamedTuple):
     variances: Float[np.ndarray, " n"]
 
 
-def leave_one_out(data: WeightedSet, solution: Solution, ridge: float) -> LeftOut:
+def leave_one_out(data: WeightedSet, response: Response, ridge: float) -> LeftOut:
     """Returns residuals and variances, for infinite time.
 
     Args:
       data: the training set.
-      solution: of its kernel with the ridge.
+      response: of its kernel with the ridge.
       ridge: the variance of noise in units of the kernel.
     """
-    inverse, share = solution.inverse(), units(data.weights)
+    inverse, share = response.inverse(), units(data.weights)
     # (1 - m H_ii) / ridge; without noise, equal samples that stay leave no residual.
-    staying = (1 - share) / ridge if ridge else np.where(share < 1, np.inf, 0.0)
-    kept = staying + share * inverse.diagonal()
-    residuals = _over(inverse @ data.targets, (data.roots * kept)[:, None])
+    remainder = (1 - share) / ridge if ridge else np.where(share < 1, np.inf, 0.0)
+    gap = remainder + share * inverse.diagonal()
+    residuals = _over(inverse @ data.targets, (data.roots * gap)[:, None])
     if data.prior is None:
-        variances = _over(1 - ridge * inverse.diagonal(), data.weights * kept)
+        variances = _over(1 - ridge * inverse.diagonal(), data.weights * gap)
     else:
-        moved = np.einsum("ij,ij->i", inverse @ data.prior, inverse)
-        variances = _over(moved, data.weights * kept**2)
+        spread = np.einsum("ij,ij->i", inverse @ data.prior, inverse)
+        variances = _over(spread, data.weights * gap**2)
     return LeftOut(residuals, np.maximum(variances, 0.0))
 
 

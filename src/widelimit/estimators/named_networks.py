@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from widelimit import models, stax
 from widelimit._text import shown
 from widelimit.layers.base import Layer
-from widelimit.typing import NetworkLike, Scalar
+from widelimit.typing import NetworkLike, Scalar, Size
 
 NETWORKS = ("fcn", "cnn")
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[], Layer]] = {
     "relu": stax.Relu,
     "erf": stax.Erf,
     "gelu": stax.Gelu,
@@ -22,7 +24,7 @@ ACTIVATIONS = {
 
 def build_network(
     network: NetworkLike | str,
-    depth: int,
+    depth: Size,
     activation: Layer | str,
     W_std: Scalar,
     b_std: Scalar | None,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-Bounds = tuple[float, float] | str
+from widelimit.typing import Scalar, Scalars
+
+Bounds: TypeAlias = Scalars | str
 """The least and the greatest value, or "fixed"."""
 
 
-class Searched(NamedTuple):
-    """What is searched for: logarithms of positive numbers.
+class SearchSpace(NamedTuple):
+    """Positive numbers that are searched for, by their logarithms.
 
     Attributes:
       start: the values to begin with, by name.
@@ -23,30 +25,32 @@ class Searched(NamedTuple):
     bounds: dict[str, tuple[float, float]]
 
 
-def searched(values: Mapping[str, float | None], bounds: Mapping[str, Bounds]) -> Searched:
+def search_space(values: Mapping[str, Scalar | None], bounds: Mapping[str, Bounds]) -> SearchSpace:
     """Returns which values are not fixed.
 
     Raises:
       ValueError: bounds that are no two positive numbers in order, or do not hold the value.
     """
-    found = Searched({}, {})
+    space = SearchSpace({}, {})
     for name, bound in bounds.items():
         if isinstance(bound, str) and bound == "fixed":
             continue
         value = values[name]
-        pair = np.asarray(bound, np.float64) if not isinstance(bound, str) else np.empty(0)
-        if value is None or pair.shape != (2,) or not 0 < pair[0] <= value <= pair[1] < np.inf:
+        pair = np.empty(0) if isinstance(bound, str) else np.asarray(bound, np.float64)
+        fits = value is not None and pair.shape == (2,)
+        if not (fits and 0 < pair[0] <= float(value) <= pair[1] < np.inf):  # type: ignore[arg-type]
             raise ValueError(
                 f"expected {name}_bounds to be 'fixed' or two positive numbers around {name}, got "
                 f"{bound!r} for {name}={value!r}"
             )
-        found.start[name], found.bounds[name] = float(value), (float(pair[0]), float(pair[1]))
-    return found
+        space.start[name] = float(value)  # type: ignore[arg-type]
+        space.bounds[name] = float(pair[0]), float(pair[1])
+    return space
 
 
 def search_network(
     objective: Callable[[dict[str, float]], float],
-    space: Searched,
+    space: SearchSpace,
     restarts: int,
     random: np.random.RandomState,
 ) -> dict[str, float]:
@@ -69,11 +73,11 @@ def search_network(
     def of_logarithms(theta: np.ndarray) -> float:
         return objective(dict(zip(names, np.exp(theta).tolist(), strict=True)))
 
-    found = [
+    results = [
         scipy.optimize.minimize(
             of_logarithms, start, method="L-BFGS-B", bounds=limits, options={"eps": 1e-6}
         )
         for start in starts
     ]
-    best = min(found, key=lambda result: float(result.fun))
+    best = min(results, key=lambda result: float(result.fun))
     return dict(zip(names, np.exp(best.x).tolist(), strict=True))

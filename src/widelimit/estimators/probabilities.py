@@ -8,7 +8,7 @@ one temperature.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 # Places relative to the largest mean where the densities are summed, in standard deviations: the
 # sum of a smooth function over the whole line has no error but rounding.
@@ -35,7 +35,7 @@ def class_probabilities(
 def calibrated_temperature(
     means: Float[np.ndarray, "n outputs"],
     std: Float[np.ndarray, " n"],
-    classes: Float[np.ndarray, " n"],
+    classes: Int[np.ndarray, " n"],
     weights: Float[np.ndarray, " n"],
 ) -> float:
     """Returns the temperature of the greatest likelihood of classes, to four digits.
@@ -51,8 +51,8 @@ def calibrated_temperature(
     rows = np.arange(len(classes))
 
     def loss(logarithm: float) -> float:
-        found = _log_probabilities(means, std * np.exp(logarithm))
-        return -float(weights @ found[rows, classes])
+        logarithms = _log_probabilities(means, std * np.exp(logarithm))
+        return -float(weights @ logarithms[rows, classes])
 
     best = scipy.optimize.minimize_scalar(
         loss, bounds=_LOGARITHMS, method="bounded", options={"xatol": 10.0**-_DIGITS / 4}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -17,7 +17,9 @@ from widelimit.estimators.network_search import Bounds
 from widelimit.gram.sizes import DEFAULT_MEMORY
 from widelimit.layers.base import Layer
 from widelimit.predict.solvers.base import Solver
-from widelimit.typing import Bytes, NetworkLike
+from widelimit.typing import Bytes, NetworkLike, Scalar, Size
+
+_T = TypeVar("_T", bound="InfiniteRegressor")
 
 
 class LeaveOneOut(NamedTuple):
@@ -37,7 +39,7 @@ class InfiniteRegressor(MultiOutputMixin, RegressorMixin, InfiniteNetwork):
 
     normalize_y: bool
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self: _T, X: Any, y: Any, sample_weight: Any = None) -> _T:
         """Returns the regressor, fitted to samples.
 
         Args:
@@ -118,9 +120,7 @@ class InfiniteRegressor(MultiOutputMixin, RegressorMixin, InfiniteNetwork):
         """
         check_is_fitted(self)
         residuals, variances = self._ensemble.left_out()
-        return LeaveOneOut(
-            self._shaped(residuals * self._y_std), self._spread(np.sqrt(variances))
-        )
+        return LeaveOneOut(self._shaped(residuals * self._y_std), self._spread(np.sqrt(variances)))
 
     def _spread(self, std: np.ndarray) -> np.ndarray:
         """Returns standard deviations of all outputs in units of y."""
@@ -187,16 +187,16 @@ class NNGPRegressor(EvidenceMixin, InfiniteRegressor):
         self,
         network: NetworkLike | str = "fcn",
         *,
-        depth: int = 3,
+        depth: Size = 3,
         activation: Layer | str = "relu",
-        W_std: float = 2**0.5,
-        b_std: float | None = 0.1,
-        noise: float = 0.1,
-        scale: float = 1.0,
+        W_std: Scalar = 2**0.5,
+        b_std: Scalar | None = 0.1,
+        noise: Scalar = 0.1,
+        scale: Scalar = 1.0,
         optimizer: str | None = "evidence",
         W_std_bounds: Bounds = "fixed",
         b_std_bounds: Bounds = "fixed",
-        n_restarts_optimizer: int = 0,
+        n_restarts_optimizer: Size = 0,
         normalize_X: bool = True,
         normalize_y: bool = True,
         image_shape: Sequence[int] | None = None,
@@ -276,18 +276,18 @@ class NTKRegressor(GradientDescentMixin, InfiniteRegressor):
         self,
         network: NetworkLike | str = "fcn",
         *,
-        depth: int = 3,
+        depth: Size = 3,
         activation: Layer | str = "relu",
-        W_std: float = 2**0.5,
-        b_std: float | None = 0.1,
-        training_time: float | None = None,
-        learning_rate: float = 1.0,
-        noise: float = 0.1,
-        scale: float = 1.0,
+        W_std: Scalar = 2**0.5,
+        b_std: Scalar | None = 0.1,
+        training_time: Scalar | None = None,
+        learning_rate: Scalar = 1.0,
+        noise: Scalar = 0.1,
+        scale: Scalar = 1.0,
         optimizer: str | None = "leave_one_out",
         W_std_bounds: Bounds = "fixed",
         b_std_bounds: Bounds = "fixed",
-        n_restarts_optimizer: int = 0,
+        n_restarts_optimizer: Size = 0,
         normalize_X: bool = True,
         normalize_y: bool = True,
         image_shape: Sequence[int] | None = None,

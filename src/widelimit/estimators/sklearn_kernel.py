@@ -14,7 +14,7 @@ from widelimit.estimators.kernel_matrices import kernel_diagonal, kernel_matrice
 from widelimit.estimators.network_search import Bounds
 from widelimit.gram.sizes import DEFAULT_MEMORY
 from widelimit.layers.base import Layer
-from widelimit.typing import NetworkLike
+from widelimit.typing import NetworkLike, Scalar, Size
 
 
 class SklearnKernel(Kernel):
@@ -50,10 +50,10 @@ class SklearnKernel(Kernel):
         self,
         network: NetworkLike | str = "fcn",
         kernel: str = "nngp",
-        depth: int = 3,
+        depth: Size = 3,
         activation: Layer | str = "relu",
-        W_std: float = 2**0.5,
-        b_std: float | None = 0.1,
+        W_std: Scalar = 2**0.5,
+        b_std: Scalar | None = 0.1,
         W_std_bounds: Bounds = (0.1, 10.0),
         b_std_bounds: Bounds = (1e-3, 10.0),
         image_shape: Sequence[int] | None = None,
@@ -96,13 +96,15 @@ class SklearnKernel(Kernel):
         names, x1 = [self.kernel], np.atleast_2d(x1)
         family = self._family()
         network = family.member(self.W_std, self.b_std)
-        found = kernel_matrices(network, shaped(x1, self.image_shape), x2, names, DEFAULT_MEMORY)
+        matrices = kernel_matrices(network, shaped(x1, self.image_shape), x2, names, DEFAULT_MEMORY)
         if not eval_gradient:
-            return found[self.kernel]
+            return matrices[self.kernel]
         values = np.array([getattr(self, name) for name in family.names], np.float64)
         free = [not getattr(self, f"hyperparameter_{name}").fixed for name in family.names]
-        slopes = kernel_slopes(family, values, x1) if any(free) else np.empty((*2 * x1.shape[:1], 0))
-        return found[self.kernel], (slopes * values)[..., free] if any(free) else slopes
+        slopes = (
+            kernel_slopes(family, values, x1) if any(free) else np.empty((*2 * x1.shape[:1], 0))
+        )
+        return matrices[self.kernel], (slopes * values)[..., free] if any(free) else slopes
 
     def diag(self, X: Any) -> np.ndarray:
         """Returns the kernel of each sample with itself, [n]."""

@@ -9,19 +9,19 @@ from jaxtyping import Float
 
 from widelimit.estimators.kernel_matrices import kernel_diagonal, kernel_matrices
 from widelimit.estimators.leave_one_out import LeftOut, leave_one_out
-from widelimit.estimators.solution import Solution, SolverSolution, SpectralSolution
-from widelimit.estimators.tuning import Chosen, choose, log_evidence
-from widelimit.estimators.weighted import WeightedSet, weigh
+from widelimit.estimators.responses import Response, SolverResponse, SpectralResponse
+from widelimit.estimators.tuning import Amplitudes, log_evidence, tuned_amplitudes
+from widelimit.estimators.weighted import weigh
 from widelimit.predict.solvers.base import Solver
 from widelimit.typing import Bytes, NetworkLike
 
 
-class Settings(NamedTuple):
+class LearningSettings(NamedTuple):
     """How an ensemble learns.
 
     Attributes:
       names: the kernels it is made of: "nngp" for a posterior, both for training.
-      given: ratio of noise and scale where no criterion says better.
+      fallback: ratio of noise and scale where no criterion says better.
       criterion: "evidence", "leave_one_out", or None.
       steps: learning rate times steps of gradient descent; None is infinite.
       solver: what solves the training kernel, or None.
@@ -29,7 +29,7 @@ class Settings(NamedTuple):
     """
 
     names: tuple[str, ...]
-    given: Chosen
+    fallback: Amplitudes
     criterion: str | None
     steps: float | None
     solver: Solver | None
@@ -53,31 +53,33 @@ class Ensemble:
         x: Float[np.ndarray, "n *shape"],
         targets: Float[np.ndarray, "n outputs"],
         weights: Float[np.ndarray, " n"],
-        settings: Settings,
+        settings: LearningSettings,
     ) -> None:
         """Computes the kernels, chooses noise and scale, and factorises."""
         self.network, self.settings, self.x = network, settings, x
         self.data = weigh(weights, self._kernels(x, None, settings.names), targets)
-        self.chosen = settings.given
-        self.solution = self._solve()
-        self._dual = self.solution.response(self.data.targets)
+        self.amplitudes = settings.fallback
+        self.response = self._solve()
+        self._dual = self.response.apply(self.data.targets)
 
     @property
     def noise(self) -> float:
         """The standard deviation of the noise of a sample of weight 1."""
-        return float(np.sqrt(self.chosen.ratio) * self.chosen.scale)
+        return float(np.sqrt(self.amplitudes.ratio) * self.amplitudes.scale)
 
-    def _solve(self) -> Solution:
+    def _solve(self) -> Response:
         settings, name = self.settings, "kernel of X"
         if settings.solver is not None:
-            return SolverSolution(self.data, name, self.chosen.ratio, settings.solver)
-        spectrum = SpectralSolution.of(self.data, name)
+            return SolverResponse(self.data, name, self.amplitudes.ratio, settings.solver)
+        spectrum = SpectralResponse.of(self.data, name)
         if settings.criterion is not None:
-            self.chosen = choose(self.data, spectrum, settings.criterion) or settings.given
+            self.amplitudes = (
+                tuned_amplitudes(self.data, spectrum, settings.criterion) or settings.fallback
+            )
         tau = None
         if settings.steps is not None:
-            tau = self.chosen.scale**2 * settings.steps / (self.data.total * self.data.outputs)
-        return spectrum.regularised(self.chosen.ratio, tau)
+            tau = self.amplitudes.scale**2 * settings.steps / (self.data.total * self.data.outputs)
+        return spectrum.regularised(self.amplitudes.ratio, tau)
 
     def mean(self, x: Float[np.ndarray, "t *shape"]) -> Float[np.ndarray, "t outputs"]:
         """Returns the mean of the outputs."""
@@ -87,23 +89,23 @@ class Ensemble:
         """Returns the variance of an output, without noise."""
         prior = kernel_diagonal(self.network, x, "nngp", self.settings.memory)
         towards = self._towards(x, self.settings.names)
-        reached = self.solution.response(towards[self.settings.names[-1]].T)
-        learnt = np.einsum("tn,nt->t", towards["nngp"], reached)
+        smoother = self.response.apply(towards[self.settings.names[-1]].T)
+        gain = np.einsum("tn,nt->t", towards["nngp"], smoother)
         if self.data.prior is None:
-            return self._scaled(np.maximum(prior - learnt, 0.0))
-        moved = np.einsum("nt,nt->t", reached, self.data.prior @ reached)
-        return self._scaled(np.maximum(prior + moved - 2 * learnt, 0.0))
+            return self._scaled(np.maximum(prior - gain, 0.0))
+        drift = np.einsum("nt,nt->t", smoother, self.data.prior @ smoother)
+        return self._scaled(np.maximum(prior + drift - 2 * gain, 0.0))
 
     def covariance(self, x: Float[np.ndarray, "t *shape"]) -> Float[np.ndarray, "t t"]:
         """Returns the covariance of an output between samples, without noise."""
         prior = self._kernels(x, None, ("nngp",))["nngp"]
         towards = self._towards(x, self.settings.names)
-        reached = self.solution.response(towards[self.settings.names[-1]].T)
-        learnt = towards["nngp"] @ reached
+        smoother = self.response.apply(towards[self.settings.names[-1]].T)
+        gain = towards["nngp"] @ smoother
         if self.data.prior is None:
-            covariance = prior - learnt
+            covariance = prior - gain
         else:
-            covariance = prior + reached.T @ self.data.prior @ reached - learnt - learnt.T
+            covariance = prior + smoother.T @ self.data.prior @ smoother - gain - gain.T
         return self._scaled((covariance + covariance.T) / 2)
 
     def left_out(self) -> LeftOut:
@@ -117,12 +119,12 @@ class Ensemble:
                 "expected training_time=None for leave-one-out residuals, which have a closed form "
                 "at infinite time alone, got a finite one: use cross_val_predict"
             )
-        found = leave_one_out(self.data, self.solution, self.chosen.ratio)
-        return LeftOut(found.residuals, self._scaled(found.variances))
+        left = leave_one_out(self.data, self.response, self.amplitudes.ratio)
+        return LeftOut(left.residuals, self._scaled(left.variances))
 
     def log_evidence(self) -> float:
         """Returns the log marginal likelihood of the targets."""
-        return log_evidence(self.data, self.solution, self.chosen)
+        return log_evidence(self.data, self.response, self.amplitudes)
 
     def loss(self) -> float:
         """Returns what a search over networks makes small: minus the criterion, as a density."""
@@ -144,4 +146,4 @@ class Ensemble:
         return {name: kernel * self.data.roots for name, kernel in kernels.items()}
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
-        return self.chosen.scale**2 * values
+        return self.amplitudes.scale**2 * values

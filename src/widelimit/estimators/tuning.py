@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit.estimators.leave_one_out import leave_one_out, units
-from widelimit.estimators.solution import Solution, SpectralSolution
+from widelimit.estimators.responses import Response, SpectralResponse
 from widelimit.estimators.weighted import WeightedSet
 
 # Ratios that are tried first, in units of the mean of the kernel at the samples: noise from 1e-4 to
@@ -22,7 +22,7 @@ from widelimit.estimators.weighted import WeightedSet
 _RATIOS = np.logspace(-8, 4, 25)
 
 
-class Chosen(NamedTuple):
+class Amplitudes(NamedTuple):
     """A choice.
 
     Attributes:
@@ -34,7 +34,9 @@ class Chosen(NamedTuple):
     scale: float
 
 
-def choose(data: WeightedSet, spectrum: SpectralSolution, criterion: str) -> Chosen | None:
+def tuned_amplitudes(
+    data: WeightedSet, spectrum: SpectralResponse, criterion: str
+) -> Amplitudes | None:
     """Returns the best ratio of noise and scale; None if targets are all zero and tell nothing.
 
     Args:
@@ -51,26 +53,26 @@ def choose(data: WeightedSet, spectrum: SpectralSolution, criterion: str) -> Cho
     else:
         objective = _left_out(data, spectrum, projected)
     ratio = _least(objective, _RATIOS * data.typical_variance())
-    solution = spectrum.regularised(ratio)
+    response = spectrum.regularised(ratio)
     if criterion == "evidence":
-        variance = float((data.targets * solution.response(data.targets)).sum())
+        variance = float((data.targets * response.apply(data.targets)).sum())
         variance /= data.total * data.outputs
     else:
-        variance = _left_out_variance(data, solution, ratio)
-    return Chosen(ratio, math.sqrt(variance) if variance > 0 else 1.0)
+        variance = _left_out_variance(data, response, ratio)
+    return Amplitudes(ratio, math.sqrt(variance) if variance > 0 else 1.0)
 
 
-def log_evidence(data: WeightedSet, solution: Solution, chosen: Chosen) -> float:
+def log_evidence(data: WeightedSet, response: Response, amplitudes: Amplitudes) -> float:
     """Returns the log density of the targets under the prior and noise, a sample of weight w as w.
 
     -(y^T M^-1 y + log det M + n log 2 pi) / 2 with M = scale^2 (K + ratio I), summed over outputs
     (arXiv:1711.00165). Repeated samples add noise of their own to the determinant.
     """
-    variance, repeated = chosen.scale**2, data.total - len(data.weights)
-    fit = float((data.targets * solution.response(data.targets)).sum()) / variance
+    variance, repeated = amplitudes.scale**2, data.total - len(data.weights)
+    fit = float((data.targets * response.apply(data.targets)).sum()) / variance
     with np.errstate(divide="ignore"):
-        noise = repeated * np.log(chosen.ratio) if repeated else 0.0
-    volume = solution.log_determinant() + noise + data.total * math.log(2 * math.pi * variance)
+        noise = repeated * np.log(amplitudes.ratio) if repeated else 0.0
+    volume = response.log_determinant() + noise + data.total * math.log(2 * math.pi * variance)
     return float(-0.5 * (fit + data.outputs * volume))
 
 
@@ -91,7 +93,7 @@ def _evidence(data: WeightedSet, evals: np.ndarray, projected: np.ndarray) -> _O
     return objective
 
 
-def _left_out(data: WeightedSet, spectrum: SpectralSolution, projected: np.ndarray) -> _Objective:
+def _left_out(data: WeightedSet, spectrum: SpectralResponse, projected: np.ndarray) -> _Objective:
     """The sum of squared residuals of samples that are left out."""
     squares, share = spectrum.evecs**2, units(data.weights)
 
@@ -99,16 +101,18 @@ def _left_out(data: WeightedSet, spectrum: SpectralSolution, projected: np.ndarr
         left = ratio / (spectrum.evals + ratio)
         change = left * (1 - left)
         residuals = spectrum.evecs @ (left[:, None] * projected)
-        moved = spectrum.evecs @ (change[:, None] * projected)
-        kept, grown = 1 - share + share * (squares @ left), share * (squares @ change)
-        slope = (residuals * moved).sum(1) / kept**2 - (residuals**2).sum(1) * grown / kept**3
-        return float(((residuals / kept[:, None]) ** 2).sum()), float(2 * slope.sum())
+        residual_slopes = spectrum.evecs @ (change[:, None] * projected)
+        gap, gap_slope = 1 - share + share * (squares @ left), share * (squares @ change)
+        slope = (residuals * residual_slopes).sum(1) / gap**2 - (residuals**2).sum(
+            1
+        ) * gap_slope / gap**3
+        return float(((residuals / gap[:, None]) ** 2).sum()), float(2 * slope.sum())
 
     return objective
 
 
-def _left_out_variance(data: WeightedSet, solution: Solution, ratio: float) -> float:
-    residuals, variances = leave_one_out(data, solution, ratio)
+def _left_out_variance(data: WeightedSet, response: Response, ratio: float) -> float:
+    residuals, variances = leave_one_out(data, response, ratio)
     squares = (residuals**2).mean(1) / (variances + ratio)
     return float(data.weights @ squares) / data.total
 

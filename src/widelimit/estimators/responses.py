@@ -26,11 +26,11 @@ from widelimit.predict.factor import System
 from widelimit.predict.solvers.base import Solver
 
 
-class Solution(abc.ABC):
+class Response(abc.ABC):
     """What has been factorised; it is pickled with an estimator."""
 
     @abc.abstractmethod
-    def response(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    def apply(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """Returns Kr^-1 (1 - E) b."""
 
     @abc.abstractmethod
@@ -42,7 +42,7 @@ class Solution(abc.ABC):
         """Returns log det Kr."""
 
 
-class SpectralSolution(Solution):
+class SpectralResponse(Response):
     """By eigenvalues, for all times; zero ones contribute nothing.
 
     Args:
@@ -63,8 +63,8 @@ class SpectralSolution(Solution):
         self.evals, self.evecs, self.ridge, self.tau = evals, evecs, ridge, tau
 
     @classmethod
-    def of(cls, data: WeightedSet, name: str) -> SpectralSolution:
-        """Returns the solution without a ridge, which `regularised` adds.
+    def of(cls, data: WeightedSet, name: str) -> SpectralResponse:
+        """Returns the response without a ridge, which `regularised` adds.
 
         Raises:
           ValueError: a kernel with negative eigenvalues beyond rounding.
@@ -73,21 +73,21 @@ class SpectralSolution(Solution):
         assert factor is not None
         return cls(np.asarray(factor.state.evals), np.asarray(factor.state.evecs), 0.0)
 
-    def regularised(self, ridge: float, tau: float | None = None) -> SpectralSolution:
-        """Returns the solution with another ridge, at a time."""
+    def regularised(self, ridge: float, tau: float | None = None) -> SpectralResponse:
+        """Returns the response with another ridge, at a time."""
         if not ridge and not self.evals.all():
             warn(
                 "expected a kernel of full rank without noise, got one that is singular to working "
                 "precision: the result is the limit of vanishing noise; noise=1e-3 would do",
                 RuntimeWarning,
             )
-        return SpectralSolution(self.evals, self.evecs, ridge, tau)
+        return SpectralResponse(self.evals, self.evecs, ridge, tau)
 
-    def response(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    def apply(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """Returns Kr^-1 (1 - E) b."""
         total = self.evals + self.ridge
-        learnt = 1.0 if self.tau is None else -np.expm1(-total * self.tau)
-        return self.evecs @ ((learnt * _reciprocal(total))[:, None] * (self.evecs.T @ b))
+        progress = 1.0 if self.tau is None else -np.expm1(-total * self.tau)
+        return self.evecs @ ((progress * _reciprocal(total))[:, None] * (self.evecs.T @ b))
 
     def inverse(self) -> Float[np.ndarray, "n n"]:
         """Returns Kr^-1."""
@@ -99,7 +99,7 @@ class SpectralSolution(Solution):
             return float(np.log(self.evals + self.ridge).sum())
 
 
-class SolverSolution(Solution):
+class SolverResponse(Response):
     """By a solver of `widelimit.predict`, for infinite time."""
 
     def __init__(self, data: WeightedSet, name: str, ridge: float, solver: Solver) -> None:
@@ -111,7 +111,7 @@ class SolverSolution(Solution):
         self._system: System = data.trainer(name, ridge, solver).inverse()
         self._size = len(data.weights)
 
-    def response(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    def apply(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """Returns Kr^-1 b."""
         assert self._system.factor is not None
         with jax.enable_x64(True):
@@ -119,7 +119,7 @@ class SolverSolution(Solution):
 
     def inverse(self) -> Float[np.ndarray, "n n"]:
         """Returns Kr^-1."""
-        return self.response(np.eye(self._size))
+        return self.apply(np.eye(self._size))
 
     def log_determinant(self) -> float:
         """Returns log det Kr.
