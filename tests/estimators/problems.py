@@ -7,8 +7,8 @@ def regression(outputs: int = 2, samples: int = 30) -> tuple[np.ndarray, np.ndar
     """Returns inputs, targets and test inputs."""
     random = np.random.default_rng(0)
     x, test = random.standard_normal((samples, 3)), random.standard_normal((6, 3))
-    clean = np.sin(2 * x @ random.standard_normal((3, outputs)))
-    return x, clean + 0.2 * random.standard_normal(clean.shape), test
+    clean = np.sin(x @ random.standard_normal((3, outputs)))
+    return x, clean + 0.1 * random.standard_normal(clean.shape), test
 
 
 def classification(classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -98,7 +98,7 @@ def _codes(classes: np.ndarray, count: int) -> np.ndarray:
 
 def _positive(std: np.ndarray) -> np.ndarray:
     """Returns standard deviations that can be divided by: without noise there may be zeros."""
-    return np.maximum(std, np.finfo(np.float64).tiny ** 0.5)
+    return np.maximum(std, np.finfo(np.float64).tiny ** 0.25)
 
 
 class NNGPClassifier(EvidenceMixin, InfiniteClassifier):
