@@ -4,7 +4,10 @@ We leave none out. scikit-learn skips its check of array API inputs by itself, u
 environment variable SCIPY_ARRAY_API was set before SciPy was imported.
 """
 
+from collections.abc import Iterator
+
 import pytest
+from jaxtyping import config
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from widelimit.estimators import NNGPClassifier, NNGPRegressor, NTKClassifier, NTKRegressor
@@ -13,6 +16,15 @@ from widelimit.estimators import NNGPClassifier, NNGPRegressor, NTKClassifier, N
 ESTIMATORS = [
     kind(depth=1) for kind in (NNGPClassifier, NNGPRegressor, NTKClassifier, NTKRegressor)
 ]
+
+
+@pytest.fixture(autouse=True)
+def unchecked_annotations() -> Iterator[None]:
+    """Constructors must take anything, and `fit` refuse it: the checks of our tests refuse first."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)
 
 
 @pytest.mark.filterwarnings("ignore:A column-vector y was passed")  # a check provokes it
