@@ -20,7 +20,7 @@ ESTIMATORS = [
 
 @pytest.fixture(autouse=True)
 def unchecked_annotations() -> Iterator[None]:
-    """Constructors must take anything, and `fit` refuse it: the checks of our tests refuse first."""
+    """Constructors must take anything: the checks of annotations in our tests would refuse it."""
     before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     yield
