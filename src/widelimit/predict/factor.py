@@ -156,7 +156,7 @@ class TrainKernel:
         floor = np.sqrt(len(matrix)) * self._bare.eps * max(diagonal.max(), 0.0)
         absolute = ridge + 2.0 * max(0.0, -smallest) + 100.0 * floor
         relative = absolute / max(diagonal.mean() - ridge, np.finfo(np.float64).tiny)
-        advice = self._remedy(_round_up(relative), _round_up(absolute))
+        advice = self._remedy(round_up(relative), round_up(absolute))
         added = f" after adding {float(ridge):.3g} to its diagonal" if ridge else ""
         return (
             f"expected a positive definite {self._name}, got one that is {failure}{added}: its "
@@ -186,12 +186,12 @@ def remedy(descent_size: int | None) -> Remedy:
 
     def advise(relative: float, absolute: float) -> str:
         del relative
-        return f"weight_decay={_round_up(absolute / descent_size):.0e} would do"
+        return f"weight_decay={round_up(absolute / descent_size):.0e} would do"
 
     return advise
 
 
-def _round_up(x: float) -> float:
+def round_up(x: float) -> float:
     """The next number with one significant digit; nothing at all asks for 1."""
     if not 0 < x < np.inf:
         return 1.0

@@ -93,6 +93,14 @@ class InfiniteEnsemble:
       True
     """
 
+    def __new__(
+        cls, net_or_kernel_fn: object = None, *_: object, **__: object
+    ) -> "InfiniteEnsemble":
+        """Makes the subclass of a store of kernels, which says what it is."""
+        stored = getattr(net_or_kernel_fn, "ensemble_class", None)
+        chosen = stored() if cls is InfiniteEnsemble and callable(stored) else cls
+        return super().__new__(chosen)
+
     def __init__(
         self,
         net_or_kernel_fn: NetworkLike | tuple[object, object, KernelFunction],
@@ -107,7 +115,37 @@ class InfiniteEnsemble:
         memory: str | float | int = DEFAULT_MEMORY,
     ) -> None:
         """Computes the kernels of the training set."""
-        self._kernel_fn, self._memory = kernel_fn_of(net_or_kernel_fn), parse_memory(memory)
+        self._kernel_fn = kernel_fn_of(net_or_kernel_fn)
+        self._start(x, y, inference, learning_rate, noise, jitter, solver, memory)
+        self._x, y = own(x), self._y
+
+        kernels = self._call(x, None, self._kernel_names)
+        targets = Targets.of(y, (-1,))._replace(name="y")
+        seen, told = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
+        if seen != told:
+            raise ValueError(f"expected as many samples in x as in y, got {seen} in x, {told} in y")
+        for kernel in kernels.values():
+            targets.check_train_train("the kernel of x", kernel)
+        self._nngp, driving = kernels["nngp"], kernels[self._kernel_names[-1]]
+        self._layout = moments.Layout(inference == "bayes", targets, result_dtype(driving))
+        ridge = self._ridge(jitter, driving, math.prod(targets.kept_shape))
+        self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise, solver)
+        if self._layout.bayes:
+            self._train_kernel.inverse()
+
+    def _start(
+        self,
+        x: Inputs,
+        y: TargetsLike,
+        inference: str,
+        learning_rate: ArrayLike,
+        noise: ArrayLike,
+        jitter: ArrayLike | None,
+        solver: Solver | None,
+        memory: str | float | int,
+    ) -> None:
+        """Checks the arguments, and keeps what predictions need of them."""
+        self._memory = parse_memory(memory)
         if not (isinstance(inference, str) and inference in ("gradient_descent", "bayes")):
             raise ValueError(
                 f"expected inference 'gradient_descent' or 'bayes', got {shown(inference)}"
@@ -123,25 +161,14 @@ class InfiniteEnsemble:
             )
         check_finite_inputs("x", x, unwrapped(self._kernel_fn, {})[1])
         self._kernel_names = ["nngp"] if inference == "bayes" else ["nngp", "ntk"]
-        self._x, self._y, self._noise = own(x), y, noise
+        self._x, self._y, self._noise = x, y, noise
         self._learning_rate, self._times, self._solver = learning_rate, Times(), solver
 
-        kernels = self._call(x, None, self._kernel_names)
-        targets = Targets.of(y, (-1,))._replace(name="y")
-        seen, told = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
-        if seen != told:
-            raise ValueError(f"expected as many samples in x as in y, got {seen} in x, {told} in y")
-        for kernel in kernels.values():
-            targets.check_train_train("the kernel of x", kernel)
-        self._nngp, driving = kernels["nngp"], kernels[self._kernel_names[-1]]
-        self._layout = moments.Layout(inference == "bayes", targets, result_dtype(driving))
+    def _ridge(self, jitter: ArrayLike | None, driving: KernelArray, size: int) -> Ridge:
+        """Noise and jitter as the ridge of a kernel of that size, from its entries or some."""
         if jitter is None:
-            size = math.prod(targets.kept_shape)
             jitter = max(1e-10, 32 * math.sqrt(size) * resolution(driving))
-        ridge = Ridge(relative=jitter, absolute=noise * noise)
-        self._train_kernel = TrainKernel("kernel of x", driving, ridge, _advise, solver)
-        if self._layout.bayes:
-            self._train_kernel.inverse()
+        return Ridge(relative=jitter, absolute=self._noise * self._noise)
 
     def at(self, t: ArrayLike | None) -> "InfiniteEnsemble":
         """The ensemble after t steps of gradient descent, which shares kernels and factors.
@@ -252,14 +279,17 @@ class InfiniteEnsemble:
             prior has no density, and a vanishing ridge no limit.
           NotImplementedError: if the solver has no determinant.
         """
+        self._require_density()
+        require(self._solver, "log_determinant")
+        system = self._train_kernel.cholesky()
+        return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
+
+    def _require_density(self) -> None:
         if not self._layout.bayes:
             raise ValueError(
                 "expected inference='bayes' for a marginal likelihood, got 'gradient_descent': "
                 "networks trained from a random start are no posterior of a probability model"
             )
-        require(self._solver, "log_determinant")
-        system = self._train_kernel.cholesky()
-        return moments.log_marginal_likelihood(system, self._y, layout=self._layout)
 
     def _call(
         self, x1: PyTree, x2: PyTree, names: list[str], apart: bool = False

@@ -39,7 +39,8 @@ class Evidence(NamedTuple):
       system: the regularised training kernel that drives the ensemble.
       times: training times.
       y: training targets.
-      nngp_dd: train-train NNGP kernel, None where it is not needed.
+      nngp_dd: train-train NNGP kernel, None where it is not needed; an array, or what can stand
+        to the right of `@`.
       driving_td: test-train kernel of the kind that drives the ensemble.
       nngp_td: test-train NNGP kernel.
       nngp_tt: test-test NNGP kernel, None where no covariance is needed.
@@ -89,7 +90,9 @@ def _moments(evidence: Evidence, layout: Layout) -> tuple[Array, Array]:
         covariance = dynamics.covariance(prior, driving)
     else:
         nngp_td = to_matrix("nngp", evidence.nngp_td)
-        nngp_dd = to_matrix("nngp", evidence.nngp_dd)
+        nngp_dd = evidence.nngp_dd
+        # Of a kernel that is not in memory only products are known.
+        nngp_dd = to_matrix("nngp", nngp_dd) if isinstance(nngp_dd, jax.Array) else nngp_dd
         covariance = trained_covariance(dynamics, prior, driving, nngp_td, nngp_dd)
     _check_variances(covariance, prior)
     # Variances that rounding made negative are zero, in every result alike.

@@ -36,13 +36,13 @@ class Spectral(Solver):
         """Returns the eigendecomposition, with eigenvalues lost in rounding set to zero."""
         if system.is_on_host():
             evals, evecs = in_place.eigh(system.host_matrix())
-            live = _live(evals, system.noise_floor(), np)
-            constant = Eigenbasis(None, in_place.to_jax(live), in_place.to_jax(evecs))
-            return None if np.isnan(live).any() else constant
+            alive = live(evals, system.noise_floor(), np)
+            constant = Eigenbasis(None, in_place.to_jax(alive), in_place.to_jax(evecs))
+            return None if np.isnan(alive).any() else constant
         matrix = system.matrix()
         constants = jax.lax.stop_gradient((matrix, system.noise_floor()))
         lowest_first, eigenvectors = jnp.linalg.eigh(constants[0])
-        alive = _live(lowest_first, constants[1], jnp)
+        alive = live(lowest_first, constants[1], jnp)
         failed = is_concrete(alive) and bool(jnp.isnan(alive).any())
         return None if failed else Eigenbasis(matrix, alive, eigenvectors)
 
@@ -62,7 +62,7 @@ class Spectral(Solver):
         return True
 
 
-def _live(evals: Any, floor: Any, xp: Any) -> Any:
+def live(evals: Any, floor: Any, xp: Any) -> Any:
     """Eigenvalues, by NumPy or jax.numpy, of which those lost in rounding are zero.
 
     All are NaN if the lowest cannot be negative by rounding.
@@ -70,6 +70,6 @@ def _live(evals: Any, floor: Any, xp: Any) -> Any:
     solver_error = len(evals) * np.finfo(np.float64).eps * xp.abs(evals).max()
     lowest = evals.min()
     lost = xp.maximum(ZERO_BELOW * floor + solver_error, -2.0 * lowest)
-    live = xp.where(xp.abs(evals) <= lost, 0.0, evals)
+    alive = xp.where(xp.abs(evals) <= lost, 0.0, evals)
     trusted = lowest >= -(INDEFINITE_BELOW * floor + solver_error)
-    return xp.where(trusted, live, xp.nan)
+    return xp.where(trusted, alive, xp.nan)
