@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal, norm
 
 from tests.estimators.problems import regression, weights
 from tests.tolerance import assert_close
-from widelimit.estimators.responses import SpectralResponse
+from widelimit.estimators.resolvents import SpectralResolvent
 from widelimit.estimators.tuning import _evidence, _left_out, log_evidence, tuned_amplitudes
 from widelimit.estimators.weighted import weigh
 
@@ -17,7 +17,7 @@ def problem(weighted=False):
     kernel = np.exp(-((x[:, None] - x) ** 2).sum(-1) / 2)
     w = weights(len(x)) if weighted else np.ones(len(x))
     data = weigh(w, {"nngp": kernel}, y - y.mean(0))
-    return kernel, data, SpectralResponse.of(data, "kernel")
+    return kernel, data, SpectralResolvent.of(data, "kernel")
 
 
 def test_evidence_is_the_greatest():

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.estimators.responses import Response
+from widelimit.estimators.resolvents import Resolvent
 from widelimit.estimators.weighted import WeightedSet
 
 
@@ -35,15 +35,15 @@ class LeftOut(NamedTuple):
     variances: Float[np.ndarray, " n"]
 
 
-def leave_one_out(data: WeightedSet, response: Response, ridge: float) -> LeftOut:
+def leave_one_out(data: WeightedSet, resolvent: Resolvent, ridge: float) -> LeftOut:
     """Returns residuals and variances, for infinite time.
 
     Args:
       data: the training set.
-      response: of its kernel with the ridge.
+      resolvent: of its kernel with the ridge.
       ridge: the variance of noise in units of the kernel.
     """
-    inverse, share = response.inverse(), units(data.weights)
+    inverse, share = resolvent.inverse(), units(data.weights)
     # (1 - m H_ii) / ridge; without noise, equal samples that stay leave no residual.
     remainder = (1 - share) / ridge if ridge else np.where(share < 1, np.inf, 0.0)
     gap = remainder + share * inverse.diagonal()

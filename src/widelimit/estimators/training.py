@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from widelimit.estimators.kernel_matrices import kernel_diagonal, kernel_matrices
 from widelimit.estimators.leave_one_out import LeftOut, leave_one_out
-from widelimit.estimators.responses import Response, SolverResponse, SpectralResponse
+from widelimit.estimators.resolvents import Resolvent, SolverResolvent, SpectralResolvent
 from widelimit.estimators.tuning import Amplitudes, log_evidence, tuned_amplitudes
 from widelimit.estimators.weighted import weigh
 from widelimit.predict.solvers.base import Solver
@@ -59,19 +59,19 @@ class Ensemble:
         self.network, self.settings, self.x = network, settings, x
         self.data = weigh(weights, self._kernels(x, None, settings.names), targets)
         self.amplitudes = settings.fallback
-        self.response = self._solve()
-        self._dual = self.response.apply(self.data.targets)
+        self.resolvent = self._solve()
+        self._dual = self.resolvent.apply(self.data.targets)
 
     @property
     def noise(self) -> float:
         """The standard deviation of the noise of a sample of weight 1."""
         return float(np.sqrt(self.amplitudes.ratio) * self.amplitudes.scale)
 
-    def _solve(self) -> Response:
+    def _solve(self) -> Resolvent:
         settings, name = self.settings, "kernel of X"
         if settings.solver is not None:
-            return SolverResponse(self.data, name, self.amplitudes.ratio, settings.solver)
-        spectrum = SpectralResponse.of(self.data, name)
+            return SolverResolvent(self.data, name, self.amplitudes.ratio, settings.solver)
+        spectrum = SpectralResolvent.of(self.data, name)
         if settings.criterion is not None:
             self.amplitudes = (
                 tuned_amplitudes(self.data, spectrum, settings.criterion) or settings.fallback
@@ -89,7 +89,7 @@ class Ensemble:
         """Returns the variance of an output, without noise."""
         prior = kernel_diagonal(self.network, x, "nngp", self.settings.memory)
         towards = self._towards(x, self.settings.names)
-        smoother = self.response.apply(towards[self.settings.names[-1]].T)
+        smoother = self.resolvent.apply(towards[self.settings.names[-1]].T)
         gain = np.einsum("tn,nt->t", towards["nngp"], smoother)
         if self.data.prior is None:
             return self._scaled(np.maximum(prior - gain, 0.0))
@@ -100,7 +100,7 @@ class Ensemble:
         """Returns the covariance of an output between samples, without noise."""
         prior = self._kernels(x, None, ("nngp",))["nngp"]
         towards = self._towards(x, self.settings.names)
-        smoother = self.response.apply(towards[self.settings.names[-1]].T)
+        smoother = self.resolvent.apply(towards[self.settings.names[-1]].T)
         gain = towards["nngp"] @ smoother
         if self.data.prior is None:
             covariance = prior - gain
@@ -119,12 +119,12 @@ class Ensemble:
                 "expected training_time=None for leave-one-out residuals, which have a closed form "
                 "at infinite time alone, got a finite one: use cross_val_predict"
             )
-        left = leave_one_out(self.data, self.response, self.amplitudes.ratio)
+        left = leave_one_out(self.data, self.resolvent, self.amplitudes.ratio)
         return LeftOut(left.residuals, self._scaled(left.variances))
 
     def log_evidence(self) -> float:
         """Returns the log marginal likelihood of the targets."""
-        return log_evidence(self.data, self.response, self.amplitudes)
+        return log_evidence(self.data, self.resolvent, self.amplitudes)
 
     def loss(self) -> float:
         """Returns what a search over networks makes small: minus the criterion, as a density."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit.estimators.leave_one_out import leave_one_out, units
-from widelimit.estimators.responses import Response, SpectralResponse
+from widelimit.estimators.resolvents import Resolvent, SpectralResolvent
 from widelimit.estimators.weighted import WeightedSet
 
 # Ratios that are tried first, in units of the mean of the kernel at the samples: noise from 1e-4 to
@@ -35,7 +35,7 @@ class Amplitudes(NamedTuple):
 
 
 def tuned_amplitudes(
-    data: WeightedSet, spectrum: SpectralResponse, criterion: str
+    data: WeightedSet, spectrum: SpectralResolvent, criterion: str
 ) -> Amplitudes | None:
     """Returns the best ratio of noise and scale; None if targets are all zero and tell nothing.
 
@@ -53,26 +53,26 @@ def tuned_amplitudes(
     else:
         objective = _left_out(data, spectrum, projected)
     ratio = _least(objective, _RATIOS * data.typical_variance())
-    response = spectrum.regularised(ratio)
+    resolvent = spectrum.regularised(ratio)
     if criterion == "evidence":
-        variance = float((data.targets * response.apply(data.targets)).sum())
+        variance = float((data.targets * resolvent.apply(data.targets)).sum())
         variance /= data.total * data.outputs
     else:
-        variance = _left_out_variance(data, response, ratio)
+        variance = _left_out_variance(data, resolvent, ratio)
     return Amplitudes(ratio, math.sqrt(variance) if variance > 0 else 1.0)
 
 
-def log_evidence(data: WeightedSet, response: Response, amplitudes: Amplitudes) -> float:
+def log_evidence(data: WeightedSet, resolvent: Resolvent, amplitudes: Amplitudes) -> float:
     """Returns the log density of the targets under the prior and noise, a sample of weight w as w.
 
     -(y^T M^-1 y + log det M + n log 2 pi) / 2 with M = scale^2 (K + ratio I), summed over outputs
     (arXiv:1711.00165). Repeated samples add noise of their own to the determinant.
     """
     variance, repeated = amplitudes.scale**2, data.total - len(data.weights)
-    fit = float((data.targets * response.apply(data.targets)).sum()) / variance
+    fit = float((data.targets * resolvent.apply(data.targets)).sum()) / variance
     with np.errstate(divide="ignore"):
         noise = repeated * np.log(amplitudes.ratio) if repeated else 0.0
-    volume = response.log_determinant() + noise + data.total * math.log(2 * math.pi * variance)
+    volume = resolvent.log_determinant() + noise + data.total * math.log(2 * math.pi * variance)
     return float(-0.5 * (fit + data.outputs * volume))
 
 
@@ -93,7 +93,7 @@ def _evidence(data: WeightedSet, evals: np.ndarray, projected: np.ndarray) -> _O
     return objective
 
 
-def _left_out(data: WeightedSet, spectrum: SpectralResponse, projected: np.ndarray) -> _Objective:
+def _left_out(data: WeightedSet, spectrum: SpectralResolvent, projected: np.ndarray) -> _Objective:
     """The sum of squared residuals of samples that are left out."""
     squares, share = spectrum.evecs**2, units(data.weights)
 
@@ -111,8 +111,8 @@ def _left_out(data: WeightedSet, spectrum: SpectralResponse, projected: np.ndarr
     return objective
 
 
-def _left_out_variance(data: WeightedSet, response: Response, ratio: float) -> float:
-    residuals, variances = leave_one_out(data, response, ratio)
+def _left_out_variance(data: WeightedSet, resolvent: Resolvent, ratio: float) -> float:
+    residuals, variances = leave_one_out(data, resolvent, ratio)
     squares = (residuals**2).mean(1) / (variances + ratio)
     return float(data.weights @ squares) / data.total
 

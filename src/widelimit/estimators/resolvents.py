@@ -26,7 +26,7 @@ from widelimit.predict.factor import System
 from widelimit.predict.solvers.base import Solver
 
 
-class Response(abc.ABC):
+class Resolvent(abc.ABC):
     """What has been factorised; it is pickled with an estimator."""
 
     @abc.abstractmethod
@@ -42,7 +42,7 @@ class Response(abc.ABC):
         """Returns log det Kr."""
 
 
-class SpectralResponse(Response):
+class SpectralResolvent(Resolvent):
     """By eigenvalues, for all times; zero ones contribute nothing.
 
     Args:
@@ -63,8 +63,8 @@ class SpectralResponse(Response):
         self.evals, self.evecs, self.ridge, self.tau = evals, evecs, ridge, tau
 
     @classmethod
-    def of(cls, data: WeightedSet, name: str) -> SpectralResponse:
-        """Returns the response without a ridge, which `regularised` adds.
+    def of(cls, data: WeightedSet, name: str) -> SpectralResolvent:
+        """Returns the resolvent without a ridge, which `regularised` adds.
 
         Raises:
           ValueError: a kernel with negative eigenvalues beyond rounding.
@@ -73,15 +73,15 @@ class SpectralResponse(Response):
         assert factor is not None
         return cls(np.asarray(factor.state.evals), np.asarray(factor.state.evecs), 0.0)
 
-    def regularised(self, ridge: float, tau: float | None = None) -> SpectralResponse:
-        """Returns the response with another ridge, at a time."""
+    def regularised(self, ridge: float, tau: float | None = None) -> SpectralResolvent:
+        """Returns the resolvent with another ridge, at a time."""
         if not ridge and not self.evals.all():
             warn(
                 "expected a kernel of full rank without noise, got one that is singular to working "
                 "precision: the result is the limit of vanishing noise; noise=1e-3 would do",
                 RuntimeWarning,
             )
-        return SpectralResponse(self.evals, self.evecs, ridge, tau)
+        return SpectralResolvent(self.evals, self.evecs, ridge, tau)
 
     def apply(self, b: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """Returns Kr^-1 (1 - E) b."""
@@ -99,7 +99,7 @@ class SpectralResponse(Response):
             return float(np.log(self.evals + self.ridge).sum())
 
 
-class SolverResponse(Response):
+class SolverResolvent(Resolvent):
     """By a solver of `widelimit.predict`, for infinite time."""
 
     def __init__(self, data: WeightedSet, name: str, ridge: float, solver: Solver) -> None:
