@@ -8,14 +8,24 @@ from widelimit.estimators.inputs import Standardiser, shaped
 
 def test_tables_are_standardised_as_by_scikit_learn():
     random = np.random.default_rng(0)
-    x, weights = random.standard_normal((9, 3)) * [1, 1e-6, 1e6] + 5, random.random(9)
+    x, weights = random.standard_normal((9, 3)) * [1, 1e-6, 1e6] + [5, 1e-6, 5], random.random(9)
     expected = StandardScaler().fit(x, sample_weight=weights).transform(x)
     assert_close(Standardiser.of(x, weights)(x), expected, rtol=1e-6)
 
 
+def test_numbers_of_any_size_are_standardised():
+    x = np.random.default_rng(0).standard_normal((9, 1))
+    for size in (1e-200, 1e200):
+        assert_close(
+            Standardiser.of(size * x, np.ones(9))(size * x), Standardiser.of(x, np.ones(9))(x)
+        )
+
+
 def test_constants_become_zeros():
     x = np.full((5, 2), 0.1) * [1, 1e8]
-    assert np.abs(Standardiser.of(x, np.ones(5))(x)).max() < 1e-7
+    standardise = Standardiser.of(x, np.ones(5))
+    assert not standardise(x).any()
+    assert not standardise(x + 1).any()
 
 
 def test_images_are_standardised_by_channels():

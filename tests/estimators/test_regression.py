@@ -176,6 +176,13 @@ def test_parameters_that_do_not_fit_are_refused(settings, message):
         NNGPRegressor(**settings).fit(x, y)
 
 
+def test_weights_below_zero_are_refused():
+    x, y, _ = regression()
+    for weights in (-np.ones(30), np.zeros(30)):
+        with pytest.raises(ValueError, match="weight"):
+            NNGPRegressor().fit(x, y, sample_weight=weights)
+
+
 def test_trained_networks_have_no_evidence():
     x, y, test = regression()
     with pytest.raises(ValueError, match=r"one of \('leave_one_out',\) for NTKRegressor"):

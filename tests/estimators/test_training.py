@@ -112,9 +112,3 @@ def test_finite_times_have_no_closed_form_for_samples_left_out():
     x, y, _ = regression()
     with pytest.raises(ValueError, match="expected training_time=None for leave-one-out"):
         ensemble("gradient_descent", x, y, steps=3.0).left_out()
-
-
-def test_weights_must_not_be_negative():
-    x, y, _ = regression()
-    with pytest.raises(ValueError, match="expected sample_weight of at least 0"):
-        ensemble("bayes", x, y, -np.ones(len(x)))

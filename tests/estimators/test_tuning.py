@@ -74,6 +74,7 @@ def test_derivatives_are_those_of_differences(criterion, weighted):
         assert_close(objective(ratio)[1], (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
 
 
-def test_targets_of_zeros_tell_nothing():
+def test_zeros_tell_nothing():
     _, data, spectrum = problem()
     assert tuned_amplitudes(data._replace(targets=0 * data.targets), spectrum, "evidence") is None
+    assert tuned_amplitudes(data._replace(driving=0 * data.driving), spectrum, "evidence") is None

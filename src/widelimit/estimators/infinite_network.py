@@ -98,7 +98,7 @@ class InfiniteNetwork(BaseEstimator):
     def _read(self, X: Any, y: Any, sample_weight: Any, **checks: Any) -> tuple[Any, Any, Any]:
         """Returns checked inputs, targets, and weights; remembers the features."""
         X, y = validate_data(self, X, y, dtype=np.float64, allow_nd=True, **checks)
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         return X, y, weights
 
     def _learn(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:

@@ -14,7 +14,7 @@ class Standardiser(NamedTuple):
 
     Attributes:
       mean: weighted mean of each feature, or of each channel over all positions.
-      std: the standard deviation, 1 for constants.
+      std: the standard deviation, 0 for constants.
     """
 
     mean: Float[np.ndarray, " features"]
@@ -25,16 +25,18 @@ class Standardiser(NamedTuple):
         """Returns the moments of the last axis of x."""
         share = weights / weights.sum()
         rows = x.reshape(len(x), -1, x.shape[-1])
+        largest = np.abs(rows).max((0, 1), initial=np.finfo(np.float64).tiny)
+        rows = rows / largest  # squares neither overflow nor vanish
         mean = share @ rows.mean(1)
-        variance = share @ ((rows - mean) ** 2).mean(1)
+        std = np.sqrt(share @ ((rows - mean) ** 2).mean(1))
         # Rounding of the mean alone is not a spread.
-        rounding = 10 * np.finfo(np.float64).eps * np.abs(rows).max((0, 1), initial=0.0)
-        std = np.where(variance > rounding**2, np.sqrt(variance), 1.0)
-        return cls(mean, std)
+        std = np.where(std > 10 * np.finfo(np.float64).eps, std, 0.0)
+        return cls(mean * largest, std * largest)
 
     def __call__(self, x: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n *shape"]:
-        """Returns x with mean zero and variance one."""
-        return (x - self.mean) / self.std
+        """Returns x with mean zero and variance one; what was constant is zero everywhere."""
+        difference = x - self.mean
+        return np.divide(difference, self.std, out=np.zeros_like(x), where=self.std > 0)
 
 
 def shaped(x: np.ndarray, image_shape: Sequence[int] | None) -> np.ndarray:

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from widelimit.estimators.evidence import EvidenceMixin
 from widelimit.estimators.gradient_descent import GradientDescentMixin
 from widelimit.estimators.infinite_network import InfiniteNetwork
+from widelimit.estimators.inputs import Standardiser
 from widelimit.estimators.network_search import Bounds
 from widelimit.gram.sizes import DEFAULT_MEMORY
 from widelimit.layers.base import Layer
@@ -52,15 +53,12 @@ class InfiniteRegressor(MultiOutputMixin, RegressorMixin, InfiniteNetwork):
         y = np.asarray(y, np.float64)
         self._flat = y.ndim == 1
         columns = y.reshape(len(y), -1)
-        share = weights / weights.sum() if weights.any() else weights
-        self._y_mean, self._y_std = np.zeros(columns.shape[1]), np.ones(columns.shape[1])
+        outputs = columns.shape[1]
+        scaler = Standardiser(np.zeros(outputs), np.ones(outputs))
         if self.normalize_y:
-            self._y_mean = share @ columns
-            spread = np.sqrt(share @ (columns - self._y_mean) ** 2)
-            rounding = 10 * np.finfo(np.float64).eps * np.abs(columns).max(0)
-            self._y_std = np.where(spread > rounding, spread, 1.0)
-            columns = np.where(spread > rounding, columns, self._y_mean)
-        self._learn(X, (columns - self._y_mean) / self._y_std, weights)
+            scaler = Standardiser.of(columns, weights)
+        self._y_mean, self._y_std = scaler.mean, np.where(scaler.std > 0, scaler.std, 1.0)
+        self._learn(X, scaler(columns), weights)
         return self
 
     def predict(
@@ -157,7 +155,7 @@ class NNGPRegressor(EvidenceMixin, InfiniteRegressor):
       n_restarts_optimizer: how often the search for W_std and b_std begins again, at random within
         their bounds. Noise and scale need none.
       normalize_X: whether each feature, or each channel of images over all positions, is
-        standardised to mean 0 and variance 1. Constants stay at 0.
+        standardised to mean 0 and variance 1. What is constant in training is left out.
       normalize_y: whether each output is standardised.
       image_shape: (height, width, channels) of images that come as rows of a table, or None.
       solver: a `widelimit.predict.Solver` for many samples, with `optimizer=None`. None takes all

@@ -37,7 +37,7 @@ class Amplitudes(NamedTuple):
 def tuned_amplitudes(
     data: WeightedSet, spectrum: SpectralResolvent, criterion: str
 ) -> Amplitudes | None:
-    """Returns the best ratio of noise and scale; None if targets are all zero and tell nothing.
+    """Returns the best ratio of noise and scale; None if targets or the kernel are all zero.
 
     Args:
       data: the training set.
@@ -45,7 +45,7 @@ def tuned_amplitudes(
       criterion: "evidence" maximises the marginal likelihood. "leave_one_out" minimises the sum of
         squared residuals of samples that are left out, and then maximises the density of these.
     """
-    if not data.targets.any():
+    if not (data.targets.any() and data.typical_variance() > 0):
         return None
     projected = spectrum.evecs.T @ data.targets
     if criterion == "evidence":

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from widelimit._text import shown
 from widelimit.predict.factor import Ridge, TrainKernel
 
 
@@ -62,16 +61,7 @@ def weigh(
     kernels: dict[str, np.ndarray],
     targets: Float[np.ndarray, "n outputs"],
 ) -> WeightedSet:
-    """Returns the training set, scaled by the roots of the weights.
-
-    Raises:
-      ValueError: a negative weight, or none above zero.
-    """
-    if (weights < 0).any() or not weights.any():
-        raise ValueError(
-            "expected sample_weight of at least 0, with a positive one among them, got "
-            f"{shown(weights)}"
-        )
+    """Returns the training set, scaled by the roots of the weights."""
     roots = np.sqrt(weights)
     scaled = {name: roots[:, None] * kernel * roots for name, kernel in kernels.items()}
     driving = scaled.get("ntk", scaled["nngp"])
