@@ -22,7 +22,7 @@ endef
 export SMOKE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo study test test-all check wheel oldest format bench bench-finite clean
+.PHONY: help env demo study test test-all check wheel oldest format bench bench-finite bench-estimators clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -73,6 +73,9 @@ bench: env  ## Time the library beside another one; writes docs/benchmarks.md
 
 bench-finite: env  ## Time empirical kernels beside two other libraries; writes docs/finite_benchmarks.md
 	$(BIN)/python -m benchmarks.finite --output docs/finite_benchmarks.md $(BENCH_ARGS)
+
+bench-estimators: env  ## Compare estimators with those of scikit-learn; writes docs/estimators_benchmark.md
+	$(BIN)/python -m benchmarks.estimators --output docs/estimators_benchmark.md $(BENCH_ARGS)
 
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) $(EMPTY) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache build dist demo_output study_output \

@@ -36,7 +36,7 @@ PACKAGE_ITSELF = "__init__"
 NAMES = {PACKAGE_ITSELF, "extend"}
 
 # These stand above all others, for optional libraries: they may import everything.
-SUMMIT = {"scale"}
+SUMMIT = {"estimators", "scale"}
 # `wl.gram` hands over what is to go to a store.
 LATE = {("gram.assemble", "scale.store")}
 
@@ -47,6 +47,8 @@ NOT_ON_IMPORT = [
     "diffrax",
     "distributed",
     "equinox",
+    "gpjax",
+    "gpytorch",
     "matplotlib",
     "numba",
     "optax",
