@@ -2,7 +2,6 @@
 
 import copy
 import math
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +93,9 @@ class InfiniteEnsemble:
       True
     """
 
-    def __new__(cls, net_or_kernel_fn: object = None, *_: object, **__: object) -> Self:
+    def __new__(
+        cls, net_or_kernel_fn: object = None, *_: object, **__: object
+    ) -> "InfiniteEnsemble":
         """Makes the subclass of a store of kernels, which says what it is."""
         stored = getattr(net_or_kernel_fn, "ensemble_class", None)
         chosen = stored() if cls is InfiniteEnsemble and callable(stored) else cls
