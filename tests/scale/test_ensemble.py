@@ -69,7 +69,7 @@ def test_every_time_by_one_basis(tmp_path):
     assert stored.at(2.0).mean(x_test).shape == (7, 2)
 
 
-def test_the_solution_is_computed_once(tmp_path):
+def test_the_solution_is_computed_once(tmp_path, monkeypatch):
     x, y, x_test = data(dtype=np.float32)
     store = MemoryStore(NET, x, tmp_path / "a")
     first = InfiniteEnsemble(store, y, noise=0.2)
@@ -82,7 +82,8 @@ def test_the_solution_is_computed_once(tmp_path):
     assert store.operators["ntk"].passes == passes
     assert store.operators["nngp"].passes == 0
     # Few test points at a time.
-    small = StoredEnsemble(store, y, noise=0.2, memory=40 * len(x) * 3)
+    monkeypatch.setattr("widelimit.scale.ensemble._ROW_BYTES", 2**28 // len(x))
+    small = StoredEnsemble(store, y, noise=0.2, memory=3 * 2**28)
     np.testing.assert_allclose(small.mean(x_test), mean, rtol=1e-5)
     assert small.at(np.ones((2, 1))).mean(x_test).shape == (2, 1, 7, 2)
 
@@ -94,7 +95,7 @@ def test_the_marginal_likelihood_and_its_error(tmp_path):
     store = MemoryStore(NET, x, tmp_path / "a", get=("nngp", "ntk"))
     stored = InfiniteEnsemble(store, y, noise=0.2, inference="bayes", solver=Krylov(probes=32))
     found = stored.estimate_log_marginal_likelihood()
-    assert abs(found.value - exact) < 4 * found.error < 0.1 * abs(exact)
+    assert abs(found.value - exact) < 4 * found.error < 0.2 * abs(exact)
     np.testing.assert_allclose(stored.log_marginal_likelihood(), found.value, rtol=1e-12)
     trained = InfiniteEnsemble(store, y)
     for method in ["estimate_log_marginal_likelihood", "log_marginal_likelihood"]:
@@ -103,7 +104,7 @@ def test_the_marginal_likelihood_and_its_error(tmp_path):
 
 
 def test_errors(tmp_path):
-    x, y, x_test = data(20, np.float32)
+    x, y, _ = data(20, np.float32)
     store = MemoryStore(NET, x, tmp_path / "a")
     with pytest.raises(TypeError, match=r"expected solver 'pcg' or a scale.Krylov, got 'lu'"):
         InfiniteEnsemble(store, y, solver="lu")

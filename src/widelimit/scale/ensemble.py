@@ -1,7 +1,6 @@
 """Infinite ensembles on a kernel in a store, by products with it alone."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +19,7 @@ from widelimit.predict.precision import result_dtype
 from widelimit.predict.solvers.base import Factorisation, Ridge, System
 from widelimit.scale.checkpoint import digest
 from widelimit.scale.evidence import LikelihoodEstimate, likelihood_of
+from widelimit.scale.inputs import in_batches
 from widelimit.scale.krylov import Krylov, KrylovState
 from widelimit.scale.operator import Operator
 from widelimit.typing import Inputs, TargetsLike
@@ -150,7 +150,8 @@ class StoredEnsemble(InfiniteEnsemble):
         Raises:
           ValueError: if the kernel is indefinite, or solutions do not converge.
         """
-        parts = [super(StoredEnsemble, self).mean(part) for part in self._batches(x)]
+        batches = in_batches(x, self._memory // (_ROW_BYTES * len(self._y)))
+        parts = [super(StoredEnsemble, self).mean(batch) for batch in batches]
         return jnp.concatenate(parts, axis=len(self._times.shape))
 
     def estimate_log_marginal_likelihood(self) -> LikelihoodEstimate:
@@ -166,14 +167,6 @@ class StoredEnsemble(InfiniteEnsemble):
 
     def _aims(self) -> np.ndarray:
         return np.ascontiguousarray(np.asarray(self._y, np.float64))
-
-    def _batches(self, x: Inputs) -> Iterator[Inputs]:
-        """Inputs whose kernels with the training inputs fit into memory."""
-        count = len(jax.tree.leaves(x)[0])
-        rows = max(1, self._memory // (_ROW_BYTES * len(self._y)))
-        for start in range(0, max(count, 1), rows):
-            part = slice(start, start + rows)
-            yield jax.tree.map(lambda leaf, part=part: leaf[part], x)
 
 
 def _as_krylov(solver: object) -> Krylov:

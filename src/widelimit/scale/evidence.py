@@ -99,7 +99,7 @@ def estimate_determinant(
     basis = BlockLanczos(product, z)
     before = np.inf
     while True:
-        basis.extend(_EVERY)
+        basis.extend(min(_EVERY, max_steps - basis.steps))
         trace, error = _trace(basis, probes >= n)
         if trace is None:
             raise ValueError(
