@@ -13,10 +13,11 @@ from widelimit._text import shown
 from widelimit.gram.compute import kernel_fn_of
 from widelimit.gram.sizes import DEFAULT_MEMORY
 from widelimit.predict import moments
+from widelimit.predict.factor import TrainKernel
 from widelimit.predict.infinite import InfiniteEnsemble
 from widelimit.predict.matrices import Targets
 from widelimit.predict.precision import result_dtype
-from widelimit.predict.solvers.base import Factorisation, Ridge, System
+from widelimit.predict.solvers.base import Factorisation, Ridge, Solver, System
 from widelimit.scale.checkpoint import digest
 from widelimit.scale.evidence import LikelihoodEstimate, likelihood_of
 from widelimit.scale.inputs import in_batches
@@ -59,19 +60,18 @@ class StoredKernel:
         return jnp.asarray(product.T.reshape(rows.shape))
 
 
-class StoredTrainKernel:
-    """The regularised kernel that drives a stored ensemble: a `TrainKernel` without the matrix."""
+class StoredTrainKernel(TrainKernel):
+    """The regularised kernel that drives a stored ensemble, without the matrix."""
 
     def __init__(self, state: KrylovState, solver: Krylov, ridge: Ridge, eps: float) -> None:
         """Keeps the state of the solver."""
-        self.state, self.solver = state, solver
+        self.state, self.solver, self._solver = state, solver, solver
         self._system = System(None, ridge, eps, Factorisation(state, solver))
 
-    def cholesky(self) -> System:
-        """The system, which the solver solves."""
+    def _by(self, solver: Solver) -> System:
+        """The system, which one solver solves whatever is asked for."""
+        del solver
         return self._system
-
-    inverse = spectral = cholesky
 
 
 class StoredEnsemble(InfiniteEnsemble):
@@ -100,7 +100,7 @@ class StoredEnsemble(InfiniteEnsemble):
       TypeError: if the solver is neither "pcg" nor a `Krylov`.
     """
 
-    _train_kernel: StoredTrainKernel  # type: ignore[assignment]
+    _train_kernel: StoredTrainKernel
     _nngp: StoredKernel  # type: ignore[assignment]
 
     def __init__(

@@ -27,8 +27,8 @@ class NystromRegression:
 
     It is not the infinite ensemble of the network, but a model of rank M that tends to its
     posterior as the landmarks become all of the samples: means differ by what the landmarks do not
-    tell of the kernel, and nothing here says by how much. With k the kernel of x and Z, lambda the ridge,
-    and S = k(Z, X) k(X, Z) + lambda k(Z, Z),
+    tell of the kernel, and nothing here says by how much. With k the kernel of x and Z, lambda the
+    ridge, and S = k(Z, X) k(X, Z) + lambda k(Z, Z),
 
         mean = k(x, Z) S^-1 k(Z, X) y
         variance = k(x, x) - k(x, Z) (k(Z, Z)^-1 - lambda S^-1) k(Z, x),
