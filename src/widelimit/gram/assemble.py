@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -14,7 +15,7 @@ from widelimit.gram.devices import resolve_devices
 from widelimit.gram.sizes import DEFAULT_MEMORY, choose_grid, parse_memory
 from widelimit.gram.storage import Disk, Memory, Storage, check_path
 from widelimit.kernel.get import KERNELS, parse_get
-from widelimit.typing import Bytes, Devices, Get, Inputs, NetworkLike
+from widelimit.typing import Bytes, Devices, Get, Inputs, Keywords, NetworkLike
 
 
 def gram(
@@ -49,7 +50,9 @@ def gram(
       out: path of a new .npy file for the result, or for a tuple a dict of paths by name. Until
         it is complete it is called NAME.partial, and its space is reserved at the start; the
         result is a read-only `numpy.memmap` of it. A computation that ends early removes its
-        file; one that was killed cannot, and the next one warns, and starts afresh.
+        file; one that was killed cannot, and the next one warns, and starts afresh. Or a path
+        NAME.zarr, for a computation that can be killed and goes on where it was: the result is
+        then the filled `widelimit.scale.Store`, see `widelimit.scale.gram`.
       **kernel_kwargs: keywords of `kernel_fn`. `pattern` and other pairs of arrays are cut along
         their first axes, with x1 and x2.
 
@@ -70,6 +73,8 @@ def gram(
       >>> kernels.ntk.shape, bool((kernels.ntk == kernels.ntk.T).all())
       ((100, 100), True)
     """
+    if isinstance(out, str | os.PathLike) and os.fspath(out).endswith(".zarr"):
+        return _filled_store(net_or_kernel_fn, x1, x2, get, memory, progress, out, kernel_kwargs)
     try:
         names = parse_get(get, KERNELS, default=())
     except ValueError as error:
@@ -84,6 +89,32 @@ def gram(
         grid = choose_grid(tiler, budget, len(where))
         storage: Storage = Memory() if files is None else Disk(files)
         return compute(tiler, grid, get, storage, progress)
+
+
+def _filled_store(
+    net: Any,
+    x1: Any,
+    x2: Any,
+    get: Get,
+    memory: Bytes,
+    progress: bool,
+    out: str | os.PathLike,
+    kernel_kwargs: Keywords,
+) -> object:
+    """Returns a store with the kernels.
+
+    Raises:
+      ValueError: keywords of `kernel_fn`, which a store does not keep; or as `scale.gram`.
+    """
+    from widelimit.scale.store import gram as make_store
+
+    if kernel_kwargs:
+        raise ValueError(
+            f"expected no keywords of kernel_fn with out=NAME.zarr, got {sorted(kernel_kwargs)}"
+        )
+    store = make_store(net, x1, x2, get, store=out, memory=memory)
+    store.fill(progress)
+    return store
 
 
 def _paths(out: object, get: object, names: tuple[str, ...]) -> dict[str, Path]:

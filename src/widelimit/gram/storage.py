@@ -148,7 +148,8 @@ class _PartialFile:
             if found:
                 warnings.warn(
                     f"found {self.partial} ({human_bytes(found)}), left incomplete by a run that "
-                    "was killed: it is discarded, and the computation starts afresh",
+                    "was killed: it is discarded, and the computation starts afresh "
+                    "(with out=NAME.zarr it would go on)",
                     stacklevel=2,
                 )
                 os.ftruncate(self._descriptor, 0)
@@ -254,7 +255,9 @@ def check_path(path: Path) -> None:
       ValueError: its name does not end in .npy.
     """
     if path.suffix != ".npy":
-        raise ValueError(f"expected out to end in .npy, the format that is written, got {path}")
+        raise ValueError(
+            f"expected out to end in .npy or .zarr, the formats that are written, got {path}"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"expected a folder for {path}, got none at {path.parent}")
     _check_free(path)

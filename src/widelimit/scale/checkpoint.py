@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from widelimit.scale.operator import Operator
-from widelimit.scale.optional import require
+from widelimit.scale.optional import import_optional
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """Arrays by name."""
@@ -38,7 +38,7 @@ def identity(operator: Operator) -> str:
 
 
 def _group(location: Location, name: str) -> Any:
-    root = require("zarr").open_group(os.fspath(location), mode="a", zarr_format=3)
+    root = import_optional("zarr").open_group(os.fspath(location), mode="a", zarr_format=3)
     return root.require_group(name)
 
 

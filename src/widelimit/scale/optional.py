@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 
-def require(module: str) -> Any:
+def import_optional(module: str) -> Any:
     """Returns an optional module.
 
     Raises:
