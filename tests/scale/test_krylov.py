@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,15 +37,13 @@ def test_functions_of_several_right_hand_sides():
     tau = np.array([0.1, 2.0])
     b = np.random.default_rng(0).normal(size=(2, 4, 3))
     expected = np.exp(-tau[:, None, None] * (np.diag(matrix) + 0.5)[None, :, None]) * b
-    found = Factorisation(state, solver).apply(DECAY, tau, b)
+    found = Factorisation(state, solver).apply(DECAY, jnp.asarray(tau), jnp.asarray(b))
     np.testing.assert_allclose(found, expected, atol=1e-12)
     both = np.asarray(solver.apply(state, AtTimes(DECAY, tau), b[:1]))
     np.testing.assert_allclose(both[1], np.exp(-2.0 * (np.diag(matrix) + 0.5))[:, None] * b[0])
 
 
 def test_traced_kernels_are_refused():
-    import jax
-
     net = stax.serial(stax.Dense(8), stax.Relu(), stax.Dense(1))
     x, y = np.eye(3, dtype=np.float32), np.ones((3, 1), np.float32)
 
