@@ -39,7 +39,7 @@ def test_functions_of_several_right_hand_sides():
     expected = np.exp(-tau[:, None, None] * (np.diag(matrix) + 0.5)[None, :, None]) * b
     found = Factorisation(state, solver).apply(DECAY, jnp.asarray(tau), jnp.asarray(b))
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    both = np.asarray(solver.apply(state, AtTimes(DECAY, tau), b[:1]))
+    both = np.asarray(solver.apply(state, AtTimes(DECAY, jnp.asarray(tau)), b[:1]))
     np.testing.assert_allclose(both[1], np.exp(-2.0 * (np.diag(matrix) + 0.5))[:, None] * b[0])
 
 

@@ -97,6 +97,10 @@ def test_errors():
         pcg(operator, b, ridge=0.1, maxiter=2)
     with pytest.raises(ValueError, match=r"expected columns of shape \(20, c\), got \(20,\)"):
         pcg(operator, np.ones(20), ridge=0.1)
+    matrix = kernel(20)
+    matrix[3, 7] = np.nan
+    with pytest.raises(ValueError, match=r"expected finite products .* in 1 of 20 rows.* is 3"):
+        pcg(DenseOperator(matrix), b, ridge=0.1, preconditioner=NystromPreconditioner(operator, 1))
     with pytest.raises(ValueError, match="expected finite columns"):
         pcg(operator, b * np.nan, ridge=0.1)
     with pytest.raises(ValueError, match="expected ridge of at least 0"):

@@ -8,6 +8,7 @@ import scipy.linalg
 from jaxtyping import Float64
 
 from widelimit.scale.checkpoint import Location, SavedBasis, digest
+from widelimit.scale.operator import check_product
 
 # Directions of a new block below so much of the largest entry of the projected matrix, times n eps,
 # are rounding errors: they are dropped.
@@ -131,7 +132,7 @@ class BlockLanczos:
     def _step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The next blocks of T, and the block of vectors after them."""
         last = self.blocks[-1]
-        product = self._product(last)
+        product = check_product(self._product(last))
         a = last.T @ product
         a = (a + a.T) / 2
         lowest = _lowest(len(last), max(self._norm, np.abs(a).max()))
