@@ -8,7 +8,7 @@ of a finite size do the same with other functions of K. Arrays here are float64 
 leading axis of times.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,14 @@ from widelimit.predict.solvers.cholesky import Cholesky
 from widelimit.predict.solvers.eigenbasis import Spectral
 from widelimit.predict.spectral import DECAY, RESPONSE, Eigenbasis
 from widelimit.predict.stepping import LEFT, MOST_STEPS, STEPPED_RESPONSE, Descent, Progress
+
+
+@runtime_checkable
+class RightFactor(Protocol):
+    """A matrix [r, r], or anything else to the right of `@`: some are known by products alone."""
+
+    def __rmatmul__(self, left: Any) -> Any:
+        """Returns left [m, t, r] times the matrix."""
 
 
 class Converged(NamedTuple):
@@ -117,7 +125,11 @@ Dynamics = Converged | Evolving | Stepping
 
 
 def trained_covariance(
-    dynamics: Dynamics, prior: jax.Array, ntk_td: jax.Array, nngp_td: jax.Array, nngp_dd: jax.Array
+    dynamics: Dynamics,
+    prior: jax.Array,
+    ntk_td: jax.Array,
+    nngp_td: jax.Array,
+    nngp_dd: RightFactor,
 ) -> jax.Array:
     """Returns the covariance [m, t, t] of outputs with the NNGP prior, trained by the NTK.
 
