@@ -45,8 +45,11 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 # Tutorials: scripts that run when the site is built.
+TUTORIALS = ROOT / "examples" / "tutorials"
+if not TUTORIALS.exists():
+    extensions.remove("sphinx_gallery.gen_gallery")
 sphinx_gallery_conf = {
-    "examples_dirs": str(ROOT / "examples" / "tutorials"),
+    "examples_dirs": str(TUTORIALS),
     "gallery_dirs": "tutorials",
     "filename_pattern": r"plot_",
     "download_all_examples": False,

@@ -1,24 +1,10 @@
 """The code of the README, and of a page of the documentation, runs as it stands."""
 
-import pathlib
-import re
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def run_blocks(name: str, count: int) -> dict[str, Any]:
-    """Runs all blocks of Python in order and returns the names that they define."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
-    assert len(blocks) == count
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, name, "exec"), names)
-    return names
+from tests.pages import run_blocks
 
 
 def test_code_of_the_readme_runs() -> None:

@@ -1,6 +1,7 @@
-"""`.. aliases:: A B`: types of `widelimit.typing` with their docstrings, as the source defines them."""
+"""`.. aliases:: A B`: types of `widelimit.typing` with docstrings, as the source defines them."""
 
 import ast
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def definitions() -> dict[str, tuple[str, str]]:
     # Static checkers see other definitions, in the first branch of an `if`.
     flat = [x for node in body for x in (node.orelse if isinstance(node, ast.If) else [node])]
     found = {}
-    for node, after in zip(flat, flat[1:], strict=False):
+    for node, after in itertools.pairwise(flat):
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             assert node.value is not None

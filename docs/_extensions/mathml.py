@@ -1,4 +1,4 @@
-"""Formulas as MathML, made when the site is built: no script, no font and no network to read them."""
+"""Formulas as MathML, made when the site is built: they need no script, font or network."""
 
 from typing import Any
 

@@ -31,7 +31,9 @@ def function_of(thing: object) -> Callable | None:
     """Returns the function that holds the annotations of a function or a class."""
     if inspect.isclass(thing):
         own = vars(thing).get("__init__")
-        return own if inspect.isfunction(own) and "__dataclass_fields__" not in vars(thing) else None
+        return (
+            own if inspect.isfunction(own) and "__dataclass_fields__" not in vars(thing) else None
+        )
     return inspect.unwrap(thing) if callable(thing) else None
 
 
@@ -83,7 +85,9 @@ def signature(
         for p in signed.parameters.values()
         if not (what == "method" and p.name == "self")
     ]
-    text = stringify_signature(signed.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+    text = stringify_signature(
+        signed.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
+    )
     returns = texts.get("return")
     shown = None if what == "class" or returns in (None, "None") else readable(returns)
     return text, shown
@@ -109,9 +113,7 @@ def escaped(text: str) -> str:
     return "".join(parts)
 
 
-def typed(
-    app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
-) -> None:
+def typed(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Adds the types of the source to the list of arguments."""
     texts = annotations_of(thing)
     for i in range(len(lines) - 1, -1, -1):
