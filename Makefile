@@ -72,7 +72,7 @@ $(DOCS)/.stamp: pyproject.toml
 	@touch $@
 
 docs: $(DOCS)/.stamp  ## Build the site: docs/_build/index.html; a warning is an error
-	$(DOCS)/bin/python -m sphinx -W --keep-going --quiet -b html docs $(SITE)
+	$(DOCS)/bin/python -m sphinx -E -W --keep-going --quiet -b html docs $(SITE)
 
 check-docs: docs  ## Open every page of the site in Chromium or Chrome
 	$(DOCS)/bin/python -m tools.check_site $(SITE)

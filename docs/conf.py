@@ -26,7 +26,13 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_extensions", "tutorials/*.ipynb", "tutorials/*.py*"]
+exclude_patterns = [
+    "_build",
+    "_extensions",
+    "sg_execution_times.rst",
+    "tutorials/*.ipynb",
+    "tutorials/*.py*",
+]
 templates_path = ["_templates"]
 default_role = "py:obj"
 add_module_names = False
@@ -36,6 +42,7 @@ toc_object_entries_show_parents = "hide"
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+myst_update_mathjax = False
 
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
@@ -56,6 +63,7 @@ sphinx_gallery_conf = {
     "plot_gallery": "True",
     "remove_config_comments": True,
     "show_memory": False,
+    "write_computation_times": False,
     "show_signature": False,
     "within_subsection_order": "FileNameSortKey",
 }
@@ -64,12 +72,14 @@ html_theme = "pydata_sphinx_theme"
 html_title = "widelimit"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "github_url": "https://github.com/widelimit/widelimit",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
     "pygments_light_style": "tango",
     "show_toc_level": 2,

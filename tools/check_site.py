@@ -77,7 +77,7 @@ def visit(browser: Any, root: str, name: str) -> Page:
     tab.goto(root + name)
     # Pictures further down are loaded when they come into sight.
     tab.evaluate("() => document.querySelectorAll('img').forEach(e => e.loading = 'eager')")
-    tab.wait_for_load_state("networkidle")
+    tab.wait_for_function("() => [...document.images].every(e => e.complete)")
     seen = tab.evaluate(LOOK)
     faults += [f"figure: {src}" for src in seen["broken"]]
     faults += [f"formulas that are not set: {seen['formulas']}"] * bool(seen["formulas"])
