@@ -47,6 +47,7 @@ myst_update_mathjax = False
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 autosummary_generate = True
+napoleon_attr_annotations = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

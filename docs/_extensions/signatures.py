@@ -41,15 +41,23 @@ def annotations_of(thing: object) -> dict[str, str]:
     """Returns the annotations of arguments, and of `return`, as text."""
     function = function_of(thing)
     if function is None:
-        fields = getattr(thing, "__dataclass_fields__", {})
-        return {name: f.type for name, f in fields.items() if isinstance(f.type, str)}
+        return fields_of(thing)
     try:
         node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except (OSError, TypeError, SyntaxError):
         return {}
-    if not isinstance(node, ast.FunctionDef):
-        return {}
-    return dict(written(node))
+    return dict(written(node)) if isinstance(node, ast.FunctionDef) else {}
+
+
+def fields_of(thing: object) -> dict[str, str]:
+    """Returns the annotations of the fields of a class as text, inherited ones too."""
+    found = {}
+    for base in reversed(getattr(thing, "__mro__", ())):
+        for name, annotation in vars(base).get("__annotations__", {}).items():
+            text = getattr(annotation, "__forward_arg__", annotation)
+            if isinstance(text, str):
+                found[name] = text
+    return found
 
 
 def written(node: ast.FunctionDef) -> Iterator[tuple[str, str]]:
@@ -115,12 +123,13 @@ def escaped(text: str) -> str:
 
 def typed(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Adds the types of the source to the list of arguments."""
-    texts = annotations_of(thing)
+    texts = fields_of(thing) | annotations_of(thing)
     for i in range(len(lines) - 1, -1, -1):
-        match = re.match(r":param ([\\*\w]+):", lines[i])
-        argument = match and match[1].replace("\\", "").lstrip("*")
-        if argument in texts:
-            lines.insert(i, f":type {match[1]}: {readable(texts[argument])}".replace("*", r"\*"))
+        match = re.match(r":(param|ivar) ([\\*\w]+):", lines[i])
+        name = match and match[2].replace("\\", "").lstrip("*")
+        if match and name in texts:
+            field = "type" if match[1] == "param" else "vartype"
+            lines.insert(i, f":{field} {match[2]}: {readable(texts[name])}".replace("*", r"\*"))
 
 
 def resolve(
