@@ -18,12 +18,16 @@ from widelimit._cache import Cache
 from widelimit.covariance.covariances import Covariances
 from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
+from widelimit.engines.fused.adjoints.cotangents import Cotangents, Pulled
+from widelimit.engines.fused.adjoints.order import missing_partials
+from widelimit.engines.fused.adjoints.rows import RowAdjoints
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels
 from widelimit.engines.fused.geometry import store_places, stored_pairs
+from widelimit.engines.fused.instructions import NUMBERS
 from widelimit.engines.fused.near import nearly_equal
 from widelimit.engines.fused.stages import SpatialProgram
-from widelimit.engines.fused.tape import has_counted, has_smooth
+from widelimit.engines.fused.tape import affine_rows, at_path, has_counted, has_smooth
 from widelimit.engines.plan import make_site, output_need
 from widelimit.engines.reference import leave
 from widelimit.engines.request import Request
@@ -65,6 +69,8 @@ class _NetworkKernel:
       sample_bytes: bytes that `prepare` keeps of one sample.
       kept_entries: numbers that are kept of a pair at the end of the program, and what lays them
         out.
+      undifferentiable: why programs do not run backwards; None if they do.
+      whole: whether plain JAX differentiates the layers behind the program with it.
     """
 
     dtype: np.dtype
@@ -72,6 +78,8 @@ class _NetworkKernel:
     itemsize: int
     sample_bytes: int
     kept_entries = 0
+    undifferentiable: str | None = None
+    whole = False
     _net: Layer
     _signal: Signal
 
@@ -93,10 +101,36 @@ class _NetworkKernel:
     def of(self: _Bound, net: Layer) -> _Bound:
         """Returns the kernel of a network that differs in hyper-parameters only."""
         other = copy.copy(self)
-        for name in ("engine", "_precise", "_tail"):
+        for name in ("engine", "adjoint", "_precise", "_tail"):
             other.__dict__.pop(name, None)
         other._net = net
         return other
+
+
+    @property
+    def _stages(self) -> tuple[Any, ...]:
+        """The parts of the program, each with sources and activations."""
+        raise NotImplementedError
+
+    def head(self, net: Layer) -> Layer:
+        """Returns the layers of a network that the program runs."""
+        raise NotImplementedError
+
+    def nonlinearities(self, net: Layer) -> list[Layer]:
+        """Returns the nonlinearities of a network that the program runs."""
+        placed = [p for stage in self._stages for p in stage.activations if p is not None]
+        return [at_path(net, one.path) for one in placed]
+
+    def rows(self, net: Layer) -> jax.Array:
+        """Returns the numbers of layers with weights, which may be traced, and zeros of others."""
+        return jnp.concatenate(
+            [affine_rows(stage.sources, stage.activations, net, self.dtype) for stage in self._stages]
+        )
+
+    def rows_outline(self) -> jax.ShapeDtypeStruct:
+        """Returns the shape and dtype of these numbers."""
+        count = sum(len(stage.sources) for stage in self._stages)
+        return jax.ShapeDtypeStruct((count, NUMBERS), self.dtype)
 
 
 class FlatKernel(_NetworkKernel):
@@ -111,15 +145,41 @@ class FlatKernel(_NetworkKernel):
         self.counted = has_counted(program.activations)
         self.itemsize = self._inner.itemsize
         self.sample_bytes = 8 * (signal.channels + 1) + (program.places + 2) * self.itemsize
+        self.undifferentiable = missing_partials(program.activations)
 
     @functools.cached_property
     def engine(self) -> RowKernels:
         """The loops, bound to hyper-parameters."""
         return RowKernels(self._program, self._net, self._inner, self.dtype == np.float32)
 
+    @functools.cached_property
+    def adjoint(self) -> RowAdjoints:
+        """The loops that run backwards."""
+        return RowAdjoints(self._program, self._net)
+
+    @property
+    def _stages(self) -> tuple[FlatProgram, ...]:
+        return (self._program,)
+
+    def head(self, net: Layer) -> Layer:
+        """Returns the layers that the program runs: all."""
+        return net
+
     def prepare(self, x: Any) -> PreparedRows:
         """Returns inputs with their variances at every layer."""
         return self.engine.prepare(np.asarray(x).transpose(self._order))
+
+    def prepare_to_pull(self, x: Any) -> PreparedRows:
+        """Returns inputs as `pull` takes them."""
+        return self.adjoint.kernels.prepare(np.asarray(x).transpose(self._order))
+
+    def pull(
+        self, first: PreparedRows, second: PreparedRows | None, given: Cotangents, inputs: bool
+    ) -> Pulled:
+        """Returns what cotangents become: see `RowAdjoints.pull`."""
+        numbers, *sides = self.adjoint.pull(first, second, given, inputs)
+        back = np.argsort(self._order)
+        return Pulled(numbers, *(None if x is None else x.transpose(back) for x in sides))
 
     def names(self, symmetric: bool) -> tuple[str, ...]:
         """Returns which values there are."""
@@ -206,6 +266,7 @@ class SpatialKernel(_NetworkKernel):
             getattr(layer, "subtracts", False) for layer in layers_of(self._tail)
         )
         self.dtype = np.dtype(np.float64) if self._in_float64 else self._public_dtype
+        self.undifferentiable, self.whole = "there are spatial axes", True
         smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
         self._inner = np.dtype(np.float64) if smooth else self._public_dtype
         self.itemsize = self._inner.itemsize
