@@ -20,13 +20,14 @@ from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.engines.fused.adjoints.cotangents import Cotangents, Pulled
 from widelimit.engines.fused.adjoints.order import missing_partials
+from widelimit.engines.fused.adjoints.images import ImageAdjoints
 from widelimit.engines.fused.adjoints.rows import RowAdjoints
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels
 from widelimit.engines.fused.geometry import store_places, stored_pairs
-from widelimit.engines.fused.instructions import NUMBERS
+from widelimit.engines.fused.instructions import AVERAGE, NUMBERS
 from widelimit.engines.fused.near import nearly_equal
-from widelimit.engines.fused.stages import SpatialProgram
+from widelimit.engines.fused.stages import SpatialProgram, Stage
 from widelimit.engines.fused.tape import affine_rows, at_path, has_counted, has_smooth
 from widelimit.engines.plan import make_site, output_need
 from widelimit.engines.reference import leave
@@ -266,7 +267,6 @@ class SpatialKernel(_NetworkKernel):
             getattr(layer, "subtracts", False) for layer in layers_of(self._tail)
         )
         self.dtype = np.dtype(np.float64) if self._in_float64 else self._public_dtype
-        self.undifferentiable, self.whole = "there are spatial axes", True
         smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
         self._inner = np.dtype(np.float64) if smooth else self._public_dtype
         self.itemsize = self._inner.itemsize
@@ -275,6 +275,10 @@ class SpatialKernel(_NetworkKernel):
             # K and T: kept, with a zero behind, gathered, reordered, in the result; places.
             self.kept_entries = 14 * store_places(program.stages[-1].out, program.kept)[1]
         self.counted = any(has_counted(stage.activations) for stage in program.stages)
+        self.undifferentiable = _no_way_back(program) or (
+            "layers behind its program want float64" if self.dtype != self._public_dtype else None
+        )
+        self.whole = program.kept is not None or self.dtype != self._public_dtype
         self._sites = Cache(16)
         self._variances_wanted = self._site_of((1, 1)).need_in.own.wanted
 
@@ -282,6 +286,19 @@ class SpatialKernel(_NetworkKernel):
     def engine(self) -> ImageKernels:
         """The loops, bound to hyper-parameters."""
         return ImageKernels(self._program, self._net, self._inner, self._public_dtype == np.float32)
+
+    @functools.cached_property
+    def adjoint(self) -> ImageAdjoints:
+        """The loops that run backwards."""
+        return ImageAdjoints(self._program, self._net)
+
+    @property
+    def _stages(self) -> tuple[Stage, ...]:
+        return self._program.stages
+
+    def head(self, net: Layer) -> Layer:
+        """Returns a network with the identity in place of the layers behind the program."""
+        return self._program.head(net)
 
     @functools.cached_property
     def _precise(self) -> ImageKernels:
@@ -304,8 +321,32 @@ class SpatialKernel(_NetworkKernel):
 
     def prepare(self, x: Any) -> Prepared:
         """Returns images with their variances at every layer."""
+        return self.engine.prepare(self._planes(x))
+
+    def prepare_to_pull(self, x: Any) -> Prepared:
+        """Returns images as `pull` takes them."""
+        return self.adjoint.kernels.prepare(self._planes(x))
+
+    def _planes(self, x: Any) -> np.ndarray:
+        """Returns inputs as images [n, channels, rows, columns]."""
         images = np.moveaxis(np.asarray(x).transpose(self._order), -1, 1)
-        return self.engine.prepare(images.reshape(len(images), *self._program.image))
+        return images.reshape(len(images), *self._program.image)
+
+    def pull(
+        self, first: Prepared, second: Prepared | None, given: Cotangents, inputs: bool
+    ) -> Pulled:
+        """Returns what cotangents become: see `ImageAdjoints.pull`."""
+        numbers, *sides = self.adjoint.pull(first, second, given, inputs)
+        back, spatial = np.argsort(self._order), self._signal.spatial
+        return Pulled(
+            numbers,
+            *(
+                None
+                if x is None
+                else np.moveaxis(x.reshape(*x.shape[:2], *spatial), 1, -1).transpose(back)
+                for x in sides
+            ),
+        )
 
     def names(self, symmetric: bool) -> tuple[str, ...]:
         """Returns which values there are."""
@@ -427,6 +468,17 @@ def _rounded(values: np.ndarray | None, dtype: np.dtype) -> Any:
         return values
     with np.errstate(over="ignore"):
         return values.astype(dtype, copy=False)
+
+
+def _no_way_back(program: SpatialProgram) -> str | None:
+    """Returns why a program does not run backwards, None if it does."""
+    if program.kept is not None:
+        return "positions are left at the end of its program"
+    if any(level.circular for stage in program.stages for level in stage.levels):
+        return "space is circular"
+    if any(stage.code[:, AVERAGE].any() for stage in program.stages):
+        return "a normalisation runs over positions"
+    return next(filter(None, (missing_partials(s.activations) for s in program.stages)), None)
 
 
 def _tail_step(
