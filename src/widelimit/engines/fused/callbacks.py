@@ -19,7 +19,8 @@ import numpy as np
 from widelimit._cache import Cache, kept_with
 from widelimit.engines.fused.adjoints.cotangents import Cotangents
 from widelimit.engines.fused.bridge import network_kernel
-from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel
+from widelimit.engines.fused.kernels import FlatKernel
+from widelimit.engines.fused.spatial_kernels import SpatialKernel
 from widelimit.engines.plan import leading_flatten
 from widelimit.engines.request import Request
 from widelimit.layers.base import Layer
@@ -137,7 +138,7 @@ class ValuesHost(_Host):
         name, target = next(iter(targets.items()))
         lead = target.shape[: target.ndim - _value_axes(name)]
         for one in self._calls(lead, given, backwards=False):
-            _write(one, {name: target[one.index] for name, target in targets.items()})
+            _write(one, {name: target[one.place] for name, target in targets.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,25 +162,25 @@ class PullHost(_Host):
             found = one.kernel.pull(
                 one.first.prepared,
                 None if one.second is None else one.second.prepared,
-                Cotangents(**{n: _one_of(v, n, one.index) for n, v in cotangents.items()}),
+                Cotangents(**{n: _one_of(v, n, one.place) for n, v in cotangents.items()}),
                 self.inputs,
             )
             with np.errstate(over="ignore"):
                 for name, target in targets.items():
-                    target[one.index] = getattr(found, name) if one.finite else np.nan
+                    target[one.place] = getattr(found, name) if one.finite else np.nan
 
 
 class _OneCall(NamedTuple):
     """One of the calls that `vmap` has put together.
 
     Attributes:
-      index: where its results stand.
+      place: where its results stand.
       kernel: of the network.
       first: samples of x1.
       second: those of x2, or None.
     """
 
-    index: tuple[int, ...]
+    place: tuple[int, ...]
     kernel: FlatKernel | SpatialKernel
     first: _FiniteSamples
     second: _FiniteSamples | None

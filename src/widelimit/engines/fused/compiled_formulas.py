@@ -93,9 +93,7 @@ def _angle_of_gap(c: Any, gap: Any, first: Any, second: Any, cst: Any) -> Any:
 
 
 @overload(kink_partials, jit_options=INLINED)
-def _kink_partials(
-    c: Any, sine: Any, theta: Any, first: Any, second: Any, p: Any, cst: Any
-) -> Any:
+def _kink_partials(c: Any, sine: Any, theta: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
     return inspect.unwrap(kink_partials)
 
 

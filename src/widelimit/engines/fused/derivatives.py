@@ -147,7 +147,9 @@ class _Point:
         host = PullHost(call, (1, one.ndim, one.ndim), template, inputs)
         sides = {"x1": one, "x2": two} if inputs else {}
         outline = {"numbers": template.rows_outline()} | {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in sides.items() if x is not None
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype)
+            for name, x in sides.items()
+            if x is not None
         }
         called = buffer_callback(host, outline, vmap_method="expand_dims")
         found = called(_stacked(call, numbers), one, two, cotangents)

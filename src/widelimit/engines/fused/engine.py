@@ -136,9 +136,7 @@ class ImageKernels:
 
     def _group(self) -> int:
         """Returns how many pairs a thread takes at a time: a few milliseconds, if they fit."""
-        work = sum(
-            len(s.code) * int(s.geometry.tables[2][:, 0, m.COUNT].sum()) for s in self.cross
-        )
+        work = sum(len(s.code) * int(s.geometry.tables[2][:, 0, m.COUNT].sum()) for s in self.cross)
         store = 2 * max(stage.room for stage in self.cross) * self.dtype.itemsize
         return max(1, min(_TILE**2, _WORK // max(work, 1), _STORE // max(store, 1)))
 

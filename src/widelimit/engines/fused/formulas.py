@@ -72,9 +72,7 @@ def angle(c: Any, u: Any, s: Any, cst: Any) -> Any:
     return sine, pi - theta if r < zero else theta
 
 
-def kink_partials(
-    c: Any, sine: Any, theta: Any, first: Any, second: Any, p: Any, cst: Any
-) -> Any:
+def kink_partials(c: Any, sine: Any, theta: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
     """Returns the partials of K' = p0 c + p1 (area - theta c) and of its factor p0 - p1 theta.
 
     The area is sqrt(q1 q2 - c^2). The angle has derivative 0 where the area is 0.

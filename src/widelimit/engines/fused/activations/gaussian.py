@@ -38,7 +38,11 @@ class FusedGaussian(FusedActivation):
         inverse = one / (first[0] * second[0] - p[1] * c * c)
         root = np.sqrt(inverse)
         value, steep = p[2] * root, p[3] * inverse * root
-        slope, by1, by2 = steep * c, half * p[0] * inverse * second[0], half * p[0] * inverse * first[0]
+        slope, by1, by2 = (
+            steep * c,
+            half * p[0] * inverse * second[0],
+            half * p[0] * inverse * first[0],
+        )
         three = one + one + one
         curve = steep + three * p[1] * c * inverse * slope
         return slope, by1 * value, by2 * value, curve, three * by1 * slope, three * by2 * slope

@@ -43,9 +43,8 @@ class FusedGelu(FusedActivation):
 
     @staticmethod
     def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
-        """With P = (1 + q1) (1 + q2) and D = P - c^2, the angle arcsin(c / sqrt P) has the
-        derivatives 1 / sqrt D by c and -c / (2 (1 + q1) sqrt D) by q1.
-        """
+        # With P = (1 + q1) (1 + q2) and D = P - c^2, the angle arcsin(c / sqrt P) has the
+        # derivatives 1 / sqrt D by c and -c / (2 (1 + q1) sqrt D) by q1.
         one, half, scale = cst[ONE], cst[HALF], cst[INV_2PI]
         a, b, q1, q2 = first[0], second[0], first[1], second[1]
         product, q = a * b, q1 * q2

@@ -20,7 +20,6 @@ from widelimit.engines.fused.instructions import (
     CODE,
     HAS_G,
     HAS_T,
-    INPUT,
     LOOP,
     MULTIPLY,
     NONLINEAR,
@@ -200,13 +199,9 @@ def pull_rows(
             n, j = np.uint64(min(start + chunk, n2) - begin), np.uint64(begin)
             row, column = i - rows[0], np.uint64(begin - shift)
             k, t, g = _at(scratch, 0, K), _at(scratch, 0, T), _at(scratch, 0, G)
-            fill_input(
-                buf, k, t, g, products[row], column, width, squares1[i], squares2, j, n
-            )
+            fill_input(buf, k, t, g, products[row], column, width, squares1[i], squares2, j, n)
             for step in range(1, last + 1):
-                _forward(
-                    code, reads, numbers, cst, step, prep1, i, prep2, j, False, n, scratch
-                )
+                _forward(code, reads, numbers, cst, step, prep1, i, prep2, j, False, n, scratch)
             for part in range(2):
                 _load(cotangents[part], row, column, n, buf, _at(scratch, last, K_BAR + part))
             for step in range(last, 0, -1):

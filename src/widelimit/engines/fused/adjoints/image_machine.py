@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from widelimit.engines.fused.adjoints.order import HOME, JOINED, LAST_JOINED, LAST_READ, READ
 from widelimit.engines.fused.adjoints.pools import unpool_columns, unpool_rows
-from widelimit.engines.fused.adjoints.sums import dot, pull_product, put
+from widelimit.engines.fused.adjoints.sums import pull_product, put
 from widelimit.engines.fused.adjoints.windows import pull_window
 from widelimit.engines.fused.compiling import borrowed, call, entry, loop, pointer
 from widelimit.engines.fused.ends import fill_masks, pack_ends, stretch
@@ -55,14 +53,20 @@ from widelimit.engines.fused.instructions import (
 )
 from widelimit.engines.fused.machine import run_layers
 from widelimit.engines.fused.places import parameters, region, slot, u, whole
-from widelimit.engines.fused.stencils import clear, total
+from widelimit.engines.fused.stencils import clear
 
 
 @loop
-def _spread(geometry: Any, b: Any, level: Any, end: Any, buf: Any, at: Any, bars: Any, to: Any) -> None:
+def _spread(
+    geometry: Any, b: Any, level: Any, end: Any, buf: Any, at: Any, bars: Any, to: Any
+) -> None:
     """Adds numbers of pairs of positions to those of the positions at one end."""
     levels, blocks, block_levels, rect_levels = geometry
-    row, width, pitch = block_levels[b, level, ROW], block_levels[b, level, WIDTH], levels[level, PITCH]
+    row, width, pitch = (
+        block_levels[b, level, ROW],
+        block_levels[b, level, WIDTH],
+        levels[level, PITCH],
+    )
     left = block_levels[b, level, P_X] + end * block_levels[b, level, D_X]
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
         top = rect_levels[r, level, P_Y] + end * rect_levels[r, level, D_Y]
@@ -77,7 +81,11 @@ def _spread(geometry: Any, b: Any, level: Any, end: Any, buf: Any, at: Any, bars
 def _gather(geometry: Any, b: Any, level: Any, bars: Any, source: Any, buf: Any, to: Any) -> None:
     """Adds numbers of the positions of an image to a slice of offset 0."""
     levels, blocks, block_levels, rect_levels = geometry
-    row, width, r = block_levels[b, level, ROW], block_levels[b, level, WIDTH], blocks[b, RECTS_FROM]
+    row, width, r = (
+        block_levels[b, level, ROW],
+        block_levels[b, level, WIDTH],
+        blocks[b, RECTS_FROM],
+    )
     for y in range(rect_levels[r, level, HEIGHT]):
         target = u(to + (rect_levels[r, level, FIRST_ROW] + y) * row)
         at = u(source + y * levels[level, PITCH])
@@ -130,8 +138,8 @@ def _pull_load(
 
 @loop
 def _pull_nonlinear(
-    code: Any, reads: Any, pulls: Any, places: Any, numbers: Any, cst: Any, geometry: Any, sizes: Any,
-    b: Any, i: Any, own: Any, ends: Any, bars: Any, buf: Any,
+    code: Any, reads: Any, pulls: Any, places: Any, numbers: Any, cst: Any, geometry: Any,
+    sizes: Any, b: Any, i: Any, own: Any, ends: Any, bars: Any, buf: Any,
 ) -> None:  # fmt: skip
     """Passes the cotangents of a nonlinearity to K, T and the variances at both ends."""
     blocks, level, source, anew = geometry[1], code[i, LEVEL], reads[i, READ], reads[i, LAST_READ]
@@ -274,9 +282,7 @@ def pull_stage(
                 column = geometry[1][b, COLUMN]
                 if sizes[END] == POOL:
                     width = geometry[2][b, sizes[FINAL_LEVEL], WIDTH]
-                    unpool_columns(
-                        sizes, column, width, pool, middle, store_out_bar, m * step_out
-                    )
+                    unpool_columns(sizes, column, width, pool, middle, store_out_bar, m * step_out)
             fill_masks(geometry, sizes, b, masks, buf)
             run_layers(
                 forward, forward_numbers, cst, geometry, sizes, b, same, False, loaded, ends, buf

@@ -75,7 +75,7 @@ class ImageAdjoints:
     def __init__(self, program: SpatialProgram, net: Layer) -> None:
         self.kernels = ImageKernels(program, net, np.float64, single=False)
         self.program = program
-        channels, height, width = program.image
+        channels = program.image[0]
         self._pixels = channels * program.stages[0].levels[0].plane
         room, first, places, rows = self._pixels, 0, [], []
         for stage in program.stages:
@@ -89,8 +89,11 @@ class ImageAdjoints:
         self._room, self._ops = room, first
         self._cross, self._own = (
             [
-                _backward(stage, bound, *where)
-                for stage, bound, *where in zip(program.stages, side, places, rows)  # noqa: B905
+                _backward(stage, bound, place, row)
+                # Variances are needed up to some stage only.
+                for stage, bound, place, row in zip(
+                    program.stages, side, places, rows, strict=False
+                )
             ]
             for side in (self.kernels.cross, self.kernels.own)
         )
@@ -207,11 +210,23 @@ class ImageAdjoints:
         stores = [np.zeros(0)]
         for stage in stages[:-1]:
             bound, store = stage.bound, np.zeros(2 * len(pairs) * stage.bound.room)
-            chosen, columns = np.arange(bound.geometry.blocks), np.array([0, len(bound.column_costs)])
+            chosen, columns = (
+                np.arange(bound.geometry.blocks),
+                np.array([0, len(bound.column_costs)]),
+            )
             nothing = np.zeros((len(pairs), bound.geometry.blocks, 2))
             call_stage(
-                bound, pairs, chosen, columns, *images, stores[-1], store, nothing, False
-            )  # fmt: skip
+                bound,
+                pairs,
+                chosen,
+                columns,
+                images[0],
+                images[1],
+                stores[-1],
+                store,
+                nothing,
+                record=False,
+            )
             stores.append(store)
         store_bar = np.zeros(0)
         for stage, store in zip(reversed(stages), reversed(stores), strict=True):
@@ -243,7 +258,10 @@ def _backward(stage: Stage, bound: BoundStage, places: np.ndarray, rows: slice) 
 
 def _widened(geometry: Geometry, code: np.ndarray) -> Geometry:
     """Returns a geometry with room for the widest window on either side of a slice."""
-    spans = [(code[:, t] - 1).clip(0) * code[:, s] for t, s in ((m.TAPS_Y, m.STEP_Y), (m.TAPS_X, m.STEP_X))]
+    spans = [
+        (code[:, t] - 1).clip(0) * code[:, s]
+        for t, s in ((m.TAPS_Y, m.STEP_Y), (m.TAPS_X, m.STEP_X))
+    ]
     widest = int(geometry.tables[2][:, :, m.ROW].max())
     more = -(-int((spans[0] * widest + spans[1]).max()) // m.VECTOR) * m.VECTOR
     return geometry._replace(

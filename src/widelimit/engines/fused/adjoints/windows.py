@@ -60,7 +60,10 @@ def pull_window(
         _place(geometry, sizes, b, code, i, k_bar, region(sizes, spare), buf)
         _place(geometry, sizes, b, code, i, t_bar, region(sizes, spare + 1), buf)
         k_bar, t_bar = region(sizes, spare), region(sizes, spare + 1)
-    down, right = (code[i, TAPS_Y] - 1) * code[i, STEP_Y] * row, (code[i, TAPS_X] - 1) * code[i, STEP_X]
+    down, right = (
+        (code[i, TAPS_Y] - 1) * code[i, STEP_Y] * row,
+        (code[i, TAPS_X] - 1) * code[i, STEP_X],
+    )
     shift = code[i, PAD_Y] * row + code[i, PAD_X] - down - right
     from_k, from_t = u(k_bar + shift), u(t_bar + shift)
     if code[i, TAPS_Y] > 1:
@@ -121,7 +124,11 @@ def _place(
     row, row_out = block_levels[b, level, ROW], block_levels[b, level_out, ROW]
     width, stride = u(block_levels[b, level_out, WIDTH]), u(code[i, STRIDE_X])
     pads = code[i, PAD_Y] * row + code[i, PAD_X]
-    clear(buf, u(to - sizes[FRONT]), u(sizes[FRONT] + block_levels[b, level, COUNT] + pads + 2 * sizes[BACK]))
+    clear(
+        buf,
+        u(to - sizes[FRONT]),
+        u(sizes[FRONT] + block_levels[b, level, COUNT] + pads + 2 * sizes[BACK]),
+    )
     for r in range(blocks[b, RECTS_FROM], blocks[b, RECTS_TO]):
         at = source + rect_levels[r, level_out, FIRST_ROW] * row_out
         target = to + rect_levels[r, level, FIRST_ROW] * row
