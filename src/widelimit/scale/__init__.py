@@ -6,9 +6,12 @@ Needs the extra `scale` (zarr; dask and distributed for engines of several proce
 from widelimit.scale.dynamics import DynamicsResult as DynamicsResult
 from widelimit.scale.dynamics import dynamics as dynamics
 from widelimit.scale.ensemble import StoredEnsemble as StoredEnsemble
+from widelimit.scale.evidence import Determinant as Determinant
 from widelimit.scale.evidence import LikelihoodEstimate as LikelihoodEstimate
+from widelimit.scale.evidence import estimate_determinant as estimate_determinant
 from widelimit.scale.fill import FillReport as FillReport
 from widelimit.scale.krylov import Krylov as Krylov
+from widelimit.scale.nystrom import NystromRegression as NystromRegression
 from widelimit.scale.nystrom_preconditioner import NystromPreconditioner as NystromPreconditioner
 from widelimit.scale.operator import DenseOperator as DenseOperator
 from widelimit.scale.operator import Operator as Operator

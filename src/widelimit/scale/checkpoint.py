@@ -43,7 +43,11 @@ def _group(location: Location, name: str) -> Any:
 
 
 def _write(group: Any, name: str, array: np.ndarray) -> None:
-    group.create_array(name, data=array, chunks=array.shape, compressors=None, overwrite=True)
+    there = group.get(name)
+    if there is not None and (there.shape, there.dtype) == (array.shape, array.dtype):
+        there[...] = array
+    else:
+        group.create_array(name, data=array, chunks=array.shape, compressors=None, overwrite=True)
 
 
 class Checkpoint:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float64
+from jaxtyping import Float64
 
 from widelimit.predict.checks import check_scalar
 from widelimit.predict.dynamics import Times
@@ -18,6 +18,7 @@ from widelimit.scale.advice import advise_ridge, noise_floor
 from widelimit.scale.checkpoint import Location, identity
 from widelimit.scale.lanczos import BlockLanczos, Function
 from widelimit.scale.operator import Operator, as_vectors
+from widelimit.typing import Scalars
 
 # Convergence is looked at every so many steps, against the result of so many steps before.
 _EVERY = 5
@@ -49,7 +50,7 @@ class DynamicsResult:
 def dynamics(
     operator: Operator,
     b: Float64[np.ndarray, "n c"],
-    times: ArrayLike,
+    times: Scalars,
     *,
     learning_rate: float = 1.0,
     ridge: float = 0.0,
@@ -96,7 +97,7 @@ def dynamics(
     """
     b = as_vectors(b, operator.shape[0])
     check_scalar("learning_rate", learning_rate)
-    count = Times.of(times, learning_rate, descent)
+    count = Times.of(np.asarray(times), learning_rate, descent)
     function = response_function(count, b.size if size is None else size)
     basis = krylov_basis(operator, b, checkpoint)
     result = Response(basis, operator, ridge).reach(function, b, tol, max_steps)

@@ -1,7 +1,6 @@
 """Infinite ensembles on a kernel in a store, by products with it alone."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -14,12 +13,14 @@ from widelimit._text import shown
 from widelimit.gram.compute import kernel_fn_of
 from widelimit.gram.sizes import DEFAULT_MEMORY
 from widelimit.predict import moments
+from widelimit.predict.factor import TrainKernel
 from widelimit.predict.infinite import InfiniteEnsemble
 from widelimit.predict.matrices import Targets
 from widelimit.predict.precision import result_dtype
-from widelimit.predict.solvers.base import Factorisation, Ridge, System
+from widelimit.predict.solvers.base import Factorisation, Ridge, Solver, System
 from widelimit.scale.checkpoint import digest
 from widelimit.scale.evidence import LikelihoodEstimate, likelihood_of
+from widelimit.scale.inputs import in_batches
 from widelimit.scale.krylov import Krylov, KrylovState
 from widelimit.scale.operator import Operator
 from widelimit.typing import Inputs, TargetsLike
@@ -59,19 +60,18 @@ class StoredKernel:
         return jnp.asarray(product.T.reshape(rows.shape))
 
 
-class StoredTrainKernel:
-    """The regularised kernel that drives a stored ensemble: a `TrainKernel` without the matrix."""
+class StoredTrainKernel(TrainKernel):
+    """The regularised kernel that drives a stored ensemble, without the matrix."""
 
     def __init__(self, state: KrylovState, solver: Krylov, ridge: Ridge, eps: float) -> None:
         """Keeps the state of the solver."""
-        self.state, self.solver = state, solver
+        self.state, self.solver, self._solver = state, solver, solver
         self._system = System(None, ridge, eps, Factorisation(state, solver))
 
-    def cholesky(self) -> System:
-        """The system, which the solver solves."""
+    def _by(self, solver: Solver) -> System:
+        """The system, which one solver solves whatever is asked for."""
+        del solver
         return self._system
-
-    inverse = spectral = cholesky
 
 
 class StoredEnsemble(InfiniteEnsemble):
@@ -100,7 +100,7 @@ class StoredEnsemble(InfiniteEnsemble):
       TypeError: if the solver is neither "pcg" nor a `Krylov`.
     """
 
-    _train_kernel: StoredTrainKernel  # type: ignore[assignment]
+    _train_kernel: StoredTrainKernel
     _nngp: StoredKernel  # type: ignore[assignment]
 
     def __init__(
@@ -150,7 +150,8 @@ class StoredEnsemble(InfiniteEnsemble):
         Raises:
           ValueError: if the kernel is indefinite, or solutions do not converge.
         """
-        parts = [super(StoredEnsemble, self).mean(part) for part in self._batches(x)]
+        batches = in_batches(x, self._memory // (_ROW_BYTES * len(self._y)))
+        parts = [super(StoredEnsemble, self).mean(batch) for batch in batches]
         return jnp.concatenate(parts, axis=len(self._times.shape))
 
     def estimate_log_marginal_likelihood(self) -> LikelihoodEstimate:
@@ -166,14 +167,6 @@ class StoredEnsemble(InfiniteEnsemble):
 
     def _aims(self) -> np.ndarray:
         return np.ascontiguousarray(np.asarray(self._y, np.float64))
-
-    def _batches(self, x: Inputs) -> Iterator[Inputs]:
-        """Inputs whose kernels with the training inputs fit into memory."""
-        count = len(jax.tree.leaves(x)[0])
-        rows = max(1, self._memory // (_ROW_BYTES * len(self._y)))
-        for start in range(0, max(count, 1), rows):
-            part = slice(start, start + rows)
-            yield jax.tree.map(lambda leaf, part=part: leaf[part], x)
 
 
 def _as_krylov(solver: object) -> Krylov:

@@ -1,5 +1,6 @@
 """The marginal likelihood of targets under a kernel that is known by its products."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +100,7 @@ def estimate_determinant(
     basis = BlockLanczos(product, z)
     before = np.inf
     while True:
-        basis.extend(_EVERY)
+        basis.extend(min(_EVERY, max_steps - basis.steps))
         trace, error = _trace(basis, probes >= n)
         if trace is None:
             raise ValueError(
@@ -109,7 +110,7 @@ def estimate_determinant(
         change = 0.0 if basis.exhausted else abs(trace - before)
         if change <= max(_SHARE * error, 1e-12 * n):
             value = approximation.log_determinant() + trace
-            return Determinant(value, float(np.hypot(error, change)), basis.steps)
+            return Determinant(float(value), float(np.hypot(error, change)), basis.steps)
         if basis.steps >= max_steps:
             raise ValueError(
                 f"expected the quadrature to converge within {max_steps} steps, got a last change "
@@ -141,5 +142,5 @@ def likelihood_of(
     fit = float(np.einsum("nc,nc->", y, solution.value))
     norms = np.linalg.norm(y, axis=0) * np.linalg.norm(solution.value, axis=0)
     missed = float((solution.residual * norms).sum())
-    value = -0.5 * (fit + outputs * (determinant.value + n * np.log(2 * np.pi)))
+    value = -0.5 * (fit + outputs * (determinant.value + n * math.log(2 * math.pi)))
     return LikelihoodEstimate(value, 0.5 * (outputs * determinant.error + missed), fit, determinant)

@@ -8,10 +8,13 @@ import scipy.linalg
 from jaxtyping import Float64
 
 from widelimit.scale.checkpoint import Location, SavedBasis, digest
+from widelimit.scale.operator import check_product
 
 # Directions of a new block below so much of the largest entry of the projected matrix, times n eps,
 # are rounding errors: they are dropped.
 _DEFLATE = 10.0
+# A unit vector that lies in the basis but for less than this part was itself a rounding error.
+_MOSTLY = 0.5
 
 Function: TypeAlias = Callable[[np.ndarray], Any]
 """Maps eigenvalues [k] to values [m, k]."""
@@ -52,7 +55,8 @@ class BlockLanczos:
         name: str = "",
     ) -> None:
         self._product, self._norm = product, 0.0
-        first, self.start = _orthonormal(b, np.linalg.norm(b, axis=0).max(initial=0.0))
+        longest = np.linalg.norm(b, axis=0).max(initial=0.0)
+        first, self.start = _orthonormal(b, _lowest(len(b), longest))
         self.blocks, self._saved = [first], None
         self._diagonals: list[np.ndarray] = []
         self._couplings: list[np.ndarray] = []
@@ -128,22 +132,32 @@ class BlockLanczos:
     def _step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The next blocks of T, and the block of vectors after them."""
         last = self.blocks[-1]
-        product = self._product(last)
+        product = check_product(self._product(last))
         a = last.T @ product
         a = (a + a.T) / 2
-        for _ in range(2):
-            for block in self.blocks:
-                product -= block @ (block.T @ product)
+        lowest = _lowest(len(last), max(self._norm, np.abs(a).max()))
         if sum(block.shape[1] for block in self.blocks) >= len(last):
-            product[:] = 0.0  # the whole space: what is left are rounding errors
-        block, coupling = _orthonormal(product, max(self._norm, np.abs(a).max()))
-        return a, coupling, block
+            lowest = np.inf  # the whole space: what is left are rounding errors
+        block, coupling = _orthonormal(self._outside(product), lowest)
+        # Again, of unit vectors: short ones were blown up, with what rounding had left of others.
+        block, kept = _orthonormal(self._outside(block), _MOSTLY)
+        return a, kept @ coupling, block
+
+    def _outside(self, vectors: np.ndarray) -> np.ndarray:
+        """What is left of vectors outside of the basis."""
+        for block in self.blocks:
+            vectors = vectors - block @ (block.T @ vectors)
+        return vectors
 
 
-def _orthonormal(b: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Q [n, w] and R [w, c] with b = Q R but for rounding errors of this scale."""
+def _lowest(n: int, scale: float) -> float:
+    """What rounding errors leave of vectors of this length."""
+    return _DEFLATE * n * float(np.finfo(np.float64).eps) * scale
+
+
+def _orthonormal(b: np.ndarray, lowest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Q [n, w] and R [w, c] with b = Q R but for directions that are not longer than `lowest`."""
     q, r, pivots = scipy.linalg.qr(b, mode="economic", pivoting=True)
-    lowest = _DEFLATE * len(b) * np.finfo(np.float64).eps * scale
     rank = int((np.abs(r.diagonal()) > lowest).sum())
     coefficients = np.empty((rank, b.shape[1]))
     coefficients[:, pivots] = r[:rank]

@@ -61,6 +61,22 @@ def as_vectors(v: object, n: int) -> Float64[np.ndarray, "n c"]:
     return vectors
 
 
+def check_product(product: np.ndarray) -> np.ndarray:
+    """Returns a product with a kernel.
+
+    Raises:
+      ValueError: if it is not finite: the kernel has entries that are not.
+    """
+    wrong = np.flatnonzero(~np.isfinite(product).all(axis=1))
+    if wrong.size:
+        raise ValueError(
+            f"expected finite products with the kernel, got NaN or infinity in {wrong.size} of "
+            f"{len(product)} rows, the first of which is {wrong[0]}: entries of the kernel are not "
+            "finite (`Store.verify` looks for damaged ones)"
+        )
+    return product
+
+
 class DenseOperator:
     """A symmetric matrix in memory, float32 or float64.
 

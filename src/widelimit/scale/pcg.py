@@ -10,7 +10,7 @@ from widelimit.predict.checks import check_scalar
 from widelimit.scale.advice import advise_ridge, smallest_ridge
 from widelimit.scale.checkpoint import Arrays, Checkpoint, Location, digest, identity
 from widelimit.scale.nystrom_preconditioner import NystromPreconditioner
-from widelimit.scale.operator import Operator, as_vectors
+from widelimit.scale.operator import Operator, as_vectors, check_product
 
 # A true residual so many times the recursive one says that the recursion has lost its way.
 _ASTRAY = 10.0
@@ -176,7 +176,7 @@ class _Solve:
         self._check_true(self.state["true"], self.state["residuals"][-1])
 
     def _product(self, v: np.ndarray) -> np.ndarray:
-        return self.operator.matmat(v) + self.ridge * v
+        return check_product(self.operator.matmat(v)) + self.ridge * v
 
     def _check_definite(self, p: np.ndarray, energy: np.ndarray) -> None:
         if (energy > 0).all():
