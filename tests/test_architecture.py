@@ -30,13 +30,13 @@ FOUNDATION = {
 # Each may import the foundation and what stands before it.
 TOWER = ["layers", "engines", "network", "stax", "models"]
 # These see networks only as callables: they may import the foundation and each other.
-PROTOCOL = {"diagnostics", "finite", "gram", "predict"}
+PROTOCOL = {"diagnostics", "finite", "gram", "plot", "predict"}
 PACKAGE_ITSELF = "__init__"
 # These hold names alone, of all others.
 NAMES = {PACKAGE_ITSELF, "extend"}
 
 # These stand above all others, for optional libraries: they may import everything.
-SUMMIT = {"scale"}
+SUMMIT = {"estimators", "scale"}
 # `wl.gram` hands over what is to go to a store.
 LATE = {("gram.assemble", "scale.store")}
 
@@ -47,6 +47,8 @@ NOT_ON_IMPORT = [
     "diffrax",
     "distributed",
     "equinox",
+    "gpjax",
+    "gpytorch",
     "matplotlib",
     "numba",
     "optax",

@@ -1,11 +1,14 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.scale.stores import chunk, inputs, net, overflowing_store, small_store
 from widelimit import scale
+from widelimit.engines.choose import Choice
 from widelimit.scale import fill as filling
 from widelimit.scale.maker import TileMaker
 from widelimit.scale.stored_tiles import StoredTiles
@@ -126,3 +129,25 @@ def test_the_log_tells_what_happened(tmp_path):
     lines = (Path(store.path) / "log.jsonl").read_text().splitlines()
     assert len(lines) == 10
     assert '"event": "tile", "place": [0, 0], "state": "done"' in lines[0]
+
+
+def test_a_store_that_was_replaced_is_not_mixed_with_another(tmp_path):
+    old = small_store(tmp_path)
+    old.fill(progress=False)
+    shutil.rmtree(old.path)
+    with pytest.raises(ValueError, match=r"expected the store with the fingerprint .*got none"):
+        old.fill(progress=False)
+    new = scale.gram(net(), inputs(seed=1), store=old.path, tile=16)
+    with pytest.raises(ValueError, match=r"got one with .*moved, removed or replaced"):
+        old.fill(progress=False)
+    new.fill(progress=False)
+    expected = net().kernel_fn(inputs(seed=1), None, "ntk")
+    np.testing.assert_array_equal(new.export(tmp_path / "new.npy"), expected)
+
+
+def test_another_engine_does_not_go_on(tmp_path, monkeypatch):
+    store = small_store(tmp_path)
+    choice = Choice("reference", "numba is not installed")
+    monkeypatch.setattr("widelimit.scale.maker.choose_engine", lambda *_: choice)
+    with pytest.raises(ValueError, match=r"engine 'fused', which began this store.*numba"):
+        store.fill(progress=False)

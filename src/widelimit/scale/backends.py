@@ -24,18 +24,24 @@ def check_backend(backend: object) -> None:
         raise ValueError(f"expected backend one of {get_args(Backend)}, got {shown(backend)}")
 
 
-def recomputed(location: str, get: str, known: Known) -> Operator:
+def recomputed(location: str, fingerprint: str, get: str, known: Known) -> Operator:
     """Returns the kernel of a store as an operator that computes tiles anew."""
-    return RecomputedOperator(TileMaker.of(location, known), get)
+    return RecomputedOperator(TileMaker.of(location, fingerprint, known), get)
 
 
 def stored(
-    location: str, get: str, tiles: StoredTiles, backend: Backend, engine: object
+    location: str,
+    fingerprint: str,
+    get: str,
+    tiles: StoredTiles,
+    backend: Backend,
+    engine: object,
 ) -> Operator:
     """Returns the kernel of a store, whose tiles are all there, as an operator.
 
     Args:
       location: path or URL of the store.
+      fingerprint: of what it holds.
       get: which kernel.
       tiles: its tiles.
       backend: "stored", "memory" or "sharded".
@@ -60,7 +66,7 @@ def stored(
         return ShardedOperator(lambda start, stop: rows_of(tiles, start, stop), count)
     if engine == "inline":
         return whole
-    return DistributedOperator(tiles, location, get, make_executor(engine))
+    return DistributedOperator(tiles, (location, fingerprint), get, make_executor(engine))
 
 
 def rows_of(tiles: StoredTiles, start: int, stop: int) -> np.ndarray:

@@ -46,6 +46,7 @@ def scan(chunks: Iterable[StoredTiles]) -> tuple[set[Place], set[Place]]:
 def fill(
     *,
     location: str,
+    fingerprint: str,
     grid: TileGrid,
     chunks: Iterable[StoredTiles],
     known: Known,
@@ -57,6 +58,7 @@ def fill(
 
     Args:
       location: path or URL of the store.
+      fingerprint: of what it holds.
       grid: its tiles.
       chunks: the tiles of its kernels.
       known: layers and functions of users in its network.
@@ -80,7 +82,7 @@ def fill(
     pairs = {place: grid.shape(place)[0] * grid.shape(place)[1] for place in todo}
     try:
         with progress_bar(sum(pairs.values()), progress and bool(todo)) as advance:
-            for outcome in _outcomes(location, todo, known, executor, stop):
+            for outcome in _outcomes((location, fingerprint), todo, known, executor, stop):
                 events.write("tile", place=outcome.place, state=outcome.state)
                 refused += [outcome.place] * (outcome.state == "refused")
                 done += outcome.state == "done"
@@ -105,7 +107,11 @@ def fill(
 
 
 def _outcomes(
-    location: str, todo: list[Place], known: Known, executor: Executor, stop: Callable[[], bool]
+    store: tuple[str, str],
+    todo: list[Place],
+    known: Known,
+    executor: Executor,
+    stop: Callable[[], bool],
 ) -> Iterator[Outcome]:
     """Yields the outcome of every tile to do, until told to stop."""
     waiting = iter(todo)
@@ -116,7 +122,7 @@ def _outcomes(
         place = next(waiting, None)
         if place is not None:
             name = f"tile-{place[0]}-{place[1]}-{run}"
-            executor.submit(name, compute_tile, location, place, known)
+            executor.submit(name, compute_tile, *store, place, known)
 
     for _ in range(window):
         submit_next()

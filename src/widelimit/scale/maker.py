@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from widelimit._samples import Rows
+from widelimit.engines.choose import choose_engine
 from widelimit.engines.tiles import NetworkTiler
 from widelimit.layers.base import Layer
 from widelimit.layers.description import from_json
-from widelimit.scale.schema import Content, read_content, read_inputs
+from widelimit.scale.schema import Content, expect_content, read_inputs
 from widelimit.scale.tile_grid import Place
 
 Known: TypeAlias = tuple[type[Layer] | Callable[..., object], ...]
@@ -41,9 +42,14 @@ class TileMaker:
         """
         self.content, self._inputs = content, inputs
         self._x64 = content.dtype == "float64"
+        net, sample = network_of(content, known), np.asarray(inputs[0][:1])
         with jax.enable_x64(self._x64):
-            self._tiler = tiler_of(
-                network_of(content, known), np.asarray(inputs[0][:1]), None, content.get
+            self._tiler = tiler_of(net, sample, None, content.get)
+            choice = choose_engine(net, sample.shape)
+        if choice.name != content.engine:
+            raise ValueError(
+                f"expected the engine {content.engine!r}, which began this store, got "
+                f"{choice.name!r} here: {choice.reason}"
             )
         each = max(1, self._tiler.prepared_bytes) * content.tile
         self._room = max(2, _PREPARED_BYTES // each)
@@ -51,15 +57,18 @@ class TileMaker:
 
     @classmethod
     @functools.lru_cache(maxsize=4)
-    def of(cls, location: str, known: Known) -> TileMaker:
+    def of(cls, location: str, fingerprint: str, known: Known) -> TileMaker:
         """Returns the one of a store, which a process makes once.
 
+        Args:
+          location: path or URL of the store.
+          fingerprint: of what it holds.
+          known: layers and functions of users in its network.
+
         Raises:
-          ValueError: no store at the location.
+          ValueError: another store at the location, or another engine on this machine.
         """
-        content = read_content(location)
-        if content is None:
-            raise ValueError(f"expected a store at {location}, got none")
+        content = expect_content(location, fingerprint)
         return cls(content, read_inputs(location, content.symmetric), known)
 
     def tile(self, place: Place) -> dict[str, np.ndarray]:

@@ -165,6 +165,22 @@ def read_content(location: str) -> Content | None:
     return content
 
 
+def expect_content(location: str, fingerprint: str) -> Content:
+    """Returns what the store at a location holds.
+
+    Raises:
+      ValueError: no store, or one with another fingerprint: it was replaced.
+    """
+    content = read_content(location)
+    if content is None or content.fingerprint != fingerprint:
+        other = "none" if content is None else f"one with {content.fingerprint[:12]}..."
+        raise ValueError(
+            f"expected the store with the fingerprint {fingerprint[:12]}... at {location}, got "
+            f"{other}: it was moved, removed or replaced"
+        )
+    return content
+
+
 def read_inputs(location: str, symmetric: bool) -> list[Any]:
     """Returns the arrays of zarr that hold x1, and x2 unless that is x1."""
     group = open_group(location, "r")
@@ -182,9 +198,8 @@ def creation_lock(location: str) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    path = Path(location)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as file:
+    Path(location).mkdir(parents=True, exist_ok=True)
+    with Path(location, "creation.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

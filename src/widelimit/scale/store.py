@@ -34,6 +34,7 @@ from widelimit.scale.schema import (
     Content,
     create,
     creation_lock,
+    expect_content,
     hash_array,
     is_local,
     read_content,
@@ -99,6 +100,8 @@ def gram(
       (100, 1)
     """
     location = _location(store)
+    _check_tile(tile)
+    x2 = None if x2 is x1 else x2
     names = parse_get(get, KERNELS, default=())
     description = to_json(net)
     with jax.ensure_compile_time_eval():
@@ -108,13 +111,15 @@ def gram(
     arrays = [np.asarray(x) for x in (x1, x2) if x is not None]
     with creation_lock(location):
         existing = read_content(location)
+        if tile is None and existing is not None:
+            tile = existing.tile
         content = Content(
             network=description,
             get=names,
             counts=full.counts,
             symmetric=x2 is None,
             inputs=tuple(map(hash_array, arrays)),
-            tile=_tile_of(existing, tile) or _choose(net, arrays, names, memory),
+            tile=tile or _choose(net, arrays, names, memory),
             dtype=working_dtype().name,
             engine=choose_engine(net, arrays[0].shape).name,
         )
@@ -229,10 +234,12 @@ class Store:
           OSError: the disk is full; what is written is kept.
           KeyboardInterrupt: with how far it came.
         """
+        expect_content(self.path, self._content.fingerprint)
         for part in self.tiles.values():
             part.sweep()
         return fill(
             location=self.path,
+            fingerprint=self._content.fingerprint,
             grid=self.grid,
             chunks=self.tiles.values(),
             known=self._known,
@@ -284,8 +291,8 @@ class Store:
         tiles, name, backend = self._of(get), get or self.get[0], backend or "stored"
         check_backend(backend)
         if backend == "recompute":
-            return recomputed(self.path, name, self._known)
-        return stored(self.path, name, tiles, backend, engine)
+            return recomputed(self.path, self._content.fingerprint, name, self._known)
+        return stored(self.path, self._content.fingerprint, name, tiles, backend, engine)
 
     def ensemble_class(self) -> type[StoredEnsemble]:
         """Returns the class of `InfiniteEnsemble(store, y)`."""
@@ -361,10 +368,10 @@ def _location(store: str | os.PathLike[str]) -> str:
     return location
 
 
-def _tile_of(existing: Content | None, tile: int | None) -> int | None:
+def _check_tile(tile: object) -> None:
+    """Raises ValueError unless it is None or a number of samples."""
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
         raise ValueError(f"expected a tile of at least 1 sample, got {shown(tile)}")
-    return existing.tile if tile is None and existing is not None else tile
 
 
 def _choose(net: Layer, arrays: list[np.ndarray], names: tuple[str, ...], memory: Bytes) -> int:

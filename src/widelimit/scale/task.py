@@ -45,15 +45,22 @@ def tiles_of(location: str, content: Content, mode: str) -> dict[str, StoredTile
     }
 
 
-def compute_tile(location: str, place: Place, known: Known) -> Outcome:
+def compute_tile(location: str, fingerprint: str, place: Place, known: Known) -> Outcome:
     """Computes a tile, unless it exists, and writes it.
 
     Kernels that are not finite are not written.
 
+    Args:
+      location: path or URL of the store.
+      fingerprint: of what it holds.
+      place: which tile.
+      known: layers and functions of users in its network.
+
     Raises:
+      ValueError: another store at the location.
       OSError: the disk is full.
     """
-    maker = TileMaker.of(location, known)
+    maker = TileMaker.of(location, fingerprint, known)
     chunks = _tiles_of(location, maker.content)
     if all(chunk.exists(place) for chunk in chunks.values()):
         return Outcome(place, "skipped")

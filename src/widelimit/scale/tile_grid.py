@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
+
+_BLOCK = 8
 
 Place: TypeAlias = tuple[int, int]
 """Row and column of a tile."""
@@ -33,11 +36,12 @@ class TileGrid(NamedTuple):
         return rows * (rows + 1) // 2 if self.symmetric else rows * columns
 
     def all(self) -> Iterator[Place]:
-        """Yields every tile, row by row, back and forth: neighbours share samples."""
+        """Yields every tile, in square blocks: those of a block share few samples."""
         rows, columns = self.pieces
-        for i in range(rows):
-            row = range(i if self.symmetric else 0, columns)
-            yield from ((i, j) for j in (reversed(row) if i % 2 else row))
+        for top, left in itertools.product(range(0, rows, _BLOCK), range(0, columns, _BLOCK)):
+            for i in range(top, min(top + _BLOCK, rows)):
+                first = max(left, i) if self.symmetric else left
+                yield from ((i, j) for j in range(first, min(left + _BLOCK, columns)))
 
     def span(self, side: int, piece: int) -> slice:
         """Returns the samples of a piece of x1 (0) or x2 (1)."""

@@ -14,9 +14,10 @@ from widelimit.engines.engine import NetworkEngine
 from widelimit.engines.fused import activations as activations
 from widelimit.engines.fused.activations.base import RefusedError, registered
 from widelimit.engines.fused.flat import FlatProgram, lower_flat
-from widelimit.engines.fused.kernels import FlatKernel, SpatialKernel
+from widelimit.engines.fused.kernels import FlatKernel
 from widelimit.engines.fused.lowering import lower
 from widelimit.engines.fused.parallel import count_threads
+from widelimit.engines.fused.spatial_kernels import SpatialKernel
 from widelimit.engines.fused.stages import SpatialProgram
 from widelimit.engines.plan import behind_flatten, make_site, output_need
 from widelimit.engines.reference import ReferenceEngine, check_series

@@ -17,6 +17,7 @@ from widelimit.engines.fused.formulas import (
     angle_ratio,
     exp_polynomial,
     exponential,
+    kink_partials,
     scaled,
     select,
 )
@@ -89,6 +90,11 @@ def _angle(c: Any, u: Any, s: Any, cst: Any) -> Any:
 @overload(angle_of_gap, jit_options=INLINED)
 def _angle_of_gap(c: Any, gap: Any, first: Any, second: Any, cst: Any) -> Any:
     return inspect.unwrap(angle_of_gap)
+
+
+@overload(kink_partials, jit_options=INLINED)
+def _kink_partials(c: Any, sine: Any, theta: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+    return inspect.unwrap(kink_partials)
 
 
 @overload(select, jit_options=INLINED)

@@ -44,7 +44,9 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True)
-class _BoundStage:
+class BoundStage:
+    """A stage bound to hyper-parameters, with its tables: see `machine.run_stages`."""
+
     code: np.ndarray
     held: list[np.ndarray]  # what the code has the addresses of
     numbers: np.ndarray
@@ -65,14 +67,18 @@ class ImageKernels:
       net: the network, for its numbers.
       dtype: float32 or float64.
       single: whether results are rounded to float32.
+
+    Attributes:
+      cross: stages of pairs of images.
+      own: stages of images with themselves, as far as variances are needed.
     """
 
     def __init__(self, program: SpatialProgram, net: Layer, dtype: Any, single: bool) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
         numbers = [numbers_of(stage.sources, net, self.dtype) for stage in program.stages]
-        self._cross = _bind(program, net, numbers, self.dtype, own=False, single=single)
-        self._own = _bind(program, net, numbers, self.dtype, own=True, single=single)
+        self.cross = _bind(program, net, numbers, self.dtype, own=False, single=single)
+        self.own = _bind(program, net, numbers, self.dtype, own=True, single=single)
 
     def prepare(self, images: np.ndarray) -> Prepared:
         """Returns images [n, channels, rows, columns] with their variances at every layer."""
@@ -87,12 +93,12 @@ class ImageKernels:
             hashlib.blake2b(image.data, digest_size=16).digest() for image in _rows(images)
         )
         lost = False
-        if self._own:
+        if self.own:
             same = np.stack([np.arange(n), np.arange(n), np.ones(n, np.int64)], axis=1)
             sums = np.empty((n, 2))
 
             def record(part: slice) -> None:
-                sums[part] = self._run(self._own, same[part], numbers, numbers, record=True)
+                sums[part] = self._run(self.own, same[part], numbers, numbers, record=True)
 
             run_parallel(record, _split(n, count_threads()))
             variances, lost = sums[:, 0] * self.program.scale, bool(np.isnan(sums[:, 0]).any())
@@ -105,21 +111,15 @@ class ImageKernels:
         Those of all pairs of positions [m, 2, room], as `geometry.store_places` says, where the
         program keeps them.
         """
-        known: dict[bytes, int] = {}
-        names1, names2 = (
-            np.array([known.setdefault(digest, len(known)) for digest in side.digests], np.int64)
-            for side in (first, second)
-        )
-        equal = names1[pairs[:, 0]] == names2[pairs[:, 1]]
-        full = np.column_stack([pairs, equal])
+        full = with_equality(first, second, pairs)
         threads = count_threads()
         many = len(full) - len(full) % threads if len(full) < 16 * threads else len(full)
-        room = self._cross[-1].room
+        room = self.cross[-1].room
         out = np.empty((len(full), 2, room), self.dtype) if room else np.empty((len(full), 2))
 
         def whole(part: slice) -> None:
             out[part] = self._run(
-                self._cross, full[part], first.numbers, second.numbers, record=False
+                self.cross, full[part], first.numbers, second.numbers, record=False
             )
 
         group = max(1, min(self._group(), -(-many // threads)))  # work for every thread
@@ -136,10 +136,8 @@ class ImageKernels:
 
     def _group(self) -> int:
         """Returns how many pairs a thread takes at a time: a few milliseconds, if they fit."""
-        work = sum(
-            len(s.code) * int(s.geometry.tables[2][:, 0, m.COUNT].sum()) for s in self._cross
-        )
-        store = 2 * max(stage.room for stage in self._cross) * self.dtype.itemsize
+        work = sum(len(s.code) * int(s.geometry.tables[2][:, 0, m.COUNT].sum()) for s in self.cross)
+        store = 2 * max(stage.room for stage in self.cross) * self.dtype.itemsize
         return max(1, min(_TILE**2, _WORK // max(work, 1), _STORE // max(store, 1)))
 
     def _run(
@@ -153,7 +151,7 @@ class ImageKernels:
             out = np.zeros(2 * len(pairs) * stage.room, self.dtype)
             sums = np.zeros((len(pairs), stage.geometry.blocks, 2))
             columns = np.array([0, len(stage.column_costs)])
-            _call(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, record)
+            call_stage(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, record)
             store = out
         return _result(store, sums)
 
@@ -161,7 +159,7 @@ class ImageKernels:
         """Returns the sums of one pair, on all threads; the same to the bit as `_run`."""
         store = np.zeros(0, self.dtype)
         sums = np.zeros((1, 0, 2))
-        for stage in self._cross:
+        for stage in self.cross:
             out = np.zeros(2 * stage.room, self.dtype)
             sums = np.zeros((1, stage.geometry.blocks, 2))
             parts = _parts(stage, threads)
@@ -170,7 +168,7 @@ class ImageKernels:
                 task: Any, stage: Any = stage, store: Any = store, out: Any = out, sums: Any = sums
             ) -> None:
                 chosen, columns = task
-                _call(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, False)
+                call_stage(stage, pairs, chosen, columns, prep1, prep2, store, out, sums, False)
 
             run_parallel(part, parts)
             store = out
@@ -185,7 +183,7 @@ def _bind(
     *,
     own: bool,
     single: bool,
-) -> tuple[_BoundStage, ...]:
+) -> tuple[BoundStage, ...]:
     """Returns the stages for pairs of x1 with x2, or for images with themselves."""
     bound = []
     for i, stage in enumerate(program.stages):
@@ -205,7 +203,7 @@ def _bind(
             stage.code, stage.activations, net, dtype, space=True, single=single
         )
         bound.append(
-            _BoundStage(
+            BoundStage(
                 code,
                 held,
                 numbers[i],
@@ -255,7 +253,7 @@ def _tables(stage: Stage, targets: g.Offsets2 | None, own: bool) -> _Tables:
     return _Tables(places_in, (*runs, *rows, places_out, firsts), costs, room)
 
 
-def _parts(stage: _BoundStage, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _parts(stage: BoundStage, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns blocks and pooled columns for each thread; every output is that of one thread."""
     blocks = np.arange(stage.geometry.blocks)
     if stage.sizes[m.END] == m.SUM:
@@ -279,8 +277,8 @@ def _parts(stage: _BoundStage, threads: int) -> list[tuple[np.ndarray, np.ndarra
     return parts
 
 
-def _call(
-    stage: _BoundStage,
+def call_stage(
+    stage: BoundStage,
     pairs: np.ndarray,
     chosen: np.ndarray,
     columns: np.ndarray,
@@ -337,6 +335,16 @@ def _ordered_sum(sums: np.ndarray) -> np.ndarray:
     for b in range(sums.shape[1]):
         total += sums[:, b]
     return total
+
+
+def with_equality(first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
+    """Returns pairs [m, 3] of prepared images with whether they are the same image."""
+    known: dict[bytes, int] = {}
+    names1, names2 = (
+        np.array([known.setdefault(digest, len(known)) for digest in side.digests], np.int64)
+        for side in (first, second)
+    )
+    return np.column_stack([pairs, names1[pairs[:, 0]] == names2[pairs[:, 1]]])
 
 
 def pair_order(n1: int, n2: int, symmetric: bool) -> np.ndarray:

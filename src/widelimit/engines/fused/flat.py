@@ -149,16 +149,21 @@ class RowKernels:
       net: the network, for its numbers.
       dtype: float32 or float64.
       single: whether results are rounded to float32.
+
+    Attributes:
+      code: instructions with the addresses of loops.
+      numbers: hyper-parameters of instructions.
+      constants: those of the dtype.
     """
 
     def __init__(self, program: FlatProgram, net: Layer, dtype: Any, single: bool) -> None:
         self.program = program
         self.dtype = np.dtype(dtype)
-        self._code, self._tables = with_addresses(
+        self.code, self._tables = with_addresses(
             program.code, program.activations, net, self.dtype, space=False, single=single
         )
-        self._numbers = numbers_of(program.sources, net, self.dtype)
-        self._constants = table(self.dtype)
+        self.numbers = numbers_of(program.sources, net, self.dtype)
+        self.constants = table(self.dtype)
         self._chunk = _SERIES_CHUNK if has_counted(program.activations) else m.CHUNK
 
     def prepare(self, x: np.ndarray) -> PreparedRows:
@@ -172,11 +177,11 @@ class RowKernels:
             part[:] = x[slice(*rows)]
             squares[slice(*rows)] = np.einsum("nc,nc->n", part, part) / x.shape[1]
 
-        run_parallel(widen, _parts(*x.shape))
+        run_parallel(widen, row_parts(*x.shape))
         own = squares.astype(self.dtype)
         numbers = np.zeros((self.program.places, len(x)), self.dtype)
         variances = own.copy()
-        run_own(self._code, self._numbers, self._constants, variances, numbers, self._scratch())
+        run_own(self.code, self.numbers, self.constants, variances, numbers, self._scratch())
         return PreparedRows(wide, squares, own, numbers, variances)
 
     def kernels(
@@ -196,7 +201,7 @@ class RowKernels:
         # A thread takes strips of rows: products by BLAS, then the loops.
         with one_blas_thread():
             run_parallel(
-                lambda rows: self._strip(first, other, symmetric, rows, out), _parts(n1, n2)
+                lambda rows: self._strip(first, other, symmetric, rows, out), row_parts(n1, n2)
             )
         if symmetric:
             for values in itertools.compress(out, wanted):
@@ -214,9 +219,9 @@ class RowKernels:
         low, high = rows
         products = first.x[low:high] @ (other.x[low:] if symmetric else other.x).T
         run_rows(
-            self._code,
-            self._numbers,
-            self._constants,
+            self.code,
+            self.numbers,
+            self.constants,
             products,
             first.x.shape[1],
             first.squares,
@@ -236,7 +241,7 @@ class RowKernels:
         return np.zeros((3 * self.program.slots + 1) * m.CHUNK + m.WORK, self.dtype)
 
 
-def _parts(rows: int, columns: int) -> list[np.ndarray]:
+def row_parts(rows: int, columns: int) -> list[np.ndarray]:
     """Returns ranges of rows: a few for every thread, and none with too many products."""
     entries = rows * columns
     threads = min(8 * count_threads(), entries // _LEAST + 1)  # to start one takes time too
@@ -257,4 +262,4 @@ def _mirror(values: np.ndarray) -> None:
     """Copies the upper triangle to the lower one."""
     from widelimit.engines.fused.flat_machine import mirror_rows
 
-    run_parallel(lambda rows: mirror_rows(values, rows), _parts(*values.shape))
+    run_parallel(lambda rows: mirror_rows(values, rows), row_parts(*values.shape))

@@ -156,7 +156,7 @@ def _row(
         op = code[step]
         k, t, g = _slot(op[TARGET], 0), _slot(op[TARGET], 1), _slot(op[TARGET], 2)
         if op[CODE] == INPUT:
-            _input(buf, k, t, g, products, np.uint64(column), width, square, squares, j, n)
+            fill_input(buf, k, t, g, products, np.uint64(column), width, square, squares, j, n)
             if same:
                 buf[k], buf[g] = own[i], cst[ZERO]
         elif op[CODE] == WINDOW:
@@ -178,7 +178,7 @@ def _row(
 
 
 @loop
-def _input(
+def fill_input(
     buf: Any, k: Any, t: Any, g: Any, products: Any, column: Any, width: Any, square: Any,
     squares: Any, j: Any, n: Any,
 ) -> None:  # fmt: skip

@@ -72,6 +72,20 @@ def angle(c: Any, u: Any, s: Any, cst: Any) -> Any:
     return sine, pi - theta if r < zero else theta
 
 
+def kink_partials(c: Any, sine: Any, theta: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+    """Returns the partials of K' = p0 c + p1 (area - theta c) and of its factor p0 - p1 theta.
+
+    The area is sqrt(q1 q2 - c^2). The angle has derivative 0 where the area is 0.
+    """
+    one, zero, half = cst[ONE], cst[ZERO], cst[HALF]
+    area = (first[1] * second[1]) * sine
+    bends = area > zero
+    curve = select(bends, p[1] / select(bends, area, one), zero)
+    half1, half2 = half * first[0] * first[0], half * second[0] * second[0]
+    lift, turn = p[1] * area, -(c * curve)
+    return p[0] - p[1] * theta, lift * half1, lift * half2, curve, turn * half1, turn * half2
+
+
 def angle_of_gap(c: Any, gap: Any, first: Any, second: Any, cst: Any) -> Any:
     """Returns sine, angle and cosine of two vectors from the gap (q1 + q2) / 2 - c.
 

@@ -14,27 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit._cache import Cache
-from widelimit.covariance.covariances import Covariances
-from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
-from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
+from widelimit.engines.fused.adjoints.cotangents import Cotangents, Pulled
+from widelimit.engines.fused.adjoints.order import missing_partials
+from widelimit.engines.fused.adjoints.rows import RowAdjoints
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels
-from widelimit.engines.fused.geometry import store_places, stored_pairs
-from widelimit.engines.fused.near import nearly_equal
-from widelimit.engines.fused.stages import SpatialProgram
-from widelimit.engines.fused.tape import has_counted, has_smooth
-from widelimit.engines.plan import make_site, output_need
-from widelimit.engines.reference import leave
+from widelimit.engines.fused.instructions import NUMBERS
+from widelimit.engines.fused.tape import affine_rows, at_path, has_counted, has_smooth
 from widelimit.engines.request import Request
 from widelimit.kernel.kernel import Kernel
-from widelimit.layers.base import Layer, Site
-from widelimit.layers.functions import evaluates_functions, layers_of
-from widelimit.layers.step import step
+from widelimit.layers.base import Layer
 
-_Bound = TypeVar("_Bound", bound="_NetworkKernel")
-
-_ORIGIN = "<space>"  # stands for all weights before the program ends
+_Bound = TypeVar("_Bound", bound="NetworkKernel")
 
 
 class KernelValues(NamedTuple):
@@ -55,7 +46,7 @@ class KernelValues(NamedTuple):
     cov2: Any = None
 
 
-class _NetworkKernel:
+class NetworkKernel:
     """The kernel of a network, bound to its hyper-parameters when it first computes.
 
     Attributes:
@@ -65,6 +56,8 @@ class _NetworkKernel:
       sample_bytes: bytes that `prepare` keeps of one sample.
       kept_entries: numbers that are kept of a pair at the end of the program, and what lays them
         out.
+      undifferentiable: why programs do not run backwards; None if they do.
+      whole: whether plain JAX differentiates the layers behind the program with it.
     """
 
     dtype: np.dtype
@@ -72,6 +65,8 @@ class _NetworkKernel:
     itemsize: int
     sample_bytes: int
     kept_entries = 0
+    undifferentiable: str | None = None
+    whole = False
     _net: Layer
     _signal: Signal
 
@@ -93,13 +88,41 @@ class _NetworkKernel:
     def of(self: _Bound, net: Layer) -> _Bound:
         """Returns the kernel of a network that differs in hyper-parameters only."""
         other = copy.copy(self)
-        for name in ("engine", "_precise", "_tail"):
+        for name in ("engine", "adjoint", "_precise", "_tail"):
             other.__dict__.pop(name, None)
         other._net = net
         return other
 
+    @property
+    def _stages(self) -> tuple[Any, ...]:
+        """The parts of the program, each with sources and activations."""
+        raise NotImplementedError
 
-class FlatKernel(_NetworkKernel):
+    def head(self, net: Layer) -> Layer:
+        """Returns the layers of a network that the program runs."""
+        raise NotImplementedError
+
+    def nonlinearities(self, net: Layer) -> list[Layer]:
+        """Returns the nonlinearities of a network that the program runs."""
+        placed = [p for stage in self._stages for p in stage.activations if p is not None]
+        return [at_path(net, one.path) for one in placed]
+
+    def rows(self, net: Layer) -> jax.Array:
+        """Returns the numbers of layers with weights, which may be traced, and zeros of others."""
+        return jnp.concatenate(
+            [
+                affine_rows(stage.sources, stage.activations, net, self.dtype)
+                for stage in self._stages
+            ]
+        )
+
+    def rows_outline(self) -> jax.ShapeDtypeStruct:
+        """Returns the shape and dtype of these numbers."""
+        count = sum(len(stage.sources) for stage in self._stages)
+        return jax.ShapeDtypeStruct((count, NUMBERS), self.dtype)
+
+
+class FlatKernel(NetworkKernel):
     """The kernel of a network without spatial axes."""
 
     def __init__(self, program: FlatProgram, net: Layer, signal: Signal, request: Request) -> None:
@@ -111,15 +134,41 @@ class FlatKernel(_NetworkKernel):
         self.counted = has_counted(program.activations)
         self.itemsize = self._inner.itemsize
         self.sample_bytes = 8 * (signal.channels + 1) + (program.places + 2) * self.itemsize
+        self.undifferentiable = missing_partials(program.activations)
 
     @functools.cached_property
     def engine(self) -> RowKernels:
         """The loops, bound to hyper-parameters."""
         return RowKernels(self._program, self._net, self._inner, self.dtype == np.float32)
 
+    @functools.cached_property
+    def adjoint(self) -> RowAdjoints:
+        """The loops that run backwards."""
+        return RowAdjoints(self._program, self._net)
+
+    @property
+    def _stages(self) -> tuple[FlatProgram, ...]:
+        return (self._program,)
+
+    def head(self, net: Layer) -> Layer:
+        """Returns the layers that the program runs: all."""
+        return net
+
     def prepare(self, x: Any) -> PreparedRows:
         """Returns inputs with their variances at every layer."""
         return self.engine.prepare(np.asarray(x).transpose(self._order))
+
+    def prepare_to_pull(self, x: Any) -> PreparedRows:
+        """Returns inputs as `pull` takes them."""
+        return self.adjoint.kernels.prepare(np.asarray(x).transpose(self._order))
+
+    def pull(
+        self, first: PreparedRows, second: PreparedRows | None, given: Cotangents, inputs: bool
+    ) -> Pulled:
+        """Returns what cotangents become: see `RowAdjoints.pull`."""
+        numbers, *sides = self.adjoint.pull(first, second, given, inputs)
+        back = np.argsort(self._order)
+        return Pulled(numbers, *(None if x is None else x.transpose(back) for x in sides))
 
     def names(self, symmetric: bool) -> tuple[str, ...]:
         """Returns which values there are."""
@@ -136,7 +185,7 @@ class FlatKernel(_NetworkKernel):
         """Returns the values between prepared inputs; None stands for `first`."""
         names = self.names(second is None)
         k, t = self.engine.kernels(first, second, ("nngp" in names, "ntk" in names))
-        k, t = _rounded(k, self.dtype), _rounded(t, self.dtype)
+        k, t = rounded(k, self.dtype), rounded(t, self.dtype)
         cov1 = first.variances if "cov1" in names else None
         cov2 = second.variances if second is not None and "cov2" in names else None
         return KernelValues(k, t, cov1, cov2)
@@ -191,207 +240,9 @@ class FlatKernel(_NetworkKernel):
         )
 
 
-class SpatialKernel(_NetworkKernel):
-    """The kernel of a network with spatial axes; `dtype` is that of the layers behind, too."""
-
-    def __init__(
-        self, program: SpatialProgram, net: Layer, signal: Signal, request: Request
-    ) -> None:
-        self._signal, self._request, self._program, self._net = signal, request, program, net
-        self._order = signal.to_canonical()
-        anew = evaluates_functions(self._tail) or program.kept is not None
-        self._tail_step = _tail_step if anew else _compiled_tail_step
-        self._public_dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
-        self._in_float64 = any(
-            getattr(layer, "subtracts", False) for layer in layers_of(self._tail)
-        )
-        self.dtype = np.dtype(np.float64) if self._in_float64 else self._public_dtype
-        smooth = self._in_float64 or any(has_smooth(stage.activations) for stage in program.stages)
-        self._inner = np.dtype(np.float64) if smooth else self._public_dtype
-        self.itemsize = self._inner.itemsize
-        self.sample_bytes = program.room * self.itemsize
-        if program.kept is not None:
-            # K and T: kept, with a zero behind, gathered, reordered, in the result; places.
-            self.kept_entries = 14 * store_places(program.stages[-1].out, program.kept)[1]
-        self.counted = any(has_counted(stage.activations) for stage in program.stages)
-        self._sites = Cache(16)
-        self._variances_wanted = self._site_of((1, 1)).need_in.own.wanted
-
-    @functools.cached_property
-    def engine(self) -> ImageKernels:
-        """The loops, bound to hyper-parameters."""
-        return ImageKernels(self._program, self._net, self._inner, self._public_dtype == np.float32)
-
-    @functools.cached_property
-    def _precise(self) -> ImageKernels:
-        """The same in float64, for pairs that float32 cannot tell apart."""
-        return ImageKernels(self._program, self._net, np.float64, True)
-
-    @functools.cached_property
-    def _tail(self) -> Layer:
-        """The layers behind the spatial axes."""
-        return self._program.tail(self._net)
-
-    def _site_of(self, sizes: tuple[int, int]) -> Site:
-        return self._sites.get(sizes, lambda: self._site(*sizes))
-
-    def _site(self, n1: int, n2: int) -> Site:
-        """Returns the site of the layers behind the spatial axes."""
-        signal = self._program.signal_out.with_samples(n1, n2)
-        need = output_need(self._tail.output_signal(signal), False, self._request.variances)
-        return make_site(self._tail, signal, need, (None, None), (None, None))
-
-    def prepare(self, x: Any) -> Prepared:
-        """Returns images with their variances at every layer."""
-        images = np.moveaxis(np.asarray(x).transpose(self._order), -1, 1)
-        return self.engine.prepare(images.reshape(len(images), *self._program.image))
-
-    def names(self, symmetric: bool) -> tuple[str, ...]:
-        """Returns which values there are."""
-        asked = {
-            "nngp": True,
-            "ntk": self._program.tangent,
-            "cov1": self._variances_wanted,
-            "cov2": self._variances_wanted and not symmetric,
-        }
-        return tuple(itertools.compress(asked, asked.values()))
-
-    def values(self, first: Prepared, second: Prepared | None) -> KernelValues:
-        """Returns the values between prepared images; None stands for `first`."""
-        if self._program.kept is not None:
-            return self._kept_values(first, second)
-        k, t = self._matrix(first, second)
-        cov1 = cov2 = None
-        if self._variances_wanted:
-            cov1 = k.diagonal() if second is None else self._variances(first)
-            cov2 = None if second is None else self._variances(second)
-        return KernelValues(k, t if self._program.tangent else None, cov1, cov2)
-
-    def _kept_values(self, first: Prepared, second: Prepared | None) -> KernelValues:
-        """Returns the covariances of all pairs of positions."""
-        other = first if second is None else second
-        n1, n2 = len(first.digests), len(other.digests)
-        site = self._site_of((n1, n2))
-        pairs = pair_order(n1, n2, symmetric=second is None)
-        values = self._pairs(first, other, pairs)
-        cross, signal = site.need_in.cross, site.signal_in
-        out = np.empty((2, n1, n2, cross.count, signal.positions), self.dtype)
-        if second is None:
-            out[:, pairs[:, 1], pairs[:, 0]] = self._laid_out(values, cross, signal, turned=True)
-        out[:, pairs[:, 0], pairs[:, 1]] = self._laid_out(values, cross, signal)
-        cov1, cov2 = self._own(first, site), None if second is None else self._own(second, site)
-        return KernelValues(out[0], out[1] if self._program.tangent else None, cov1, cov2)
-
-    def _own(self, images: Prepared, site: Site) -> np.ndarray:
-        """Returns the covariances of every image with itself [n, d, p]."""
-        n, own = len(images.digests), site.need_in.own
-        if not own.wanted:
-            return np.zeros((n, 0, site.signal_in.positions), self.dtype)
-        same = np.stack([np.arange(n), np.arange(n)], axis=1)
-        values = self.engine.kernels(images, images, same)
-        return self._laid_out(values, own, site.signal_in)[0]
-
-    def _laid_out(
-        self, values: np.ndarray, offsets: Offsets, signal: Signal, *, turned: bool = False
-    ) -> np.ndarray:
-        """Returns what is kept of pairs [m, 2, room] at offsets [2, m, d, p]."""
-        kept, level = self._program.kept, self._program.stages[-1].out
-        assert kept is not None
-        places = stored_pairs(level, kept, offsets.partners(signal.spatial), turned=turned)
-        padded = np.pad(values, ((0, 0), (0, 0), (0, 1)))
-        return _rounded(padded[..., places].swapaxes(0, 1), self.dtype)
-
-    def kernel(self, first: Prepared, second: Prepared | None, share: bool) -> Any:
-        """Returns the kernel between prepared images; None stands for `first`."""
-        sizes = len(first.digests), len((first if second is None else second).digests)
-        return self.public(self.values(first, second), sizes, second is None, share)
-
-    def public(
-        self, values: KernelValues, sizes: tuple[int, int], symmetric: bool, share: bool
-    ) -> Any:
-        """Returns values, which may be traced, between sets of those sizes behind the tail."""
-        if values.cov1 is None:
-            nothing = (np.zeros((n, 0, 1), self.dtype) for n in sizes)
-            values = values._replace(cov1=next(nothing), cov2=None if symmetric else next(nothing))
-        site = self._site_of(sizes)
-        request = self._request._replace(symmetric=symmetric, share=share)
-        return leave(self._behind(values, site), site, request)
-
-    def _behind(self, start: KernelValues, site: Site) -> Covariances:
-        """Returns the covariances behind the tail, which smooth layers compute in float64."""
-        arguments = self._tail, start, site, self._request.tangent, self._program.gaussian
-        if not self._in_float64:
-            return self._tail_step(*arguments)
-        with jax.enable_x64(True):
-            found = self._tail_step(*arguments)
-            return jax.tree.map(
-                lambda v: v.astype(self._public_dtype) if v.dtype == np.float64 else v, found
-            )
-
-    def _matrix(self, first: Prepared, second: Prepared | None) -> np.ndarray:
-        """Returns K and T [2, n1, n2] at the end of the spatial axes; symmetric to the bit."""
-        other = first if second is None else second
-        n1, n2 = len(first.digests), len(other.digests)
-        pairs = pair_order(n1, n2, symmetric=second is None)
-        values = self._pairs(first, other, pairs)
-        dtype = self.dtype
-        out = np.empty((2, n1, n2), dtype)
-        values = _rounded(values, dtype)
-        out[:, pairs[:, 0], pairs[:, 1]] = values.T
-        if second is None:
-            out[:, pairs[:, 1], pairs[:, 0]] = values.T
-        return out
-
-    def _pairs(self, first: Prepared, second: Prepared, pairs: np.ndarray) -> np.ndarray:
-        """Returns K and T of pairs [m, 2], of those that are nearly equal through float64."""
-        values = self.engine.kernels(first, second, pairs)
-        if self._inner == np.float32:
-            near = nearly_equal(first.images, second.images, pairs)
-            if near.any():
-                values[near] = self._precise.between(first.images, second.images, pairs[near])
-        return values
-
-    def _variances(self, images: Prepared) -> np.ndarray:
-        """Returns the covariance of every image with itself [n]."""
-        n = len(images.digests)
-        if images.variances is not None:
-            return images.variances.astype(self.dtype)
-        same = np.stack([np.arange(n), np.arange(n)], axis=1)
-        return self.engine.kernels(images, images, same)[:, 0].astype(self.dtype)
-
-
-def _rounded(values: np.ndarray | None, dtype: np.dtype) -> Any:
+def rounded(values: np.ndarray | None, dtype: np.dtype) -> Any:
     """Returns numbers in a dtype, infinite where that does not hold them; None for None."""
     if values is None or values.dtype == dtype:
         return values
     with np.errstate(over="ignore"):
         return values.astype(dtype, copy=False)
-
-
-def _tail_step(
-    tail: Layer, start: KernelValues, site: Site, tangent: bool, gaussian: bool
-) -> Covariances:
-    """Returns the covariances behind the tail."""
-    cov = Covariances(
-        nngp=_shaped(start.nngp),
-        ntk=None if start.ntk is None else _shaped(start.ntk),
-        gap=None,
-        cov1=_shaped(start.cov1),
-        cov2=None if start.cov2 is None else _shaped(start.cov2),
-        signal=site.signal_in,
-        need=site.need_in,
-        tangent=tangent,
-        gaussian=gaussian,
-        origins=frozenset({_ORIGIN}),
-    )
-    return step(tail, cov, site)
-
-
-# Without spatial axes there is nothing that has to be compiled layer by layer.
-_compiled_tail_step = jax.jit(_tail_step, static_argnums=(3, 4))
-
-
-def _shaped(values: Any) -> jax.Array:
-    """Returns values with one offset and one position, unless they have these axes already."""
-    values = jnp.asarray(values)
-    return values if values.ndim > 2 else values[..., None, None]

@@ -25,7 +25,7 @@ from widelimit.engines.fused.constants import CONSTANTS, ZERO
 from widelimit.engines.fused.formulas import select
 
 
-def _formula(role: str) -> Any:
+def formula(role: str) -> Any:
     """Returns a stand-in for a formula of an activation, whose name is its first argument."""
 
     def stand_in(name: Any, *arguments: Any) -> Any:
@@ -33,10 +33,10 @@ def _formula(role: str) -> Any:
 
     def compiled(name: Any, *arguments: Any) -> Any:
         function = getattr(activation_named(name.literal_value), role)
-        formula = register_jitable(**INLINED)(inspect.unwrap(function))
+        compute_inner = register_jitable(**INLINED)(inspect.unwrap(function))
 
         def compute(name: Any, *arguments: Any) -> Any:
-            return formula(*arguments)
+            return compute_inner(*arguments)
 
         return inspect.unwrap(compute)
 
@@ -44,7 +44,7 @@ def _formula(role: str) -> Any:
     return stand_in
 
 
-_record, _pair, _own, _pair_gap, _gap = map(_formula, ("record", "pair", "own", "pair_gap", "gap"))
+_record, _pair, _own, _pair_gap, _gap = map(formula, ("record", "pair", "own", "pair_gap", "gap"))
 
 
 def _recorded(name: Any, numbers: Any, i: Any, plane: Any) -> Any:

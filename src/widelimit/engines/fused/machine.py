@@ -177,7 +177,7 @@ def _crop(
 
 
 @loop
-def _layers(
+def run_layers(
     code: Any, numbers: Any, cst: Any, geometry: Any, sizes: Any, b: Any, same: Any, recording: Any,
     inputs: Any, ends: Any, buf: Any,
 ) -> None:  # fmt: skip
@@ -277,7 +277,7 @@ def run_stages(
                 ends = pack_ends(code, geometry, sizes, b, images, packed)
             stale = geometry[1][b, ZERO_BLOCK] == 1  # it may have recorded numbers
             fill_masks(geometry, sizes, b, masks, buf)
-            _layers(code, numbers, cst, geometry, sizes, b, same, recording, inputs, ends, buf)
+            run_layers(code, numbers, cst, geometry, sizes, b, same, recording, inputs, ends, buf)
             if sizes[END] == POOL:
                 pool_rows(geometry, sizes, b, rows, pool, middle, buf)
             else:

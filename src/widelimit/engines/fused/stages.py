@@ -104,6 +104,20 @@ class SpatialProgram:
         left = _behind(net, (), self.behind)
         return left if isinstance(left, Serial) else Serial((left,))
 
+    def head(self, net: Layer) -> Layer:
+        """Returns the layers of the program, with the identity in place of those behind."""
+        return _ahead(net, (), self.behind)
+
+
+def _ahead(layer: Layer, path: Path, behind: tuple[Path, ...]) -> Layer:
+    """Returns a network with the identity in place of all layers that are behind."""
+    if path in behind:
+        return Identity()
+    if isinstance(layer, Serial):
+        inner = enumerate(layer.layers)
+        return Serial(tuple(_ahead(part, (*path, i), behind) for i, part in inner))
+    return layer
+
 
 def _behind(layer: Layer, path: Path, behind: tuple[Path, ...]) -> Layer:
     """Returns a network with the identity in place of all layers that are not behind."""

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from widelimit.engines.fused import instructions as m
@@ -294,7 +296,7 @@ def _columns(window: Reach, *, flat: bool) -> dict[int, int]:
 def _affine_numbers(layer: Any, channels: int, window: Reach, tangent: bool) -> Any:
     """Returns w, b, u, v, with the mean over the window put into w and u."""
     taps = math.prod(window.taps)
-    w, b, u, v = (0.0 if x is None else float(x) for x in layer.numbers(channels * taps))
+    w, b, u, v = (0.0 if x is None else x for x in layer.numbers(channels * taps))
     if not tangent:
         u = v = 0.0
     return w / taps, b, u / taps, v
@@ -356,5 +358,17 @@ def numbers_of(sources: tuple[Source | None, ...], net: Layer, dtype: np.dtype) 
     for row, source in zip(out, sources, strict=True):
         if source is not None:
             values = source(net)
-            row[: len(values)] = values
+            row[: len(values)] = [float(value) for value in values]
     return out
+
+
+def affine_rows(
+    sources: tuple[Source | None, ...], activations: Activations, net: Layer, dtype: np.dtype
+) -> jax.Array:
+    """Returns the same with zeros for nonlinearities, of a network that may be traced."""
+    rows = []
+    for source, placed in zip(sources, activations, strict=True):
+        values = () if source is None or placed is not None else source(net)
+        filled = [*values, *[0.0] * (m.NUMBERS - len(values))]
+        rows.append(jnp.stack([jnp.asarray(value, dtype) for value in filled]))
+    return jnp.stack(rows)

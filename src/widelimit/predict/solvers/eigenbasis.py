@@ -1,4 +1,4 @@
-"""Systems by their eigenvalues and eigenvectors."""
+"""Linear systems by eigenvalues and eigenvectors."""
 
 from typing import Any, ClassVar
 
@@ -22,11 +22,11 @@ INDEFINITE_BELOW = 128.0
 
 
 class Spectral(Solver):
-    """A direct solver in the eigenbasis, of singular systems too; its state is an `Eigenbasis`.
+    """A direct solver in the eigenbasis, also of singular systems; its state is an `Eigenbasis`.
 
     Eigenvalues lost in rounding are zero and contribute nothing, which is the limit of a vanishing
-    ridge. It has means and covariances of posteriors and of training to any time, but no marginal
-    likelihood. It takes about ten times as long as Cholesky factors.
+    ridge. It computes means and covariances of posteriors, and training to any time, but not the
+    marginal likelihood. It takes about ten times as long as a Cholesky factor.
     """
 
     traceable: ClassVar[bool] = True
@@ -57,13 +57,13 @@ class Spectral(Solver):
         return state.apply(function.function, function.tau, b)
 
     def is_trusted(self, state: Eigenbasis, rows: int, floor: Scalar) -> Truth:
-        """True: what is lost in rounding is zero already."""
+        """Returns True: eigenvalues lost in rounding are zero already."""
         del state, rows, floor
         return True
 
 
 def live(evals: Any, floor: Any, xp: Any) -> Any:
-    """Eigenvalues, by NumPy or jax.numpy, of which those lost in rounding are zero.
+    """Returns eigenvalues, by NumPy or jax.numpy, with those lost in rounding set to zero.
 
     All are NaN if the lowest cannot be negative by rounding.
     """

@@ -22,7 +22,7 @@ class FusedActivation:
     `record`, `pair` and `own` are static methods of numbers; numba compiles them into loops. There
     `p` holds what `numbers` returns, in the working dtype, and `cst` the constants of
     `engines/fused/constants.py`. A literal such as 0.5 is float64, and makes the loop so: put it
-    among the numbers.
+    among the numbers. Their arguments and results::
 
         numbers(layer)              the hyper-parameters, at most 6 floats
         record(q, p, cst)           a tuple of `planes` numbers, from the variance q at a position
@@ -47,6 +47,11 @@ class FusedActivation:
         None drops the gap.
       gap: of (c, one, two, cst), returns the gap as the difference that it stands for, where the
         layers before have dropped it. Goes with `pair_gap`.
+      partials: of (c, one, two, p, cst), returns six derivatives, of K' by c, by the variance q1
+        and by q2, and then those of the factor of T; finite for all inputs. Without it plain JAX
+        differentiates networks that hold the activation.
+      partials_gap: the same of (c, gap, one, two, p, cst), still at fixed variances: the gap is
+        read for its digits. None where `partials` loses none.
     """
 
     name: ClassVar[str]
@@ -65,6 +70,8 @@ class FusedActivation:
     own: ClassVar[Callable[..., Any] | None] = None
     pair_gap: ClassVar[Callable[..., Any] | None] = None
     gap: ClassVar[Callable[..., Any] | None] = None
+    partials: ClassVar[Callable[..., Any] | None] = None
+    partials_gap: ClassVar[Callable[..., Any] | None] = None
 
     @classmethod
     def planes_of(cls, layer: Any) -> int:

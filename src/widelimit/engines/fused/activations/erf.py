@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.engines.fused.activations.base import FusedActivation
-from widelimit.engines.fused.constants import ONE
+from widelimit.engines.fused.constants import HALF, ONE, ZERO
 from widelimit.engines.fused.formulas import angle_ratio
 from widelimit.layers.elementwise import Erf
 
@@ -37,6 +37,22 @@ class FusedErf(FusedActivation):
         cosine = np.sqrt((one - a) * (one + a))
         arc = x * angle_ratio(cosine, cst)  # arcsin x, without cancellation for small x
         return p[1] * arc + p[2], p[3] * u / cosine
+
+    @staticmethod
+    def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        one = cst[ONE]
+        u = first[0] * second[0]
+        x = p[0] * c * u
+        square = (one - x) * (one + x)
+        square = square if square > cst[ZERO] else one
+        rest = one / square
+        root = np.sqrt(rest)
+        # d log u / dq at both ends.
+        fall = -(cst[HALF] * p[0])
+        fall1, fall2 = fall * first[0] * first[0], fall * second[0] * second[0]
+        slope, arc = p[3] * u * root, p[1] * x * root
+        curve = slope * rest * x * p[0] * u
+        return slope, arc * fall1, arc * fall2, curve, slope * rest * fall1, slope * rest * fall2
 
     @staticmethod
     def own(q: Any, p: Any, cst: Any) -> Any:

@@ -30,3 +30,16 @@ class FusedExponential(FusedActivation):
     def pair(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
         value = p[3] * exponential(p[1] * (c + p[2] * (first[0] + second[0])), cst)
         return value, p[4] * value
+
+    @staticmethod
+    def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        value = p[3] * exponential(p[1] * (c + p[2] * (first[0] + second[0])), cst)
+        slope, along = p[4] * value, p[0] * p[1] * p[2]
+        return (
+            p[1] * value,
+            along * value,
+            along * value,
+            p[1] * slope,
+            along * slope,
+            along * slope,
+        )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from widelimit.engines.fused.activations.base import FusedActivation
-from widelimit.engines.fused.constants import ONE, ZERO
+from widelimit.engines.fused.constants import HALF, ONE, ZERO
 from widelimit.layers.elementwise import Gaussian
 
 
@@ -31,6 +31,21 @@ class FusedGaussian(FusedActivation):
         determinant = first[0] * second[0] - p[1] * c * c
         root = np.sqrt(determinant)
         return p[2] / root, p[3] * c / (determinant * root)
+
+    @staticmethod
+    def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        one, half = cst[ONE], cst[HALF]
+        inverse = one / (first[0] * second[0] - p[1] * c * c)
+        root = np.sqrt(inverse)
+        value, steep = p[2] * root, p[3] * inverse * root
+        slope, by1, by2 = (
+            steep * c,
+            half * p[0] * inverse * second[0],
+            half * p[0] * inverse * first[0],
+        )
+        three = one + one + one
+        curve = steep + three * p[1] * c * inverse * slope
+        return slope, by1 * value, by2 * value, curve, three * by1 * slope, three * by2 * slope
 
     @staticmethod
     def own(q: Any, p: Any, cst: Any) -> Any:

@@ -42,6 +42,34 @@ class FusedGelu(FusedActivation):
         return value, slope
 
     @staticmethod
+    def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        # With P = (1 + q1) (1 + q2) and D = P - c^2, the angle arcsin(c / sqrt P) has the
+        # derivatives 1 / sqrt D by c and -c / (2 (1 + q1) sqrt D) by q1.
+        one, half, scale = cst[ONE], cst[HALF], cst[INV_2PI]
+        a, b, q1, q2 = first[0], second[0], first[1], second[1]
+        product, q = a * b, q1 * q2
+        rest = product - c * c
+        inverse = one / rest
+        root = np.sqrt(inverse)
+        x = c / np.sqrt(product)
+        t = abs(x)
+        t = t if t < one else one
+        arc = x * angle_ratio(np.sqrt((one - t) * (one + t)), cst)
+        total, three = a + b, one + one + one
+        slope = half * half + scale * (arc + c * root * (inverse + total / product))
+        curve = scale * root * (one + inverse * (one + three * c * c * inverse + total))
+        bend = (c * c + q * rest) * root / product
+        turn = half * c * root
+        k1 = (q2 * rest + q * b) * root / product - bend * (one / a + half * b * inverse)
+        k2 = (q1 * rest + q * a) * root / product - bend * (one / b + half * a * inverse)
+        s1 = one / a + inverse * (three * b * inverse + total / a) + (one + one) / (a * a)
+        s2 = one / b + inverse * (three * a * inverse + total / b) + (one + one) / (b * b)
+        return (
+            slope, scale * (k1 - c * turn / a), scale * (k2 - c * turn / b),
+            curve, -(scale * turn * s1), -(scale * turn * s2),
+        )  # fmt: skip
+
+    @staticmethod
     def own(q: Any, p: Any, cst: Any) -> Any:
         one, scale = cst[ONE], cst[INV_2PI]
         quarter = cst[HALF] * cst[HALF]

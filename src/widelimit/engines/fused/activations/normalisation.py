@@ -8,7 +8,7 @@ import numpy as np
 
 from widelimit.covariance.signal import Signal
 from widelimit.engines.fused.activations.base import FusedActivation, RefusedError
-from widelimit.engines.fused.constants import HALF, ONE, TWO
+from widelimit.engines.fused.constants import HALF, ONE, TWO, ZERO
 from widelimit.layers.base import Layer
 from widelimit.layers.normalise import LayerNorm, RMSNorm
 
@@ -50,6 +50,12 @@ class FusedRMSNorm(FusedActivation):
     @staticmethod
     def gap(c: Any, first: Any, second: Any, cst: Any) -> Any:
         return cst[HALF] * (first[1] + second[1]) - c
+
+    @staticmethod
+    def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        u, zero = first[0] * second[0], cst[ZERO]
+        fall1, fall2 = -(cst[HALF] * first[0] * first[0]), -(cst[HALF] * second[0] * second[0])
+        return u, c * u * fall1, c * u * fall2, zero, u * fall1, u * fall2
 
     @classmethod
     def averages(cls, layer: Any, signal: Signal) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from widelimit.engines.fused.activations.base import FusedActivation
 from widelimit.engines.fused.constants import HALF, ONE, ZERO
-from widelimit.engines.fused.formulas import angle, angle_of_gap
+from widelimit.engines.fused.formulas import angle, angle_of_gap, kink_partials
 from widelimit.layers.piecewise import ABRelu, Abs, LeakyRelu, Relu
 
 
@@ -56,3 +56,13 @@ class FusedRelu(FusedActivation):
     @staticmethod
     def gap(c: Any, first: Any, second: Any, cst: Any) -> Any:
         return cst[HALF] * (first[1] * first[1] + second[1] * second[1]) - c
+
+    @staticmethod
+    def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        sine, theta = angle(c, first[0] * second[0], first[1] * second[1], cst)
+        return kink_partials(c, sine, theta, first, second, p, cst)
+
+    @staticmethod
+    def partials_gap(c: Any, gap: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        sine, theta, _ = angle_of_gap(c, gap, first, second, cst)
+        return kink_partials(c, sine, theta, first, second, p, cst)

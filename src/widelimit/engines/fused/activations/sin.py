@@ -31,3 +31,12 @@ class FusedSin(FusedActivation):
         near = scale * exponential(rate * (c - u), cst)
         far = scale * phase * exponential(-rate * (c + u), cst)
         return near - far, rate * (near + far)
+
+    @staticmethod
+    def partials(c: Any, first: Any, second: Any, p: Any, cst: Any) -> Any:
+        rate, scale, phase = p[1], p[2], p[3]
+        u = first[0] + second[0]
+        near = scale * exponential(rate * (c - u), cst)
+        far = scale * phase * exponential(-rate * (c + u), cst)
+        value, slope, fall = near - far, rate * (near + far), -(p[0] * rate)
+        return slope, fall * value, fall * value, rate * rate * value, fall * slope, fall * slope

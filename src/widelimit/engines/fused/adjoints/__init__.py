@@ -1,0 +1,1 @@
+"""Derivatives of the fused engine's kernels: programs run forwards, then backwards."""
