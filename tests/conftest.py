@@ -14,6 +14,7 @@ TYPECHECK = os.environ.get("WIDELIMIT_TYPECHECK", "1") != "0"
 QUICK = os.environ.get("WIDELIMIT_QUICK_COMPILE", "0") != "0"
 # Where users' arguments arrive. The checks of all rooms take a third of the time of all tests.
 OUTER = ["network", "extend", "models", "kernel", "gram", "predict", "finite", "diagnostics"]
+OUTER += ["plot"]
 
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")

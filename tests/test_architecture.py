@@ -30,7 +30,7 @@ FOUNDATION = {
 # Each may import the foundation and what stands before it.
 TOWER = ["layers", "engines", "network", "stax", "models"]
 # These see networks only as callables: they may import the foundation and each other.
-PROTOCOL = {"diagnostics", "finite", "gram", "predict"}
+PROTOCOL = {"diagnostics", "finite", "gram", "plot", "predict"}
 PACKAGE_ITSELF = "__init__"
 # These hold names alone, of all others.
 NAMES = {PACKAGE_ITSELF, "extend"}

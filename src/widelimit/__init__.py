@@ -5,6 +5,7 @@ import importlib
 from widelimit import diagnostics as diagnostics
 from widelimit import extend as extend
 from widelimit import models as models
+from widelimit import plot as plot
 from widelimit import predict as predict
 from widelimit import stax as stax
 from widelimit.engines.choose import choose_engine as choose_engine
