@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 
+# Up to this number, every place has a tick.
+_FEW = 8
+
+
 class Drift(NamedTuple):
     """What one quantity was drawn with.
 
@@ -88,7 +92,11 @@ def _places(axes: Axes, x: np.ndarray) -> np.ndarray:
     if len(above) < 2 or above.max() < 30 * above.min():
         return x
     axes.set_xscale("log")
-    return time_axis(axes, x)
+    at = time_axis(axes, x)
+    if len(x) <= _FEW:
+        axes.set_xticks(at, [f"{place:,g}" for place in x])
+        axes.set_xticks([], minor=True)
+    return at
 
 
 def _curve(

@@ -80,7 +80,7 @@ def ensemble(
     moment = trained if t is None else trained.at(np.asarray(t, dtype=float))
     mean, std = (np.asarray(a)[..., output] for a in (moment.mean(x), moment.std(x, noise)))
     mean, std = np.atleast_2d(mean)[:, order], np.atleast_2d(std)[:, order]
-    with panels(ax, len(mean), size=(4.4, 3.6)) as every:
+    with panels(ax, len(mean), size=(6.4, 4.4) if len(mean) == 1 else (4.4, 3.6)) as every:
         drawn = []
         for k, axes in enumerate(every):
             band = filled_band(grid[order], mean[k], widths * std[k], color=color, ax=axes)
@@ -91,7 +91,7 @@ def ensemble(
         every[0].set_ylabel("output f(x)")
         _name(drawn[0], widths, noise)
         if ax is None:
-            _legend_below(every[0])
+            _legend_below(every[0], 2 if len(every) == 1 else 3)
     return drawn
 
 
@@ -131,7 +131,7 @@ def _name(panel: EnsemblePanel, widths: Scalar, noise: bool) -> None:
         panel.points.set_label("training points")
 
 
-def _legend_below(axes: Axes) -> None:
+def _legend_below(axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure: Any = axes.figure
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
