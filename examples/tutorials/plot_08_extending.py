@@ -185,6 +185,7 @@ with wl.plot.style():
     for (name, residuals), line in zip(curves.items(), ("-", "--"), strict=True):
         ax.semilogy(1 + np.arange(len(residuals)), residuals, line, label=name)
     ax.set(xlabel="iteration", ylabel="relative residual")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     _ = ax.legend()
 
 # %%
