@@ -23,7 +23,9 @@ def test_steps_from_zero():
     line = drawn["moved"].line
     np.testing.assert_allclose(line.get_xdata(), [0.5, 1, 100])
     np.testing.assert_allclose(line.get_ydata(), [np.nan, 0.1, 0.2])
-    assert line.axes.get_xticklabels()[0].get_text() == "0"
+    assert [label.get_text() for label in line.axes.get_xticklabels()] == ["0", "1", "100"]
+    line.axes.figure.canvas.draw()
+    assert {"0.1", "0.2"} <= {label.get_text() for label in line.axes.get_yticklabels()}
     assert drawn["moved"].points is None
 
 

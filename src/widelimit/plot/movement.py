@@ -78,12 +78,25 @@ def drift(
         }
         if logarithmic and any(np.isfinite(d.line.get_ydata()).any() for d in drawn.values()):
             axes.set_yscale("log")
+            _plain_ticks(axes)
         if power is not None and drawn:
             _slope(axes, at, next(iter(drawn.values())).line, power, xlabel)
         axes.set(xlabel=xlabel)
         if all(quantities):
             axes.legend()
     return drawn
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Labels a vertical axis of less than a decade and a half with decimals."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    if high < 30 * low:
+        few = (1, 2, 5) if high > 4 * low else tuple(range(1, 10))
+        axes.yaxis.set_major_locator(LogLocator(subs=few))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _places(axes: Axes, x: np.ndarray) -> np.ndarray:
