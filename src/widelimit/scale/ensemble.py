@@ -1,7 +1,7 @@
 """Infinite ensembles on a kernel in a store, by products with it alone."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from widelimit.typing import Inputs, TargetsLike
 _ROW_BYTES = 40
 
 
+@runtime_checkable
 class KernelStore(Protocol):
     """What an ensemble reads of a store."""
 
