@@ -42,7 +42,7 @@ class GPyTorchKernel(Kernel):
     """The NNGP or the NTK of an infinite network, as a kernel of GPyTorch, on the CPU.
 
     PyTorch trains W_std and b_std of a named network, and one length scale or one for each feature,
-    by which inputs are divided first; derivatives by inputs are there for BoTorch's acquisition
+    by which inputs are divided first. It has derivatives by inputs too, for BoTorch's acquisition
     functions. They are first derivatives. JAX computes in float64, and compiles for numbers of
     samples up to the next power of two. `ScaleKernel(GPyTorchKernel())` has a scale of outputs.
 

@@ -15,7 +15,7 @@ from widelimit.estimators.weighted import weigh
 from widelimit.predict.solvers.base import Solver
 from widelimit.typing import Bytes, NetworkLike
 
-# So many test samples are predicted at once, for the sake of memory.
+# Number of test samples that are predicted at once, for the sake of memory.
 _BLOCK = 2048
 
 
@@ -40,7 +40,7 @@ class LearningSettings(NamedTuple):
 
 
 class Ensemble:
-    """An ensemble that has seen data, in units of standardised targets.
+    """An ensemble that has learnt from data, in units of standardised targets.
 
     Args:
       network: a network or its kernel function.
@@ -119,7 +119,7 @@ class Ensemble:
         """Returns residuals and variances of each sample without it.
 
         Raises:
-          ValueError: an ensemble at a finite time, for which there is no closed form.
+          ValueError: an ensemble at a finite time, which has no closed form.
         """
         if self.settings.steps is not None:
             raise ValueError(
