@@ -73,6 +73,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "widelimit"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+# Pages without others beside them.
+html_sidebars = {"getting_started": [], "moving_from_neural_tangents": []}
 html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 html_copy_source = False

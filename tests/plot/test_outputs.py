@@ -45,7 +45,8 @@ def test_axes_of_the_user_get_no_legend():
     trained = wl.InfiniteEnsemble(NET, X, Y)
     with wl.plot.new_figure(6.0, 3.0) as figure:
         axes = figure.subplots(1, 2)
-        drawn = ensemble(trained, X, [0, 5], ax=axes)
+        drawn = ensemble(trained, X, [1, 5], ax=axes)
+        assert [panel.axes.get_title() for panel in drawn] == ["after 1 step", "after 5 steps"]
         assert [panel.axes for panel in drawn] == list(axes)
         assert not figure.legends
         with pytest.raises(ValueError, match="expected 3 axes to draw into, got 2"):

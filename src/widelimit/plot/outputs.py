@@ -119,7 +119,8 @@ def _column(name: str, x: Any) -> np.ndarray:
 def _when(time: float) -> str:
     if np.isinf(time):
         return "after infinite time"
-    return "at initialisation" if time == 0 else f"after {time:,g} steps"
+    steps = "step" if time == 1 else "steps"
+    return "at initialisation" if time == 0 else f"after {time:,g} {steps}"
 
 
 def _name(panel: EnsemblePanel, widths: Scalar, noise: bool) -> None:
