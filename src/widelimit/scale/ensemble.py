@@ -92,13 +92,13 @@ class StoredEnsemble(InfiniteEnsemble):
       learning_rate: the step.
       noise: standard deviation of the noise of observations, in units of y.
       jitter: as for `InfiniteEnsemble`, from the dtype of the store.
-      solver: "pcg", or a `Krylov` of other settings.
+      solver: "pcg" (or None), or a `Krylov` of other settings.
       backend: of the operators of the store; None is the choice of the store.
       memory: bytes that kernels with test inputs may take.
 
     Raises:
       ValueError: as `InfiniteEnsemble`; or if the store lacks a kernel.
-      TypeError: if the solver is neither "pcg" nor a `Krylov`.
+      TypeError: if the solver is something else.
     """
 
     _train_kernel: StoredTrainKernel
@@ -109,7 +109,7 @@ class StoredEnsemble(InfiniteEnsemble):
         store: KernelStore,
         y: TargetsLike,
         *,
-        solver: str | Krylov = "pcg",
+        solver: str | Krylov | None = "pcg",
         inference: str = "gradient_descent",
         learning_rate: ArrayLike = 1.0,
         noise: ArrayLike = 0.0,
@@ -171,7 +171,7 @@ class StoredEnsemble(InfiniteEnsemble):
 
 
 def _as_krylov(solver: object) -> Krylov:
-    if isinstance(solver, str) and solver == "pcg":
+    if solver is None or (isinstance(solver, str) and solver == "pcg"):
         return Krylov()
     if not isinstance(solver, Krylov):
         raise TypeError(f"expected solver 'pcg' or a scale.Krylov, got {shown(solver)}")
