@@ -12,7 +12,7 @@ from sklearn import datasets
 from benchmarks.environments import DATA_SETS
 
 # More samples than these are left out at random.
-MOST = 500
+MOST = 300
 
 # Run in that environment: writes inputs and targets.
 _EXPORT = """
@@ -76,7 +76,7 @@ DATA: dict[str, tuple[Reader, bool, str]] = {
 
 
 def load(name: str) -> Problem:
-    """Returns a data set, of 500 samples at most."""
+    """Returns a data set, of 300 samples at most."""
     read, is_classification, about = DATA[name]
     X, y = read(name)
     size, features = X.shape

@@ -18,7 +18,7 @@ OUTER += ["estimators", "plot"]
 
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_enable_x64", os.environ.get("WIDELIMIT_X64", "0") != "0")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 if TYPECHECK:

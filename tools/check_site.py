@@ -59,35 +59,37 @@ def served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def visit(browser: Any, root: str, name: str) -> Page:
-    """Opens a page in both widths."""
-    faults: list[str] = []
-    tab = browser.new_page(viewport={"width": DESKTOP, "height": 900})
+def watched(browser: Any, root: str, faults: list[str]) -> Any:
+    """Returns a tab that writes down what goes wrong in it."""
+    tab = browser.new_page()
+
+    def request(url: str) -> None:
+        if url.startswith(("http", "ws")) and not url.startswith(root):
+            faults.append(f"other host: {url}")
+
     tab.on("console", lambda m: m.type == "error" and faults.append(f"console: {m.text}"))
     tab.on("pageerror", lambda error: faults.append(f"script: {error}"))
-    tab.on("requestfailed", lambda request: faults.append(f"request: {request.url}"))
-    tab.on(
-        "request",
-        lambda r: (
-            r.url.startswith(("http", "ws"))
-            and not r.url.startswith(root)
-            and faults.append(f"other host: {r.url}")
-        ),
-    )
-    tab.goto(root + name)
+    tab.on("requestfailed", lambda failed: faults.append(f"request: {failed.url}"))
+    tab.on("request", lambda sent: request(sent.url))
+    return tab
+
+
+def visit(tab: Any, address: str, faults: list[str]) -> Page:
+    """Opens a page in both widths."""
+    faults.clear()
+    tab.set_viewport_size({"width": DESKTOP, "height": 900})
+    tab.goto(address)
     # Pictures further down are loaded when they come into sight.
     tab.evaluate("() => document.querySelectorAll('img').forEach(e => e.loading = 'eager')")
     tab.wait_for_function("() => [...document.images].every(e => e.complete)")
     seen = tab.evaluate(LOOK)
-    faults += [f"figure: {src}" for src in seen["broken"]]
-    faults += [f"formulas that are not set: {seen['formulas']}"] * bool(seen["formulas"])
-    for width in (DESKTOP, TELEPHONE):
-        tab.set_viewport_size({"width": width, "height": 900})
-        wide = tab.evaluate(LOOK)["overflow"]
-        if wide > 0:
-            faults.append(f"{wide} px wider than a window of {width}")
-    tab.close()
-    return Page({*seen["ids"]}, {*seen["links"]}, faults)
+    wide = {DESKTOP: seen["overflow"]}
+    tab.set_viewport_size({"width": TELEPHONE, "height": 900})
+    wide[TELEPHONE] = tab.evaluate(LOOK)["overflow"]
+    wrong = [f"figure: {src}" for src in seen["broken"]]
+    wrong += [f"formulas that are not set: {seen['formulas']}"] * bool(seen["formulas"])
+    wrong += [f"{n} px wider than a window of {width}" for width, n in wide.items() if n > 0]
+    return Page({*seen["ids"]}, {*seen["links"]}, [*faults, *wrong])
 
 
 def wrong_links(pages: dict[str, Page], folder: Path, root: str) -> Iterator[str]:
@@ -146,7 +148,9 @@ def check(folder: Path, browser_path: str | None, pictures: Path | None, draws: 
     ]
     with served(folder) as root, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        pages = {name: visit(browser, root, name) for name in names}
+        heard: list[str] = []
+        tab = watched(browser, root, heard)
+        pages = {name: visit(tab, root + name, heard) for name in names}
         faults = [f"{name}: {fault}" for name, page in pages.items() for fault in page.faults]
         faults += wrong_links(pages, folder, root)
         for address in (root, f"{folder.resolve().as_uri()}/"):

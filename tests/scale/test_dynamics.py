@@ -99,6 +99,11 @@ def test_eigenvalues_lost_in_rounding_are_frozen():
     np.testing.assert_allclose(found.value, np.linalg.pinv(matrix, rcond=1e-10) @ b, rtol=1e-5)
 
 
+def test_targets_of_zero():
+    found = dynamics(DenseOperator(smooth_kernel(10)), np.zeros((10, 2)), [1.0, np.inf])
+    np.testing.assert_array_equal(found.value, np.zeros((2, 10, 2)))
+
+
 def test_errors():
     matrix, b = kernel(40, condition=1e6), targets(40, 1)
     with pytest.raises(ValueError, match=r"expected an error of at most .* within 3 steps, got"):

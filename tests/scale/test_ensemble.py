@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.scale import stores
 from tests.scale.problems import MemoryStore
-from widelimit import InfiniteEnsemble, stax
+from widelimit import InfiniteEnsemble, scale, stax
 from widelimit.scale.ensemble import StoredEnsemble
 from widelimit.scale.krylov import Krylov
 
@@ -101,6 +102,22 @@ def test_the_marginal_likelihood_and_its_error(tmp_path):
     for method in ["estimate_log_marginal_likelihood", "log_marginal_likelihood"]:
         with pytest.raises(ValueError, match="expected inference='bayes' for a marginal"):
             getattr(trained, method)()
+
+
+def test_a_store_on_disk(tmp_path):
+    x = stores.inputs()
+    y, x_test = np.sin(x[:, :2]), x[:5] + 0.1
+    store = stores.small_store(tmp_path, get=("nngp", "ntk"))
+    store.fill(progress=False)
+    stored = InfiniteEnsemble(store, y, noise=0.1)
+    dense = InfiniteEnsemble(stores.net(), x, y, noise=0.1)
+    np.testing.assert_allclose(stored.mean(x_test), dense.mean(x_test), atol=1e-5)
+    np.testing.assert_allclose(stored.std(x_test), dense.std(x_test), atol=1e-5)
+    np.testing.assert_allclose(stored.at(9.0).mean(x_test), dense.at(9.0).mean(x_test), atol=1e-5)
+    # Checkpoints are not part of what the store holds.
+    assert store.verify(progress=False)
+    again = InfiniteEnsemble(scale.open_store(store.path), y, noise=0.1)
+    np.testing.assert_array_equal(again.mean(x_test), stored.mean(x_test))
 
 
 def test_errors(tmp_path):

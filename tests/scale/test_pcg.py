@@ -91,6 +91,16 @@ def test_a_kernel_beyond_float64_is_refused():
         pcg(DenseOperator(matrix), targets(100, 1), ridge=0.0, tol=1e-10, maxiter=3000)
 
 
+def test_a_recursion_that_lost_its_way_is_refused():
+    class Rounding(DenseOperator):
+        def matmat(self, v):
+            return super().matmat(v.astype(np.float32).astype(np.float64))
+
+    with pytest.raises(ValueError, match=r"expected a true residual .* a ridge of .*, or tol="):
+        pcg(Rounding(kernel(100)), targets(100, 1), ridge=0.01, tol=1e-11)
+    assert pcg(Rounding(kernel(100)), targets(100, 1), ridge=0.01, tol=1e-4).residual < 2e-4
+
+
 def test_errors():
     operator, b = DenseOperator(kernel(20)), np.ones((20, 1))
     with pytest.raises(ValueError, match=r"expected residuals of 1\.0e-06 within 2 passes, got"):

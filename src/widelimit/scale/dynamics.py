@@ -155,22 +155,23 @@ class Response:
           ValueError: as `dynamics`.
         """
         started, basis = time.monotonic(), self.basis
-        at = self._shifted(function)
-        allowed = tol * max(float(np.sqrt((b**2).mean())), np.finfo(float).tiny) / self._scale
+        at, length = self._shifted(function), float(np.linalg.norm(b))
+        allowed = tol * length / np.sqrt(b.size) / self._scale
         basis.extend(min(2 * _EVERY, max_steps) - basis.steps)
         while True:
             coefficients, error = self._with_error(at)
-            if (error <= allowed).all():
+            residual = self._residual(coefficients) / (length or 1.0)
+            # A change may be small where nothing has converged; then residuals are large.
+            if (error <= allowed).all() and (residual <= np.sqrt(tol)).all():
                 break
             if basis.steps >= max_steps:
                 raise ValueError(
                     f"expected an error of at most {allowed:.1e} within {max_steps} steps, got "
-                    f"about {error.max():.1e}: a larger max_steps, tol, noise, jitter or ridge "
-                    "would do"
+                    f"about {error.max():.1e} and a residual of {residual.max():.1e}: a larger "
+                    "max_steps, tol, noise, jitter or ridge would do"
                 )
             basis.extend(min(_EVERY, max_steps - basis.steps))
         value = self._combined(coefficients)
-        residual = self._residual(coefficients) / max(float(np.linalg.norm(b)), 1e-300)
         return DynamicsResult(value, error, residual, basis.steps, time.monotonic() - started)
 
     def _with_error(self, at: Function) -> tuple[np.ndarray, np.ndarray]:
@@ -188,11 +189,13 @@ class Response:
     def _combined(self, coefficients: np.ndarray) -> np.ndarray:
         """The basis times coefficients [m, k, c], in one pass over the basis: [m, n, c]."""
         times, size, columns = coefficients.shape
-        flat = coefficients.transpose(1, 0, 2).reshape(size, -1)
+        flat = coefficients.transpose(1, 0, 2).reshape(size, times * columns)
         return self.basis.combine(flat).reshape(-1, times, columns).swapaxes(0, 1)
 
     def _residual(self, coefficients: np.ndarray) -> np.ndarray:
         """The norm of Q B times the last block of coefficients [m]."""
+        if self.basis.exhausted:
+            return np.zeros(len(coefficients))
         coupling = self.basis.last_coupling()
         last = coefficients[:, -coupling.shape[1] :]
         return np.linalg.norm(np.einsum("vw,mwc->mvc", coupling, last), axis=(1, 2))
@@ -201,6 +204,8 @@ class Response:
         """The function of K + ridge I as one of the eigenvalues of T."""
 
         def at(evals: np.ndarray) -> np.ndarray:
+            if not evals.size:
+                return np.zeros((len(jax.tree.leaves(function.tau)[0]), 0))  # b is zero
             alive = live(evals + self.ridge, self._floor, np)
             if np.isnan(alive).any():
                 raise ValueError(self._failure(float(evals.min())))

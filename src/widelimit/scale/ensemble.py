@@ -1,7 +1,7 @@
 """Infinite ensembles on a kernel in a store, by products with it alone."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from widelimit.typing import Inputs, TargetsLike
 _ROW_BYTES = 40
 
 
+@runtime_checkable
 class KernelStore(Protocol):
     """What an ensemble reads of a store."""
 
@@ -91,13 +92,13 @@ class StoredEnsemble(InfiniteEnsemble):
       learning_rate: the step.
       noise: standard deviation of the noise of observations, in units of y.
       jitter: as for `InfiniteEnsemble`, from the dtype of the store.
-      solver: "pcg", or a `Krylov` of other settings.
+      solver: "pcg" (or None), or a `Krylov` of other settings.
       backend: of the operators of the store; None is the choice of the store.
       memory: bytes that kernels with test inputs may take.
 
     Raises:
       ValueError: as `InfiniteEnsemble`; or if the store lacks a kernel.
-      TypeError: if the solver is neither "pcg" nor a `Krylov`.
+      TypeError: if the solver is something else.
     """
 
     _train_kernel: StoredTrainKernel
@@ -108,7 +109,7 @@ class StoredEnsemble(InfiniteEnsemble):
         store: KernelStore,
         y: TargetsLike,
         *,
-        solver: str | Krylov = "pcg",
+        solver: str | Krylov | None = "pcg",
         inference: str = "gradient_descent",
         learning_rate: ArrayLike = 1.0,
         noise: ArrayLike = 0.0,
@@ -170,7 +171,7 @@ class StoredEnsemble(InfiniteEnsemble):
 
 
 def _as_krylov(solver: object) -> Krylov:
-    if isinstance(solver, str) and solver == "pcg":
+    if solver is None or (isinstance(solver, str) and solver == "pcg"):
         return Krylov()
     if not isinstance(solver, Krylov):
         raise TypeError(f"expected solver 'pcg' or a scale.Krylov, got {shown(solver)}")

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from widelimit._text import shown
 from widelimit.engines.fused.parallel import count_threads
@@ -29,6 +29,7 @@ class LostError(RuntimeError):
     """A task whose workers died again and again."""
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs functions of picklable arguments, somewhere, in any order."""
 

@@ -5,7 +5,7 @@ dtype of the entries, so that a float32 kernel is one fixed matrix to them.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ Rows: TypeAlias = Callable[[int, int], np.ndarray]
 """(start, stop) -> these rows of a matrix."""
 
 
+@runtime_checkable
 class Operator(Protocol):
     """A symmetric matrix [n, n] by its products."""
 
