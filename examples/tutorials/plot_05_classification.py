@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib import pyplot
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from widelimit.estimators import NNGPClassifier, NTKClassifier
 
 import widelimit as wl
+from widelimit.estimators import NNGPClassifier, NTKClassifier
 
 # %%
 # A problem that cannot be solved

@@ -16,9 +16,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from widelimit.estimators import NNGPRegressor, NTKRegressor
 
 import widelimit as wl
+from widelimit.estimators import NNGPRegressor, NTKRegressor
 
 # %%
 # The data
