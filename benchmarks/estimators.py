@@ -198,7 +198,7 @@ def page(results: Results, problems: dict[str, Problem], repeats: int, seconds: 
         f"{widelimit.__version__} and scikit-learn {sklearn.__version__}, on {machine.describe()}.",
         f"{FOLDS}-fold cross-validation, shuffled {repeats} times. Cells are means and standard "
         "errors over folds; folds share training samples, so that true errors are somewhat larger. "
-        "The best mean is in bold, whatever its lead: the tables below call NNGP level with another "
+        "The best mean is in bold, whatever its lead: other tables call NNGP level with a method "
         "where their mean difference in the same folds is less than two of its standard errors. "
         "Ours are as they come, with three hidden layers of ReLU and no search; SVMs search 16 "
         "settings in three inner folds, Gaussian processes the scales and the noise of "

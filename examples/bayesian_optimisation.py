@@ -46,7 +46,12 @@ def main(start: int = 8, steps: int = 8) -> float:
         y = -branin(x)
         acquisition = LogExpectedImprovement(surrogate(2 * x - 1, y), y.max())
         candidate, _ = optimize_acqf(
-            acquisition, 2 * square - 1, q=1, num_restarts=4, raw_samples=64
+            acquisition,
+            2 * square - 1,
+            q=1,
+            num_restarts=4,
+            raw_samples=64,
+            options={"maxiter": 40},
         )
         x = torch.cat([x, (candidate + 1) / 2])
         print(f"step {step + 1}: least value {branin(x).min():.4f}, of {LEAST:.4f}")
