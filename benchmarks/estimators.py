@@ -164,25 +164,28 @@ def time_table(results: Results, names: Sequence[str]) -> str:
     return tables.markdown(["data", *REGRESSORS], rows)
 
 
-def wins(results: Results, names: Sequence[str], quantity: str, sign: int) -> str:
-    """Returns on which data sets the better of ours is ahead of all others, and where behind."""
+def comparison(results: Results, names: Sequence[str], quantity: str, sign: int) -> str:
+    """Returns where NNGP is ahead of each other, level or behind, by differences in the same folds.
 
-    def mean(name: str, kind: str) -> float:
-        values = [getattr(fold, quantity) for fold in results[name, kind]]
-        return -np.inf if None in values else sign * float(np.mean(values))
-
-    ahead, behind = [], []
-    for name in names:
-        ours = max(mean(name, kind) for kind in ("NNGP", "NTK"))
-        others = {kind: mean(name, kind) for kind in REGRESSORS if kind not in ("NNGP", "NTK")}
-        best = max(others, key=lambda kind: others[kind])
-        (ahead if ours >= others[best] else behind).append(
-            name if ours >= others[best] else f"{name} ({best})"
-        )
-    return (
-        f"The better of ours is ahead on {', '.join(ahead) or 'none'}; "
-        f"behind on {', '.join(behind) or 'none'}."
-    )
+    Level means that the mean difference is less than two of its standard errors.
+    """
+    rows = []
+    for kind in [kind for kind in REGRESSORS if kind != "NNGP"]:
+        verdicts: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
+        for name in names:
+            pairs = zip(results[name, "NNGP"], results[name, kind], strict=True)
+            values = [[getattr(fold, quantity) for fold in pair] for pair in pairs]
+            if any(None in pair for pair in values):
+                continue
+            differences = sign * -np.diff(np.array(values), axis=1)
+            mean, error = differences.mean(), differences.std(ddof=1) / len(values) ** 0.5
+            verdict = "level" if abs(mean) <= 2 * error else "ahead" if mean > 0 else "behind"
+            verdicts[verdict].append(name)
+        if any(verdicts.values()):
+            rows.append(
+                [kind, *(", ".join(where) or tables.MISSING for where in verdicts.values())]
+            )
+    return tables.markdown(["NNGP beside", "ahead", "level", "behind"], rows, words=4)
 
 
 def page(results: Results, problems: dict[str, Problem], repeats: int, seconds: float) -> str:
@@ -195,8 +198,10 @@ def page(results: Results, problems: dict[str, Problem], repeats: int, seconds: 
         f"{widelimit.__version__} and scikit-learn {sklearn.__version__}, on {machine.describe()}.",
         f"{FOLDS}-fold cross-validation, shuffled {repeats} times. Cells are means and standard "
         "errors over folds; folds share training samples, so that true errors are somewhat larger. "
-        "The best mean is in bold. Ours are as they come, with three hidden layers of ReLU and no "
-        "search; SVMs search 16 settings in three inner folds, Gaussian processes the scales of "
+        "The best mean is in bold, whatever its lead: the tables below call NNGP level with another "
+        "where their mean difference in the same folds is less than two of its standard errors. "
+        "Ours are as they come, with three hidden layers of ReLU and no search; SVMs search 16 "
+        "settings in three inner folds, Gaussian processes the scales and the noise of "
         "their kernels. Linear algebra runs on one thread, and so do forests.",
         "\n".join(f"- {name}: {problem.about}" for name, problem in problems.items()),
     ]
@@ -209,11 +214,11 @@ def page(results: Results, problems: dict[str, Problem], repeats: int, seconds: 
         parts += [
             f"## {title}",
             table(results, names, "score", 1),
-            f"By {score}. {wins(results, names, 'score', 1)}",
+            comparison(results, names, "score", 1),
             "Negative log likelihood per sample, less is better"
             + (", of targets in units of their standard deviation:" if score == "R²" else ":"),
             table(results, names, "density", -1),
-            f"By likelihood. {wins(results, names, 'density', -1)}",
+            comparison(results, names, "density", -1),
         ]
     parts += ["## Time to fit and predict one fold, median", time_table(results, [*problems])]
     return "\n\n".join(parts) + "\n"

@@ -29,7 +29,7 @@ def branin(x: torch.Tensor) -> torch.Tensor:
 
 
 def surrogate(x: torch.Tensor, y: torch.Tensor) -> SingleTaskGP:
-    """A Gaussian process with the NNGP kernel, fitted to what has been seen."""
+    """A Gaussian process with the NNGP kernel, fitted to the values so far."""
     kernel = GPyTorchKernel(depth=1, activation="erf", W_std=1.5, b_std=0.5, ard_num_dims=2)
     scaled = gpytorch.kernels.ScaleKernel(kernel)
     model = SingleTaskGP(x, y, covar_module=scaled, outcome_transform=Standardize(1))

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import estimators
 from benchmarks.estimator_data import load
-from benchmarks.estimators import Fold, cell, evaluate, wins
+from benchmarks.estimators import Fold, cell, comparison, evaluate
 from widelimit.estimators import NNGPClassifier, NNGPRegressor
 
 
@@ -25,5 +25,8 @@ def test_the_page_says_where_others_are_ahead():
     results["iris", "SVM, tuned"] = [Fold(0.9, None, 0.1), Fold(0.8, None, 0.1)]
     text = estimators.page(results, {"iris": load("iris")}, 1, 60.0)
     assert "**0.850 ± 0.050**" in text
-    assert "behind on iris (SVM, tuned)" in wins(results, ["iris"], "score", 1)
+    rows = comparison(results, ["iris"], "score", 1).splitlines()
+    assert "| SVM, tuned | - | - | iris |" in rows
+    assert "| NTK | - | iris | - |" in rows
+    assert "SVM" not in comparison(results, ["iris"], "density", -1)
     assert cell([None, None]) == "-"

@@ -31,7 +31,7 @@ ROOMS: dict[str, types.ModuleType] = {
     "typing": wl_typing,
 }
 # Rooms of other owners, whose text is checked once it is mended.
-ELSEWHERE = ("engines/fused/", "engines/choose.py", "scale/", "estimators/", "plot/")
+ELSEWHERE = ("engines/fused/", "engines/choose.py", "scale/", "plot/")
 ELSEWHERE_NAMES = ("choose_engine", "FusedActivation")
 MESSAGES_ELSEWHERE = ("predict/infinite.py",)
 

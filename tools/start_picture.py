@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from widelimit.diagnostics.plot import BLACK, BLUE, RED, dotted_band, filled_band, new_figure
-
 from examples.demo.regression import RegressionTask, compare_ensembles
+from widelimit.plot import dotted_band, filled_band, new_figure
+from widelimit.plot.looks import BLACK, BLUE, RED
 
 PATH = Path(__file__).parents[1] / "docs" / "_static" / "ensembles.png"
 STEPS = (0, 4, 32, 512)
@@ -22,8 +22,8 @@ def draw(path: Path) -> None:
     with new_figure(11.0, 2.9) as figure:
         panels = figure.subplots(1, len(STEPS), sharex=True, sharey=True)
         for k, (axes, step) in enumerate(zip(panels, STEPS, strict=True)):
-            filled_band(axes, result.grid, infinite.mean[k], 2 * infinite.std[k], color=BLUE)
-            dotted_band(axes, result.grid, finite.mean[k], 2 * finite.std[k], color=RED)
+            filled_band(result.grid, infinite.mean[k], 2 * infinite.std[k], color=BLUE, ax=axes)
+            dotted_band(result.grid, finite.mean[k], 2 * finite.std[k], color=RED, ax=axes)
             axes.plot(result.x, result.y, "o", color=BLACK, markersize=5)
             axes.set_title("at initialisation" if step == 0 else f"after {step} steps")
             axes.set_xlabel("x")

@@ -26,6 +26,9 @@ ROOMS = ("", "stax.", "predict.", "typing.", "diagnostics.", "models.", "extend.
 # Code that is a name and no argument: it has a capital, an underscore or a dot.
 NAME = r"(?=.*[A-Z_.])[A-Za-z][\w.]*\w"
 
+# What reStructuredText takes for markup; not the stars of `*args:` in a list of arguments.
+MARKUP = re.compile(r"^( *\*{1,2})(?=\w+:)|[*|]|_(?!\w)", re.MULTILINE)
+
 
 def function_of(thing: object) -> Callable | None:
     """Returns the function that holds the annotations of a function or a class."""
@@ -105,19 +108,19 @@ def plain_text(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
     """Escapes what reStructuredText would take for markup, outside of code and doctests."""
-    in_doctest = False
-    for i, line in enumerate(lines):
-        in_doctest = line.lstrip().startswith(">>>") or (in_doctest and bool(line.strip()))
-        if not in_doctest:
-            head, text = re.fullmatch(r"(\s*(?:\*{1,2}\w+:)?)(.*)", line, re.DOTALL).groups()
-            lines[i] = head + escaped(text)
+    text, chunks = "\n".join(lines), []
+    for chunk in re.split(r"(^ *>>>.*(?:\n *\S.*)*)", text, flags=re.MULTILINE):
+        chunks.append(chunk if chunk.lstrip().startswith(">>>") else escaped(chunk))
+    lines[:] = "".join(chunks).split("\n")
 
 
 def escaped(text: str) -> str:
     """Returns text with escaped markup; code that may name something public stays a link."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"[*|]|_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+    parts[::2] = [MARKUP.sub(lambda m: m[0] if m[1] else rf"\{m[0]}", part) for part in parts[::2]]
     parts[1::2] = [f"`{p}`" if re.fullmatch(NAME, p) else f"``{p}``" for p in parts[1::2]]
+    # A letter right behind code must be set apart: `Kernel`s.
+    parts[2::2] = [rf"\ {part}" if part[:1].isalnum() else part for part in parts[2::2]]
     return "".join(parts)
 
 

@@ -10,7 +10,7 @@ from tests.pages import ROOT, run_blocks
 
 DOCS = ROOT / "docs"
 # Run by tests of their own, which look at what the code makes.
-ELSEWHERE = {"extending.md", "finite_networks.md"}
+ELSEWHERE = {"extending.md", "finite_networks.md", "guide_overview.md"}
 PAGES = [
     str(path.relative_to(ROOT))
     for path in sorted(DOCS.rglob("*.md"))

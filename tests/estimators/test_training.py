@@ -112,3 +112,13 @@ def test_finite_times_have_no_closed_form_for_samples_left_out():
     x, y, _ = regression()
     with pytest.raises(ValueError, match="expected training_time=None for leave-one-out"):
         ensemble("gradient_descent", x, y, steps=3.0).left_out()
+
+
+@KINDS
+def test_many_samples_are_predicted_in_blocks(inference, monkeypatch):
+    x, y, test = regression()
+    ours = ensemble(inference, x, y)
+    whole = ours.mean(test), ours.variance(test)
+    monkeypatch.setattr("widelimit.estimators.training._BLOCK", 4)
+    assert_close(ours.mean(test), whole[0])
+    assert_close(ours.variance(test), whole[1])

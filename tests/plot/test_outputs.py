@@ -57,5 +57,9 @@ def test_more_inputs_are_refused():
     trained = wl.InfiniteEnsemble(NET, X, Y)
     with pytest.raises(ValueError, match=r"expected x of shape \[points, 1\], got \(3, 2\)"):
         ensemble(trained, np.ones((3, 2)))
+    with pytest.raises(ValueError, match=r"got \(3,\): for one input x\[:, None\]"):
+        ensemble(trained, X[:, 0])
     with pytest.raises(ValueError, match=r"expected data\[0\] of shape"):
         ensemble(trained, X, data=(np.ones((3, 2)), Y))
+    with pytest.raises(ValueError, match=r"expected data\[1\] of shape \[3, outputs\], got \(3,\)"):
+        ensemble(trained, X, data=(X, Y[:, 0]))

@@ -29,7 +29,8 @@ def input_axes(net: Layer, shape: Shapes, chosen: GivenAxes) -> InputAxes:
         if len(shape) >= 2 and not all(-len(shape) <= a < len(shape) for a in axes):
             raise ValueError(
                 f"expected an input with the batch axis {axes[0]} and the channel axis {axes[1]} "
-                f"of its network, got one with {len(shape)} axes, of shape {shape}"
+                f"of its network, got one with {len(shape)} axes, of shape {shape}: "
+                "x[..., None] has one channel"
             )
         return tuple(a % max(len(shape), 1) for a in axes)
     match net:

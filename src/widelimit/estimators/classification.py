@@ -44,10 +44,10 @@ class InfiniteClassifier(ClassifierMixin, InfiniteNetwork):
         check_classification_targets(y)
         encoder = LabelEncoder().fit(column_or_1d(y, warn=True))
         self.classes_, classes = encoder.classes_, encoder.transform(y)
-        seen = len(np.unique(classes[weights > 0]))
-        if seen < 2:
+        count = len(np.unique(classes[weights > 0]))
+        if count < 2:
             raise ValueError(
-                f"expected labels of at least 2 classes with positive weight, got {seen} class: "
+                f"expected labels of at least 2 classes with positive weight, got {count} class: "
                 f"{shown(self.classes_)}"
             )
         codes = _codes(classes, len(self.classes_))

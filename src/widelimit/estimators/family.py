@@ -105,8 +105,8 @@ def batched_kernels(
 ) -> Float[np.ndarray, "batch n1 n2"]:
     """Returns kernels between rows, batch by batch; compiled once for several sizes."""
     with jax.enable_x64(True):
-        arrays = np.asarray(_matrices(family, jnp.asarray(values), _padded(x1), _padded(x2)))
-    return arrays[: len(x1), : x1.shape[1], : x2.shape[1]]
+        kernels = np.asarray(_matrices(family, jnp.asarray(values), _padded(x1), _padded(x2)))
+    return kernels[: len(x1), : x1.shape[1], : x2.shape[1]]
 
 
 def pulled_back(
@@ -118,17 +118,22 @@ def pulled_back(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the derivatives of sum(cotangent * kernels) by hyper-parameters, x1 and x2."""
     first, second = _padded(x1), _padded(x2)
-    widths = [(0, size - len(cotangent)) for size in first.shape[:1]]
-    widths += [(0, first.shape[1] - x1.shape[1]), (0, second.shape[1] - x2.shape[1])]
+    size = len(first), first.shape[1], second.shape[1]
     with jax.enable_x64(True):
-        arrays = _pulled_back(
-            *(family, jnp.asarray(values), first, second, np.pad(cotangent, widths))
+        slopes = _pulled_back(
+            family, jnp.asarray(values), first, second, _grown(cotangent, size, 0.0)
         )
-    by_values, by_x1, by_x2 = (np.asarray(part) for part in arrays)
+    by_values, by_x1, by_x2 = (np.asarray(slope) for slope in slopes)
     return by_values, by_x1[: len(x1), : x1.shape[1]], by_x2[: len(x2), : x2.shape[1]]
 
 
 def _padded(x: Float[np.ndarray, "batch n d"]) -> np.ndarray:
     """Returns the rows with ones behind them, up to the next powers of two."""
-    widths = [(0, 2 ** (size - 1).bit_length() - size) for size in x.shape[:2]]
-    return np.pad(x, [*widths, (0, 0)], constant_values=1.0)
+    batch, rows = (2 ** (size - 1).bit_length() for size in x.shape[:2])
+    return _grown(x, (batch, rows, x.shape[2]), 1.0)
+
+
+def _grown(array: np.ndarray, shape: tuple[int, ...], value: float) -> np.ndarray:
+    """Returns the array at the start of a larger one, filled with a value."""
+    widths = [(0, size - old) for size, old in zip(shape, array.shape, strict=True)]
+    return np.pad(array, widths, constant_values=value)

@@ -25,24 +25,24 @@ class _Covariance(torch.autograd.Function):
         """Returns kernels [batch, n1, n2]."""
         context.family = family
         context.save_for_backward(values, x1, x2)
-        arrays = batched_kernels(family, *map(_to_numpy, (values, x1, x2)))
-        return torch.tensor(arrays, dtype=x1.dtype)
+        kernels = batched_kernels(family, *map(_to_numpy, (values, x1, x2)))
+        return torch.tensor(kernels, dtype=x1.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: Any, cotangent: torch.Tensor) -> Any:
         """Returns derivatives by values, x1 and x2."""
         tensors = context.saved_tensors
-        arrays = pulled_back(context.family, *map(_to_numpy, (*tensors, cotangent)))
-        parts = [torch.tensor(f, dtype=t.dtype) for f, t in zip(arrays, tensors, strict=True)]
-        return None, *parts
+        slopes = pulled_back(context.family, *map(_to_numpy, (*tensors, cotangent)))
+        pairs = zip(slopes, tensors, strict=True)
+        return None, *(torch.tensor(slope, dtype=tensor.dtype) for slope, tensor in pairs)
 
 
 class GPyTorchKernel(Kernel):
     """The NNGP or the NTK of an infinite network, as a kernel of GPyTorch, on the CPU.
 
     PyTorch trains W_std and b_std of a named network, and one length scale or one for each feature,
-    by which inputs are divided first; derivatives by inputs are there for BoTorch's acquisition
+    by which inputs are divided first. It has derivatives by inputs too, for BoTorch's acquisition
     functions. They are first derivatives. JAX computes in float64, and compiles for numbers of
     samples up to the next power of two. `ScaleKernel(GPyTorchKernel())` has a scale of outputs.
 
@@ -146,8 +146,8 @@ class GPyTorchKernel(Kernel):
         if diag:
             pairs = (x.reshape(-1, 1, x.shape[-1]) for x in (first, second))
             return _Covariance.apply(self.family, self._values(x1), *pairs).reshape(*batch, -1)
-        arrays = _Covariance.apply(self.family, self._values(x1), first, second)
-        return arrays.reshape(*batch, *arrays.shape[-2:])
+        kernels = _Covariance.apply(self.family, self._values(x1), first, second)
+        return kernels.reshape(*batch, *kernels.shape[-2:])
 
     def _rows(self, x: torch.Tensor, batch: torch.Size) -> torch.Tensor:
         """Returns scaled inputs [batch, n, d]."""

@@ -48,12 +48,12 @@ def shaped(x: np.ndarray, image_shape: Sequence[int] | None) -> np.ndarray:
     x = np.asarray(x, np.float64)
     if image_shape is None:
         return x
-    wanted = tuple(int(size) for size in image_shape)
-    if x.shape[1:] == wanted:
+    shape = tuple(int(size) for size in image_shape)
+    if x.shape[1:] == shape:
         return x
-    if x.ndim != 2 or x.shape[1] != np.prod(wanted):
+    if x.ndim != 2 or x.shape[1] != np.prod(shape):
         raise ValueError(
-            f"expected rows of {np.prod(wanted)} numbers for image_shape={wanted}, or images of "
+            f"expected rows of {np.prod(shape)} numbers for image_shape={shape}, or images of "
             f"that shape, got X of shape {x.shape}"
         )
-    return x.reshape(len(x), *wanted)
+    return x.reshape(len(x), *shape)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from widelimit.gram import gram
 from widelimit.typing import Bytes, NetworkLike
 
-# Diagonals are those of blocks of so many samples.
+# Number of samples in a block, whose diagonal is read.
 _BLOCK = 64
 
 

@@ -29,7 +29,7 @@ def search_space(values: Mapping[str, Scalar | None], bounds: Mapping[str, Bound
     """Returns which values are not fixed.
 
     Raises:
-      ValueError: bounds that are no two positive numbers in order, or do not hold the value.
+      ValueError: bounds that are not two positive numbers in order, or do not hold the value.
     """
     space = SearchSpace({}, {})
     for name, bound in bounds.items():

@@ -78,7 +78,7 @@ class SpectralResolvent(Resolvent):
         if not ridge and not self.evals.all():
             warn(
                 "expected a kernel of full rank without noise, got one that is singular to working "
-                "precision: the result is the limit of vanishing noise; noise=1e-3 would do",
+                "precision: the result is the limit of vanishing noise; noise=1e-3 avoids that",
                 RuntimeWarning,
             )
         return SpectralResolvent(self.evals, self.evecs, ridge, tau)

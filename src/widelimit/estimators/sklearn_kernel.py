@@ -91,20 +91,10 @@ class SklearnKernel(Kernel):
         """
         if eval_gradient and Y is not None:
             raise ValueError("expected Y=None with eval_gradient=True, got inputs")
-        x1 = np.asarray(X, np.float64)
-        x2 = None if Y is None else shaped(Y, self.image_shape)
-        names, x1 = [self.kernel], np.atleast_2d(x1)
-        family = self._family()
-        network = family.member(self.W_std, self.b_std)
-        matrices = kernel_matrices(network, shaped(x1, self.image_shape), x2, names, DEFAULT_MEMORY)
-        if not eval_gradient:
-            return matrices[self.kernel]
-        values = np.array([getattr(self, name) for name in family.names], np.float64)
-        free = [not getattr(self, f"hyperparameter_{name}").fixed for name in family.names]
-        slopes = (
-            kernel_slopes(family, values, x1) if any(free) else np.empty((*2 * x1.shape[:1], 0))
-        )
-        return matrices[self.kernel], (slopes * values)[..., free] if any(free) else slopes
+        x1, x2 = shaped(X, self.image_shape), None if Y is None else shaped(Y, self.image_shape)
+        network = self._family().member(self.W_std, self.b_std)
+        matrix = kernel_matrices(network, x1, x2, [self.kernel], DEFAULT_MEMORY)[self.kernel]
+        return (matrix, self._slopes(X)) if eval_gradient else matrix
 
     def diag(self, X: Any) -> np.ndarray:
         """Returns the kernel of each sample with itself, [n]."""
@@ -120,6 +110,15 @@ class SklearnKernel(Kernel):
         shape = None if self.image_shape is None else tuple(self.image_shape)
         biased = self.b_std is not None
         return Family(self.kernel, self.network, self.depth, self.activation, biased, shape)
+
+    def _slopes(self, X: Any) -> np.ndarray:
+        """Returns the derivatives [n, n, free] by logarithms of what is not fixed."""
+        if not self.n_dims:
+            return np.empty((len(X), len(X), 0))
+        family = self._family()
+        values = np.array([getattr(self, name) for name in family.names], np.float64)
+        free = [not getattr(self, f"hyperparameter_{name}").fixed for name in family.names]
+        return (kernel_slopes(family, values, np.asarray(X, np.float64)) * values)[..., free]
 
     def _hyperparameter(self, name: str, bounds: Bounds) -> Hyperparameter:
         exists = isinstance(self.network, str) and getattr(self, name) is not None

@@ -15,6 +15,9 @@ from widelimit.estimators.weighted import weigh
 from widelimit.predict.solvers.base import Solver
 from widelimit.typing import Bytes, NetworkLike
 
+# Number of test samples that are predicted at once, for the sake of memory.
+_BLOCK = 2048
+
 
 class LearningSettings(NamedTuple):
     """How an ensemble learns.
@@ -37,7 +40,7 @@ class LearningSettings(NamedTuple):
 
 
 class Ensemble:
-    """An ensemble that has seen data, in units of standardised targets.
+    """An ensemble that has learnt from data, in units of standardised targets.
 
     Args:
       network: a network or its kernel function.
@@ -83,10 +86,14 @@ class Ensemble:
 
     def mean(self, x: Float[np.ndarray, "t *shape"]) -> Float[np.ndarray, "t outputs"]:
         """Returns the mean of the outputs."""
-        return self._towards(x, self.settings.names[-1:])[self.settings.names[-1]] @ self._dual
+        name = self.settings.names[-1]
+        return np.concatenate([self._towards(b, (name,))[name] @ self._dual for b in _blocks(x)])
 
     def variance(self, x: Float[np.ndarray, "t *shape"]) -> Float[np.ndarray, " t"]:
         """Returns the variance of an output, without noise."""
+        return np.concatenate([self._variance(block) for block in _blocks(x)])
+
+    def _variance(self, x: np.ndarray) -> np.ndarray:
         prior = kernel_diagonal(self.network, x, "nngp", self.settings.memory)
         towards = self._towards(x, self.settings.names)
         smoother = self.resolvent.apply(towards[self.settings.names[-1]].T)
@@ -112,7 +119,7 @@ class Ensemble:
         """Returns residuals and variances of each sample without it.
 
         Raises:
-          ValueError: an ensemble at a finite time, for which there is no closed form.
+          ValueError: an ensemble at a finite time, which has no closed form.
         """
         if self.settings.steps is not None:
             raise ValueError(
@@ -147,3 +154,7 @@ class Ensemble:
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         return self.amplitudes.scale**2 * values
+
+
+def _blocks(x: np.ndarray) -> list[np.ndarray]:
+    return [x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK)]

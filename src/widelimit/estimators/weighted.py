@@ -18,7 +18,7 @@ from widelimit.predict.factor import Ridge, TrainKernel
 
 
 class WeightedSet(NamedTuple):
-    """What has been seen.
+    """Samples, targets and weights.
 
     Attributes:
       weights: weights w of the samples.
@@ -71,4 +71,4 @@ def weigh(
 
 def _advise(relative: float, absolute: float) -> str:
     del relative
-    return f"noise={np.sqrt(absolute):.1e} would do, in units of scale"
+    return f"noise={np.sqrt(absolute):.1e} makes it positive definite, in units of scale"

@@ -98,8 +98,13 @@ def ensemble(
 def _points(data: Any, output: int, axes: Axes) -> Line2D | None:
     if data is None:
         return None
-    targets = np.asarray(data[1])[:, output]
-    return axes.plot(_column("data[0]", data[0]), targets, "o", color=BLACK, markersize=6)[0]
+    at, targets = _column("data[0]", data[0]), np.asarray(data[1])
+    if targets.ndim != 2 or len(targets) != len(at):
+        raise ValueError(
+            f"expected data[1] of shape [{len(at)}, outputs], got {targets.shape}; for one output "
+            "y[:, None]"
+        )
+    return axes.plot(at, targets[:, output], "o", color=BLACK, markersize=6)[0]
 
 
 def _column(name: str, x: Any) -> np.ndarray:
@@ -109,10 +114,12 @@ def _column(name: str, x: Any) -> np.ndarray:
       ValueError: there are more inputs than one.
     """
     if np.ndim(x) != 2 or np.shape(x)[1] != 1:
-        raise ValueError(
-            f"expected {name} of shape [points, 1], got {np.shape(x)}: along a line in more "
-            "dimensions compute `mean` and `std`, and draw them with `filled_band`"
+        hint = (
+            "for one input x[:, None]"
+            if np.ndim(x) == 1
+            else "along a line in more dimensions draw `mean` and `std` with `filled_band`"
         )
+        raise ValueError(f"expected {name} of shape [points, 1], got {np.shape(x)}: {hint}")
     return np.asarray(x)[:, 0]
 
 
