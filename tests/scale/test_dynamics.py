@@ -93,6 +93,19 @@ def test_another_time_ridge_and_optimiser_read_the_same_basis(tmp_path):
     dynamics(operator, b, 5, descent=Descent(0.9, 0.0), tol=1e-3, checkpoint=tmp_path / "a")
 
 
+def test_a_run_that_goes_on_has_the_same_bits(tmp_path):
+    matrix, b = smooth_kernel(150), targets(150, 2)
+    whole = dynamics(DenseOperator(matrix), b, [50.0, np.inf], ridge=1e-2, tol=1e-6)
+    for dies_at in [3, 9]:
+        operator = Counting(matrix, dies_at)
+        with pytest.raises(KeyboardInterrupt):
+            dynamics(operator, b, [50.0, np.inf], ridge=1e-2, tol=1e-6, checkpoint=tmp_path)
+    operator = Counting(matrix)
+    found = dynamics(operator, b, [50.0, np.inf], ridge=1e-2, tol=1e-6, checkpoint=tmp_path)
+    assert operator.passes == whole.steps - 12
+    np.testing.assert_array_equal(found.value, whole.value)
+
+
 def test_eigenvalues_lost_in_rounding_are_frozen():
     matrix, b = np.tile(smooth_kernel(10), (2, 2)), targets(20, 1)
     found = dynamics(DenseOperator(matrix), b, np.inf)

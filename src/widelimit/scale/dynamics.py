@@ -157,7 +157,9 @@ class Response:
         started, basis = time.monotonic(), self.basis
         at, length = self._shifted(function), float(np.linalg.norm(b))
         allowed = tol * length / np.sqrt(b.size) / self._scale
-        basis.extend(min(2 * _EVERY, max_steps) - basis.steps)
+        # In whole rounds, so that a run that was interrupted stops where others do.
+        rounds = max(2, -(-basis.steps // _EVERY))
+        basis.extend(min(rounds * _EVERY, max_steps) - basis.steps)
         while True:
             coefficients, error = self._with_error(at)
             residual = self._residual(coefficients) / (length or 1.0)
