@@ -84,7 +84,7 @@ html_math_renderer = "mathml"
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "github_url": "https://github.com/widelimit/widelimit",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
     "pygments_light_style": "tango",
     "show_toc_level": 2,

@@ -135,6 +135,11 @@ def typed(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: li
             lines.insert(i, f":{field} {match[2]}: {readable(texts[name])}".replace("*", r"\*"))
 
 
+def skipped(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """Returns True for methods that scikit-learn writes into its estimators."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
 ) -> nodes.Element | None:
@@ -158,5 +163,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", plain_text, priority=400)
     app.connect("autodoc-process-docstring", typed, priority=600)
+    app.connect("autodoc-skip-member", skipped)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
