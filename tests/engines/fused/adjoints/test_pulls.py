@@ -92,6 +92,17 @@ def test_outside_of_images_all_is_zero() -> None:
     activation: Any = activation_of(LAYERS[0])
     n, full = 16, np.ones(16)
     out, p = np.ones((4, n)), np.ones(6)
-    inputs = [full, full, np.zeros(n), full, full, np.ones(32), np.ones(32), p, table(p.dtype), *out]
+    inputs = [
+        full,
+        full,
+        np.zeros(n),
+        full,
+        full,
+        np.ones(32),
+        np.ones(32),
+        p,
+        table(p.dtype),
+        *out,
+    ]
     call(pull_address(activation, p.dtype, "pairs"), inputs, [n, n])
     assert not out.any()
