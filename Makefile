@@ -6,6 +6,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 WORKERS ?= 2
 QUICK ?= 1
+DOCS := .venv-docs
+SITE := docs/_build
 EMPTY := .venv-wheel
 OLDEST := .venv-oldest
 OLDEST_JAX := 0.8.0
@@ -22,7 +24,8 @@ endef
 export SMOKE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo study test test-all check wheel oldest format bench bench-finite clean
+.PHONY: help env demo study test test-all check wheel oldest docs check-docs format bench bench-finite \
+	bench-estimators clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  \1\t/' | expand -t 16
@@ -64,6 +67,17 @@ oldest:  ## Run some of the tests with the oldest JAX that is supported
 		jax==$(OLDEST_JAX) jaxlib==$(OLDEST_JAX) beartype pytest
 	WIDELIMIT_QUICK_COMPILE=1 $(OLDEST)/bin/python -m pytest -q -m "not slow" $(SMOKE_TESTS)
 
+$(DOCS)/.stamp: pyproject.toml
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[all,docs]"
+	@touch $@
+
+docs: $(DOCS)/.stamp  ## Build the site: docs/_build/index.html; a warning is an error
+	$(DOCS)/bin/python -m sphinx -E -W --keep-going --quiet -b html docs $(SITE)
+
+check-docs: docs  ## Open every page of the site in Chromium or Chrome
+	$(DOCS)/bin/python -m tools.check_site $(SITE)
+
 format: env  ## Format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -74,7 +88,11 @@ bench: env  ## Time the library beside another one; writes docs/benchmarks.md
 bench-finite: env  ## Time empirical kernels beside two other libraries; writes docs/finite_benchmarks.md
 	$(BIN)/python -m benchmarks.finite --output docs/finite_benchmarks.md $(BENCH_ARGS)
 
+bench-estimators: env  ## Compare estimators with those of scikit-learn; writes docs/estimators_benchmark.md
+	$(BIN)/python -m benchmarks.estimators --output docs/estimators_benchmark.md $(BENCH_ARGS)
+
 clean:  ## Remove the environment, caches and outputs
-	rm -rf $(VENV) $(EMPTY) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache build dist demo_output study_output \
-		benchmarks/.environments benchmarks/.results
+	rm -rf $(VENV) $(DOCS) $(EMPTY) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache build dist demo_output study_output \
+		benchmarks/.environments benchmarks/.results \
+		$(SITE) docs/reference/generated docs/tutorials docs/sg_execution_times.rst
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

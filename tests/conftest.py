@@ -14,10 +14,11 @@ TYPECHECK = os.environ.get("WIDELIMIT_TYPECHECK", "1") != "0"
 QUICK = os.environ.get("WIDELIMIT_QUICK_COMPILE", "0") != "0"
 # Where users' arguments arrive. The checks of all rooms take a third of the time of all tests.
 OUTER = ["network", "extend", "models", "kernel", "gram", "predict", "finite", "diagnostics"]
+OUTER += ["estimators", "plot"]
 
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_enable_x64", os.environ.get("WIDELIMIT_X64", "0") != "0")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 if TYPECHECK:

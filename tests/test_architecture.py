@@ -30,16 +30,25 @@ FOUNDATION = {
 # Each may import the foundation and what stands before it.
 TOWER = ["layers", "engines", "network", "stax", "models"]
 # These see networks only as callables: they may import the foundation and each other.
-PROTOCOL = {"diagnostics", "finite", "gram", "predict"}
+PROTOCOL = {"diagnostics", "finite", "gram", "plot", "predict"}
 PACKAGE_ITSELF = "__init__"
 # These hold names alone, of all others.
 NAMES = {PACKAGE_ITSELF, "extend"}
 
-KNOWN = FOUNDATION | set(TOWER) | PROTOCOL | NAMES
+# These stand above all others, for optional libraries: they may import everything.
+SUMMIT = {"estimators", "scale"}
+# `wl.gram` hands over what is to go to a store.
+LATE = {("gram.assemble", "scale.store")}
+
+KNOWN = FOUNDATION | set(TOWER) | PROTOCOL | NAMES | SUMMIT
 
 NOT_ON_IMPORT = [
+    "dask",
     "diffrax",
+    "distributed",
     "equinox",
+    "gpjax",
+    "gpytorch",
     "matplotlib",
     "numba",
     "optax",
@@ -48,6 +57,7 @@ NOT_ON_IMPORT = [
     "tensorflow",
     "torch",
     "tqdm",
+    "zarr",
 ]
 
 
@@ -122,6 +132,8 @@ def allowed(importer: str, imported: str) -> bool:
     a, b = importer.split(".")[0], imported.split(".")[0]
     if a == b or a in NAMES:
         return True
+    if a in SUMMIT or (importer, imported) in LATE:
+        return b not in NAMES
     if a in FOUNDATION or b in FOUNDATION:
         return b in FOUNDATION
     if a in PROTOCOL or b in PROTOCOL:
@@ -246,8 +258,9 @@ def is_private(name: str) -> bool:
     )
 
 
-# Public names of neural-tangents: a nonlinearity of stax, and a distribution of predict.
-TWO_THINGS = {"Gaussian"}
+# Public names of neural-tangents: a nonlinearity of stax, and a distribution of predict. And kernel
+# matrices as arrays, and in a store.
+TWO_THINGS = {"Gaussian", "gram"}
 
 
 def names_of_two_things(modules: dict[str, ast.Module]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_readme import run_blocks
+from tests.pages import run_blocks
 from widelimit import InfiniteEnsemble, extend, gram, plan, stax
 
 RNG = np.random.default_rng(1)

@@ -1,28 +1,55 @@
-"""The code of the README, and of a page of the documentation, runs as it stands."""
+"""The code of the README and of pages of the documentation runs; claims are checked."""
 
-import pathlib
 import re
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.pages import ROOT, run_blocks
 
-
-def run_blocks(name: str, count: int) -> dict[str, Any]:
-    """Runs all blocks of Python in order and returns the names that they define."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
-    assert len(blocks) == count
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, name, "exec"), names)
-    return names
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_code_of_the_readme_runs() -> None:
-    names = run_blocks("README.md", 7)
+    pytest.importorskip("sklearn")
+    with jax.numpy_rank_promotion("allow"):  # written as people write
+        names = run_blocks("README.md", 4)
+    assert names["ensemble"].mean(names["x_test"]).shape == (3, 1)
+    assert names["limit"].shape == names["finite"].shape == (8, 8)
+    assert names["gram"].shape == (20, 20)
+    assert "GlobalAvgPool" in str(names["plan"])
+    assert names["prediction"].shape == names["error"].shape == (221,)
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) <= 120
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(links) > 10
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing, f"expected files of the project behind links of the README, got {missing}"
+    pictures = [link for link in links if link.endswith((".png", ".svg"))]
+    assert pictures
+    assert all((ROOT / link).stat().st_size < 150_000 for link in pictures)
+
+
+def test_times_in_the_readme_are_those_of_the_benchmarks() -> None:
+    measured = {}
+    for line in (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[2:4] == ["NTK", "float32"]:
+            key = cells[0].replace("**", ""), cells[1]
+            measured.setdefault(key, (cells[5].split(" (")[0], cells[7], cells[8]))
+    rows = re.findall(
+        r"^\| (\D.*?) \| (.*?) \| (.*? ms) \| (.*?) \| (.*?) \|$", README, re.MULTILINE
+    )
+    assert len(rows) == 6
+    for network, inputs, *numbers in rows:
+        assert tuple(numbers) == measured[network, inputs], network
+
+
+def test_code_of_the_overview_runs() -> None:
+    names = run_blocks("docs/guide_overview.md", 7)
     assert names["mean"].shape == (8, 1)
     assert names["covariance"].shape == (8, 8)
     assert names["loss"].mean.shape == ()

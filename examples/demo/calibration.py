@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, log_softmax, logsumexp, ndtri
 
+from widelimit.plot import reliability_bins
+
 Array = NDArray[np.float64]
 
 
@@ -112,25 +114,6 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> floa
     return float(-np.mean(np.log(np.maximum(chosen, np.finfo(np.float64).eps))))
 
 
-def reliability(
-    probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
-) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Mean confidence, accuracy and number of points in each bin of confidence, [bins] each.
-
-    The confidence is the probability of the most probable class; the bins split [0, 1] into equal
-    widths, closed on the right. Empty bins hold NaN and 0 points.
-    """
-    probabilities, labels = _checked(probabilities, labels)
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(index, minlength=bins)
-    divisor = np.where(count > 0, count, np.nan)
-    mean_confidence = np.bincount(index, confidence, bins) / divisor
-    mean_correct = np.bincount(index, correct.astype(np.float64), bins) / divisor
-    return mean_confidence, mean_correct, count
-
-
 def expected_calibration_error(
     probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
 ) -> float:
@@ -140,7 +123,7 @@ def expected_calibration_error(
 
     See arXiv:1706.04599. It is biased upwards by roughly the noise of a bin's accuracy.
     """
-    confidence, correct, count = reliability(probabilities, labels, bins)
+    confidence, correct, count = reliability_bins(probabilities, labels, bins)
     return float(np.nansum(count * np.abs(confidence - correct)) / count.sum())
 
 

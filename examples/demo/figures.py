@@ -11,24 +11,12 @@ from examples.demo.calibration import (
     accuracy,
     expected_calibration_error,
     negative_log_likelihood,
-    reliability,
 )
 from examples.demo.classification import TRAINED, ClassificationResult
 from examples.demo.images import BAYES, DESCENT, ImagesResult
 from examples.demo.regression import Curves, RegressionResult
-from widelimit.diagnostics.plot import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    RED,
-    dotted_band,
-    filled_band,
-    new_figure,
-    reliability_points,
-    save_figure,
-)
+from widelimit.plot import dotted_band, filled_band, new_figure, reliability, save_figure
+from widelimit.plot.looks import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,8 +53,9 @@ def _outputs_panel(figure: SubFigure, result: RegressionResult) -> None:
     panels = figure.subplots(2, 2, sharex=True, sharey=True, squeeze=False)
     finite, infinite = result.finite, result.infinite
     for axes, k in zip(panels.ravel(), chosen, strict=False):
-        filled = filled_band(axes, result.grid, infinite.mean[k], 2 * infinite.std[k], color=BLUE)
-        dashed, _ = dotted_band(axes, result.grid, finite.mean[k], 2 * finite.std[k], color=RED)
+        grid, reach = result.grid, 2 * infinite.std[k]
+        filled = filled_band(grid, infinite.mean[k], reach, color=BLUE, ax=axes)
+        dotted = dotted_band(grid, finite.mean[k], 2 * finite.std[k], color=RED, ax=axes)
         (truth,) = axes.plot(result.grid, result.truth, color=BLACK, linewidth=1, alpha=0.6)
         (points,) = axes.plot(result.x, result.y, "o", color=BLACK, markersize=6)
         axes.set_title("at initialisation" if steps[k] == 0 else f"after {steps[k]:,} steps")
@@ -79,8 +68,8 @@ def _outputs_panel(figure: SubFigure, result: RegressionResult) -> None:
     figure.suptitle("Outputs as training progresses (mean, 2 std)", fontsize=15)
     size = f"{result.task.members} of width {result.task.width}"
     labelled: dict[str, Any] = {
-        "infinite": filled,
-        f"finite: {size}": dashed,
+        "infinite": (filled.line, *filled.edges),
+        f"finite: {size}": dotted.line,
         "training points": points,
         "target without noise": truth,
     }
@@ -101,8 +90,9 @@ def _losses_panel(figure: SubFigure, result: RegressionResult) -> None:
             ("test", curves.test, curves.test_std, PURPLE),
         ):
             # The lower edge stays on the logarithmic axis where a loss spreads beyond its mean.
-            line, band = draw(axes, t, mean, np.minimum(std, 0.999 * mean), color=color)
-            shown = (band, line) if kind == "infinite" else line
+            half = np.stack([np.minimum(std, 0.999 * mean), std])
+            band = draw(t, mean, half, color=color, ax=axes)
+            shown = (*band.edges, band.line) if kind == "infinite" else band.line
             labelled[f"{part}, {kind}"] = shown
     axes.set(xscale="log", yscale="log", xlabel="steps of gradient descent")
     axes.set_ylabel("loss: half the mean squared error")
@@ -149,27 +139,24 @@ def classification_figure(result: ClassificationResult, path: str | Path) -> Pat
 def _reliability_panel(figure: SubFigure, result: ClassificationResult) -> None:
     """Accuracy against confidence of the Bayesian model, both ways, and of the baselines."""
     axes = figure.subplots()
-    (diagonal,) = axes.plot([0, 1], [0, 1], color=BLACK, linewidth=1)
-    labelled: dict[str, Any] = {"perfectly calibrated": diagonal}
+    labelled: dict[str, Any] = {}
     shown = [p for p in result.predictions if not p.model.startswith(TRAINED)]
     for k, prediction in enumerate(shown):
         color, marker = _LOOKS[prediction.method]
-        confidence, correct, count = reliability(prediction.probabilities, result.data.y_test)
-        # A little apart, so that bars of different models do not hide each other.
-        apart = 0.006 * (k - (len(shown) - 1) / 2)
-        reliability_points(
-            axes,
-            confidence + apart,
-            correct,
-            count,
+        drawn = reliability(
+            prediction.probabilities,
+            result.data.y_test,
+            least=_LEAST_IN_BIN,
             color=color,
             marker=marker,
-            least=_LEAST_IN_BIN,
+            # A little apart, so that bars of different models do not hide each other.
+            apart=0.006 * (k - (len(shown) - 1) / 2),
+            ax=axes,
         )
+        labelled["perfectly calibrated"] = drawn.diagonal
         # The legend shows one size, whatever the sizes in the plot.
         name = f"{prediction.model}, {prediction.method}"
         (labelled[name],) = axes.plot([], [], marker, color=color, markersize=9)
-    axes.set(xlim=(0, 1.04), ylim=(-0.02, 1.04), xlabel="confidence", ylabel="accuracy")
     figure.suptitle(f"Reliability, bins of {_LEAST_IN_BIN} images or more", fontsize=15)
     _legend_below(figure, labelled, columns=1)
 

@@ -1,8 +1,11 @@
 """Kernels, training dynamics and Bayesian inference of infinitely wide neural networks."""
 
+import importlib
+
 from widelimit import diagnostics as diagnostics
 from widelimit import extend as extend
 from widelimit import models as models
+from widelimit import plot as plot
 from widelimit import predict as predict
 from widelimit import stax as stax
 from widelimit.engines.choose import choose_engine as choose_engine
@@ -30,7 +33,13 @@ from widelimit.predict.infinite import InfiniteEnsemble as InfiniteEnsemble
 __version__ = "0.1.0"
 
 
+# Imported at first use: they serve optional libraries.
+_LATE = ("scale",)
+
+
 def __getattr__(name: str) -> object:
+    if name in _LATE:
+        return importlib.import_module(f"widelimit.{name}")
     if name == "experimental":
         raise ImportError(
             "widelimit has no `experimental`: the prototypes of neural-tangents for TensorFlow "

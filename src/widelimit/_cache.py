@@ -1,4 +1,4 @@
-"""What is kept between calls: bounded, and safe from several threads."""
+"""Caches between calls: bounded, and safe to use from several threads."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TypeVar, cast
 
 _T = TypeVar("_T")
 
-_SIZE = 64  # entries that are kept with one object
+_SIZE = 64  # largest number of entries per object
 _NAME = "_kept"
 
 
 class Cache:
-    """Values by key, the last used ones.
+    """A cache of the most recently used values, by key.
 
     Args:
-      size: how many are kept.
+      size: the largest number of values.
     """
 
     def __init__(self, size: int) -> None:
@@ -26,7 +26,7 @@ class Cache:
         self._known: collections.OrderedDict[Hashable, object] = collections.OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Returns the value of a key, made now if it is not there."""
+        """Returns the value of a key, made by `make` if it is not cached."""
         with self._lock:
             if key not in self._known:
                 self._known[key] = make()
@@ -40,7 +40,7 @@ class Cache:
 
 
 def kept_with(owner: object, key: Hashable, make: Callable[[], _T]) -> _T:
-    """Returns the value of a key that belongs to an immutable object, and is freed with it.
+    """Returns the value of a key from the cache of an immutable object, freed with the object.
 
     Args:
       owner: the object.

@@ -27,7 +27,7 @@ AnyArray: TypeAlias = jax.Array | np.ndarray | np.number | np.bool_
 """An array of JAX, perhaps traced, or of NumPy."""
 
 AnyArrays: TypeAlias = Sequence[AnyArray]
-"""Arrays in a row."""
+"""A sequence of arrays."""
 
 Outline: TypeAlias = AnyArray | jax.ShapeDtypeStruct
 """An array, or its shape and dtype."""
@@ -44,7 +44,12 @@ class Dataclass(Protocol):
 
 
 def static(*, default: object = dataclasses.MISSING, kw_only: bool = False) -> Any:
-    """Returns a dataclass field that is part of the tree's structure instead of a leaf."""
+    """Returns a dataclass field that is part of the tree's structure instead of a leaf.
+
+    Args:
+      default: default value of the field.
+      kw_only: whether the field is a keyword-only argument.
+    """
     return dataclasses.field(default=default, kw_only=kw_only, metadata={"static": True})
 
 
@@ -53,7 +58,7 @@ def pytree(cls: type[_T]) -> type[_T]:
     """Returns `cls` as a frozen dataclass registered with JAX.
 
     Unflattening bypasses `__init__`: JAX rebuilds trees with tracers and placeholders in them,
-    so constructors stay free to validate the values that users pass.
+    so constructors can validate the values that users pass.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
@@ -109,7 +114,7 @@ def as_leaf(value: object) -> object:
 
 
 def is_concrete(*trees: object) -> bool:
-    """Returns whether no leaf of the trees is being traced."""
+    """Returns whether all leaves of the trees are concrete (not traced)."""
     try:
         for leaf in jax.tree.leaves(trees):
             if isinstance(leaf, jax.Array):
@@ -122,7 +127,7 @@ def is_concrete(*trees: object) -> bool:
 def same_values(first: object, second: object) -> bool:
     """Returns whether two trees are known to be equal: in structure, shapes and entries.
 
-    NaN is NaN. Traced arrays are equal to themselves alone.
+    NaN equals NaN. A traced array equals only itself.
     """
     if first is second:
         return True

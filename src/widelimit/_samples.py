@@ -1,7 +1,7 @@
-"""A batch of inputs whose samples can be cut out: arrays, trees of arrays, and what goes with them.
+"""A batch of inputs that can be cut into samples: arrays, trees of arrays, and extras by sample.
 
-Everything that belongs to single samples is cut alike: the inputs along their batch axes, graph
-patterns and the like along their first axis.
+Everything with samples is cut: the inputs along their batch axes, extras such as graph patterns
+along their first axis.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
     Attributes:
       x: their inputs, a tree like the whole batch.
-      extras: what goes with them, by name.
+      extras: trees of arrays with samples along their first axis, by name.
     """
 
     x: Arrays
@@ -67,10 +67,10 @@ class Samples:
           x: an array, or a tree of arrays.
           axes: batch axis of every leaf of x, or one for all.
           extras: trees of arrays by name.
-          name: what errors call x.
+          name: the name of x in errors.
 
         Raises:
-          ValueError: no arrays, an axis that is not there, or numbers of samples that differ.
+          ValueError: no arrays, an axis out of range, or numbers of samples that differ.
         """
         x, extras = to_host((x, extras))
         leaves = jax.tree.leaves(x)
@@ -108,7 +108,7 @@ class Samples:
         return Rows(map_inputs(cut, self.x, self.axes), extras)
 
     def filled(self, size: int) -> Samples:
-        """Returns so many samples, or all: the last is repeated. Arrays may be traced."""
+        """Returns at least `size` samples, by repeating the last. Arrays may be traced."""
 
         def fill(value: _Numbers, axis: int) -> _Numbers:
             missing = size - value.shape[axis]
@@ -120,7 +120,7 @@ class Samples:
         return dataclasses.replace(self, x=x, extras=extras, count=max(size, self.count))
 
     def cut_at(self, start: Array | int, size: int) -> Rows:
-        """Returns so many samples from a traced place on."""
+        """Returns `size` samples from a traced start on."""
 
         def cut(value: _Numbers, axis: int) -> Array:
             return lax.dynamic_slice_in_dim(value, start, size, axis)
@@ -129,7 +129,7 @@ class Samples:
         return Rows(map_inputs(cut, self.x, self.axes), extras)
 
     def outline(self, count: int) -> Rows:
-        """Returns the shapes and dtypes of so many samples."""
+        """Returns the shapes and dtypes of `count` samples."""
 
         def shape(value: _Numbers, axis: int) -> jax.ShapeDtypeStruct:
             sizes = (*value.shape[:axis], count, *value.shape[axis + 1 :])
@@ -139,7 +139,7 @@ class Samples:
         return Rows(map_inputs(shape, self.x, self.axes), extras)
 
     def sample_bytes(self, itemsize: int | None = None) -> int:
-        """Returns the bytes of one sample, with inputs of another size of numbers if given."""
+        """Returns the bytes of one sample; its numbers take `itemsize` bytes if not None."""
 
         def size(leaf: _Numbers, itemsize: int | None = None) -> int:
             return leaf.size * (itemsize or leaf.dtype.itemsize)
@@ -152,7 +152,7 @@ class Samples:
 def map_inputs(
     function: Callable[[_Leaf, int], Outline], x: Arrays, axes: tuple[int, ...]
 ) -> PyTree[Outline]:
-    """Returns the function, to an array or an outline of one, of every array and its batch axis."""
+    """Returns the tree of results of a function of each array and its batch axis."""
     leaves, structure = jax.tree.flatten(x)
     return jax.tree.unflatten(structure, map(function, leaves, axes))
 
@@ -163,7 +163,7 @@ def count_rows(rows: Rows, axes: tuple[int, ...]) -> int:
 
 
 def join(first: Rows, second: Rows, axes: tuple[int, ...]) -> Rows:
-    """Returns samples and behind them others, on the host; `axes` are batch axes of the inputs."""
+    """Returns two sets of samples joined on the host; `axes` are the batch axes of the inputs."""
     first, second = to_host((first, second))
     others = iter(jax.tree.leaves(second.x))
     x = map_inputs(lambda v, axis: np.concatenate([v, next(others)], axis), first.x, axes)
@@ -174,16 +174,17 @@ def join(first: Rows, second: Rows, axes: tuple[int, ...]) -> Rows:
 def check_finite(
     name: str, x: ArrayLike, mask_constant: Scalar | None = None, dtype: np.dtype | None = None
 ) -> None:
-    """Raises if a concrete array holds NaN or infinities, without a copy of it all.
+    """Raises if a concrete array holds NaN or infinities, without copying the whole array.
 
     Args:
-      name: what errors call it.
+      name: the name of the array in errors.
       x: numbers; integers and traced arrays pass.
-      mask_constant: entries equal to it may be anything; NaN stands for all NaN.
-      dtype: what they will be cast to; what overflows there is not finite. None for their own.
+      mask_constant: entries equal to it are not checked; NaN masks every NaN.
+      dtype: dtype to which they will be cast; entries that overflow in it are not finite. None for
+        their own.
 
     Raises:
-      ValueError: how many there are, and the first with its index.
+      ValueError: entries are not finite; the message gives their number and the first one.
     """
     if not is_concrete(x):
         return
@@ -210,12 +211,12 @@ def check_finite(
 
 
 def finite_or_masked(x: np.ndarray, mask_constant: Scalar | None) -> np.ndarray:
-    """Returns where an array is finite, or masked as far as that is known.
+    """Returns where an array is finite or may be masked.
 
     Args:
       x: real numbers.
-      mask_constant: entries equal to it are masked, NaN masks NaN, None nothing; it may be traced,
-        then any entry may be masked.
+      mask_constant: entries equal to it are masked, NaN masks NaN, None nothing; if traced, any
+        entry may be masked.
     """
     finite = np.asarray(np.isfinite(x))
     if mask_constant is None or finite.all():
@@ -230,10 +231,10 @@ def place(rows: Rows, axes: tuple[int, ...], devices: list[jax.Device], split: b
     """Returns samples on devices: whole on each of them, or split over them.
 
     Args:
-      rows: the samples; as many as there are devices, or a multiple, if they are split.
+      rows: the samples; a multiple of the number of devices if they are split.
       axes: batch axis of every array of the inputs.
-      devices: where to.
-      split: whether each device holds its share only.
+      devices: the devices.
+      split: whether each device holds only its part.
     """
     if len(devices) == 1:
         return jax.device_put(rows, devices[0])
@@ -248,9 +249,9 @@ def place(rows: Rows, axes: tuple[int, ...], devices: list[jax.Device], split: b
 
 
 def to_host(tree: _T) -> _T:
-    """Returns a tree with its JAX arrays as arrays of NumPy; on the CPU they share memory.
+    """Returns a tree with its JAX arrays as NumPy arrays; on the CPU they share memory.
 
-    Traced arrays stay what they are.
+    Traced arrays are returned unchanged.
     """
     return jax.tree.map(
         lambda v: np.asarray(v) if isinstance(v, jax.Array) and is_concrete(v) else v, tree

@@ -1,4 +1,4 @@
-"""What users are told: values in few words, tables, and warnings at their own lines."""
+"""Text for users: short values, tables, and warnings at the user's line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit._pytree import is_concrete
 
-# Arrays of more entries are told by their shapes.
+# Arrays of more entries are shown by their shapes.
 _ENTRIES = 8
 _CHARACTERS = 80
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -33,7 +33,7 @@ def shown(value: object) -> str:
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warns at the line outside of this package that led here."""
+    """Warns at the user's line: the last one outside this package."""
     level = 2
     while os.path.abspath(sys._getframe(level - 1).f_code.co_filename).startswith(_PACKAGE):
         level += 1
@@ -41,7 +41,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The rows under their header; the first column is aligned left, the others right."""
+    """Returns the rows under their header; the first column is left-aligned, the others right."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
 

@@ -1,4 +1,4 @@
-"""What activations, layers, combinators, engines and solvers of your own are made of.
+"""The parts from which you make your own activations, layers, combinators, engines and solvers.
 
 docs/extending.md has a recipe for each.
 """

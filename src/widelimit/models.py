@@ -38,7 +38,7 @@ def fcn(
     b_std: Scalar | None = 0.1,
     activation: Layer | None = None,
 ) -> Layer:
-    """Returns a fully-connected network that flattens its input first.
+    """Returns a fully connected network that flattens its input first.
 
     The defaults are those of Lee et al. (2020), arXiv:2007.15801: three hidden layers of 2048
     ReLUs, weight variance 2, bias variance 0.01.
@@ -139,8 +139,8 @@ def wide_resnet(
 ) -> Layer:
     """Returns a wide residual network: three groups of blocks, strides 1, 2, 2, global pooling.
 
-    WRN-28-10 has `block_size` 4 and `k` 10. Without the batch normalisation of the original,
-    which has no limit of this kind. Source: Zagoruyko & Komodakis (2016), arXiv:1605.07146.
+    WRN-28-10 has `block_size` 4 and `k` 10. The batch normalisation of the original is left out,
+    since it has no limit of this kind. Source: Zagoruyko & Komodakis (2016), arXiv:1605.07146.
 
     Args:
       block_size: residual blocks of a group.
@@ -191,13 +191,13 @@ def lenet(
 ) -> Layer:
     """Returns LeNet-5: two 5 x 5 convolutions, each with a 2 x 2 average pool, and three layers.
 
-    As published for 32 x 32 images, but for the nonlinearity, and with independent units between
+    As published for 32 x 32 images, except for the nonlinearity, and with connections between
     all channels. Source: LeCun et al. (1998), *Gradient-based learning applied to document
     recognition*.
 
     Args:
       num_outputs: number of outputs.
-      padding: of the convolutions; 'SAME' suits 28 x 28 images.
+      padding: padding of the convolutions; 'SAME' suits 28 x 28 images.
       W_std: standard deviation of the weights.
       b_std: standard deviation of the biases; None means no bias.
       activation: the nonlinearity; None means ReLU.
@@ -236,7 +236,7 @@ def transformer_block(
       **attention: further arguments of `GlobalSelfAttention`.
 
     Raises:
-      ValueError: channels that num_heads does not divide.
+      ValueError: `num_heads` does not divide `channels`.
     """
     if channels % num_heads:
         raise ValueError(

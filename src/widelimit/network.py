@@ -24,7 +24,7 @@ from widelimit.engines.inputs import (
 )
 from widelimit.engines.plan import (
     bare_site,
-    check_alike,
+    check_same_shapes,
     check_unmixed,
     make_site,
     mixing_layer,
@@ -55,7 +55,7 @@ from widelimit.typing import (
 
 
 class NetFunction:
-    """One of the three functions of a network; equal to another one of the same network.
+    """Base class of the three functions of a network; equal if of the same kind and network.
 
     Attributes:
       net: the network.
@@ -78,7 +78,7 @@ class NetFunction:
 
 
 class InitFn(NetFunction):
-    """Initialises finite networks."""
+    """The function `init_fn(rng, input_shape)` of a network: it initialises finite networks."""
 
     def __call__(self, rng: Key, input_shape: Shapes) -> tuple[Shapes, Params]:
         """Returns the output shape and the parameters of a random finite network.
@@ -97,7 +97,7 @@ class InitFn(NetFunction):
 
 
 class ApplyFn(NetFunction):
-    """Evaluates finite networks."""
+    """The function `apply_fn(params, inputs)` of a network: it evaluates finite networks."""
 
     def __call__(
         self,
@@ -118,7 +118,13 @@ class ApplyFn(NetFunction):
           pattern: graph patterns.
           mask_constant: entries of `inputs` equal to it are masked; the result is then a
             `MaskedArray`.
-          **kwargs: ignored, so that one call serves networks of other libraries too.
+          **kwargs: ignored, so that the same call works for networks of other libraries too.
+
+        Returns:
+          An array, a `MaskedArray` if the inputs are masked, or a list or tuple of them.
+
+        Raises:
+          ValueError: inputs or parameters that do not fit; the message names the layer.
         """
         with located(self.net.label):
             x, mask = split_mask(inputs, mask_constant)
@@ -136,11 +142,23 @@ def _pair_masks(out: Arrays, mask: Masks) -> Arrays:
 
 
 class KernelFn(NetFunction):
-    """The kernels of a network at infinite width, as a function of inputs."""
+    """The function `kernel_fn(x1, x2, get)` of a network: its kernels at infinite width.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import stax
+      >>> _, _, kernel_fn = stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))
+      >>> x1, x2 = jnp.ones((3, 8)), jnp.zeros((2, 8))
+      >>> kernel_fn(x1, x2, "nngp").shape
+      (3, 2)
+      >>> kernels = kernel_fn(x1, None, ("nngp", "ntk"))
+      >>> kernels.nngp.shape, kernels.ntk.shape
+      ((3, 3), (3, 3))
+    """
 
     @property
     def is_concrete(self) -> bool:
-        """Whether no hyper-parameter of the network is being traced."""
+        """Whether all hyper-parameters of the network are concrete (not traced)."""
         return is_concrete_network(self.net)
 
     def __call__(
@@ -159,8 +177,8 @@ class KernelFn(NetFunction):
         """Returns the kernels between x1 and x2.
 
         K (NNGP) is the covariance of outputs over random networks, per channel; T (NTK) is the
-        limit of J(x1) J(x2)^T. Inputs enter as K = mean over channels of x1 x2, uncentred. Can
-        be traced by jit, vmap and grad. Traced x1 and x2 are never taken as equal: pass
+        limit of J(x1) J(x2)^T. Inputs enter as K = mean over channels of x1 x2, uncentred. Calls
+        can be traced by jit, vmap and grad. Traced x1 and x2 always count as different: pass
         x2=None, or the same object, for the kernel of x1 with itself.
 
         Args:
@@ -171,14 +189,19 @@ class KernelFn(NetFunction):
             named tuple; None for the whole `Kernel`.
           pattern: pair of graph patterns (for x1, for x2).
           mask_constant: entries of the inputs equal to it are masked.
-          diagonal_batch: False asks for cov1 and cov2 between all samples.
-          diagonal_spatial: True keeps equal positions only; None does so for a `Kernel` that
+          diagonal_batch: False returns cov1 and cov2 between all samples.
+          diagonal_spatial: True returns equal positions only; None does so for a `Kernel` that
             holds no others.
-          engine: 'auto' takes the engine of `choose_engine` where there are no masks, 'reference'
-            plain JAX, which differentiates both; 'fused' raises where the fused engine does not
-            run. A class of your own: see `Engine`.
-          **kwargs: `batch_axis` and `channel_axis` of the inputs, where the network states none
-            or the same; `rng` is ignored; others are refused.
+          engine: 'auto' takes the engine of `choose_engine`, but the reference engine for masks,
+            graph patterns and Kernels; 'reference' takes plain JAX, with derivatives in forward and
+            reverse mode; 'fused' raises if the fused engine does not support the call. Or your own
+            class: see `Engine`.
+          **kwargs: `batch_axis` and `channel_axis` of the inputs, if the network has none or the
+            same; `rng` is ignored; others are refused.
+
+        Returns:
+          An array [n1, n2, ...] for a name, a named tuple of arrays for a tuple of names, or a
+          `Kernel`; a tuple of these for a network with several outputs.
 
         Raises:
           ValueError: shapes, masks or layers that do not fit, NaN in the inputs, unknown `get`.
@@ -192,15 +215,24 @@ class KernelFn(NetFunction):
         with located(self.net.label):
             x1, x2 = as_inputs(x1, x2, mask_constant)
             if x2 is not None:
-                check_alike(self.net, tree_shapes(x1), tree_shapes(x2), axes)
+                check_same_shapes(self.net, tree_shapes(x1), tree_shapes(x2), axes)
         return _evaluate(as_now(self.net), x1, x2, get, as_patterns(pattern), options)
 
     def fields(self, get: Get) -> tuple[str, ...]:
-        """Returns the names of the `Kernel` fields that `get` asks for; see `parse_get`."""
+        """Returns the names of the `Kernel` fields in `get`; see `parse_get`.
+
+        Args:
+          get: as for a call.
+        """
         return parse_get(get)
 
     def select(self, kernels: PyTree, get: Get) -> PyTree:
-        """Returns what `get` asks for of whole kernels; see `get.select_fields`."""
+        """Returns the fields of whole kernels that `get` names; see `get.select_fields`.
+
+        Args:
+          kernels: a `Kernel`, or a tree of Kernels.
+          get: as for a call.
+        """
         return select_fields(kernels, get)
 
     def tiler(
@@ -217,19 +249,19 @@ class KernelFn(NetFunction):
         engine: str | EngineMaker = "auto",
         **kwargs: object,
     ) -> NetworkTiler:
-        """Returns what computes the kernels between concrete x1 and x2 tile by tile.
+        """Returns a tiler, which computes the kernels between concrete x1 and x2 tile by tile.
 
         Args:
           x1: arrays, as for a call.
-          x2: likewise, or None for x1.
+          x2: arrays, or None for x1.
           get: as for a call.
           devices: the devices to compute on, a list.
-          pattern: as for a call, as all keywords that follow.
-          mask_constant: see above.
-          diagonal_batch: see above.
-          diagonal_spatial: see above.
-          engine: see above.
-          **kwargs: see above.
+          pattern: as for a call.
+          mask_constant: as for a call.
+          diagonal_batch: as for a call, but not False.
+          diagonal_spatial: as for a call.
+          engine: as for a call.
+          **kwargs: as for a call.
 
         Raises:
           ValueError: as for a call.
@@ -249,7 +281,12 @@ class KernelFn(NetFunction):
             return NetworkTiler(net, (x1, x2), get, as_patterns(pattern), options, devices)
 
     def batch_axes(self, x: Inputs, **axes: int | None) -> tuple[int, ...]:
-        """Returns the batch axis of every array of the inputs; keywords as for a call."""
+        """Returns the batch axis of every array of the inputs.
+
+        Args:
+          x: the inputs.
+          **axes: `batch_axis` and `channel_axis`, as for a call.
+        """
         return batch_axes(self.net, x, _keywords(axes))
 
     def traced_size(self, x: Inputs, get: Get, most: int, **axes: int | None) -> int:
@@ -284,13 +321,13 @@ class KernelFn(NetFunction):
 
 
 class _Query(NamedTuple):
-    """A network and what is asked of it, beside the samples.
+    """A network and a request for its kernels, without the samples.
 
     Attributes:
       net: the network.
       shape: shape of x1, or a tree of shapes.
-      options: what is asked for.
-      unusual: what only plain JAX computes about it, in words; None if nothing.
+      options: the options of the call.
+      unusual: the reason why only the reference engine can compute it; or None.
       traced: shape of x2 (of x1 without one) where inputs or hyper-parameters are traced; or None.
     """
 
@@ -301,12 +338,12 @@ class _Query(NamedTuple):
     traced: Shapes | None = None
 
     def engine(self, get: Get) -> Engine:
-        """Returns the engine that computes what `get` asks for."""
+        """Returns the engine that computes the fields in `get`."""
         request = self.options.request(get)
         return choose(self.net, self.shape, request, self.options.engine, self.unusual, self.traced)
 
     def prepared(self, engine: Engine, side: _Input | None) -> object:
-        """Returns samples as an engine reads them, None for None."""
+        """Returns samples prepared by an engine, None for None."""
         if side is None:
             return None
         if isinstance(engine, NetworkEngine):
@@ -326,7 +363,7 @@ def _evaluate(
 ) -> PyTree:
     """Returns the kernels between inputs that `as_inputs` has converted."""
     query = _query(net, x1, x2, patterns, options)
-    # Equal inputs on two graphs are two inputs.
+    # Equal inputs with different graphs are different inputs.
     symmetric = same_inputs(x1, x2) and same_patterns(patterns, shared=x2 is None)
     share = symmetric and shares_x1(x1, x2)
     first, second = _Input(x1, patterns[0]), _Input(x1 if x2 is None else x2, patterns[1])
@@ -339,7 +376,7 @@ def _evaluate(
 
 
 def _to_jax(value: object) -> object:
-    """Returns an array of JAX, without a copy of what an engine hands over."""
+    """Returns an array of JAX, without a copy of a writeable array from an engine."""
     if not isinstance(value, np.ndarray):
         return value
     return jnp.from_dlpack(value) if value.flags.writeable else jnp.array(value)
@@ -385,7 +422,7 @@ def _full_batch(
 def _keywords(kwargs: Mapping[str, object]) -> GivenAxes:
     if not kwargs:
         return None, None
-    # Networks have no randomness left; callers pass rng to any kernel_fn.
+    # Infinite networks are not random, but callers pass rng to any kernel_fn.
     others = [name for name in kwargs if name not in ("batch_axis", "channel_axis", "rng")]
     if others:
         raise TypeError(
@@ -396,7 +433,7 @@ def _keywords(kwargs: Mapping[str, object]) -> GivenAxes:
 
 
 def _axis(kwargs: Mapping[str, object], name: str) -> int | None:
-    """Returns an axis among keywords."""
+    """Returns an axis from the keywords, None if missing."""
     value = kwargs.get(name)
     if value is None:
         return None

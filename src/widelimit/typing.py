@@ -1,8 +1,8 @@
 """Types of the arguments of public functions, by the names that signatures use.
 
-They are as wide as what is legal: wherever JAX arrays are, arrays of NumPy are too, and numbers may
-be traced. Trees are pytrees of JAX with such leaves. A static checker takes trees as they come;
-the tests of widelimit check all of them at every call.
+They include everything legal: where JAX arrays are accepted, NumPy arrays are too, and numbers may
+be traced. Trees are pytrees of JAX with such leaves. A static checker accepts any tree; the tests
+of widelimit check all types at every call.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +27,8 @@ from widelimit.covariance.signal import Signal
 
 # Numbers and arrays.
 
-# Layers convert their hyper-parameters. A static checker, which does not know that, is told what
-# they can be computed with; whatever is legal is told to all others.
+# Layers convert their hyper-parameters. A static checker does not know that: for it the types are
+# those that layers compute with; for run-time checks and documentation they are all legal types.
 if TYPE_CHECKING:
     Scalar: TypeAlias = float | np.number | Array
     Key: TypeAlias = Array
@@ -42,7 +42,7 @@ else:
     Key = TypedKey[Array, ""] | UInt32[Array | np.ndarray, "_"]
     """A random key of JAX."""
     Size = SupportsIndex
-    """A number of channels, of heads and the like."""
+    """A number of channels, heads and similar sizes."""
     Sizes = Sequence[SupportsIndex]
     """A number for every axis of a window."""
     Axes = SupportsIndex | Sequence[SupportsIndex] | Shaped[Array | np.ndarray, "..."]
@@ -60,7 +60,7 @@ TargetsLike: TypeAlias = (
     | Bool[Array | np.ndarray, "samples *outputs"]
     | Sequence[Scalar | list | tuple | Shaped[Array | np.ndarray, "..."]]
 )
-"""What is to be learnt: the targets of the samples."""
+"""The training targets of the samples."""
 
 SquareKernel: TypeAlias = Real[Array | np.ndarray, "n n *pairs"] | Real[Array | np.ndarray, ""]
 """A kernel of samples with themselves, (n, n, h, h, ...); one number if all axes are traced."""
@@ -71,7 +71,7 @@ TestKernel: TypeAlias = Real[Array | np.ndarray, "t n *pairs"] | Real[Array | np
 Outputs: TypeAlias = (
     Num[Array | np.ndarray, "samples *outputs"] | Bool[Array | np.ndarray, "samples *outputs"]
 )
-"""Outputs of the samples, or what they are compared with; they may be complex."""
+"""Outputs of the samples, or targets of the same shape; they may be complex."""
 
 HermitianKernel: TypeAlias = Num[Array | np.ndarray, "n n *pairs"]
 """A kernel of samples with themselves, (n, n, h, h, ...); it may be complex."""
@@ -114,9 +114,9 @@ Masks: TypeAlias = PyTree[Bool[Array | np.ndarray, "..."]]
 """A mask (True = masked), or a tree of masks; None without masks."""
 
 Pattern: TypeAlias = PyTree
-"""The pattern of a graph, or a tree of patterns: whatever `Aggregate` reads."""
+"""The pattern of a graph, or a tree of patterns, as `Aggregate` reads them."""
 
-# What layers hand on; lists of branches are tuples.
+# Values that layers hand on; lists of branches are tuples.
 
 Signals: TypeAlias = PyTree[Signal]
 """Descriptions of activations."""
@@ -125,7 +125,7 @@ Needs: TypeAlias = PyTree[Need]
 """Offsets that have to be stored."""
 
 Moduli: TypeAlias = PyTree[SupportsIndex]
-"""Moduli of folded offsets, per spatial axis; None where there is none."""
+"""Moduli of folded offsets, per spatial axis; None for an axis without folding."""
 
 Covs: TypeAlias = PyTree[Covariances]
 """Covariances between activations."""
@@ -151,7 +151,7 @@ Function: TypeAlias = Callable
 """Any function."""
 
 Get: TypeAlias = str | Sequence[str] | None
-"""Names of the kernels asked for: one, several, or None for all."""
+"""Names of the requested kernels: one, several, or None for all."""
 
 
 Subset: TypeAlias = PyTree[str | bool | np.bool_ | Callable]
@@ -181,12 +181,12 @@ class KernelFunction(Protocol):
     """`kernel_fn(x1, x2, get, **kwargs)`: kernels between inputs."""
 
     def __call__(self, x1: Inputs, x2: Inputs, /, *args: Any, **kwargs: Any) -> PyTree:
-        """Returns the kernels asked for."""
+        """Returns the requested kernels."""
 
 
 @runtime_checkable
 class HasKernelFunction(Protocol):
-    """A network: its kernel function is an attribute."""
+    """A network, with its kernel function as an attribute."""
 
     @property
     def kernel_fn(self) -> KernelFunction:

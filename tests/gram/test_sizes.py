@@ -60,7 +60,7 @@ def test_large_symmetric_problems_are_cut_further() -> None:
 
 
 def test_a_budget_below_one_entry_says_the_least() -> None:
-    with pytest.raises(ValueError, match=r"memory of at least 22 bytes \(22 B\), what one entry"):
+    with pytest.raises(ValueError, match=r"memory of at least 22 bytes \(22 B\), for one entry"):
         choose_grid(Tiles((5, 5)), 21, 1)
     assert choose_grid(Tiles((5, 5)), 22, 1).sizes == (1, 1)
     with pytest.raises(ValueError, match="one entry on each of 2 devices"):

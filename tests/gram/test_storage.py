@@ -100,7 +100,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
         wl.gram(fails, X, out=tmp_path / "K.npy")
     assert any("K.npy.partial removed" in note for note in error.value.__notes__)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"shape \(\) whatever their numbers"):
+    with pytest.raises(ValueError, match=r"shape \(\) for any numbers of samples"):
         wl.gram(lambda *_: np.float32(0), X, out=tmp_path / "K.npy")
     assert not list(tmp_path.iterdir())
 

@@ -362,7 +362,7 @@ def test_refused_products() -> None:
         kernel.dot_general(np.ones(2), np.ones((2, 2)), False, wrong[3][2])
     with pytest.raises(ValueError, match="as many axes as each other"):
         kernel.dot_general(np.ones(2), None, False, wrong[3][2])
-    with pytest.raises(ValueError, match="a free axis to take the place"):
+    with pytest.raises(ValueError, match="a free axis to replace"):
         full.dot_general(np.ones(3), np.ones(2), False, (((0,), (0,)), ((), ())))
 
 

@@ -160,7 +160,9 @@ def test_bad_shapes():
         Dense(3, channel_axis=3).init_fn(KEY, (2, 3))
     with pytest.raises(ValueError, match="batch and channel axes"):
         Dense(3).init_fn(KEY, (2,))
-    with pytest.raises(ValueError, match=r"batch axis 2 .* of its network, got one with 2 axes"):
+    with pytest.raises(ValueError, match=r"batch axis 2 .* with 2 axes, .*: x\[..., None\] has one"):
+        ValueError, match=r"batch axis 2 .* got one with 2 axes.*: x\[..., None\] has"
+    ):
         Dense(3, batch_axis=2).kernel_fn(inputs(3, 4))
     with pytest.raises(ValueError, match="different batch and channel axes"):
         Dense(3, batch_axis=1).kernel_fn(inputs(3, 4))

@@ -454,7 +454,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="expected 4 channels with embeddings, as in init_fn"):
         layer().apply_fn(params, x[..., :2])
     net = layer(**SUM, pos_emb_decay_fn=lambda d: 1 + d)
-    with pytest.raises(ValueError, match=r"positive definite matrix .* got least eigenvalue -4"):
+    with pytest.raises(ValueError, match=r"positive definite matrix .* got smallest eigenvalue -4"):
         net.apply_fn(draw(net, x.shape), x)
     with pytest.raises(ValueError, match="one finite number per distance"):
         layer(**SUM, pos_emb_decay_fn=lambda d: 1 / d).kernel_fn(x)

@@ -332,5 +332,5 @@ def test_float32_and_integer_inputs_with_x64_on() -> None:
 def test_parameters_of_another_input() -> None:
     layer = Conv(3, (2,))
     params = parameters(layer, images(2, 4, 3))
-    with pytest.raises(ValueError, match="differs from the one given to init_fn"):
+    with pytest.raises(ValueError, match="input of the shape that init_fn got"):
         layer.apply_fn(params, images(2, 4, 2))

@@ -112,9 +112,9 @@ def test_traced_numbers_have_no_description() -> None:
         ({"type": "Dense"}, "arguments that Dense takes at network"),
         ({"type": "Dense", "out_dim": 1, "width": 3}, "arguments that Dense takes"),
         ({"type": "Foreign"}, "got 'Foreign'"),
-        ({"enum": "Padding", "member": "NONE"}, "what to_json writes"),
+        ({"enum": "Padding", "member": "NONE"}, "the output of to_json"),
         ({"array": [[1], [2, 3]], "dtype": "float32"}, "inhomogeneous"),
-        ({"odd": 1}, "what to_json writes"),
+        ({"odd": 1}, "the output of to_json"),
         (3, "description of a network, got 3"),
     ],
 )

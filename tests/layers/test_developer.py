@@ -267,7 +267,7 @@ def test_refused_layers():
     with pytest.raises(ValueError, match="expected a Kernel with cov2"):
         lost().kernel_fn(X1, X2)
     arrays = stax.layer(lambda: (*MyScale(1.0)[:2], lambda k: k.nngp))
-    with pytest.raises(TypeError, match="expected a Kernel from the given function"):
+    with pytest.raises(TypeError, match="expected a Kernel from kernel_fn"):
         arrays().kernel_fn(X1, X2)
 
 

@@ -159,7 +159,7 @@ def test_refusals():
     for idx in (Slice[..., 1:], Slice[..., 0], Slice[..., ::-1]):
         refused(idx, NotImplementedError, "':' for the channel axis 3 in a kernel")
     refused(Slice[:, 5], ValueError, "an index within axis 1 of size 5, got 5")
-    refused(Slice[:, 4:4], ValueError, "something left of axis 1 of size 5")
+    refused(Slice[:, 4:4], ValueError, "part of axis 1 of size 5")
     refused(Slice[:, 0, 0, :, 0], ValueError, "an index of at most 4 axes")
     for idx in (None, Slice[:, None], Slice[:, [0, 1]], Slice[np.arange(2)], True, "a", 1.0):
         refused(idx, TypeError, "an index of ints, slices and an Ellipsis", net=False)

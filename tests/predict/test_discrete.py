@@ -221,7 +221,7 @@ def test_errors():
     with pytest.raises(ValueError, match="is indefinite") as caught:
         discrete_gradient_descent_mse(k - np.eye(5), y)(3)
     assert "diag_reg" not in str(caught.value)
-    decay = float(re.search(r"weight_decay=(\S+) would do", str(caught.value))[1])
+    decay = float(re.search(r"use weight_decay=(\S+)", str(caught.value))[1])
     assert np.isfinite(discrete_gradient_descent_mse(k - np.eye(5), y, weight_decay=decay)(3)).all()
     with pytest.raises(ValueError, match=r"one number for learning_rate.*\(3, 5\); .*k_test_train"):
         discrete_gradient_descent_mse(k, y, test @ train.T)

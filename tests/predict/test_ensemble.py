@@ -239,7 +239,7 @@ class TestKernelKeywords:
     def test_errors(self):
         with pytest.raises(ValueError, match="expected 'scale' to be the same"):
             self.make(scale=2.0)(1.0, self.x_test, "nngp", scale=3.0)
-        with pytest.raises(ValueError, match=r"given for the training set, \['scale'\], got 'pat"):
+        with pytest.raises(ValueError, match=r"that the training set has, \['scale'\], got 'pat"):
             self.make(scale=2.0)(1.0, self.x_test, "nngp", pattern=None)
 
 

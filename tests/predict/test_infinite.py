@@ -325,5 +325,5 @@ def test_kernels_that_do_not_belong_together():
         factor = 1.0 if x2 is None else 2.0
         return jax.tree.map(lambda k: factor * k, model.kernel_fn(x1, x2, get))
 
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match="from the same function"):
         InfiniteEnsemble(kernel_fn, x, y, inference="bayes").std(x)

@@ -113,7 +113,7 @@ def test_a_kernel_of_masked_arrays() -> None:
 
 def test_what_is_not_padding_is_refused() -> None:
     x, y, x_test = problem()
-    match = r"to be finite, got 6 of 40 .* \(1, 2, 0\): nan; padding is told by mask_constant="
+    match = r"to be finite, got 6 of 40 .* \(1, 2, 0\): nan; mark padding by mask_constant="
     for constant in [None, 0.0, np.inf]:
         with pytest.raises(ValueError, match=match):
             predict.gradient_descent_mse_ensemble(NET.kernel_fn, x, y, mask_constant=constant)

@@ -249,7 +249,7 @@ def test_errors():
         with pytest.raises(ValueError, match="expected get to be None, one of"):
             predict_fn(get, td)
     for train, test in [(dd.ntk, td), (dd, td.ntk)]:
-        with pytest.raises(ValueError, match="one of either kind: name the one mode"):
+        with pytest.raises(ValueError, match="one of either kind: pass the mode"):
             gp_inference(train, y)(None, test)
     with pytest.raises(ValueError, match=r"k_train_train to hold both .* single array"):
         gp_inference(dd.ntk, y)("ntk", td, tt)

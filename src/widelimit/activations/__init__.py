@@ -7,7 +7,7 @@ nonlinearity `f` is the pair
 
 Every function here takes `(c, q1, q2, gap)` followed by the parameters of the nonlinearity and
 returns a `Dual`. `c`, `q1` and `q2` are arrays of one rank that broadcast against each other;
-`gap` is `(q1 + q2) / 2 - c`, half the mean squared distance, where the caller knows it more
+`gap` is `(q1 + q2) / 2 - c`, half the mean squared distance, if the caller has it more
 accurately than that difference, or None. Results have the broadcast shape and the dtype of `c`.
 
 All functions are pure, and traceable and differentiable in the covariances and in real-valued

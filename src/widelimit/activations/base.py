@@ -1,4 +1,4 @@
-"""What the duals share: their result, the determinant, and functions safe at zero."""
+"""Shared parts of duals: their result, the determinant, and functions safe at zero."""
 
 import math
 from typing import NamedTuple
@@ -15,10 +15,10 @@ class Dual(NamedTuple):
     """Expectations of one nonlinearity over a pair of Gaussian variables.
 
     Attributes:
-        k: `E[f(u) f(v)]`.
-        kdot: `E[f'(u) f'(v)]`.
-        gap: `(E[f(u)^2] + E[f(v)^2]) / 2 - k` free of cancellation, or None where only the
-            difference is known.
+      k: `E[f(u) f(v)]`.
+      kdot: `E[f'(u) f'(v)]`.
+      gap: `(E[f(u)^2] + E[f(v)^2]) / 2 - k` without cancellation, or None if only the difference
+        is known.
     """
 
     k: Float[Array, "..."]
@@ -29,9 +29,9 @@ class Dual(NamedTuple):
 def determinant(c: Array, q1: Array, q2: Array, gap: Array | None) -> Array:
     """Returns `q1 q2 - c^2`, at least zero, in the broadcast shape of its arguments.
 
-    With a small `gap` it is `gap (2 m - gap) - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`: equal, and
-    accurate for nearly equal inputs, where `q1 q2 - c^2` is all rounding error. With a large one
-    it is the other way about.
+    With a small `gap` it is computed as `gap (2 m - gap) - ((q1 - q2) / 2)^2`, `m = (q1 + q2) / 2`,
+    which is accurate for nearly equal inputs, where `q1 q2 - c^2` consists of rounding errors. With
+    a large gap the latter is accurate.
 
     Rounding can make the value negative, and then it is clipped, but the derivative passes
     through: at identical inputs a smooth dual needs `d(q1 q2 - c^2)/dc = -2c`, not a half of it.
@@ -40,7 +40,7 @@ def determinant(c: Array, q1: Array, q2: Array, gap: Array | None) -> Array:
         value = q1 * q2 - c * c
     else:
         half = (q1 - q2) / 2
-        # Not gap * gap: of a constant gap times a unit XLA makes the square of the unit.
+        # Not gap * gap: for a constant gap times a unit XLA would compute the square of the unit.
         close = gap * (q1 + q2 - gap) - half * half
         value = jnp.where(8 * gap < q1 + q2, close, q1 * q2 - c * c)
     return value + lax.stop_gradient(jnp.maximum(-value, 0))
@@ -49,8 +49,8 @@ def determinant(c: Array, q1: Array, q2: Array, gap: Array | None) -> Array:
 def unit(q: Array) -> Array:
     """Returns a power of two next to `1 / sqrt q`, 1 at zero; without derivatives.
 
-    Covariances and variances times the units of both ends have products that neither overflow nor
-    underflow, and round as they did. Of variances there are far fewer than of covariances.
+    Products of covariances and variances times the units of both ends do not overflow or underflow,
+    and round as before. There are far fewer variances than covariances.
     """
     numbers = jnp.finfo(q.dtype)
     inverse = lax.rsqrt(jnp.maximum(q, 8 * numbers.tiny))
@@ -59,7 +59,7 @@ def unit(q: Array) -> Array:
 
 
 def half_distance(c: Array, q1: Array, q2: Array, gap: Array | None) -> Array:
-    """Returns `gap`, or the difference `(q1 + q2) / 2 - c` that it stands for."""
+    """Returns `gap`, or the equal difference `(q1 + q2) / 2 - c` if it is None."""
     return (q1 + q2) / 2 - c if gap is None else gap
 
 
@@ -69,7 +69,7 @@ def constant(value: ArrayLike, c: Array, q1: Array, q2: Array) -> Array:
 
 
 def like(c: Array, *parameters: ArrayLike) -> list[Array]:
-    """Returns the parameters as scalars of the dtype of `c`, so that none of them promotes it."""
+    """Returns the parameters as scalars of the dtype of `c`, so that they do not promote it."""
     return [jnp.asarray(p).astype(c.dtype) for p in parameters]
 
 
@@ -82,15 +82,15 @@ def reciprocal(x: Array) -> Array:
 def sqrt(x: Array) -> Array:
     """Returns `sqrt(x)`, and 0 for `x <= 0`; all derivatives there are 0 instead of infinite.
 
-    XLA may compute x twice and round it in two ways, so that one test finds it positive and the
-    other does not. `x / sqrt(x)` is then x over 1, which is next to zero; `sqrt` itself would be 1.
+    XLA may compute x twice with different rounding, so that it is positive in one test and not in
+    the other. `x / sqrt(x)` is then x / 1, which is nearly zero; `sqrt` itself would be 1.
     """
-    zero = x <= 0  # False for NaN, which stays NaN
+    zero = x <= 0  # False for NaN, so the result is NaN
     return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def exp_minus_exp(x: Array, y: Array, difference: Array) -> Array:
-    """Returns `e^x - e^y` given `difference = x - y`, accurate where it is small."""
+    """Returns `e^x - e^y` from `difference = x - y`, accurately for small differences."""
     positive = difference >= 0
     over = -jnp.exp(x) * jnp.expm1(jnp.where(positive, -difference, 0))
     under = jnp.exp(y) * jnp.expm1(jnp.where(positive, 0, difference))

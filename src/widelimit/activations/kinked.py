@@ -12,11 +12,11 @@ from widelimit.activations.base import PI, Dual, constant, determinant, like, re
 def _angle(v: Array, c: Array) -> Array:
     """Returns `theta = atan2(sqrt v, c)` in [0, pi], the angle between the two inputs.
 
-    It is pi/2 where `v = c = 0`: a zero input has no direction. Derivatives: `c / (2 s (v +
+    It is pi/2 for `v = c = 0`: a zero input has no direction. Derivatives: `c / (2 s (v +
     c^2))` and `-s / (v + c^2)` with `s = sqrt v`; zero where `s` is zero.
     """
-    # Reverse mode inside a scan drops custom derivatives of what it has linearised, and second
-    # derivatives then meet this body: it must be differentiable too. atan2 tells 0.0 from -0.0.
+    # Reverse mode inside a scan drops custom derivatives of linearised functions, and second
+    # derivatives then differentiate this body. atan2 distinguishes 0.0 from -0.0.
     zero = (v == 0) & (c == 0)
     return jnp.arctan2(jnp.where(zero, 1, sqrt(v)), c)
 
@@ -31,10 +31,10 @@ def _angle_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
 
 @jax.custom_jvp
 def _arc(v: Array, c: Array) -> Array:
-    """Returns `F = sqrt v - theta c`, the part of the arc-cosine kernel that bends.
+    """Returns `F = sqrt v - theta c`, the nonlinear part of the arc-cosine kernel.
 
-    Derivatives: `s / (2 (v + c^2))` and `-theta + c s / (v + c^2)`. Both are bounded, so that
-    along `v = q1 q2 - c^2` the total `dF/dc` is `-theta` without any singular term cancelling.
+    Derivatives: `s / (2 (v + c^2))` and `-theta + c s / (v + c^2)`. Both are bounded, so along
+    `v = q1 q2 - c^2` the total `dF/dc` is `-theta` without cancellation of singular terms.
     """
     return sqrt(v) - _angle(v, c) * c
 
@@ -47,12 +47,12 @@ def _arc_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tup
 
 
 def _slope_angle(v: Array, c: Array, q1: Array, q2: Array) -> Array:
-    """Returns the angle for `kdot`, in which two zero inputs count as identical: it is 0."""
+    """Returns the angle for `kdot`, which is 0 for two zero inputs: these count as identical."""
     return jnp.where((q1 == 0) & (q2 == 0), 0, _angle(v, c))
 
 
 def _scaled(c: Array, q1: Array, q2: Array, gap: Array | None) -> tuple[Array, Array, Array]:
-    """Returns the determinant and `c` in units of both ends, and what undoes them."""
+    """Returns the determinant and `c` in units of both ends, and the factor back."""
     u1, u2 = unit(q1), unit(q2)
     small, back = u1 * u2, (1 / u1) * (1 / u2)
     ratio = c * small
@@ -62,21 +62,21 @@ def _scaled(c: Array, q1: Array, q2: Array, gap: Array | None) -> tuple[Array, A
 
 
 def abrelu(c: Array, q1: Array, q2: Array, gap: Array | None, a: ArrayLike, b: ArrayLike) -> Dual:
-    """Returns the dual of `f(x) = a min(x, 0) + b max(x, 0)`, with its gap where `gap` is given.
+    """Returns the dual of `f(x) = a min(x, 0) + b max(x, 0)`, with a gap if `gap` is not None.
 
     With `A = (a^2 + b^2) / 2`, `g = (a - b)^2 / (2 pi)`, `s = sqrt(q1 q2 - c^2)` and
     `theta = atan2(s, c)`: `k = A c + g (s - theta c)` and `kdot = A - g theta` (the arc-cosine
-    kernels of Cho and Saul 2009). If one variance is zero `theta` is pi/2, if both are it is 0 in
-    `kdot`: a zero input counts as orthogonal to all but zero, which keeps `kdot` positive
+    kernels of Cho and Saul 2009). If one variance is zero, `theta` is pi/2; if both are, it is 0 in
+    `kdot`: a zero input counts as orthogonal to all others but zero, so that `kdot` is positive
     semi-definite.
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: half the mean squared distance of the two, or None.
-        a: slope for negative inputs.
-        b: slope for positive inputs.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: half the mean squared distance of the two, or None.
+      a: slope for negative inputs.
+      b: slope for positive inputs.
     """
     a, b = like(c, a, b)
     mean_slope, kink = (a * a + b * b) / 2, (a - b) ** 2 / (2 * PI)
@@ -93,7 +93,7 @@ def sign(c: Array, q1: Array, q2: Array, gap: Array | None) -> Dual:
     """Returns the dual of `f(x) = sign x`: `k = 1 - 2 theta / pi`; `kdot` is 0 by convention.
 
     `theta` is the angle of `abrelu`, and pi/2 at zero variance, since `sign 0 = 0`. The true
-    `dk/dc` is `2 / (pi s)`: a finite network, whose gradients vanish, does not see it.
+    `dk/dc` is `2 / (pi s)`, but the gradients of a finite network vanish.
     """
     v, c, _ = _scaled(c, q1, q2, gap)
     return Dual(1 - 2 / PI * _angle(v, c), constant(0, c, q1, q2))
@@ -103,17 +103,17 @@ def rectified_monomial(c: Array, q1: Array, q2: Array, gap: Array | None, degree
     """Returns the dual of `f(x) = x^degree` for `x >= 0`, else 0: the arc-cosine kernels.
 
     `kdot = degree^2 k_{degree-1}`; for degree 0 it is 0 by convention, as for `sign`. Degree 0
-    has `f(0) = 1`: with both variances zero `k` is 1, with one of them 1/2.
+    has `f(0) = 1`: if both variances are zero `k` is 1, if one of them is, 1/2.
 
-    Cho and Saul (2009) give `k` by repeated derivatives in the angle. Here it is a recursion by
-    Stein's lemma, which divides by nothing that vanishes (see `_rectified_moment`).
+    Cho and Saul (2009) compute `k` by repeated derivatives in the angle. Here it is a recursion by
+    Stein's lemma without divisions by numbers that may vanish (see `_rectified_moment`).
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: half the mean squared distance of the two, or None.
-        degree: a static integer, at least 0.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: half the mean squared distance of the two, or None.
+      degree: a static integer, at least 0.
     """
     v, c, scale = _scaled(c, q1, q2, gap)
     if degree == 0:
@@ -158,7 +158,7 @@ def _smooth_moment_jvp(
     tangents: tuple[Array, Array],
 ) -> tuple[Array, Array]:
     # dM/dp = d (d - 1) N / 2 and dM/dc = d^2 M_{d-1} at fixed p = v + c^2. Differentiating the
-    # recursion itself would leave 1/s terms that only cancel against each other.
+    # recursion itself would leave 1/s terms that cancel each other.
     (v, c), (dv, dc) = primals, tangents
     slope = degree * (degree - 1) / 2 * _rectified_moments(degree - 2, v, c)[1][degree - 2]
     below = degree**2 * _rectified_moment(degree - 1, v, c)

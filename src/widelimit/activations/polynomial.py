@@ -1,6 +1,6 @@
 """Duals of polynomials."""
 
-# Every dual takes a gap, used or not.
+# Every dual takes a gap, even if it does not use it.
 # ruff: noqa: ARG001
 
 import math
@@ -29,7 +29,7 @@ def monomial(c: Array, q1: Array, q2: Array, gap: Array | None, degree: int) -> 
     """Returns the dual of `f(x) = x^degree`, for a static integer `degree >= 0`.
 
     `k = sum_l degree!^2 / (l! ((degree-l)/2)!^2 2^(degree-l)) c^l (q1 q2)^((degree-l)/2)` over
-    the `l` of the parity of `degree` (Isserlis); `kdot = degree^2` times the same for
+    the `l` of the parity of `degree` (Isserlis); `kdot` is `degree^2` times the same for
     `degree - 1`. `gap` is not used.
     """
     w = q1 * q2
@@ -42,7 +42,7 @@ def monomial(c: Array, q1: Array, q2: Array, gap: Array | None, degree: int) -> 
 def hermite(c: Array, q1: Array, q2: Array, gap: Array | None, degree: int) -> Dual:
     """Returns the dual of the normalised probabilists' Hermite polynomial `He_d / sqrt(d!)`.
 
-    True at any variance: He_d of a Gaussian of variance q has the coefficients of x^d with
+    It holds for any variance: He_d of a Gaussian of variance q has the coefficients of x^d with
     powers of `q` replaced by powers of `q - 1` (multiplication theorem), so that
     `k = sum_l d! / (l! ((d-l)/2)!^2 2^(d-l)) c^l ((q1-1)(q2-1))^((d-l)/2)`; this is `c^d` at unit
     variances. `kdot` is `d` times the same for `d - 1`. `degree` is a static integer >= 0;
@@ -61,15 +61,15 @@ def polynomial(
     """Returns the dual of `f(x) = sum_i coefficients[i] x^i`; no coefficients mean `f = 0`.
 
     `k = sum_l g_l(q1) g_l(q2) c^l`, where `g_l(q) = sum_i coefficients[2i+l] (2i+l)! q^i /
-    (2^i i! sqrt(l!))` is the Hermite coefficient of `f` over `q^(l/2)`: nothing is divided by a
+    (2^i i! sqrt(l!))` is the Hermite coefficient of `f` over `q^(l/2)`, without divisions by a
     variance. `kdot` is the derivative in `c`. `gap` is not used.
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: ignored.
-        coefficients: scalars, lowest power first; they may be traced.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: ignored.
+      coefficients: scalars, lowest power first; they may be traced.
     """
     scalars = like(c, *coefficients)
     k, kdot = constant(0, c, q1, q2), constant(0, c, q1, q2)

@@ -13,7 +13,7 @@ semi-definite by construction.
 and `e^2` of that of `f'`, both known from one-dimensional integrals. They are represented by two
 degrees, `L + 1` (or `L + 2`) and about `8 L`, with the weights that reproduce `r^2` and `e^2`.
 So `k` is exact at rho = 1 and rho = -1, `kdot` too while the mean degree of the tail is below
-`8 L`, and both stay positive semi-definite.
+`8 L`, and both are positive semi-definite.
 
 **Accuracy** at the default order, measured against quadrature in two dimensions for rho in
 [-1, 1]: largest error of `k` relative to its value at rho = 1, and after a slash that of `kdot`.
@@ -34,10 +34,10 @@ So `k` is exact at rho = 1 and rho = -1, `kdot` too while the mean degree of the
     ==========  ===============  ===============  ===============  ===============
 
 The error grows with the steepness of `f` on the scale `sqrt(q)`, and is largest beyond
-|rho| = 0.99. At rho = 1 and -1 of equal variances up to 1e8 both are right to 1e-11. Else, beyond a
-variance of 100, what is not known to 1e-8 (1e-5 in float32) of the value at rho = 1 is NaN, and
-`kernel_fn` refuses it: about where |rho| > 0.9, and everything of functions with features that are
-narrow far from 0, such as sin. A kink at 0 is integrated exactly, but its
+|rho| = 0.99. At rho = 1 and -1 of equal variances up to 1e8 both are accurate to 1e-11. Otherwise,
+for variances above 100, a result with an error above 1e-8 (1e-5 in float32) of the value at
+rho = 1 is NaN, and `kernel_fn` refuses it: that is so for about |rho| > 0.9, and always for
+functions with narrow features far from 0, such as sin. A kink at 0 is integrated exactly, but its
 coefficients decay slowly (`selu`, a ReLU); a kink or a jump elsewhere also costs accuracy in the
 integrals.
 """
@@ -61,40 +61,40 @@ ORDER = 192
 """Least number of terms of a series."""
 
 _CHUNK = 16  # terms unrolled in one step of the loop
-TAIL = 8  # ratio of the two degrees that stand for the tail
-_BATCH = 1024  # variances whose integrals are held in memory at once
+TAIL = 8  # ratio of the two degrees that represent the tail
+_BATCH = 1024  # number of variances whose integrals are in memory at once
 
 FLOOR = 1e-10
-"""Variances below this are integrated as if they were this. It trades the error of the value,
-O(FLOOR), for that of its derivatives, in which sqrt(q) is divided by."""
+"""Smaller variances are integrated as if they had this value. It balances the error of the value,
+O(FLOOR), against that of its derivatives, which divide by sqrt(q)."""
 
-# Shares of the variance that count as rounding error.
+# Fractions of the variance that count as rounding error.
 _TAIL_NOISE = 1e-14
 _JUMP_NOISE = 1e-9
 
-# Panels of the integrals: short ones beside 0, for features that are narrow where q is large.
+# Panels of the integrals: short ones next to 0, for features that are narrow at large q.
 _SHORT = (0.0, 2e-5, 6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 0.018, 0.05, 0.15)
 _SHORT_NODES = 16
-# From this variance on, results that may be off by more than this, relative to the value at
-# rho = 1, are NaN: in float32, in float64.
+# Above this variance, results whose error may exceed these fractions of the value at rho = 1 (in
+# float32, in float64) are NaN.
 _LARGE = 100.0
 _TOLERANCE = (1e-5, 1e-8)
-_FINE = 1e-2  # and integrals that have more than this share in `_finest`
+_FINE = 1e-2  # and so are integrals with more than this fraction in `_finest`
 _EDGES = (0.15, 0.4, 1.0, 2.2, 3.8, 5.6, 7.6, 9.6, 11.6, 13.6)
 
 
 class Features(NamedTuple):
-    """What a series needs of one variance. Leading axes are listed; those of the variance follow.
+    """The features of a variance for a series. Leading axes are listed; axes of variances follow.
 
     Attributes:
-        mean: `E[f]`, no leading axis.
-        variance: `E[f^2]`, no leading axis.
-        root: square root of the variance, kept away from zero; no leading axis.
-        lift: square root of what that added to the variance; no leading axis.
-        values: `[L]`, `a_(l+1) / root`.
-        slopes: `[L]`, the coefficients of `f'`.
-        value_tail: `[4]`, the coefficients of `f` at the degrees of `_tail_degrees`.
-        slope_tail: `[4]`, those of `f'` at one degree less.
+      mean: `E[f]`, no leading axis.
+      variance: `E[f^2]`, no leading axis.
+      root: square root of the variance, kept away from zero; no leading axis.
+      lift: square root of the amount added to the variance for that; no leading axis.
+      values: `[L]`, `a_(l+1) / root`.
+      slopes: `[L]`, the coefficients of `f'`.
+      value_tail: `[4]`, the coefficients of `f` at the degrees of `_tail_degrees`.
+      slope_tail: `[4]`, the coefficients of `f'` at one degree less.
     """
 
     mean: Array
@@ -115,16 +115,16 @@ def features(
 ) -> Features:
     """Returns the Hermite coefficients of `fn` at variances `q`, in the dtype of `q`.
 
-    The integrals are done in float64 whatever that dtype is. Differentiable in `q`, zero included,
-    and in anything that `fn` closes over. To be called under `jax.jit`: a call outside compiles its
-    integrals again.
+    The integrals are computed in float64 for every dtype. They are differentiable in `q`, zero
+    included, and in anything that `fn` closes over. Call it under `jax.jit`: a call outside
+    compiles its integrals again.
 
     Args:
-        fn: an elementwise function on arrays. Continuous, or with a jump at 0.
-        q: variances, any shape.
-        order: a lower bound on the number of terms.
-        df: the derivative of `fn`; by default from `jax.jvp`. `kdot` is its expectation, so that
-            a step function has `kdot = 0`, as its finite network has.
+      fn: an elementwise function on arrays. Continuous, or with a jump at 0.
+      q: variances, any shape.
+      order: a lower bound on the number of terms.
+      df: the derivative of `fn`; by default from `jax.jvp`. `kdot` is its expectation, so a step
+        function has `kdot = 0`, as the finite network has.
     """
     integrate = functools.partial(_integrate, fn, df, terms(order), q.dtype)
     columns = lax.map(jax.checkpoint(integrate), q.ravel(), batch_size=_BATCH)
@@ -140,10 +140,10 @@ class Integrals(NamedTuple):
     """One-dimensional integrals of a function at some variances [m], in NumPy and float64.
 
     Attributes:
-        squares: `[m, 4]`, mean squares of the even and the odd part of `f`, then of `f'`.
-        mean: `[m]`, `E[f]`.
-        values: `[m, L]`, `a_(l+1) / sqrt(q)`, for `f` without jumps.
-        jumps: `[m]`, whether `f` has a jump, or one as far as the nodes can tell.
+      squares: `[m, 4]`, mean squares of the even and the odd part of `f`, then of `f'`.
+      mean: `[m]`, `E[f]`.
+      values: `[m, L]`, `a_(l+1) / sqrt(q)`, for `f` without jumps.
+      jumps: `[m]`, whether `f` has a jump, as far as the nodes resolve it.
     """
 
     squares: np.ndarray
@@ -153,15 +153,15 @@ class Integrals(NamedTuple):
 
 
 def integrals(fn: Callable[[Array], Array], q: np.ndarray, degrees: int) -> Integrals:
-    """Returns what `features` integrates, without derivatives.
+    """Returns the integrals of `features`, without derivatives.
 
     Args:
-        fn: an elementwise function on arrays.
-        q: variances [m], at least `FLOOR`.
-        degrees: number of terms, from `terms`.
+      fn: an elementwise function on arrays.
+      q: variances [m], at least `FLOOR`.
+      degrees: number of terms, from `terms`.
 
     Raises:
-        jax.errors.TracerArrayConversionError: `fn` reads traced values.
+      jax.errors.TracerArrayConversionError: `fn` reads traced values.
     """
     rule, root = _rule(degrees), np.sqrt(q)[:, None]
     with jax.enable_x64(True):
@@ -179,24 +179,24 @@ def integrals(fn: Callable[[Array], Array], q: np.ndarray, degrees: int) -> Inte
 
 
 def _tail_degrees(terms: int) -> tuple[int, int, int, int]:
-    """Returns near and far degree of the odd, then of the even part; `terms` is even."""
+    """Returns the near and far degree of the odd, then of the even part; `terms` is even."""
     return terms + 1, TAIL * terms + 1, terms + 2, TAIL * terms + 2
 
 
 def variance(f: Features) -> Array:
-    """Returns `E[f(u)^2]`, in the shape of the variances that `f` was made of."""
+    """Returns `E[f(u)^2]`, in the shape of the variances from which `f` was made."""
     return f.variance
 
 
 def series(c: Array, f1: Features, f2: Features) -> Dual:
     """Returns the dual at covariances `c`, in the shape and dtype of `c`.
 
-    Memory is that of a few arrays like `c`, whatever the number of terms.
+    It takes the memory of a few arrays like `c`, for any number of terms.
 
     Args:
-        c: covariances.
-        f1: features of the first variances; their trailing axes broadcast against `c`.
-        f2: features of the second variances, likewise.
+      c: covariances.
+      f1: features of the first variances; their trailing axes broadcast against `c`.
+      f2: features of the second variances; their trailing axes broadcast against `c`.
     """
     # Zero inputs count as identical (rho = 1), as for a ReLU.
     rho = (c + f1.lift * f2.lift) / (f1.root * f2.root)
@@ -227,10 +227,10 @@ def series(c: Array, f1: Features, f2: Features) -> Dual:
 
 
 def _lost(rho: Array, f1: Features, f2: Features) -> list[Array]:
-    """Returns where `k` and `kdot` of large variances hang on degrees that stand for the tail.
+    """Returns where `k` and `kdot` of large variances depend on the degrees of the tail.
 
-    What these have of the value at rho = 1 bounds the error. It falls like |rho|^L, and where the
-    variables are nearly the same or opposite, like the mean squared distance.
+    The fraction of the tail in the value at rho = 1 bounds the error. It falls like |rho|^L, and
+    for nearly equal or opposite variables like the mean squared distance.
     """
     tolerance = _TOLERANCE[rho.dtype == jnp.float64]
     q, size = lax.stop_gradient((f1.root * f2.root, jnp.abs(rho)))
@@ -277,9 +277,9 @@ def _rule(terms: int) -> _Rule:
 
 
 def _finest(count: int) -> np.ndarray:
-    """Returns what takes the two finest modes of every panel, and 100 times the last panel.
+    """Returns the map to the two finest modes of every panel, and to 100 times the last panel.
 
-    Where these have much of an integral, the nodes do not resolve it or end too early.
+    If these are a large part of an integral, the nodes do not resolve it or end too early.
     """
     sizes = [_SHORT_NODES] * (len(_SHORT) - 1) + [count] * (len(_EDGES) - 1)
     out = np.zeros((len(sizes), 2, sum(sizes)))
@@ -374,8 +374,8 @@ def _parts(
 
 
 def _product(table: np.ndarray, x: Array) -> Array:
-    # jnp.matmul states its result type, and its transpose, which runs when float64 is off again,
-    # would be truncated to float32
+    # jnp.matmul sets its result type, and its transpose, which runs after float64 is off again,
+    # would be truncated to float32.
     return lax.dot(jnp.asarray(table), x)
 
 
@@ -396,7 +396,7 @@ def _values(from_fn: Array, slopes: Array, square_slope: Array) -> Array:
 
 
 def _excess(square: Array, coefficients: Array, noise: Array) -> Array:
-    """Returns what is left of a mean square after the given coefficients, 0 if only rounding."""
+    """Returns a mean square minus the squares of coefficients, 0 if that is rounding error."""
     rest = square - (coefficients * coefficients).sum()
     return jnp.where(rest > noise, rest, 0)
 
@@ -406,12 +406,12 @@ def _tail(
 ) -> tuple[Array, Array, Array, Array]:
     """Returns coefficients at the near and far degree: two of the function, two of its derivative.
 
-    Degree n with coefficient b has derivative n b^2 / q in mean square. The far degree takes what
-    the derivative has above the near one's share.
+    The derivative of degree n with coefficient b has mean square n b^2 / q. The far degree takes
+    the part of the derivative that the near one cannot have.
     """
     near, far = degrees
-    wanted = (q * square_slope - near * square) / (far - near)
-    far_square = jnp.where(wanted > 0, jnp.where(wanted < square, wanted, square), 0)
+    excess = (q * square_slope - near * square) / (far - near)
+    far_square = jnp.where(excess > 0, jnp.where(excess < square, excess, square), 0)
     near_square = square - far_square
     share = near * near_square / q
     near_slope = jnp.where(share < square_slope, share, square_slope)

@@ -1,6 +1,6 @@
 """Duals of analytic functions in closed form."""
 
-# Every dual takes a gap, used or not.
+# Every dual takes a gap, even if it does not use it.
 # ruff: noqa: ARG001
 
 import jax.numpy as jnp
@@ -154,17 +154,17 @@ def exp_normalized(
 ) -> Dual:
     """Returns `k = r exp(gamma (rho + shift))`, `r = sqrt(q1 q2)`, `rho = c / r` (1605.06265).
 
-    `kdot = gamma exp(gamma (rho + shift))`. Defined by its kernel, without a nonlinearity. If one
-    variance is zero `rho` counts as 0, if both are as 1. `gap` is not used.
+    `kdot = gamma exp(gamma (rho + shift))`. It is defined by its kernel, without a nonlinearity. If
+    one variance is zero `rho` counts as 0, if both are zero as 1. `gap` is not used.
 
     Args:
-        c: covariance.
-        q1: variance of the first variable.
-        q2: variance of the second variable.
-        gap: ignored.
-        gamma: rate of the exponential.
-        shift: added to the correlation.
-        clip: keep `rho` within [-1, 1] against rounding; derivatives pass through.
+      c: covariance.
+      q1: variance of the first variable.
+      q2: variance of the second variable.
+      gap: ignored.
+      gamma: rate of the exponential.
+      shift: added to the correlation.
+      clip: whether to clip `rho` to [-1, 1] against rounding; derivatives pass through.
     """
     gamma, shift = like(c, gamma, shift)
     r = sqrt(q1 * q2)

@@ -1,1 +1,1 @@
-"""What is stored between positions of two inputs, and what may be done to it."""
+"""Covariances between positions of two inputs, and operations on them."""

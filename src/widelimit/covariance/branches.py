@@ -1,4 +1,4 @@
-"""Several covariances joined: sums of branches, and when these add."""
+"""Sums of branches, and checks that their covariances add."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def independent_sum(
 
 
 def with_tangents_of_all(branches: Sequence[Covariances]) -> list[Covariances]:
-    """Returns branches without NTK if one of them has none: then that of the join is unknown."""
+    """Returns the branches, without NTKs if one has none: that of the join is then unknown."""
     if all(branch.tangent for branch in branches):
         return list(branches)
     return [branch.replace(ntk=None, tangent=False) for branch in branches]
@@ -70,10 +70,10 @@ def weighted_sum(
 
 
 def check_gaussian(branches: Sequence[Covariances], purpose: str) -> None:
-    """Raises if a branch may have another mean than zero.
+    """Raises if a branch may have a nonzero mean.
 
     Raises:
-      NotImplementedError: one comes from a nonlinearity or is raw input.
+      NotImplementedError: a branch comes from a nonlinearity or is raw input.
     """
     for i, branch in enumerate(branches):
         if not branch.gaussian:
@@ -87,7 +87,7 @@ def check_uncorrelated(branches: Sequence[Covariances], verb: str) -> None:
     """Raises if two branches depend on the same weights without fresh ones in between.
 
     Raises:
-      NotImplementedError: they do; the message names the weights.
+      NotImplementedError: two branches do; the message names the weights.
     """
     for (i, a), (j, b) in itertools.combinations(enumerate(branches), 2):
         if a.origins & b.origins:

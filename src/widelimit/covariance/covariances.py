@@ -1,4 +1,4 @@
-"""Covariances inside a network: how they are stored. Only this and `verbs` touch their axes.
+"""Covariances inside a network, as stored. Only this file and `verbs` index their axes.
 
     nngp, ntk, gap   [n1, n2, d, p]   cov( z(x1[n1])[p], z(x2[n2])[p + d] )
     cov1, cov2       [n, d, p]        the same for an image with itself
@@ -24,12 +24,12 @@ from widelimit.covariance.pairs import permute_axes, relayout, shift
 from widelimit.covariance.parts import Pairing, Parts
 from widelimit.covariance.signal import Signal
 
-# Origins that are no fresh weights: raw input, and a Kernel from outside.
+# Origins other than fresh weights: raw input, and a Kernel from outside.
 INPUT = "<input>"
 KERNEL = "<kernel>"
 
 Features: TypeAlias = PyTree[Shaped[Array, "..."]]
-"""What belongs to single positions: trees of arrays [..., n, p]."""
+"""Quantities of single positions: trees of arrays [..., n, p]."""
 
 
 @pytree
@@ -38,14 +38,15 @@ class Covariances:
 
     Attributes:
       nngp: covariance [n1, n2, d, p].
-      ntk: tangent kernel, same shape; None while structurally zero, or when not wanted.
-      gap: (q1 + q2) / 2 - c, half the mean squared distance, carried because the difference
-        loses it for near-duplicates; None after a layer that cannot carry it.
+      ntk: tangent kernel, same shape; None while structurally zero, or if not requested.
+      gap: (q1 + q2) / 2 - c, half the mean squared distance. It is carried along because the
+        difference would lose all digits for near-duplicates; None after a layer that cannot carry
+        it.
       cov1: covariance of each image of x1 with itself, [n1, d, p].
-      cov2: likewise for x2; None means symmetric (x2 is x1).
+      cov2: the same for x2, [n2, d, p]; None means symmetric (x2 is x1).
       signal: shapes here.
-      need: which offsets are stored.
-      tangent: whether the NTK is wanted.
+      need: the stored offsets.
+      tangent: whether the NTK is requested.
       gaussian: whether channels are independent Gaussians given the inputs.
       origins: the fresh weights that this activation depends on without further fresh weights in
         between. Activations that share an origin are correlated.
@@ -68,22 +69,26 @@ class Covariances:
         return self.cov2 is None
 
     def replace(self, **changes: Any) -> Covariances:
-        """Returns a copy with some fields changed."""
+        """Returns a copy with some fields changed.
+
+        Args:
+          **changes: new values by name of the field.
+        """
         return dataclasses.replace(self, **changes)
 
     @property
     def parts(self) -> Parts:
-        """The arrays, but for the gap."""
+        """The arrays, without the gap."""
         return Parts(self.nngp, self.ntk, self.cov1, self.cov2)
 
     def map(
         self, function: Callable[[Array, Pairing], Array], *, gap: bool = False, **changes: object
     ) -> Covariances:
-        """Returns a copy with the same done to all arrays, those of the NTK like the NNGP.
+        """Returns a copy with every array replaced by a function of it; the NTK as the NNGP.
 
         Args:
-          function: from an array [..., d, p] and the part that it is to the new array.
-          gap: whether the gap is mapped, as the NNGP is, or dropped.
+          function: returns the new array from an array [..., d, p] and its part.
+          gap: whether the gap is mapped as the NNGP is, or dropped.
           **changes: other fields of the copy.
         """
         mapped = None if self.gap is None or not gap else function(self.gap, Pairing.CROSS)
@@ -91,10 +96,10 @@ class Covariances:
         return self.replace(**{**arrays, "gap": mapped, **changes})
 
     def ends(self, part: Pairing, features: tuple[Features, Features]) -> tuple[Features, Features]:
-        """Returns what belongs to both ends of pairs, shaped to broadcast against a part.
+        """Returns quantities of both ends of pairs, shaped to broadcast against a part.
 
         Args:
-          part: which part.
+          part: the part.
           features: trees of arrays [..., n, p] of x1 and of x2.
 
         Returns:
@@ -136,11 +141,11 @@ def at_offsets(cov: Covariances, need: Need) -> Covariances:
     Raises:
       AssertionError: an offset is not stored.
     """
-    for stored, wanted in ((cov.need.cross, need.cross), (cov.need.own, need.own)):
-        if wanted.wanted:
-            assert stored.wanted, (stored, wanted)
-            axes = zip(stored.axes, wanted.axes, strict=True)
-            assert all(set(w) <= set(s) for s, w in axes), (stored, wanted)
+    for old, new in ((cov.need.cross, need.cross), (cov.need.own, need.own)):
+        if new.wanted:
+            assert old.wanted, (old, new)
+            axes = zip(old.axes, new.axes, strict=True)
+            assert all(set(w) <= set(s) for s, w in axes), (old, new)
     return embed(cov, need)
 
 
@@ -157,7 +162,7 @@ def embed(cov: Covariances, need: Need) -> Covariances:
 
 
 def exact_diagonal(cov: Covariances) -> Covariances:
-    """Returns symmetric covariances whose diagonal is the variance to the bit, with gap 0."""
+    """Returns symmetric covariances whose diagonal is exactly the variance, with gap 0."""
     if not cov.symmetric or not cov.need.own.wanted:
         return cov
     same = same_entry(cov)
@@ -183,7 +188,7 @@ def transpose_space(
 
     Args:
       cov: covariances, stored in the present order.
-      order: where each new axis stands at present.
+      order: the present place of each new axis.
       spatial: present sizes.
       need: offsets in the new order.
     """
@@ -197,10 +202,10 @@ def transpose_space(
 
 
 def same_sample(cov: Covariances) -> Array:
-    """Returns what covariances of samples with themselves say of equal samples, [n, d, p].
+    """Returns the covariances [n, d, p] of equal samples, from those of all pairs.
 
-    For symmetric covariances that hold at least the own offsets: after a layer that mixes
-    samples, the self-covariances are the diagonal of the whole.
+    For symmetric covariances that hold at least the own offsets: after a layer that mixes samples,
+    self-covariances are this diagonal.
     """
     n = cov.nngp.shape[0]
     diagonal = cov.nngp[np.arange(n), np.arange(n)]

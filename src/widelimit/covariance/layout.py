@@ -1,4 +1,4 @@
-"""Covariances at the edges: made from inputs, and to and from the public layout.
+"""Covariances from inputs, and conversion to and from the public layout.
 
 The public layout of a covariance is (n1, n2, H, H, W, W, ...): both copies of each spatial axis
 side by side; with equal positions only, (n1, n2, H, W, ...).
@@ -29,15 +29,15 @@ def input_covariances(
 ) -> Covariances:
     """Returns K = mean over channels of x1 x2, uncentred; the NTK is structurally zero.
 
-    Products are accumulated in float64 whatever the dtype of x: the gap of two near-duplicates
+    Products are accumulated in float64 for every dtype of x: the gap of two near-duplicates
     is a difference that float32 would lose.
 
     Args:
       x1: inputs in the axes of `signal`.
-      x2: likewise, or None for x1.
+      x2: inputs in the same axes, or None for x1.
       signal: shapes and axes.
-      need: offsets to keep.
-      tangent: whether the NTK is wanted.
+      need: offsets to store.
+      tangent: whether the NTK is requested.
     """
     z1 = _canonical(x1, signal)
     z2 = z1 if x2 is None else _canonical(x2, signal)
@@ -86,7 +86,7 @@ def _self_covariance(z: Array, offsets: Offsets, signal: Signal) -> Array:
 
 
 def _flush(gap: Array, scale: Array) -> Array:
-    """Returns gaps with zeros where they are rounding errors; derivatives are those of the input.
+    """Returns gaps with rounding errors set to zero; derivatives are those of the input.
 
     The angle between equal samples is then 0, not the square root of a rounding error.
     """
@@ -98,8 +98,8 @@ def _flush(gap: Array, scale: Array) -> Array:
 def _dot(a: Array, b: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
     """Returns the product contracted over the first pair of axes; the others are batch axes.
 
-    jnp.einsum would state its result type, which vmap and transposition, running when float64 is
-    off again, would truncate.
+    jnp.einsum would set its result type, which vmap and transposition would truncate when they run
+    after float64 is off again.
     """
     contracted, *batch = pairs
     left, right = zip(*batch, strict=True)
@@ -109,27 +109,27 @@ def _dot(a: Array, b: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
 def _mirror_same(value: Array, x2: Array | None, spatial: tuple[int, ...]) -> Array:
     """Returns the array with its lower triangle copied from the upper one, if x2 is x1.
 
-    A matrix product is symmetric up to rounding only. With spatial axes the result is mirrored
-    at the output instead, where both copies of a position are at hand.
+    A matrix product is symmetric only up to rounding. With spatial axes the result is mirrored at
+    the output instead, where both copies of each position exist.
     """
     return mirror(value) if x2 is None and not spatial else value
 
 
 def mirror(value: Array) -> Array:
-    """Returns [n, n, ...] made symmetric in its first two axes from the upper triangle."""
+    """Returns an array [n, n, ...] with its lower triangle copied from the upper one."""
     n = value.shape[0]
     upper = np.triu(np.ones((n, n), bool)).reshape(n, n, *(1,) * (value.ndim - 2))
     return jnp.where(jnp.broadcast_to(upper, value.shape), value, value.swapaxes(0, 1))
 
 
 def to_public(value: Array, offsets: Offsets, spatial: tuple[int, ...], diagonal: bool) -> Array:
-    """Returns [..., d, p] in the public layout.
+    """Returns covariances [..., d, p] in the public layout.
 
     Args:
       value: covariances by offset.
       offsets: the stored offsets; all of them unless `diagonal`.
       spatial: sizes of the spatial axes.
-      diagonal: keep equal positions only.
+      diagonal: whether to return equal positions only.
     """
     if diagonal or not spatial:
         return value[..., offsets.zero_index, :].reshape(*value.shape[:-2], *spatial)

@@ -1,7 +1,7 @@
 """Fixed linear maps of positions and samples, applied to both copies of every covariance.
 
-Selection, one matrix per axis, contraction with a constant array, and concatenation. What they say
-of an activation z they say of its tangents too, so the NTK is mapped like the NNGP.
+Selection, one matrix per axis, contraction with a constant array, and concatenation. A linear map
+of an activation maps its tangents in the same way, so the NTK is mapped as the NNGP.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def take_positions(
 
     Args:
       cov: covariances.
-      positions: per spatial axis the position that each one of the result reads.
+      positions: per spatial axis, the position that each position of the result reads.
       signal: shapes of the result.
       need: offsets of the result, before axes of size 1 are dropped.
     """
@@ -51,12 +51,12 @@ def take_samples(cov: Covariances, chosen: slice, signal: Signal) -> Covariances
 
 
 def axis_maps(cov: Covariances, maps: dict[int, Num[Array, "_ _"]], need: Need) -> Covariances:
-    """Returns the covariances after one linear map for each of some spatial axes.
+    """Returns the covariances after a linear map along some spatial axes.
 
     Args:
       cov: covariances, at all offsets of the mapped axes.
       maps: matrix [out, in] by spatial axis.
-      need: offsets after; those of the other axes are as before.
+      need: offsets after; those of the other axes do not change.
     """
     for i, matrix in maps.items():
         signal = _resized(cov.signal, cov.signal.spatial_axes[i], matrix.shape[0])
@@ -88,7 +88,7 @@ def _with_axis_of(offsets: Offsets, other: Offsets, i: int) -> Offsets:
 def sample_maps(cov: Covariances, m1: Array, m2: Array, signal: Signal) -> Covariances:
     """Returns the covariances of linear combinations of samples, K' = M1 K M2^T.
 
-    Self-covariances become zeros: those of layers that mix samples are not read.
+    Self-covariances become zeros: they are not read after layers that mix samples.
 
     Args:
       cov: covariances.
@@ -106,7 +106,7 @@ def sample_maps(cov: Covariances, m1: Array, m2: Array, signal: Signal) -> Covar
 
 
 class Contraction(NamedTuple):
-    """How a constant array meets an activation: every axis has a label, shared where they meet.
+    """Labels of the axes of a constant and an activation; axes multiplied together share a label.
 
     Attributes:
       constant: labels of the axes of the constant.
@@ -128,7 +128,7 @@ class Contraction(NamedTuple):
         return self.samples in self.constant
 
     def opened(self, space: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns which of some spatial axes the constant has a part in."""
+        """Returns the indices of the spatial axes whose labels the constant has."""
         return tuple(i for i, label in enumerate(space) if label in self.constant)
 
 
@@ -140,7 +140,7 @@ def contract(
     Args:
       cov: covariances, at all offsets of the axes summed over.
       constant: the constant.
-      plan: which axes meet.
+      plan: labels of the axes.
       signal: shapes after.
       need: offsets after.
     """
@@ -152,7 +152,7 @@ def contract(
     def copy(side: int, *names: int) -> list[int]:
         return [2 * labels.index(name) + side for name in names]
 
-    kept = [2 * len(labels), 2 * len(labels) + 1]  # offsets and positions of the other axes
+    rest = [2 * len(labels), 2 * len(labels) + 1]  # offsets and positions of the other axes
     within = [plan.space[i] for i in axes]
     within_out = [plan.space_out[i] for i in axes_out]
 
@@ -166,8 +166,8 @@ def contract(
         )
         lead = value.shape[: part.axes + 2]
         grid = value.reshape(*lead, *sizes, *sizes)
-        pairs = [*samples, *kept, *copy(0, *within), *copy(1, *within)]
-        out = [*samples_out, *kept, *copy(0, *within_out), *copy(1, *within_out)]
+        pairs = [*samples, *rest, *copy(0, *within), *copy(1, *within)]
+        out = [*samples_out, *rest, *copy(0, *within_out), *copy(1, *within_out)]
         left, right = (copy(side, *plan.constant) for side in (0, 1))
         product = jnp.einsum(constant, left, grid, pairs, constant, right, out)
         return product.reshape(*product.shape[: part.axes + 2], size_out, size_out)
@@ -183,7 +183,7 @@ def concatenate_positions(
 ) -> Covariances:
     """Returns the covariances of uncorrelated branches side by side along a spatial axis.
 
-    Pairs of positions of two branches have covariance zero.
+    Positions of different branches have covariance zero.
 
     Args:
       branches: covariances of the branches.
@@ -193,16 +193,16 @@ def concatenate_positions(
     """
 
     def joined(values: list[Array], part: Pairing) -> Array:
-        wanted = part.of(need)
+        offsets = part.of(need)
         parts = []
         for value, branch in zip(values, branches, strict=True):
             spatial = branch.signal.spatial
             # Rows of the result hold each offset at the same p, so blocks need no shift.
-            block = relayout(value, part.of(branch.need), wanted, spatial)
-            parts.append(block.reshape(*block.shape[:-2], *wanted.counts, *spatial))
+            block = relayout(value, part.of(branch.need), offsets, spatial)
+            parts.append(block.reshape(*block.shape[:-2], *offsets.counts, *spatial))
         lead = parts[0].shape[: parts[0].ndim - 2 * len(signal.spatial)]
         whole = jnp.concatenate(parts, axis=axis - len(signal.spatial))
-        return whole.reshape(*lead, wanted.count, signal.positions)
+        return whole.reshape(*lead, offsets.count, signal.positions)
 
     return _joined(branches, joined, signal, need)
 
@@ -210,7 +210,7 @@ def concatenate_positions(
 def concatenate_samples(branches: list[Covariances], signal: Signal, need: Need) -> Covariances:
     """Returns the covariances of uncorrelated branches as one batch.
 
-    Samples of two branches have covariance zero.
+    Samples of different branches have covariance zero.
 
     Args:
       branches: covariances of the branches.
@@ -238,7 +238,7 @@ def _joined(
     signal: Signal,
     need: Need,
 ) -> Covariances:
-    """Returns branches joined array by array, given how the arrays of a part are joined."""
+    """Returns branches joined array by array, with `join` for the arrays of a part."""
     ntk = None
     if any(b.ntk is not None for b in branches):
         ntks = [jnp.zeros_like(b.nngp) if b.ntk is None else b.ntk for b in branches]

@@ -1,4 +1,4 @@
-"""Covariances with spatial axes opened: all pairs of their positions as matrices."""
+"""Covariances with opened spatial axes: matrices over all pairs of their positions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def open_pairs(cov: Covariances, axes: tuple[int, ...]) -> Parts:
     """Returns the covariances as matrices over all pairs of positions of some spatial axes.
 
     Returns:
-      Arrays [n1, n2, d, p, P, P'], of samples with themselves [n, d, p, P, P'], where P runs over
-      the flat positions of the opened axes, d and p over the others.
+      Arrays [n1, n2, d, p, P, P'], and [n, d, p, P, P'] of samples with themselves, where P runs
+      over the flat positions of the opened axes, d and p over the others.
     """
 
     def opened(value: Array, part: Pairing) -> Array:
@@ -36,7 +36,7 @@ def close_pairs(
       matrices: covariances after, with the axes opened.
       axes: the opened spatial axes.
       signal: shapes after.
-      need: offsets after. Own matrices are not read where none are needed.
+      need: offsets after. Own matrices are not read if `need.own` is empty.
     """
 
     def closed(value: Array, part: Pairing) -> Array:
@@ -53,11 +53,11 @@ def position_maps(
     signal: Signal,
     need: Need,
 ) -> Covariances:
-    """Returns the covariances after linear maps of positions, K' = M1 K M2^T, T' likewise.
+    """Returns the covariances after linear maps of positions, K' = M1 K M2^T and T' = M1 T M2^T.
 
     Args:
       cov: covariances.
-      maps: matrix of x1, [n1, Q, P] (or [1, Q, P] for all samples), and of x2, likewise.
+      maps: matrices of x1, [n1, Q, P] (or [1, Q, P] for all samples), and of x2, [n2, Q, P].
       axes: the spatial axes whose flat positions are P.
       signal: shapes after.
       need: offsets after.

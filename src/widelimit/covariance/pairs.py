@@ -1,8 +1,8 @@
 """Arrays of pairs of positions, stored by offset: [..., d, p].
 
 d runs over the stored rows of a set of `Offsets`, p over flat positions, both in row-major order
-of the spatial axes. Entries whose partner p + d lies outside the image are zero. Everything here
-acts on one array; `covariance.py` applies it to all arrays of a network's covariances.
+of the spatial axes. Entries whose partner p + d lies outside the image are zero. Functions here
+act on one array; `Covariances.map` applies them to all arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 
 def shift(f: Array, offsets: Offsets, spatial: Shape) -> Array:
-    """Returns f[..., p] read at p + d, as [..., d, p]; positions outside read position 0."""
+    """Returns f[..., p + d] as an array [..., d, p]; places outside the image read position 0."""
     lead, ndim = f.shape[:-1], len(spatial)
     if all(len(rows) == 1 for rows in offsets.rows) and offsets.wanted:
         return f[..., None, :]
@@ -30,7 +30,7 @@ def shift(f: Array, offsets: Offsets, spatial: Shape) -> Array:
         return jnp.zeros((*lead, 0, f.shape[-1]), f.dtype)
     grid = f.reshape(*lead, *spatial)
     for i, partner in enumerate(offsets.partners(spatial)):
-        # Axes so far: lead, (d_0, p_0), ..., (d_{i-1}, p_{i-1}), remaining positions.
+        # Present axes: lead, (d_0, p_0), ..., (d_{i-1}, p_{i-1}), remaining positions.
         grid = jnp.take(grid, np.maximum(partner, 0), axis=len(lead) + 2 * i)
     order = [len(lead) + 2 * i + k for k in (0, 1) for i in range(ndim)]
     grid = grid.transpose(*range(len(lead)), *order)
@@ -52,40 +52,40 @@ def rezero(value: Array, offsets: Offsets, spatial: Shape) -> Array:
 
 def relayout(
     value: Array,
-    stored: Offsets,
-    wanted: Offsets,
+    old: Offsets,
+    new: Offsets,
     spatial: Shape,
     positions: tuple[Shape, ...] | None = None,
 ) -> Array:
     """Returns the array at other offsets; pairs that were not stored are zero.
 
     Args:
-      value: [..., d, p].
-      stored: its offsets.
-      wanted: offsets of the result.
+      value: array [..., d, p].
+      old: its offsets.
+      new: offsets of the result.
       spatial: sizes of its spatial axes.
-      positions: per axis the position that each one of the result reads; None for the same ones.
+      positions: per axis, the position that each position of the result reads; None for itself.
     """
     if positions is None:
-        if stored == wanted:
+        if old == new:
             return value
         positions = tuple(tuple(range(size)) for size in spatial)
     sizes = tuple(map(len, positions))
     lead, size = value.shape[:-2], math.prod(sizes)
-    if not wanted.wanted or not stored.wanted:
-        return jnp.zeros((*lead, wanted.count, size), value.dtype)
-    grid = _grid(value, stored, spatial)
+    if not new.wanted or not old.wanted:
+        return jnp.zeros((*lead, new.count, size), value.dtype)
+    grid = _grid(value, old, spatial)
     ndim, start = len(spatial), len(lead)
-    tables = zip(stored.places(spatial), wanted.partners(sizes), positions, strict=True)
+    tables = zip(old.places(spatial), new.partners(sizes), positions, strict=True)
     for i, (places, partner, reads) in enumerate(tables):
         read = np.array(reads, np.int32)
         table = np.where(partner >= 0, places[read, read[np.maximum(partner, 0)]], -1)
         grid = _take_pairs(grid, table, start + i, start + ndim + i)
-    return grid.reshape(*lead, wanted.count, size)
+    return grid.reshape(*lead, new.count, size)
 
 
 def permute_axes(value: Array, offsets: Offsets, spatial: Shape, order: Shape) -> Array:
-    """Returns the array with its spatial axes in another order, `order[i]` the i-th of them."""
+    """Returns the array with its spatial axes in another order, axis `order[i]` at place i."""
     lead, ndim = value.shape[:-2], len(spatial)
     axes = [len(lead) + k + i for k in (0, ndim) for i in order]
     grid = _grid(value, offsets, spatial).transpose(*range(len(lead)), *axes)
@@ -93,38 +93,38 @@ def permute_axes(value: Array, offsets: Offsets, spatial: Shape, order: Shape) -
 
 
 def _take_pairs(grid: Array, table: np.ndarray, axis_d: int, axis_p: int) -> Array:
-    """Returns the grid with its (d, p) pairs along two axes read through a table [d', p']."""
+    """Returns the grid with its (d, p) pairs along two axes taken by a table [d', p']."""
     flat = jnp.moveaxis(grid, (axis_d, axis_p), (-2, -1))
     flat = flat.reshape(*flat.shape[:-2], flat.shape[-2] * flat.shape[-1])
-    taken = jnp.take(flat, np.maximum(table, 0), axis=-1)
+    pairs = jnp.take(flat, np.maximum(table, 0), axis=-1)
     if (table < 0).any():
-        taken = jnp.where(jnp.broadcast_to(table >= 0, taken.shape), taken, 0)
-    return jnp.moveaxis(taken, (-2, -1), (axis_d, axis_p))
+        pairs = jnp.where(jnp.broadcast_to(table >= 0, pairs.shape), pairs, 0)
+    return jnp.moveaxis(pairs, (-2, -1), (axis_d, axis_p))
 
 
 def apply_stencils(
-    value: Array, stencils: tuple[Stencil, ...], stored: Offsets, wanted: Offsets
+    value: Array, stencils: tuple[Stencil, ...], old: Offsets, new: Offsets
 ) -> Array:
-    """Returns pairs of outputs from pairs of inputs, sums over one stencil per spatial axis."""
+    """Returns pairs of outputs as sums of pairs of inputs, over one stencil per spatial axis."""
     lead, ndim = value.shape[:-2], len(stencils)
     sizes = math.prod(s.size_out for s in stencils)
-    if not wanted.wanted:
+    if not new.wanted:
         return jnp.zeros((*lead, 0, sizes), value.dtype)
-    grid = _grid(value, stored, tuple(s.size_in for s in stencils))
+    grid = _grid(value, old, tuple(s.size_in for s in stencils))
     for i, stencil in enumerate(stencils):
-        terms = axis_terms(stencil, axis_of(stored, i), axis_of(wanted, i))
+        terms = axis_terms(stencil, axis_of(old, i), axis_of(new, i))
         axes = len(lead) + i, len(lead) + ndim + i
         if stencil.window is not None and len(terms) == 1:
             rows, reads = terms[0].rows, terms[0].matrix.any(axis=1)
-            source = _kinds(axis_of(stored, i), stencil.size_in, rows)
-            ahead, behind = _kinds(axis_of(wanted, i), stencil.size_out)
+            source = _kinds(axis_of(old, i), stencil.size_in, rows)
+            ahead, behind = _kinds(axis_of(new, i), stencil.size_out)
             target = _Kinds(ahead & reads, behind & reads)
             grid = _rows(grid, rows, axes[0])
             grid = _window_sum(grid, stencil.window, source, target, axes)
         else:
             parts = [_matrix_sum(grid, term, axes) for term in terms]
             grid = sum(parts[1:], parts[0])
-    return grid.reshape(*lead, wanted.count, sizes)
+    return grid.reshape(*lead, new.count, sizes)
 
 
 def axis_of(offsets: Offsets, i: int) -> Offsets:
@@ -138,7 +138,7 @@ def _rows(grid: Array, rows: np.ndarray, axis: int) -> Array:
 
 
 def _matrix_sum(grid: Array, term: AxisTerm, axes: tuple[int, int]) -> Array:
-    """Returns one term of a map of pairs: read rows along axis d, map positions along axis p."""
+    """Returns one term of a map of pairs: rows taken along axis d, a map along axis p."""
     axis_d, axis_p = axes
     letters = [chr(ord("a") + i) for i in range(grid.ndim)]
     out = letters.copy()
@@ -149,7 +149,7 @@ def _matrix_sum(grid: Array, term: AxisTerm, axes: tuple[int, int]) -> Array:
 
 
 class _Kinds(NamedTuple):
-    """Which stored pairs [rows, p] have p' >= p, and which have p' < p."""
+    """Masks [rows, p] of stored pairs with p' >= p, and of those with p' < p."""
 
     ahead: np.ndarray
     behind: np.ndarray
@@ -167,9 +167,9 @@ def _window_sum(
 ) -> Array:
     """Returns sums over a plain window along one axis.
 
-    A folded row holds pairs with p' >= p and pairs with p' < p; a window must not run from one
-    kind into the other, so the two are summed apart. `reduce_window` along one axis at a time is
-    vectorised, and XLA neither fuses it into its neighbours nor computes it twice.
+    A folded row holds pairs with p' >= p and pairs with p' < p; a window must not run from one kind
+    into the other, so the two are summed separately. `reduce_window` along one axis at a time is
+    vectorised, and XLA does not fuse it into its neighbours or compute it twice.
     """
     axis_d, axis_p = axes
 
@@ -203,13 +203,13 @@ def to_pairs(value: Array, offsets: Offsets, spatial: Shape, axes: tuple[int, ..
     """Returns all pairs of positions along some axes as a matrix.
 
     Args:
-      value: [..., d, p].
+      value: array [..., d, p].
       offsets: stored offsets; pairs not stored are zero.
       spatial: sizes of the spatial axes.
       axes: spatial axes to open, in ascending order.
 
     Returns:
-      [..., d, p, P, P'] with d and p over the remaining axes, P and P' over the opened ones.
+      Array [..., d, p, P, P'], with d and p over the remaining axes, P and P' over the opened ones.
     """
     lead, ndim = value.shape[:-2], len(spatial)
     start = len(lead)
@@ -222,13 +222,13 @@ def to_pairs(value: Array, offsets: Offsets, spatial: Shape, axes: tuple[int, ..
         grid = _take_pairs(grid, tables[i], start + i, start + ndim + i)
     rest = tuple(i for i in range(ndim) if i not in axes)
     order = [start + k + i for group in (rest, axes) for k in (0, ndim) for i in group]
-    kept = math.prod(spatial[i] for i in rest)
+    count = math.prod(spatial[i] for i in rest)
     rows = math.prod(offsets.counts[i] for i in rest)
-    return grid.transpose(*range(start), *order).reshape(*lead, rows, kept, size, size)
+    return grid.transpose(*range(start), *order).reshape(*lead, rows, count, size, size)
 
 
 def from_pairs(matrix: Array, offsets: Offsets, spatial: Shape, axes: tuple[int, ...]) -> Array:
-    """Returns [..., d, p] from what `to_pairs` returns for the same arguments."""
+    """Returns an array [..., d, p] from the result of `to_pairs` for the same arguments."""
     lead, ndim = matrix.shape[:-4], len(spatial)
     start = len(lead)
     if not offsets.wanted:
@@ -258,5 +258,5 @@ def from_pairs(matrix: Array, offsets: Offsets, spatial: Shape, axes: tuple[int,
 
 
 def _grid(value: Array, offsets: Offsets, spatial: Shape) -> Array:
-    """Returns [..., d, p] with one axis per spatial axis, [..., d_1, ..., d_S, p_1, ..., p_S]."""
+    """Returns [..., d, p] with one axis per spatial axis: [..., d_1, ..., d_S, p_1, ..., p_S]."""
     return value.reshape(*value.shape[:-2], *offsets.counts, *spatial)

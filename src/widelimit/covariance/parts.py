@@ -12,7 +12,7 @@ from widelimit.covariance.offsets import Need, Offsets
 
 
 class Pairing(enum.Enum):
-    """Which samples one part of covariances pairs, by their sides: 0 for x1, 1 for x2."""
+    """The sides of the samples that a part of covariances pairs: 0 for x1, 1 for x2."""
 
     CROSS = (0, 1)
     OWN1 = (0, 0)
@@ -25,7 +25,7 @@ class Pairing(enum.Enum):
 
     @property
     def own(self) -> bool:
-        """Whether both are the same sample, so that there is one axis of samples."""
+        """Whether both are the same sample, so that the part has one axis of samples."""
         return self is not Pairing.CROSS
 
     @property
@@ -39,13 +39,13 @@ class Pairing(enum.Enum):
 
 
 class Parts(NamedTuple):
-    """The arrays of covariances, but for the gap.
+    """The arrays of covariances, without the gap.
 
     Attributes:
       nngp: covariance of x1 with x2, [n1, n2, ...].
-      ntk: tangent kernel, the same shape; None while structurally zero, or when not wanted.
+      ntk: tangent kernel, same shape; None while structurally zero, or if not requested.
       cov1: covariance of each image of x1 with itself, [n1, ...].
-      cov2: likewise for x2; None where x2 is x1.
+      cov2: the same for x2, [n2, ...]; None if x2 is x1.
     """
 
     nngp: Array
@@ -54,7 +54,7 @@ class Parts(NamedTuple):
     cov2: Array | None
 
     def map(self, function: Callable[[Array, Pairing], Array]) -> Parts:
-        """Returns a function of every array and the part that it is; None stays None."""
+        """Returns the parts with each array replaced by a function of it and its pairing."""
         return Parts(
             function(self.nngp, Pairing.CROSS),
             None if self.ntk is None else function(self.ntk, Pairing.CROSS),

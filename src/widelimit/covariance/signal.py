@@ -1,4 +1,4 @@
-"""The static description of an activation: its shapes, and which axes are batch and channels."""
+"""The static description of an activation: its shapes, and its batch and channel axes."""
 
 from __future__ import annotations
 
@@ -58,11 +58,16 @@ class Signal:
         return self.shape2[self.batch_axis]
 
     def to_canonical(self) -> tuple[int, ...]:
-        """Returns the permutation of axes that gives (batch, *spatial, channels)."""
+        """Returns the permutation of axes to (batch, *spatial, channels)."""
         return (self.batch_axis, *self.spatial_axes, self.channel_axis)
 
     def with_samples(self, n1: int, n2: int) -> Signal:
-        """Returns the description for other numbers of samples."""
+        """Returns the description for other numbers of samples.
+
+        Args:
+          n1: number of samples of x1.
+          n2: number of samples of x2.
+        """
         before, behind = self.shape1[: self.batch_axis], self.shape1[self.batch_axis + 1 :]
         shapes = (*before, n1, *behind), (*before, n2, *behind)
         return dataclasses.replace(self, shape1=shapes[0], shape2=shapes[1])

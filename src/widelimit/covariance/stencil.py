@@ -1,8 +1,8 @@
-"""Windows along one spatial axis: which inputs an output reads, and what that means for pairs.
+"""Windows along one spatial axis: the inputs of each output, and the map of pairs of these.
 
 A `Stencil` is a table of taps: the input position that each output reads through each tap.
 Convolutions tie both copies of an axis to the same tap (their weights are independent); pooling
-and resizing do not. Everything else is read off the table: the offsets needed at the input, and
+and resizing do not. Everything else follows from the table: the offsets needed at the input, and
 the map from stored input pairs to stored output pairs.
 """
 
@@ -20,7 +20,7 @@ from widelimit.covariance.offsets import Offsets
 
 
 class Window(NamedTuple):
-    """A plain window, as `jax.lax.reduce_window` runs it."""
+    """A plain window, with the arguments of `jax.lax.reduce_window`."""
 
     size: int
     stride: int
@@ -30,14 +30,14 @@ class Window(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stencil:
-    """What the outputs along one axis read.
+    """The inputs that the outputs along one axis read.
 
     Attributes:
       size_in: size of the axis at the input.
-      table: input position that output o reads through tap t, [t, o]; -1 for none.
-      weights: weight of every output, [o].
+      table: array [t, o], the input position that output o reads through tap t; -1 for none.
+      weights: array [o], the weight of every output.
       tied: whether both copies of the axis read through the same tap.
-      window: the same as a plain window with weights 1, where it is one.
+      window: the equivalent plain window with weights 1, or None.
     """
 
     size_in: int
@@ -52,7 +52,7 @@ class Stencil:
         return self.table.shape[1]
 
     def matrix(self) -> np.ndarray:
-        """Returns the linear map of one copy, [o, i]."""
+        """Returns the linear map of one copy of the axis, an array [o, i]."""
         out = np.zeros((self.size_out, self.size_in))
         tap, o = np.nonzero(self.table >= 0)
         np.add.at(out, (o, self.table[tap, o]), self.weights[o])
@@ -70,7 +70,7 @@ def out_size(size: int, window: int, stride: int, dilation: int, padding: tuple[
 
 
 def same_padding(size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Returns the padding that gives ceil(size / stride) outputs, the larger part behind."""
+    """Returns the padding for ceil(size / stride) outputs, the larger part behind."""
     out = -(-size // stride)
     total = max((out - 1) * stride + (window - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
@@ -95,10 +95,10 @@ def window_stencil(
       window: number of taps.
       stride: step between outputs.
       dilation: step between taps.
-      padding: positions added before and behind; they read zero, or around the axis if circular.
-      circular: whether the axis closes on itself.
+      padding: positions added before and behind; they are zero, or wrap around if circular.
+      circular: whether the axis wraps around.
       tied: convolution (True) or pooling.
-      normalise: divide every output by the number of taps inside instead of not at all.
+      normalise: whether to divide every output by its number of taps inside the axis.
     """
     out = np.arange(out_size(size, window, stride, dilation, padding))
     taps = np.arange(window).reshape(window, 1)
@@ -127,8 +127,9 @@ def transposed_stencil(
     """Returns the stencil of a transposed convolution along one axis.
 
     Output o reads input i through tap t where i stride + before = o + t dilation: a convolution of
-    the input, its positions set apart by `stride`, after `before` zeros. The circular one is the
-    adjoint of a circular convolution padded by `before`: there i stride - before = o - t dilation.
+    the input with its positions spread out by `stride`, after `before` zeros. The circular one is
+    the adjoint of a circular convolution padded by `before`: there i stride - before = o - t
+    dilation.
 
     Args:
       size: size of the axis at the input.
@@ -137,7 +138,7 @@ def transposed_stencil(
       stride: distance between inputs.
       dilation: step between taps.
       before: padding in front of the spread input.
-      circular: whether the output closes on itself.
+      circular: whether the output wraps around.
     """
     out = np.arange(size_out).reshape(1, -1)
     taps = np.arange(window).reshape(window, 1) * dilation
@@ -150,26 +151,36 @@ def transposed_stencil(
 
 @functools.lru_cache(maxsize=512)
 def index_stencil(size: int, positions: tuple[int, ...]) -> Stencil:
-    """Returns the stencil that reads the given positions of an axis, one per output."""
+    """Returns the stencil that reads one position of an axis per output.
+
+    Args:
+      size: size of the axis.
+      positions: the position of each output.
+    """
     table = np.array(positions, dtype=np.int64).reshape(1, -1)
     return Stencil(size, table, np.ones(len(positions)), tied=True)
 
 
 @functools.lru_cache(maxsize=1024)
 def needed(stencil: Stencil, offsets: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the input offsets that the given output offsets read; 0 always among them."""
-    found = {0}
+    """Returns the input offsets that these output offsets read, 0 always included."""
+    inputs = {0}
     o = np.arange(stencil.size_out)
     for d, (a, b) in itertools.product(offsets, stencil.tap_pairs()):
         first = o[(o + d >= 0) & (o + d < stencil.size_out)]
         left, right = stencil.table[a, first], stencil.table[b, first + d]
         both = (left >= 0) & (right >= 0)
-        found.update(np.unique(right[both] - left[both]).tolist())
-    return tuple(sorted(found))
+        inputs.update(np.unique(right[both] - left[both]).tolist())
+    return tuple(sorted(inputs))
 
 
 def needed_offsets(stencils: tuple[Stencil, ...], offsets: Offsets) -> Offsets:
-    """Returns the offsets read by a layer with one stencil per axis."""
+    """Returns the offsets that a layer with one stencil per axis reads.
+
+    Args:
+      stencils: one stencil per spatial axis.
+      offsets: offsets needed at the output.
+    """
     if not offsets.wanted:
         return Offsets.none(len(stencils))
     return Offsets(tuple(map(needed, stencils, offsets.axes)))
@@ -179,8 +190,8 @@ class AxisTerm(NamedTuple):
     """One term of the map from stored input pairs to stored output pairs along one axis.
 
     Attributes:
-      rows: input row that each output row reads, [rows_out].
-      matrix: map of positions per output row, [rows_out, size_in, size_out].
+      rows: array [rows_out], the input row that each output row reads.
+      matrix: array [rows_out, size_in, size_out], the map of positions per output row.
     """
 
     rows: np.ndarray
@@ -188,16 +199,16 @@ class AxisTerm(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def axis_terms(stencil: Stencil, stored: Offsets, wanted: Offsets) -> tuple[AxisTerm, ...]:
+def axis_terms(stencil: Stencil, old: Offsets, new: Offsets) -> tuple[AxisTerm, ...]:
     """Returns the map of pairs along one axis, a sum of terms.
 
     Args:
       stencil: the stencil.
-      stored: offsets of the input, of this axis only.
-      wanted: offsets of the output, of this axis only.
+      old: offsets of the input, of this axis only.
+      new: offsets of the output, of this axis only.
     """
-    (partner,) = wanted.partners((stencil.size_out,))
-    (places,) = stored.places((stencil.size_in,))
+    (partner,) = new.partners((stencil.size_out,))
+    (places,) = old.places((stencil.size_in,))
     row, o = np.nonzero(partner >= 0)
     o2 = partner[row, o]
     entries = []

@@ -1,4 +1,4 @@
-"""What layers do to covariances: window sums, fresh weights, nonlinearities, scales, masks."""
+"""Operations of layers on covariances: window sums, weights, nonlinearities, scales, masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ from widelimit.typing import Arrays, Scalar
 
 
 class Affine(NamedTuple):
-    """The four numbers of an affine layer: K' = w A[K] + b and T' = w A[T] + u A[K] + v."""
+    """The four numbers of an affine layer: K' = w A[K] + b and T' = w A[T] + u A[K] + v.
+
+    A[.] is the average over the inputs of an output. None is a structural zero.
+
+    Attributes:
+      w: factor of both kernels, the variance of the weights.
+      b: variance of the biases.
+      u: factor of the NNGP in the NTK.
+      v: constant in the NTK.
+    """
 
     w: Scalar
     b: Scalar | None
@@ -55,7 +64,13 @@ def stencils(
 
 
 def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
-    """Returns the covariances after a layer that multiplies channels by fresh random weights."""
+    """Returns the covariances after a layer that multiplies channels by fresh random weights.
+
+    Args:
+      cov: covariances, averaged over the inputs of each output.
+      numbers: the four numbers of the layer.
+      signal: shapes of the output.
+    """
     w, b, u, v = numbers
 
     def grow(value: Array, part: Pairing) -> Array:
@@ -75,7 +90,13 @@ def affine(cov: Covariances, numbers: Affine, signal: Signal) -> Covariances:
 
 
 class ElementwiseRule(NamedTuple):
-    """What `elementwise` needs of a nonlinearity; see `layers.elementwise.ElementwiseLayer`."""
+    """The functions of a nonlinearity that `elementwise` calls; see `ElementwiseLayer`.
+
+    Attributes:
+      features: returns features of variances.
+      dual: returns the `Dual` from a covariance, two features and a gap.
+      variance: returns E[f(u)^2] from features.
+    """
 
     features: Callable[[Array], Arrays]
     dual: Callable[[Array, Arrays, Arrays, Array], Dual]
@@ -83,7 +104,12 @@ class ElementwiseRule(NamedTuple):
 
 
 def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
-    """Returns the covariances after a nonlinearity: K' = E[f f], T' = T E[f' f']."""
+    """Returns the covariances after a nonlinearity: K' = E[f f], T' = T E[f' f'].
+
+    Args:
+      cov: covariances of its Gaussian input.
+      rule: the functions of the nonlinearity.
+    """
     var1, var2 = variances(cov)
     feat1 = rule.features(var1)
     feat2 = feat1 if cov.symmetric else rule.features(var2)
@@ -95,7 +121,7 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
     f1, f2 = cov.ends(Pairing.CROSS, features)
     k, kdot, gap = rule.dual(cov.nngp, f1, f2, _gap(cov))
     if cov.gap is None and cov.signal.positions > 1:
-        gap = None  # a window over space dropped it, and the next one would again
+        gap = None  # a window over space has dropped it, and the next one would drop it again
     offsets, spatial = cov.need.cross, cov.signal.spatial
     return cov.replace(
         nngp=rezero(k, offsets, spatial),
@@ -108,7 +134,7 @@ def elementwise(cov: Covariances, rule: ElementwiseRule) -> Covariances:
 
 
 def _gap(cov: Covariances) -> Array:
-    """Returns the carried gap, or the difference it stands for (exactly 0 on the diagonal)."""
+    """Returns the carried gap, or the equal difference (exactly 0 on the diagonal)."""
     if cov.gap is not None:
         return cov.gap
     q1, q2 = cross_variances(cov)
@@ -148,7 +174,7 @@ def position_mean(cov: Covariances, signal: Signal, need: Need) -> Covariances:
 def position_pool(
     cov: Covariances, signal: Signal, need: Need, counts: tuple[float | Array, float | Array]
 ) -> Covariances:
-    """Returns the sum over all pairs of positions, divided by a count of each side.
+    """Returns the sum over all pairs of positions, divided by a count for each side.
 
     Args:
       cov: covariances at all offsets.
@@ -175,8 +201,8 @@ def normalise(
 
     Args:
       cov: covariances.
-      v1: positive normalisers [n1, p] (singleton axes where they do not vary).
-      v2: likewise [n2, p].
+      v1: positive normalisers [n1, p] (axes along which they are constant may have size 1).
+      v2: positive normalisers [n2, p].
     """
     q1, q2 = variances(cov)
     full = jnp.broadcast_to(v1, q1.shape), jnp.broadcast_to(v2, q2.shape)
@@ -199,7 +225,7 @@ def _normalised_gap(cov: Covariances, full: tuple[Array, Array]) -> Array | None
     q1, q2 = cross_variances(cov)
     w1, w2 = cov.ends(Pairing.CROSS, full)
     scale = jax.lax.rsqrt(w1) * jax.lax.rsqrt(w2)
-    # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2), for similar normalisers by small differences only.
+    # (q1/w1 + q2/w2)/2 - c/sqrt(w1 w2), written in small differences for similar normalisers.
     similar = (w1 < 4 * w2) & (w2 < 4 * w1)
     other = jnp.where(similar, w2, w1)
     r = jnp.sqrt(other / w1)
@@ -212,8 +238,8 @@ def _normalised_gap(cov: Covariances, full: tuple[Array, Array]) -> Array | None
 def scale_same(cov: Covariances, factor: Scalar) -> Covariances:
     """Returns the covariances with entries of equal sample and position multiplied by a factor.
 
-    Cross-covariances are touched only where x2 is x1: independent noise drawn for two different
-    inputs is uncorrelated even when they are equal.
+    Cross-covariances change only if x2 is x1: independent noise of two different inputs is
+    uncorrelated even if the inputs are equal.
     """
     zero = np.zeros((1, cov.need.own.count, 1), bool)
     zero[:, cov.need.own.zero_index] = True
@@ -231,12 +257,12 @@ def scale_same(cov: Covariances, factor: Scalar) -> Covariances:
 
 
 def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> Covariances:
-    """Returns the covariances with zeros wherever either position is masked.
+    """Returns the covariances with zeros where either position is masked.
 
     Args:
       cov: covariances.
       mask1: bool [n1, p], True where every channel of x1 is masked; None masks nothing.
-      mask2: likewise for x2; ignored when symmetric.
+      mask2: bool [n2, p], the same for x2; ignored if symmetric.
     """
     if cov.symmetric:
         mask2 = mask1
@@ -249,7 +275,7 @@ def apply_masks(cov: Covariances, mask1: Array | None, mask2: Array | None) -> C
         left, right = cov.ends(part, (keep1, keep2))
         return jnp.where(left & right, value, 0)
 
-    # The gap would have a zeroed partner's variance in it: later layers take the difference.
+    # The gap would include the variance of a masked partner: later layers use the difference.
     return cov.map(hidden)
 
 

@@ -1,4 +1,4 @@
-"""How lazily a finite network trains: how far it leaves its tangent kernel and linearisation.
+"""Diagnostics of lazy training: the change of the tangent kernel, and the linearisation gap.
 
 Everything here takes a function `f(params, x)` of trees of arrays, or kernels as arrays.
 """

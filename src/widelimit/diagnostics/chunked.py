@@ -1,4 +1,4 @@
-"""Functions of many samples, a few samples at a time."""
+"""Functions of many samples, computed a few samples at a time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from widelimit.typing import ApplyFunction, Inputs, Params, Size
 class InChunks:
     """A function f(params, x) that treats samples independently, on `batch_size` of them at a time.
 
-    Derivatives, of any order, are added up chunk by chunk, too: what a chunk computes on its way is
-    computed again where a reverse pass needs it.
+    Derivatives, of any order, are summed chunk by chunk, too: a reverse pass computes the
+    intermediate values of a chunk again.
 
     Attributes:
       f: the function, with samples along the first axes of x and of its output.
@@ -47,11 +47,11 @@ class InChunks:
 
     def _call(self, params: Params, rows: Inputs) -> PyTree:
         out = self.f(params, rows)
-        found, expected = _count("outputs of f", out), _count("x", rows)
-        if found != expected:
+        count, expected = _count("outputs of f", out), _count("x", rows)
+        if count != expected:
             raise ValueError(
                 f"expected outputs of f with samples first, {expected} in a chunk of {expected}, "
-                f"got {found}"
+                f"got {count}"
             )
         return out
 
@@ -60,8 +60,8 @@ def in_chunks(f: ApplyFunction, batch_size: Size | None) -> ApplyFunction:
     """Returns f, computed in chunks unless `batch_size` is None.
 
     Raises:
-      TypeError: f is no function.
-      ValueError: a wrong size.
+      TypeError: f is not a function.
+      ValueError: `batch_size` is not an int of at least 1.
     """
     if not callable(f):
         raise TypeError(f"expected a function f(params, x), got {type(f).__name__}")

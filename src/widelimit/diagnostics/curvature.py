@@ -1,4 +1,4 @@
-"""How much a network bends, against how steep it is: the relative scale of lazy training."""
+"""The relative scale of lazy training: the curvature of a network relative to its slope."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from widelimit.finite.empirical.vector_products import ntk_vector_product
 from widelimit.tracing.varying import varying_like
 from widelimit.typing import ApplyFunction, Inputs, Outputs, Params, Size, Subset
 
-# Matrices up to this size are built: that takes fewer products than an iteration.
+# Matrices up to this size are computed in full: that takes fewer products than an iteration.
 _SMALL = 32
 
 
 class RelativeScale(NamedTuple):
-    """What Chizat, Oyallon and Bach call the relative scale of a model, and its three parts.
+    """The relative scale of a model (Chizat, Oyallon and Bach, arXiv:1812.07956), and its parts.
 
     Attributes:
-      kappa: residual * hessian / jacobian^2. Far below 1 the network is nearly linear on the way
-        that training has to go; it is lazy.
+      kappa: residual * hessian / jacobian^2. Far below 1 the network is nearly linear along the
+        path of training: it is lazy.
       residual: |f - y|, Euclidean norm over all entries.
-      hessian: |D^2 f|, the largest |D^2 f [u, v]| of unit vectors u and v of parameters.
+      hessian: |D^2 f|, the largest |D^2 f [u, v]| over unit vectors u and v of parameters.
       jacobian: |D f|, the largest singular value: the root of the NTK's largest eigenvalue.
     """
 
@@ -58,34 +58,34 @@ def relative_scale(
 ) -> RelativeScale:
     """Returns the relative scale of arXiv:1812.07956, kappa = |f - y| |D^2 f| / |D f|^2.
 
-    How far training has to go is |f - y| / |D f|, and on that way D f changes by |D^2 f| as
-    much: kappa is that change relative to D f. Multiplying f by a constant alpha, with outputs near
-    zero at the start, divides kappa by alpha: that is what makes any model lazy.
+    Training moves parameters by about |f - y| / |D f|, and along that path D f changes by |D^2 f|
+    times as much: kappa is that change relative to D f. Multiplying f by a constant alpha, with
+    outputs near zero at the start, divides kappa by alpha, and so makes any model lazy.
 
-    Nothing of the size of a Hessian or of a Jacobian is stored. |D f| comes from products of the
-    NTK with vectors, by Lanczos. |D^2 f| is the norm of a form in three vectors, u and v of
-    parameters and w of outputs. It is found by improving each with the others fixed (power
-    iteration, a Hessian-vector product at each step). This never
-    decreases, but may end in a local maximum: the largest of several random starts is a lower bound
-    of the norm, in practice the norm itself.
+    No Hessian and no Jacobian is stored. |D f| is computed from products of the NTK with vectors,
+    by Lanczos iterations. |D^2 f| is the norm of a form in three vectors, u and v of parameters and
+    w of outputs. It is computed by improving each with the others fixed (power iteration, a
+    Hessian-vector product at each step). The value never decreases, but may end in a local maximum:
+    the largest of several random starts is a lower bound of the norm, in practice the norm itself.
 
     Args:
       f: f(params, x), with one array as its output.
-      params: tree of parameters, where D f and D^2 f are taken: commonly those at the start.
+      params: tree of parameters at which to take D f and D^2 f: commonly those at the start.
       x: tree of inputs.
       y: targets like f(params, x).
       subset: parameters to differentiate by; see `empirical_ntk_fn`.
-      batch_size: number of samples to compute at a time, of functions that treat samples
+      batch_size: number of samples to compute at a time, for functions that treat samples
         independently, along first axes; None for all at once.
       starts: number of random starts.
-      tol: relative change of |D^2 f| in a round at which to stop.
+      tol: stop when the relative change of |D^2 f| in a round is smaller.
       max_iter: largest number of rounds of each start.
-      seed: of the random starts.
+      seed: seed of the random starts.
 
     Raises:
-      TypeError: parameters that are no floating-point numbers, or other than one array as output.
-      ValueError: f that does not depend on the parameters, targets of another shape, derivatives
-        that vanish or are not finite, no convergence, or wrong counts.
+      TypeError: parameters that are not floating-point numbers, or an output of f that is not one
+        array.
+      ValueError: f does not depend on the parameters, targets of another shape, derivatives that
+        are zero or not finite, no convergence, or counts below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,17 +103,17 @@ def relative_scale(
     jacobian = _jacobian_norm(operator, seed)
     if not 0 < jacobian < np.inf:
         raise ValueError(f"expected finite derivatives of f that are not all zero, got {jacobian}")
-    found = [
+    maxima = [
         _hessian_norm(operator, key, jnp.asarray(tol, jnp.float32), max_iter)
         for key in jax.random.split(jax.random.key(seed), starts)
     ]
-    for value, change in found:
+    for value, change in maxima:
         if not float(change) <= tol:
             raise ValueError(
                 f"expected the norm of D^2 f to change by at most {tol:.1e} within {max_iter} "
                 f"rounds, got {float(value):.3e} and a relative change of {float(change):.1e}"
             )
-    hessian = max(float(value) for value, _ in found)
+    hessian = max(float(value) for value, _ in maxima)
     return RelativeScale(residual * hessian / jacobian**2, residual, hessian, jacobian)
 
 
@@ -127,7 +127,7 @@ def _check_count(name: str, value: Size) -> None:
 
 
 def _function(operator: NTKOperator) -> tuple[Callable[[PyTree], jax.Array], list[jax.Array]]:
-    """Returns the real output of the network as a function of its real parameters, and these."""
+    """Returns the real output as a function of real parameters, and the real parameters."""
     call = Call(operator.network, operator.params, operator.arrays)
     return call.function(operator.output.index), operator.network.parameters.real(operator.params)
 
@@ -142,7 +142,7 @@ def _distance(operator: NTKOperator, y: jax.Array) -> jax.Array:
 
 def _jacobian_norm(operator: NTKOperator, seed: int) -> float:
     """Returns the largest singular value of the Jacobian."""
-    # In real numbers: complex ones as vectors would have other norms.
+    # In real numbers: complex vectors have other norms.
     f, real = _function(operator)
     out = jax.eval_shape(f, real)
     size = out.size
@@ -173,7 +173,7 @@ def _product(operator: NTKOperator, v: jax.Array) -> jax.Array:
 
 
 class _Round(NamedTuple):
-    """Unit vectors, the value of the form, and how much it rose in the last round, relatively."""
+    """Unit vectors, the value of the form, and its relative increase in the last round."""
 
     u: list[jax.Array]
     v: list[jax.Array]
@@ -222,7 +222,7 @@ def _hessian_norm(
 
 
 def _unit(tree: PyTree) -> tuple[PyTree, jax.Array]:
-    """Returns a tree of length 1, zeros for zeros, and its length."""
+    """Returns a tree scaled to norm 1 (zeros for zeros), and its norm."""
     length = norm(tree)
     safe = jnp.where(length > 0, length, 1)
     return jax.tree.map(lambda a: (a / safe).astype(a.dtype), tree), length

@@ -1,4 +1,4 @@
-"""How far parameters have moved, and how far a network is from its linearisation there."""
+"""The movement of parameters, and the distance of a network from its linearisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from widelimit.diagnostics.chunked import in_chunks
 from widelimit.finite.linearize import linearize
 from widelimit.typing import ApplyFunction, Inputs, Params
 
-# Errors of outputs, in units of the last place of their norm, that count as no movement.
+# Movements of outputs below this number of units in the last place of their norm are rounding.
 _ROUNDING = 16
 
 
@@ -38,11 +38,11 @@ def parameter_movement(params: Params, params0: Params) -> jax.Array:
 
     Args:
       params: tree of parameters, after training for example.
-      params0: those to compare with, at the start.
+      params0: tree of parameters to compare with, at the start.
 
     Raises:
-      TypeError: leaves that are no arrays of floating-point or complex numbers.
-      ValueError: another tree or other shapes, parameters that are not finite, or `params0` of
+      TypeError: leaves that are not arrays of floating-point or complex numbers.
+      ValueError: trees or shapes that differ, parameters that are not finite, or `params0` of
         zeros.
 
     Example:
@@ -66,18 +66,18 @@ def linearization_gap(
     """Returns the distance of f from its linearisation about `params0`, at `params`.
 
     f_lin(p, x) = f(p0, x) + df/dp(p0, x) (p - p0), see `linearize`. A network in the lazy regime
-    has a small relative gap after training; a linear model has none.
+    has a small relative gap after training; that of a linear model is zero.
 
     Args:
       f: f(params, x), any function of trees of arrays to trees of arrays.
       params: parameters, after training for example.
       params0: the parameters to linearise about.
       x: tree of inputs.
-      batch_size: number of samples to compute at a time, of functions that treat samples
+      batch_size: number of samples to compute at a time, for functions that treat samples
         independently, along first axes; None for all at once.
 
     Raises:
-      TypeError: f is no function; parameters or outputs that are no floating-point numbers.
+      TypeError: f is not a function; parameters or outputs that are not floating-point numbers.
       ValueError: parameters of another structure or shape, outputs that are not finite, or a wrong
         batch size.
 
@@ -96,7 +96,7 @@ def linearization_gap(
 
 
 def gap_of(f: ApplyFunction, params: Params, params0: Params, x: Inputs) -> Gap:
-    """Returns the gap of f; nothing is checked."""
+    """Returns the gap of f without checks."""
     now, start = f(params, x), f(params0, x)
     apart = difference(now, linearize(f, params0)(params, x))
     moved, absolute = norm(difference(now, start)), norm(apart)
@@ -134,10 +134,10 @@ def check_params(params: Params, params0: Params, name: str = "params") -> None:
     """Raises unless both are trees of floating-point arrays of the same shapes.
 
     Raises:
-      TypeError: leaves that are no arrays of floating-point or complex numbers.
-      ValueError: another tree, or other shapes.
+      TypeError: leaves that are not arrays of floating-point or complex numbers.
+      ValueError: trees or shapes that differ.
     """
-    # What `linearize` checks of parameters: traced, so that nothing is computed.
+    # The checks of `linearize`, traced, so that nothing is computed.
     try:
         jax.eval_shape(lambda p: linearize(lambda q: q, params0)(p), params)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A training run, as seen by its tangent kernel and its linearisation: numbers, table, figure."""
+"""Report of a training run by its tangent kernel and linearisation: numbers, table, figure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from widelimit.typing import (
     VmapAxes,
 )
 
-# Heading and attribute of each column of the table after that of steps.
+# Heading and attribute of each column of the table, except steps.
 _COLUMNS = {
     "params moved": "parameter_movement",
     "outputs moved": "output_movement",
@@ -55,21 +55,21 @@ _COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """How a network has moved along a training run; `print` it, or draw its `figure`.
+    """The movement of a network along a training run; `print` it, or draw its `figure`.
 
-    All arrays have one entry per point of the run; at the first nothing has moved yet.
+    All arrays have one entry per point of the run; movements at the first point are zero.
 
     Attributes:
       steps: the label of each point, commonly the number of steps.
       parameter_movement: |p - p0| / |p0|.
       output_movement: root mean square of f(p, x) - f(p0, x).
-      linearization_gap: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where nothing
-        moved but by rounding.
+      linearization_gap: |f(p, x) - f_lin(p, x)| / |f(p, x) - f(p0, x)|; NaN where outputs moved
+        by rounding only.
       kernel_drift: |K - K0| / |K0| of the empirical NTK.
       kernel_alignment: centred kernel alignment (CKA) of K with K0.
       target_alignment: centred alignment of K with y y^T; None without targets.
       effective_rank: exp of the entropy of the eigenvalues of K.
-      scale: the relative scale at the first point; None if it was not asked for.
+      scale: the relative scale at the first point; None if not requested.
       parameters: number of parameters.
       samples: number of samples.
     """
@@ -88,7 +88,7 @@ class Report:
 
     @property
     def linearisation_gap(self) -> Float[np.ndarray, " points"]:
-        """`linearization_gap`, as it was called."""
+        """The earlier name of `linearization_gap`."""
         return self.linearization_gap
 
     def __str__(self) -> str:
@@ -117,7 +117,10 @@ class Report:
     __repr__ = __str__
 
     def figure(self, path: str | Path) -> Path:
-        """Draws everything over steps; the `path` it was written to. Its suffix is the format.
+        """Draws all quantities over steps, and returns the `path` of the file.
+
+        Args:
+          path: path of the figure; its suffix selects the format.
 
         Raises:
           ModuleNotFoundError: without matplotlib, saying how to install it.
@@ -153,38 +156,38 @@ def report(
     subset: Subset = None,
     batch_size: int | None = None,
 ) -> Report:
-    """Returns how far a network is from lazy training between points of parameters.
+    """Returns a report of how far a network is from lazy training, along points of parameters.
 
     Args:
       f: f(params, x), with one array [n, ...] as its output.
-      path: two or more trees of parameters: before and after training, or all along a run. They
-        are taken one at a time, so that a generator may train on between them; the first is kept.
+      path: two or more trees of parameters: before and after training, or along a run. They are
+        read one at a time, so a generator may train between them; the first is stored.
       x: tree of inputs.
       y: targets like f(params, x), or None.
       steps: a number for each point, in ascending order; None for 0, 1, 2, ...
       curvature: whether to compute the `relative_scale` at the first point, which needs y.
       trace_axes: axes of the output to take the mean over in kernels; see `empirical_ntk_fn`.
-      vmap_axes: where samples are, see there.
-      implementation: how kernels are computed, see there.
-      memory: what derivatives may take in kernels, see there.
-      subset: parameters of the kernels and of the relative scale, see there. Movements are those of
-        all parameters.
-      batch_size: number of samples to compute at a time in everything but kernels, of functions
-        that treat samples independently, along first axes; None for all at once.
+      vmap_axes: axes of the samples; see `empirical_ntk_fn`.
+      implementation: the way to compute kernels; see `empirical_ntk_fn`.
+      memory: budget of memory for derivatives in kernels; see `empirical_ntk_fn`.
+      subset: parameters of the kernels and of the relative scale; see `empirical_ntk_fn`. Movements
+        are those of all parameters.
+      batch_size: number of samples to compute at a time, except in kernels, for functions that
+        treat samples independently, along first axes; None for all at once.
 
     Raises:
-      TypeError: f is no function, or has other outputs than one array; parameters that are no
+      TypeError: f is not a function, or its output is not one array; parameters that are not
         floating-point numbers.
       ValueError: fewer than two points, points of another structure or shape than the first, steps
         that do not fit, targets of another shape, fewer than two samples, a kernel or outputs that
-        are not finite, or what `empirical_ntk_fn` and the single diagnostics raise; the point of
-        the path is named.
+        are not finite, or errors of `empirical_ntk_fn` and of single diagnostics; the message names
+        the point of the path.
 
     Example:
       >>> import jax.numpy as jnp
       >>> x, w = jnp.eye(3), jnp.ones((3, 1))
-      >>> found = report(lambda w, x: x @ w, [w, 2 * w], x)
-      >>> found.parameter_movement, found.kernel_drift  # a linear model keeps its kernel
+      >>> lazy = report(lambda w, x: x @ w, [w, 2 * w], x)
+      >>> lazy.parameter_movement, lazy.kernel_drift  # a linear model keeps its kernel
       (array([0., 1.]), array([0., 0.]))
     """
     chunked = in_chunks(f, batch_size)
@@ -205,17 +208,17 @@ def report(
         check_params(params, params0, f"path[{len(rows)}]")
         kernel = ntk_fn(x, None, params) if rows else kernel0
         points = params, params0, x
-        found = compiled(functools.partial(gap_of, chunked), *points)(*points)
+        gap = compiled(functools.partial(gap_of, chunked), *points)(*points)
         with _naming(len(rows), steps):
-            _check_finite(kernel, found.moved)
+            _check_finite(kernel, gap.moved)
             movement = parameter_movement(params, params0)
             row = _row(kernel, kernel0, y, trace_axes)
         rows.append(
             row
             | {
                 "parameter_movement": movement,
-                "output_movement": found.moved,
-                "linearization_gap": found.relative,
+                "output_movement": gap.moved,
+                "linearization_gap": gap.relative,
             }
         )
     if len(rows) < 2:
@@ -235,7 +238,7 @@ def report(
 
 @contextlib.contextmanager
 def _naming(index: int, steps: Scalars | None) -> Iterator[None]:
-    """Adds the point of the path, and its step if that is known, to what a ValueError says."""
+    """Adds the point of the path, and its step if known, to the message of a ValueError."""
     try:
         yield
     except ValueError as error:
@@ -255,7 +258,7 @@ def _check_finite(kernel: jax.Array, moved: jax.Array) -> None:
 def _row(
     kernel: jax.Array, kernel0: jax.Array, y: TargetsLike | None, trace_axes: Axes
 ) -> dict[str, Any]:
-    """Returns what a kernel says."""
+    """Returns the entries of the report that follow from a kernel."""
     row = {
         "kernel_drift": kernel_drift(kernel, kernel0),
         "kernel_alignment": kernel_alignment(kernel, kernel0),
@@ -270,7 +273,7 @@ def _check_outputs(f: ApplyFunction, params: Params, x: Inputs, y: Any, trace_ax
     """Returns the number of samples.
 
     Raises:
-      TypeError: f has other outputs than one array.
+      TypeError: the output of f is not one array.
       ValueError: fewer than two samples, wrong trace axes, or targets of another shape.
     """
     out = jax.eval_shape(lambda params, x: f(params, x), params, x)
@@ -291,16 +294,16 @@ def _check_steps(steps: Scalars | None, count: int) -> np.ndarray:
     """Returns the label of each point.
 
     Raises:
-      ValueError: another number of them, or not ascending.
+      ValueError: their number is wrong, or they are not ascending.
     """
-    found = np.arange(count, dtype=float) if steps is None else np.asarray(steps, dtype=float)
-    if found.shape != (count,):
-        raise ValueError(f"expected {count} steps, one per point of path, got shape {found.shape}")
-    if not np.all(np.diff(found) > 0):
-        raise ValueError(f"expected steps in ascending order, got {found.tolist()}")
-    return found
+    labels = np.arange(count, dtype=float) if steps is None else np.asarray(steps, dtype=float)
+    if labels.shape != (count,):
+        raise ValueError(f"expected {count} steps, one per point of path, got shape {labels.shape}")
+    if not np.all(np.diff(labels) > 0):
+        raise ValueError(f"expected steps in ascending order, got {labels.tolist()}")
+    return labels
 
 
 def _number(value: float) -> str:
-    """Returns three digits, a dash for what is not defined."""
+    """Returns a number with three digits, or a dash for NaN."""
     return "-" if np.isnan(value) else f"{value:.3g}"

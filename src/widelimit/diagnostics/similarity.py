@@ -1,4 +1,4 @@
-"""How alike two kernels are, what a kernel has to do with targets, and how many directions it has.
+"""Similarity of kernels to each other and to targets, and their effective rank.
 
 Kernels are arrays [n, n, h, h, ...] as `empirical_ntk_fn` and `kernel_fn` return them: samples in
 the first two axes, both copies of each further axis of the outputs side by side.
@@ -17,18 +17,19 @@ from widelimit.typing import Axes, HermitianKernel, Outputs, TargetsLike
 
 
 def kernel_drift(kernel: HermitianKernel, kernel0: HermitianKernel) -> jax.Array:
-    """Returns |K - K0| / |K0|, Frobenius norms: how far a kernel has moved, relative to its size.
+    """Returns |K - K0| / |K0| in Frobenius norms: the relative change of a kernel.
 
-    It sees what `kernel_alignment` does not, a change of scale. May be called on traced kernels;
-    what cannot be computed is NaN there.
+    Unlike `kernel_alignment` it measures changes of scale, too. Kernels may be traced; an undefined
+    result is NaN then.
 
     Args:
       kernel: a kernel [n, n, ...], after training for example.
-      kernel0: one of the same shape to compare with, at the start or of infinite width.
+      kernel0: a kernel of the same shape to compare with, at the start or of infinite width.
 
     Raises:
-      TypeError: kernels that are no arrays of numbers.
-      ValueError: other shapes, a `kernel0` of zeros, or entries that are not finite.
+      TypeError: kernels that are not arrays of numbers.
+      ValueError: shapes that differ or are not [n, n, ...], a `kernel0` of zeros, or entries that
+        are not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -44,8 +45,8 @@ def kernel_alignment(
 ) -> jax.Array:
     """Returns <K1, K2> / (|K1| |K2|), the cosine of two kernels: 1 for multiples of each other.
 
-    Products and norms are those of Frobenius. With `centred` the mean over samples is taken
-    out of features first, K -> H K H with H = I - 1 1^T / n: the centred kernel alignment (CKA) of
+    Products and norms are Frobenius ones. With `centred` the mean over samples is subtracted from
+    features first, K -> H K H with H = I - 1 1^T / n: this is the centred kernel alignment (CKA) of
     arXiv:1203.0550 and arXiv:1905.00414.
 
     Args:
@@ -54,9 +55,10 @@ def kernel_alignment(
       centred: whether to centre both.
 
     Raises:
-      TypeError: kernels that are no arrays of numbers.
-      ValueError: other shapes, entries that are not finite, or a kernel that is zero, such as, once
-        centred, that of one sample or of a network whose gradient is the same everywhere.
+      TypeError: kernels that are not arrays of numbers.
+      ValueError: shapes that differ or are not [n, n, ...], entries that are not finite, or a
+        kernel that is zero (if centred, also that of one sample, or of a network with a constant
+        gradient).
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,7 +69,7 @@ def kernel_alignment(
     if centred:
         kernel1, kernel2 = _centre(kernel1), _centre(kernel2)
     norms = jnp.stack([_norm(kernel1), _norm(kernel2)])
-    # By unit kernels, so that nothing overflows; rounding of a centred zero is no direction.
+    # Kernels of norm 1, so that nothing overflows; a centred kernel of rounding errors is zero.
     product = jnp.vdot(kernel1 / norms[0], kernel2 / norms[1]).real
     what = "centred kernels that are not zero" if centred else "kernels that are not zero"
     return _checked(jnp.where((norms > 0).all(), jnp.clip(product, -1, 1), jnp.nan), what)
@@ -80,7 +82,7 @@ def target_alignment(
     trace_axes: Axes = (-1,),
     centred: bool = True,
 ) -> jax.Array:
-    """Returns the alignment of a kernel with y y^T, the kernel that knows the targets.
+    """Returns the alignment of a kernel with y y^T, the kernel of the targets.
 
     Kernel-target alignment (Cristianini et al. 2001; centred in arXiv:1203.0550) is large where
     the leading eigenvectors of the kernel are the targets, which training then learns fast.
@@ -92,9 +94,9 @@ def target_alignment(
       centred: whether to centre kernels, and so targets.
 
     Raises:
-      TypeError: a kernel or targets that are no arrays of numbers.
-      ValueError: shapes that do not fit, and as `kernel_alignment`: centred targets of one value
-        have no direction.
+      TypeError: a kernel or targets that are not arrays of numbers.
+      ValueError: shapes that do not fit, or as `kernel_alignment` (centred constant targets are
+        zero).
 
     Example:
       >>> import jax.numpy as jnp
@@ -114,19 +116,19 @@ def target_alignment(
 
 
 def effective_rank(kernel: HermitianKernel) -> jax.Array:
-    """Returns exp(-sum p log p) of the eigenvalues' shares p: the number of directions that count.
+    """Returns the effective rank exp(-sum p log p), with p the normalised eigenvalues.
 
     It is 1 for a kernel of rank 1 and n for a multiple of the identity of size n (Roy and Vetterli
-    2007). Eigenvalues that rounding has made negative count as zero. May be called on a traced
-    kernel; what cannot be computed is NaN there.
+    2007). Eigenvalues that are negative by rounding count as zero. The kernel may be traced; an
+    undefined result is NaN then.
 
     Args:
       kernel: a kernel [n, n, ...].
 
     Raises:
-      TypeError: a kernel that is no array of numbers.
-      ValueError: another shape, a kernel without positive eigenvalues, entries that are not finite,
-        or, beyond rounding, a kernel that is not its conjugate transpose or has a negative
+      TypeError: a kernel that is not an array of numbers.
+      ValueError: a shape that is not [n, n, ...], a kernel without positive eigenvalues, entries
+        that are not finite, or, beyond rounding, a kernel that is not Hermitian or has a negative
         eigenvalue.
 
     Example:
@@ -161,8 +163,8 @@ def axes_of_outputs(trace_axes: Axes, shape: tuple[int, ...]) -> KernelAxes:
     """Returns the trace axes of outputs of a shape.
 
     Raises:
-      TypeError: axes that are no integers.
-      ValueError: axes that the outputs lack, or the axis of samples among them.
+      TypeError: axes that are not integers.
+      ValueError: axes that the outputs lack, or the axis of samples.
     """
     axes = resolve_axes(trace_axes, (), shape, shape)
     if 0 in axes.trace:
@@ -177,24 +179,24 @@ def _kernel(name: str, kernel: ArrayLike) -> jax.Array:
     """Returns a kernel as an array.
 
     Raises:
-      TypeError: it is no array of numbers.
-      ValueError: it is not of the shape [n, n, h, h, ...].
+      TypeError: it is not an array of numbers.
+      ValueError: it is not of shape [n, n, h, h, ...].
     """
     kernel = _numbers(name, kernel)
     if not kernel.ndim or kernel.shape[::2] != kernel.shape[1::2]:
         raise ValueError(
             f"expected {name} between samples and themselves, of shape [n, n, ...] with equal "
-            f"pairs of axes, got {kernel.shape}: x2 has to be None, and trace_axes other than "
-            "those of samples"
+            f"pairs of axes, got {kernel.shape}: use x2=None, and trace_axes without the axis of "
+            "samples"
         )
     return kernel
 
 
 def _numbers(name: str, values: ArrayLike | TargetsLike) -> jax.Array:
-    """Returns an array of float32 at least.
+    """Returns an array of at least float32.
 
     Raises:
-      TypeError: it is no array of numbers.
+      TypeError: it is not an array of numbers.
     """
     try:
         array = jnp.asarray(values)
@@ -204,18 +206,18 @@ def _numbers(name: str, values: ArrayLike | TargetsLike) -> jax.Array:
 
 
 def _rounding(kernel: ArrayLike) -> float:
-    """Returns what counts as rounding of a kernel: 2e-5 in float32, 4e-11 in float64."""
+    """Returns the relative rounding error of a kernel: 2e-5 in float32, 4e-11 in float64."""
     dtype = jnp.asarray(kernel).dtype
-    known = dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
-    return float(jnp.finfo(known).eps) ** (2 / 3)
+    own = dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.promote_types(dtype, jnp.float32)
+    return float(jnp.finfo(own).eps) ** (2 / 3)
 
 
 def _pair(**kernels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Returns two kernels, given by name, as arrays.
+    """Returns two kernels, passed by name, as arrays.
 
     Raises:
-      TypeError: one is no array of numbers.
-      ValueError: they are not of one shape [n, n, h, h, ...].
+      TypeError: one is not an array of numbers.
+      ValueError: they are not of the same shape [n, n, h, h, ...].
     """
     first, second = (_kernel(name, kernel) for name, kernel in kernels.items())
     if first.shape != second.shape:
@@ -233,7 +235,7 @@ def _norm(array: jax.Array) -> jax.Array:
 
 
 def _centre(kernel: jax.Array) -> jax.Array:
-    """Returns H K H over samples; zero where only rounding is left."""
+    """Returns H K H over samples; zero if it consists of rounding errors."""
     rows = kernel - kernel.mean(0, keepdims=True)
     centred = rows - rows.mean(1, keepdims=True)
     rounding = 4 * jnp.finfo(kernel.dtype).eps * jnp.max(jnp.abs(kernel), initial=0)

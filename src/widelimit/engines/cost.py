@@ -1,4 +1,4 @@
-"""What a kernel costs, counted from the sites of a network: entries and peak memory."""
+"""The cost of a kernel, counted from the sites of a network: entries and peak memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Workload:
 
     Attributes:
       samples: number of samples of x1.
-      arrays: covariances kept per entry: NNGP, NTK if wanted, gap without spatial axes.
+      arrays: covariances stored per entry: NNGP, NTK if requested, gap without spatial axes.
       itemsize: bytes of one number.
       others: number of samples of x2; None for x1 with itself.
     """
@@ -38,53 +38,53 @@ class Workload:
 
     @property
     def images(self) -> int:
-        """Number of samples that have covariances with themselves of their own."""
+        """Number of samples whose covariances with themselves are stored."""
         return self.samples + (self.others or 0)
 
 
 def kept_arrays(fields: tuple[str, ...], signal: Signals) -> int:
-    """Returns how many covariances are kept per entry where these fields are asked for."""
+    """Returns how many covariances are stored per entry if these fields are requested."""
     while not isinstance(signal, Signal):
         signal = signal[0]
     return 1 + ("ntk" in fields) + (not signal.spatial)
 
 
 def entries(need: Needs, signal: Signals) -> int:
-    """Returns how many numbers one covariance of one pair of samples takes as stored."""
+    """Returns how many numbers are stored for one covariance of one pair of samples."""
     if isinstance(signal, Signal):
         return need.cross.count * signal.positions
     return sum(entries(n, s) for n, s in zip(need, signal, strict=True))
 
 
 def all_entries(signal: Signals) -> int:
-    """Returns how many numbers one covariance of all pairs of positions would take."""
+    """Returns how many numbers one covariance of all pairs of positions has."""
     if isinstance(signal, Signal):
         return signal.positions**2
     return sum(map(all_entries, signal))
 
 
 def peak_bytes(net: Layer, site: Site, load: Workload) -> int:
-    """Returns an estimate of the most memory that covariances take at any time.
+    """Returns an estimate of the peak memory of covariances.
 
-    Counted are the inputs of all networks that are being walked, and the input, the output and
-    the temporaries of the layer at work. Measured: see docs/offsets.md.
+    It counts the inputs of all networks that are being walked, and the input, the output and the
+    temporaries of the current layer. For measurements see docs/offsets.md.
     """
     return _MemoryWalk(load).run(net, site)
 
 
 def _product_bytes(need: Needs, signal: Signals, load: Workload) -> int:
-    """Returns what the product of the inputs takes beside its result, as XLA reports for it."""
+    """Returns the bytes of the product of the inputs beside its result, as XLA reports them."""
     if not isinstance(signal, Signal):
         return sum(_product_bytes(n, s, load) for n, s in zip(need, signal, strict=True))
-    stored = need.cross.count * signal.positions
+    numbers = need.cross.count * signal.positions
     wide1 = 8 * load.samples * signal.positions * signal.channels
-    wide2 = (8 + 2 * load.itemsize) * load.columns * stored * signal.channels
-    return wide1 + wide2 + 12 * load.pairs * stored
+    wide2 = (8 + 2 * load.itemsize) * load.columns * numbers * signal.channels
+    return wide1 + wide2 + 12 * load.pairs * numbers
 
 
 @dataclasses.dataclass
 class _MemoryWalk:
-    """A walk over a network that keeps account of what is alive."""
+    """A walk over a network that tracks which covariances are alive."""
 
     load: Workload
 
@@ -94,7 +94,7 @@ class _MemoryWalk:
         self.peak = 0
 
     def run(self, net: Layer, site: Site) -> int:
-        # The input holds the gap besides the NNGP, which counts as much as an NTK.
+        # The input holds the gap besides the NNGP, of the same size as an NTK.
         start = self._new(site.need_in, site.signal_in)
         self._layer(net, site, start, frozenset(start))
         held = sum(self.sizes[name] for name in start)
@@ -102,7 +102,7 @@ class _MemoryWalk:
         return max(self.peak + self._whole(site.signal_in), product)
 
     def _whole(self, signal: Signals) -> int:
-        """Returns what a network without spatial axes takes besides, since it is compiled whole."""
+        """Returns the further bytes of a network without spatial axes, which is compiled whole."""
         while not isinstance(signal, Signal):
             signal = signal[0]
         return 0 if signal.spatial else 6 * 8 * self.load.pairs
@@ -119,40 +119,40 @@ class _MemoryWalk:
         return (name,)
 
     def _layer(
-        self, layer: Layer, site: Site, given: tuple[int, ...], held: frozenset[int]
+        self, layer: Layer, site: Site, names: tuple[int, ...], held: frozenset[int]
     ) -> tuple[int, ...]:
-        """Returns the names of the output of a layer, given those of its input."""
-        held = held | frozenset(given)
+        """Returns the names of the output of a layer, from those of its input."""
+        held = held | frozenset(names)
         results: list[tuple[int, ...]] = []
         layers = inner_layers(layer)
         for child, inside in zip(site.inside, site.children, strict=True):
-            read = given if child.reads is None else results[child.reads]
+            read = names if child.reads is None else results[child.reads]
             if child.branch is not None:
                 read = _split(site.signal_in, read)[child.branch]
                 held = held | frozenset(itertools.chain.from_iterable(results))
             results.append(self._layer(layers[child.place], inside, read, held))
         joined = layer.join(results)
         if joined is None:
-            return self._leaf(layer, site, given, held.union(*results))
+            return self._leaf(layer, site, names, held.union(*results))
         branches = not isinstance(joined[0], int)
         return tuple(itertools.chain.from_iterable(joined)) if branches else joined
 
     def _leaf(
-        self, layer: Layer, site: Site, given: tuple[int, ...], held: frozenset[int]
+        self, layer: Layer, site: Site, names: tuple[int, ...], held: frozenset[int]
     ) -> tuple[int, ...]:
-        if layer.structural:  # branches share what they were given
+        if layer.structural:  # branches share their input
             several = not isinstance(site.signal_out, Signal)
-            return given * len(site.signal_out) if several else given
+            return names * len(site.signal_out) if several else names
         out = self._new(site.need_out, site.signal_out)
         alive = sum(self.sizes[name] for name in held | frozenset(out))
-        self.peak = max(self.peak, alive + self._temporaries(layer, site, given))
+        self.peak = max(self.peak, alive + self._temporaries(layer, site, names))
         return out
 
-    def _temporaries(self, layer: Layer, site: Site, given: tuple[int, ...]) -> int:
-        """Returns what XLA allocates beside input and output, as it reports for these layers."""
+    def _temporaries(self, layer: Layer, site: Site, names: tuple[int, ...]) -> int:
+        """Returns the bytes that XLA allocates beside input and output, as it reports them."""
         inputs, features = layer.temporaries(site)
         shifted = features * self.load.images * entries(site.need_in, site.signal_in)
-        size = sum(self.sizes[name] for name in given)
+        size = sum(self.sizes[name] for name in names)
         return int(inputs * size) + shifted * self.load.itemsize
 
 

@@ -1,4 +1,4 @@
-"""Inputs of a kernel function, checked and in one dtype."""
+"""Inputs of a kernel function: checks, and conversion to one dtype."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from widelimit.typing import Inputs, Pattern, Scalar
 
 
 def as_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> tuple[Inputs, Inputs]:
-    """Returns both inputs as arrays of the working dtype (or as kernels); x2 None if all None.
+    """Returns both inputs as arrays of the working dtype, or as kernels; x2 None if all None.
 
     Raises:
-      TypeError: something else than real arrays, kernels, and lists or tuples of them.
+      TypeError: inputs other than real arrays, kernels, and lists or tuples of them.
       ValueError: non-finite values, fewer than two axes, or trees that differ.
     """
     if is_branches(x2) and not jax.tree.leaves(x2):
@@ -27,12 +27,12 @@ def as_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> tuple[Inp
     check_inputs(x1, x2, mask_constant)
     first = cast_inputs(x1, mask_constant)
     if x2 is None or x2 is x1:
-        return first, x2 if x2 is None else first  # one object stays one, for `same_inputs`
+        return first, x2 if x2 is None else first  # the same object, for `same_inputs`
     return first, cast_inputs(x2, mask_constant)
 
 
 def check_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> None:
-    """Raises unless these are inputs of a kernel function; see `as_inputs`. Nothing is copied."""
+    """Raises unless these are inputs of a kernel function; see `as_inputs`. Copies nothing."""
     kernels = _check(x1, "x1", mask_constant)
     if x2 is not None and x2 is not x1:
         kernels += _check(x2, "x2", mask_constant)
@@ -42,17 +42,17 @@ def check_inputs(x1: Inputs, x2: Inputs, mask_constant: Scalar | None) -> None:
 
 
 def cast_inputs(x: Inputs, mask_constant: Scalar | None) -> Inputs:
-    """Returns inputs that `check_inputs` knows as arrays of the working dtype (or as kernels)."""
+    """Returns inputs that have passed `check_inputs` in the working dtype (kernels unchanged)."""
     if is_branches(x):
         return type(x)(cast_inputs(part, mask_constant) for part in x)
     if isinstance(x, Kernel):
         return x
-    with np.errstate(over="ignore"):  # masked entries may
-        # A copy: JAX may alias an array of NumPy, compute later, and see what the caller writes
-        # into it meanwhile.
+    with np.errstate(over="ignore"):  # masked entries may overflow
+        # A copy: JAX may alias a NumPy array and compute later, after the caller has written to
+        # it.
         cast = jnp.array(x, working_dtype(), copy=isinstance(x, np.ndarray))
     if mask_constant is not None and x.dtype != cast.dtype:
-        # 0.1 in float16 is not 0.1 in float32: what is masked is decided in the dtype of x.
+        # 0.1 in float16 is not 0.1 in float32: masks are determined in the dtype of x.
         return jnp.where(x == as_leaf(mask_constant), mask_constant, cast)
     return cast
 
@@ -83,7 +83,7 @@ def _check(x: Inputs, name: str, mask_constant: Scalar | None) -> list[Kernel]:
     """Returns the kernels of a tree of kernels and of real, finite arrays of two axes or more.
 
     Raises:
-      TypeError: something else.
+      TypeError: another type.
       ValueError: non-finite values, or fewer axes.
     """
     if isinstance(x, Kernel):
@@ -109,7 +109,7 @@ def _check(x: Inputs, name: str, mask_constant: Scalar | None) -> list[Kernel]:
             f"expected {name} with a batch and a channel axis (at least 2 axes), got "
             f"shape {x.shape}"
         )
-    # What overflows in the working dtype is not finite either.
+    # Values that overflow in the working dtype are not finite either.
     check_finite(name, x, mask_constant, working_dtype())
     return []
 
@@ -139,7 +139,7 @@ def same_inputs(x1: Inputs, x2: Inputs) -> bool:
     if is_branches(x1):
         others = (None,) * len(x1) if x2 is None else x2
         return all(same_inputs(a, b) for a, b in zip(x1, others, strict=True))
-    # NaN is legal where it stands for a masked entry.
+    # NaN is legal as a masked entry.
     return x2 is None or same_values(x1, x2)
 
 
@@ -147,7 +147,7 @@ def as_patterns(pattern: Pattern) -> tuple[Pattern, Pattern]:
     """Returns the graph patterns of x1 and x2.
 
     Raises:
-      TypeError: something else than None or a pair.
+      TypeError: neither None nor a pair.
     """
     if pattern is None:
         return None, None
@@ -160,13 +160,13 @@ def as_patterns(pattern: Pattern) -> tuple[Pattern, Pattern]:
 
 
 def same_patterns(patterns: tuple[Pattern, Pattern], shared: bool) -> bool:
-    """Returns whether both graph patterns are the same; None for x2 stands for x1's if shared."""
+    """Returns whether both graph patterns are the same; if shared, None for x2 means x1's."""
     first, second = patterns
     return (second is None and shared) or same_values(first, second)
 
 
 def shares_x1(x1: Inputs, x2: Inputs) -> bool:
-    """Returns whether the second input was not given: x2 is None, or kernels without a cov2."""
+    """Returns whether x2 was not passed: it is None, and kernels have no cov2."""
     return x2 is None and all(getattr(leaf, "cov2", None) is None for leaf in _leaves(x1))
 
 

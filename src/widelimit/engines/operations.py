@@ -1,4 +1,4 @@
-"""Floating point operations of layers: by formulas, or counted in the equations of a trace."""
+"""Floating-point operations of layers: by formulas, or counted in the equations of a trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from widelimit.layers.step import step
 from widelimit.tracing.jaxprs import Equation, Equations, shape_of
 from widelimit.typing import Covs, Needs, Signals
 
-# What moves numbers, or changes how they are described, and computes none.
+# Operations that move numbers or change their description, and compute none.
 _MOVES = {
     "bitcast_convert_type",
     "broadcast_in_dim",
@@ -41,10 +41,10 @@ _MOVES = {
 
 
 def operations(layer: Layer, site: Site) -> int:
-    """Returns floating point operations per pair of samples, for NNGP and NTK together.
+    """Returns the floating-point operations per pair of samples, for NNGP and NTK together.
 
-    By the formula of the layer, `Layer.operations`; else as its `propagate` does them, without
-    those of the layers inside.
+    They follow from the formula of the layer, `Layer.operations`, or are counted in its
+    `propagate`, without those of the layers inside.
     """
     if layer.structural:
         return 0
@@ -61,10 +61,10 @@ def operations(layer: Layer, site: Site) -> int:
 
 
 def count(function: Equations) -> int:
-    """Returns the floating point operations of a traced function.
+    """Returns the floating-point operations of a traced function.
 
-    Multiplications and additions count as one each, and so does any other function of a number.
-    The rounds of a `scan` are multiplied out, those of a `while_loop` unknown: it counts as one.
+    Multiplications, additions and every other function of a number count as one each. All rounds of
+    a `scan` count; the number of rounds of a `while_loop` is unknown and counts as one.
     """
     return sum(map(_count, function))
 
@@ -75,8 +75,8 @@ def _count(equation: Equation) -> int:
     size = sum(math.prod(shape_of(value)) for value in equation.outputs)
     if name.startswith(("reduce_", "arg")) and name not in _MOVES:
         window = params.get("window_dimensions")
-        given = math.prod(shape_of(equation.inputs[0]))
-        return given if window is None else size * math.prod(window)
+        cov_in = math.prod(shape_of(equation.inputs[0]))
+        return cov_in if window is None else size * math.prod(window)
     if bodies:
         rounds: int = params.get("length", 1) if name == "scan" else 1
         return rounds * (max(bodies) if name == "cond" else sum(bodies))
@@ -92,12 +92,12 @@ def _count(equation: Equation) -> int:
 
 def _traced(layer: Layer, site: Site) -> int:
     """Returns the operations of a layer for x1 with itself, counted in its equations."""
-    given = jax.eval_shape(lambda: _covariances(site.need_in, site.signal_in, "traced"))
-    return count(Equations.of(lambda cov: step(layer, cov, site), given))
+    cov_in = jax.eval_shape(lambda: _covariances(site.need_in, site.signal_in, "traced"))
+    return count(Equations.of(lambda cov: step(layer, cov, site), cov_in))
 
 
 def _covariances(need: Needs, signal: Signals, name: str) -> Covs:
-    """Returns any covariances of x1 with itself, those of independent Gaussian branches."""
+    """Returns example covariances of x1 with itself, those of independent Gaussian branches."""
     if not isinstance(signal, Signal):
         pairs = enumerate(zip(need, signal, strict=True))
         return tuple(_covariances(n, s, f"{name}[{i}]") for i, (n, s) in pairs)

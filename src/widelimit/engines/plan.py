@@ -1,4 +1,4 @@
-"""Before anything is computed: shapes and masks forward, needed offsets backward."""
+"""The sites of a network, made before the computation: shapes and masks forward, needs backward."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from widelimit.layers.reshape import Flatten, Identity
 from widelimit.typing import GivenAxes, InputAxes, Masks, Moduli, Needs, Pattern, Shapes, Signals
 
 
-def input_axes(net: Layer, shape: Shapes, given: GivenAxes) -> InputAxes:
+def input_axes(net: Layer, shape: Shapes, chosen: GivenAxes) -> InputAxes:
     """Returns the (batch, channel) axes of the input, or a tuple of such trees for branches.
 
     Args:
-      net: the network; its axes hold where none are given, and 0 and -1 where it states none.
+      net: the network; its axes are the default, and 0 and -1 if it has none.
       shape: shape of the input, or a tree of shapes.
-      given: axes from elsewhere. Layers that state others refuse them later.
+      chosen: axes from the keywords of the user. Layers with other axes refuse them later.
 
     Raises:
-      ValueError: an axis that the input does not have.
+      ValueError: an axis out of range.
     """
     if not _is_shape_tree(shape):
         stated = net.input_axes() or (0, -1)
-        axes = tuple(s if g is None else g for g, s in zip(given, stated, strict=True))
+        axes = tuple(s if g is None else g for g, s in zip(chosen, stated, strict=True))
         if len(shape) >= 2 and not all(-len(shape) <= a < len(shape) for a in axes):
             raise ValueError(
                 f"expected an input with the batch axis {axes[0]} and the channel axis {axes[1]} "
-                f"of its network, got one with {len(shape)} axes, of shape {shape}"
+                f"of its network, got one with {len(shape)} axes, of shape {shape}: "
+                "x[..., None] has one channel"
             )
         return tuple(a % max(len(shape), 1) for a in axes)
     match net:
         case Serial(layers=layers) if net.input_axes() is not None:
             first = next(layer for layer in layers if layer.input_axes() is not None)
-            return input_axes(first, shape, given)
+            return input_axes(first, shape, chosen)
         case Repeat(layer=inner):
-            return input_axes(inner, shape, given)
+            return input_axes(inner, shape, chosen)
         case Parallel(layers=layers) if len(layers) == len(shape):
             pairs = zip(layers, shape, strict=True)
-            return tuple(input_axes(layer, part, given) for layer, part in pairs)
+            return tuple(input_axes(layer, part, chosen) for layer, part in pairs)
         case _:
-            return tuple(input_axes(net, part, given) for part in shape)
+            return tuple(input_axes(net, part, chosen) for part in shape)
 
 
 def input_signal(shape1: Shapes, shape2: Shapes, axes: InputAxes) -> Signals:
-    """Returns the description of inputs of given shapes, or a tuple of such trees.
+    """Returns the description of inputs of these shapes, or a tuple of such trees.
 
     Raises:
       ValueError: fewer than two axes, or inputs that differ in more than their batch size.
@@ -62,22 +63,22 @@ def input_signal(shape1: Shapes, shape2: Shapes, axes: InputAxes) -> Signals:
     batch, channel = axes
     if batch == channel:
         raise ValueError(f"expected different batch and channel axes, got {batch} for both")
-    _check_alike(shape1, shape2, batch)
+    _check_same_shape(shape1, shape2, batch)
     if shape1[channel] == 0:
         raise ValueError(f"expected at least one channel, got shape {shape1}")
     return Signal(shape1, shape2, batch, channel)
 
 
-def check_alike(net: Layer, shape1: Shapes, shape2: Shapes, given: GivenAxes) -> None:
-    """Raises unless two inputs of a network differ in nothing but their numbers of samples.
+def check_same_shapes(net: Layer, shape1: Shapes, shape2: Shapes, chosen: GivenAxes) -> None:
+    """Raises unless two inputs of a network have equal shapes up to the number of samples.
 
-    A network that begins with Flatten would take images of any shape for each other otherwise.
+    Otherwise a network that begins with Flatten would accept two images of different shapes.
 
     Args:
       net: the network.
       shape1: shape of x1, or a tree of shapes.
-      shape2: likewise, a tree of the same structure.
-      given: (batch, channel) axes from elsewhere, as for `input_axes`.
+      shape2: shape of x2, or a tree of shapes of the same structure.
+      chosen: (batch, channel) axes from the keywords of the user, as for `input_axes`.
 
     Raises:
       ValueError: they do not agree.
@@ -85,15 +86,15 @@ def check_alike(net: Layer, shape1: Shapes, shape2: Shapes, given: GivenAxes) ->
 
     def check(first: Shapes, second: Shapes, axes: InputAxes) -> None:
         if not _is_shape_tree(first):
-            return _check_alike(first, second, axes[0])
+            return _check_same_shape(first, second, axes[0])
         for parts in zip(first, second, axes, strict=True):
             check(*parts)
 
     if shape1 != shape2:
-        check(shape1, shape2, input_axes(net, shape1, given))
+        check(shape1, shape2, input_axes(net, shape1, chosen))
 
 
-def _check_alike(shape1: tuple[int, ...], shape2: tuple[int, ...], batch: int) -> None:
+def _check_same_shape(shape1: tuple[int, ...], shape2: tuple[int, ...], batch: int) -> None:
     rest1, rest2 = ((*s[:batch], *s[batch + 1 :]) for s in (shape1, shape2))
     if len(shape1) != len(shape2) or rest1 != rest2:
         raise ValueError(
@@ -107,10 +108,10 @@ def _is_shape_tree(shape: Shapes) -> bool:
 
 
 def leading_flatten(net: Layer) -> tuple[Layer, Flatten | None]:
-    """Returns the network without the Flatten it begins with, and that Flatten.
+    """Returns the network without the Flatten that it begins with, and that Flatten or None.
 
     On raw input Flatten is a reshape: the mean over positions of the mean over channels is the
-    mean over all. The covariance of unequal positions, and its memory, are never needed.
+    mean over all. So covariances of unequal positions are never computed.
     """
     match net:
         case Flatten():
@@ -139,7 +140,7 @@ def behind_flatten(
     Args:
       net: the network.
       shapes: shapes (or trees of them) of x1 and of x2.
-      axes: (batch, channel) axes from elsewhere, as for `input_axes`.
+      axes: (batch, channel) axes from the keywords of the user, as for `input_axes`.
 
     Raises:
       ValueError: an input that does not fit.
@@ -154,7 +155,7 @@ def behind_flatten(
 
 
 def make_site(layer: Layer, signal: Signals, need: Needs, masks: Masks, patterns: Pattern) -> Site:
-    """Returns the site of a network: every layer inside it knows its shapes, masks and needs.
+    """Returns the site of a network, with the shapes, masks and needs of every layer inside it.
 
     Args:
       layer: the network.
@@ -168,7 +169,7 @@ def make_site(layer: Layer, signal: Signals, need: Needs, masks: Masks, patterns
 
 
 class _Place(NamedTuple):
-    """What is known of a layer before its site is made.
+    """The data of a layer from which its site is made.
 
     Attributes:
       signal: description of its input.
@@ -176,7 +177,7 @@ class _Place(NamedTuple):
       masks: pair of masks of its input.
       patterns: pair of graph patterns.
       moduli: moduli of folded offsets at its input.
-      path: where it stands.
+      path: its path in the network.
     """
 
     signal: Signals
@@ -256,8 +257,8 @@ def bare_site(
       net: the network.
       shapes: shapes (or trees of them) of x1 and of x2.
       axes: (batch, channel) axes of the inputs, None where the network decides.
-      diagonal_spatial: keep equal positions of the result only.
-      own: whether the covariances of images with themselves are wanted.
+      diagonal_spatial: whether the result holds equal positions only.
+      own: whether the covariances of images with themselves are requested.
     """
     inner, _, signal = behind_flatten(net, shapes, axes)
     need = output_need(inner.output_signal(signal), diagonal_spatial, own)
@@ -312,8 +313,8 @@ def output_need(signal: Signals, diagonal_spatial: bool, own: bool) -> Needs:
 
     Args:
       signal: description of the result.
-      diagonal_spatial: keep equal positions only.
-      own: whether the covariances of images with themselves are wanted.
+      diagonal_spatial: whether the result holds equal positions only.
+      own: whether the covariances of images with themselves are requested.
     """
     if not isinstance(signal, Signal):
         return tuple(output_need(s, diagonal_spatial, own) for s in signal)

@@ -1,4 +1,4 @@
-"""What a kernel will cost, before it is computed: a table to print."""
+"""wl.plan: the cost of a kernel before it is computed, as a table."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from widelimit.layers.shapes import as_shape
 from widelimit.typing import Get, Needs, Shapes, Signals
 
 Counts: TypeAlias = PyTree[int]
-"""Stored rows of offsets per spatial axis, or a tuple of such for branches."""
+"""Stored rows of offsets per spatial axis, or a tuple of these for branches."""
 
-# Float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior covariance
-# is computed: kernels, solutions, products, and what is subtracted.
+# Number of float64 arrays [n_train, n_test] and [n_test, n_test] that are alive while a posterior
+# covariance is computed: kernels, solutions, products, and the difference.
 _SOLUTIONS = 5
 
 
@@ -46,10 +46,10 @@ class Row:
       layer: the layer, indented by its depth.
       shape: output shape of the finite layer.
       parameters: number of parameters of the finite layer.
-      offsets: stored rows of offsets per spatial axis; a tuple of such for branches.
+      offsets: stored rows of offsets per spatial axis; a tuple of these for branches.
       entries: numbers stored at the output per pair of samples (for the NNGP, and for the NTK).
       all_entries: the same for the full covariance, all pairs of positions.
-      operations: floating point operations of one pair of samples, for NNGP and NTK together.
+      operations: floating-point operations per pair of samples, for NNGP and NTK together.
     """
 
     layer: str
@@ -63,15 +63,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the kernel of a network needs; `print` it.
+    """The cost of the kernel of a network; `print` it.
 
     Attributes:
       rows: one per layer.
       load: number of samples, arrays and bytes per number.
-      memory: estimated peak of the bytes that covariances take, all pairs at once.
+      memory: estimated peak memory of covariances in bytes, for all pairs at once.
       mixes_samples: path of the first layer that combines samples of a batch, so that the kernel
-        cannot be computed in tiles; None without one.
-      engine: the engine that will run, and why.
+        cannot be computed in tiles; None if no layer does.
+      engine: the engine that will run, and the reason.
     """
 
     rows: tuple[Row, ...]
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def operations(self) -> int:
-        """Floating point operations of the whole kernel."""
+        """Floating-point operations of the whole kernel."""
         return self.pairs * sum(row.operations for row in self.rows)
 
     @property
@@ -107,12 +107,12 @@ class Plan:
     def ensemble_bytes(
         self, n_train: int, n_test: int = 0, inference: str = "gradient_descent"
     ) -> int:
-        """Returns what an `InfiniteEnsemble` takes at most, beside its inputs and its `memory`.
+        """Returns the peak bytes of an `InfiniteEnsemble`, beside its inputs and its `memory`.
 
-        That is the Gram matrices, one float64 factor ("bayes") or a float64 eigenbasis with the
-        workspace it is computed in, two more of its size ("gradient_descent"), and for predictions
-        with covariances at n_test inputs the kernels with those and the solutions for them. Tiles
-        of kernels come and go within `memory` before anything is factorised.
+        They are those of the Gram matrices, of one float64 factor ("bayes") or a float64 eigenbasis
+        and a workspace of twice its size ("gradient_descent"), and, for predictions with
+        covariances at n_test inputs, of the kernels with these inputs and of the solutions. Tiles
+        of kernels are freed before the factorisation, and count in `memory` only.
 
         Args:
           n_train: number of training samples.
@@ -120,7 +120,7 @@ class Plan:
           inference: "gradient_descent" or "bayes".
 
         Raises:
-          ValueError: another `inference`.
+          ValueError: an unknown `inference`.
         """
         if inference not in ("gradient_descent", "bayes"):
             raise ValueError(f"expected inference 'gradient_descent' or 'bayes', got {inference!r}")
@@ -174,7 +174,7 @@ class Plan:
             if self.mixes_samples is None
             else [f"samples are combined by {self.mixes_samples}: no tiles"]
         )
-        # The fused engine stores next to nothing of them.
+        # The fused engine stores almost no covariances.
         where = " on the reference engine" if self.engine.name == "fused" else ""
         return "\n".join(
             [
@@ -188,7 +188,7 @@ class Plan:
         )
 
     def _ensemble_line(self) -> str:
-        """Returns what ensembles trained on these samples take, for people."""
+        """Returns a line of text on the memory of ensembles trained on these samples."""
         n = self.load.samples
         bayes, trained = (
             _quantity(self.ensemble_bytes(n, 0, kind), "B")
@@ -203,15 +203,15 @@ class Plan:
 
 
 def plan(net: Layer, shape: Shapes, get: Get = ("nngp", "ntk")) -> Plan:
-    """Returns what the kernel of `net` between n samples and themselves needs.
+    """Returns the cost of the kernel of `net` between n samples and themselves.
 
-    Nothing is computed, but every check of the network runs.
+    No kernel is computed, but every check of the network runs.
 
     Args:
       net: the network.
       shape: shape of the input, batch size included (-1 counts as 1); a list or tuple of shapes
         for networks with parallel inputs.
-      get: what will be asked of `kernel_fn`.
+      get: the argument `get` of `kernel_fn`.
 
     Raises:
       ValueError: shapes or layers that do not fit; the message names the layer.
@@ -246,21 +246,21 @@ def _positive(shape: Shapes) -> Shapes:
 
 
 def _input_row(site: Site) -> Row:
-    stored = entries(site.need_in, site.signal_in)
+    numbers = entries(site.need_in, site.signal_in)
     channels = _total(lambda s: s.channels, site.signal_in)
     return Row(
         "input",
         _shape(site.signal_in),
         0,
         _offsets(site.need_in),
-        stored,
+        numbers,
         all_entries(site.signal_in),
-        2 * channels * stored,
+        2 * channels * numbers,
     )
 
 
 def _walk(layer: Layer, site: Site, depth: int) -> Iterator[Row]:
-    """Yields a row per layer that computes something, those inside of it first."""
+    """Yields a row per layer that computes something, after the rows of the layers inside it."""
     if isinstance(layer, Repeat) and layer.n > 0:
         yield from _repeated(layer, site, depth)
         return
@@ -292,7 +292,7 @@ def _repeated(layer: Repeat, site: Site, depth: int) -> Iterator[Row]:
 
 
 def _stored(layer: Layer, site: Site) -> int:
-    if layer.structural:  # branches share what they were given
+    if layer.structural:  # branches share their input
         return entries(site.need_in, site.signal_in)
     return entries(site.need_out, site.signal_out)
 
@@ -304,19 +304,19 @@ def _count_parameters(layer: Layer, shape: Shapes) -> int:
 
 
 def _offsets(need: Needs) -> Counts:
-    """Returns the stored rows per spatial axis, or a tuple of such for branches."""
+    """Returns the stored rows per spatial axis, or a tuple of these for branches."""
     return need.cross.counts if isinstance(need, Need) else tuple(map(_offsets, need))
 
 
 def _rows_of(counts: Counts) -> str:
-    """Returns rows of offsets as people write them: 7x7."""
+    """Returns rows of offsets as text: 7x7."""
     if counts and not isinstance(counts[0], int):
         return ", ".join(map(_rows_of, counts))
     return "x".join(map(str, counts)) or "1"
 
 
 def _share(row: Row) -> str:
-    """Returns which part of all pairs of positions is stored."""
+    """Returns the fraction of all pairs of positions that is stored, as text."""
     ratio = row.all_entries / row.entries if row.entries else 1
     return "all" if ratio <= 1 else f"1/{ratio:,.1f}".removesuffix(".0")
 

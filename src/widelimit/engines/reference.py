@@ -46,18 +46,18 @@ from widelimit.typing import Covs, InputAxes, Inputs, Masks, Needs, Pattern, Sca
 
 _T = TypeVar("_T")
 
-# Bytes of tiles beyond which larger ones are no faster, per device. On a processor, pages cost
-# more than calls: without spatial axes 0.36 us per pair at 2**24, 1.6 us at 2**30 (5 layers).
+# Bytes beyond which larger tiles are not faster, per device. On a CPU, page faults cost more than
+# calls: without spatial axes 0.36 us per pair at 2**24, 1.6 us at 2**30 (5 layers).
 _FLAT_TILE, _SPATIAL_TILE = 2**26, 2**28
 _ACCELERATOR_TILE = 2**30
-_LARGE = 100.0  # squares of entries from which on smooth duals lose more than 1e-5 in float32
+_LARGE = 100.0  # squares of entries above which smooth duals lose more than 1e-5 in float32
 
 
 class Operand(NamedTuple):
-    """Samples, as the reference engine reads them.
+    """Prepared samples of the reference engine.
 
     Attributes:
-      x: arrays with zeros where they are masked, or kernels.
+      x: arrays with zeros at masked entries, or kernels.
       mask: True where an entry is masked; None without masks.
       pattern: graph pattern, or None.
     """
@@ -68,10 +68,10 @@ class Operand(NamedTuple):
 
 
 class ReferenceEngine(NetworkEngine[Operand]):
-    """Plain JAX: layer by layer, but whole where inputs are traced or have no spatial axes.
+    """Plain JAX, compiled layer by layer, or whole if inputs are traced or have no spatial axes.
 
     Attributes:
-      why: why no other engine was chosen.
+      why: the reason for which no other engine was chosen.
     """
 
     name = "reference"
@@ -81,9 +81,9 @@ class ReferenceEngine(NetworkEngine[Operand]):
 
         Args:
           net: the network.
-          shape: shape of x1, or a tree of shapes; of no importance where kernels are given.
-          request: what is asked for.
-          reason: why no other engine was chosen.
+          shape: shape of x1, or a tree of shapes; ignored if inputs are kernels.
+          request: the requested arrays.
+          reason: the reason for which no other engine was chosen.
         """
         self._net, self._shape, self._request = net, shape, request
         self._flat = is_flat(net, shape)
@@ -97,7 +97,7 @@ class ReferenceEngine(NetworkEngine[Operand]):
 
     @functools.cached_property
     def plan(self) -> tuple[Layer, Site]:
-        """The network behind a Flatten that it begins with, and its site for one sample of each."""
+        """The network behind a leading Flatten, and its site for one sample per side."""
         axes = input_axes(self._net, self._shape, self._request.axes)
         one = _one_sample(self._shape, axes)
         return bare_site(
@@ -108,7 +108,7 @@ class ReferenceEngine(NetworkEngine[Operand]):
 
     @property
     def target_bytes(self) -> int:  # type: ignore[override]
-        """Bytes of a tile beyond which it is no faster, on one device."""
+        """Bytes beyond which larger tiles are not faster, on one device."""
         if jax.default_backend() != "cpu":
             return _ACCELERATOR_TILE
         return (
@@ -117,11 +117,11 @@ class ReferenceEngine(NetworkEngine[Operand]):
 
     @property
     def traced_target_bytes(self) -> int:
-        """Bytes of a tile beyond which it is no faster, inside a trace."""
+        """Bytes beyond which larger tiles are not faster, inside a trace."""
         return _FLAT_TILE if jax.default_backend() == "cpu" else _ACCELERATOR_TILE
 
     def pair_bytes(self, n1: int, n2: int) -> int:
-        """Returns the most bytes that `pairs` takes for n1 and n2 samples, result included."""
+        """Returns the peak bytes of `pairs` for n1 and n2 samples, result included."""
         net, site = self.plan
         itemsize = 8 if self._mixed else working_dtype().itemsize
         workload = Workload(n1, self._arrays(site), itemsize, n2)
@@ -140,22 +140,22 @@ class ReferenceEngine(NetworkEngine[Operand]):
         return Operand(values, mask if jax.tree.leaves(mask) else None, pattern)
 
     def kernels(self, first: Operand, second: Operand | None, share: bool) -> PyTree[Kernel]:
-        """Returns a `Kernel` (or a tree of them); where float32 is too short, through float64."""
+        """Returns a `Kernel` (or a tree of them); if float32 is not accurate, through float64."""
         if self._wants_float64(first, second):
             with jax.enable_x64(True):
                 one, two = _cast((first, second), np.float32, np.float64)
-                found = _cast(self._kernels(one, two, share), np.float64, np.float32)
+                kernels = _cast(self._kernels(one, two, share), np.float64, np.float32)
         else:
-            found = self._kernels(first, second, share)
-        if self._series and is_concrete(found):
-            check_series(found)
-        return found
+            kernels = self._kernels(first, second, share)
+        if self._series and is_concrete(kernels):
+            check_series(kernels)
+        return kernels
 
     def _wants_float64(self, first: Operand, second: Operand | None) -> bool:
-        """Returns whether float32 is too short.
+        """Returns whether float32 is not accurate enough.
 
-        It is between smooth nonlinearities and kinks, where samples are close, and for smooth ones
-        where entries are large.
+        That is so for networks of smooth nonlinearities and kinks if samples are close, and for
+        smooth nonlinearities if entries are large.
         """
         xs = first.x, None if second is None else second.x
         if working_dtype() == np.float64 or holds_kernels(xs) or not is_concrete(xs):
@@ -216,19 +216,19 @@ class _Run:
         return result
 
 
-def check_series(found: PyTree[Kernel]) -> None:
-    """Raises if a series was cut where that shows.
+def check_series(kernels: PyTree[Kernel]) -> None:
+    """Raises if a truncated series is not accurate.
 
     Raises:
-      ValueError: there is NaN among the results.
+      ValueError: results hold NaN.
     """
-    leaves = jax.tree.leaves(found)
+    leaves = jax.tree.leaves(kernels)
     if any(np.isnan(v).any() for v in leaves if jnp.issubdtype(v.dtype, jnp.floating)):
         raise ValueError(
             "expected inputs and weights that give the series of a nonlinearity (Tanh, "
             "Elementwise, ...) variances of at most 100, or correlations of at most 0.9, got "
             "larger ones: the kernel would be off by more than 1e-8 (1e-5 in float32). Scale the "
-            "inputs, or take Erf, Gelu or another nonlinearity with a formula"
+            "inputs, or use Erf, Gelu or another nonlinearity with a formula"
         )
 
 
@@ -239,7 +239,7 @@ def _cast(tree: _T, old: DTypeLike, new: DTypeLike) -> _T:
 def _propagate(
     net: Layer, first: Operand, second: Operand | None, *, request: Request
 ) -> tuple[Covs, Site]:
-    """Returns the covariances of the output, and what is to be known of the site of the network."""
+    """Returns the covariances of the output, and the static part of the site of the network."""
     with located(net.label):
         enter = _enter_kernels if holds_kernels(first.x) else _enter_arrays
         cov, site, net = enter(net, first, second, request)
@@ -254,7 +254,7 @@ _propagate_whole = jax.jit(_propagate, static_argnames="request")
 def _enter_arrays(
     net: Layer, first: Operand, second: Operand | None, request: Request
 ) -> tuple[Covs, Site, Layer]:
-    """Returns the covariances of the inputs, the site of the network, and what is left of it."""
+    """Returns the covariances of the inputs, the site of the network, and its remaining layers."""
     other = Operand(None) if second is None else second
     shape1 = tree_shapes(first.x)
     shape2 = shape1 if second is None else tree_shapes(second.x)
@@ -306,12 +306,12 @@ def _inputs(
 
 @pytree
 class _Entrance:
-    """What is static where inputs become covariances.
+    """The static arguments of the conversion of inputs to covariances.
 
     Attributes:
       signal: description of the inputs.
       need: offsets needed.
-      tangent: whether the NTK is wanted.
+      tangent: whether the NTK is requested.
     """
 
     signal: Signal = static()
@@ -327,7 +327,7 @@ def _masked_inputs(x1: Inputs, x2: Inputs, masks: Masks, entry: _Entrance) -> Co
 def _enter_kernels(
     net: Layer, first: Operand, second: Operand | None, request: Request
 ) -> tuple[Covs, Site, Layer]:
-    """Returns the same as `_enter_arrays` for public kernels, of which `first` holds all."""
+    """Returns the same as `_enter_arrays` for public kernels, all of which are in `first`."""
     kernels, patterns = first.x, _patterns(first, second)
     signal = map_kernels(kernel_signal, kernels)
     masks1 = map_kernels(lambda k: k.mask1, kernels)
@@ -341,8 +341,8 @@ def _enter_kernels(
             pairs = enumerate(zip(kernel, part, strict=True))
             return type(kernel)(enter(k, n, f"{origin}[{i}]") for i, (k, n) in pairs)
         cov = covariances_from_kernel(kernel, part, kernel.cov2 is None or request.symmetric)
-        # Kernels given side by side are taken as independent: nothing tells where they come from.
-        # For the same reason a kernel is not taken as raw input.
+        # Kernels passed side by side count as independent, since their origins are unknown. For
+        # the same reason a kernel does not count as raw input.
         tangent = cov.tangent and request.tangent
         return cov.replace(origins=frozenset({origin}), tangent=tangent)
 
@@ -362,23 +362,23 @@ def _map_sides(kernels: PyTree[Kernel], index: int) -> PyTree[Kernel]:
 
 @pytree
 class _Exit:
-    """What is static where covariances become public kernels; see `kernel_from_covariances`."""
+    """The static arguments of the conversion to public kernels; see `kernel_from_covariances`."""
 
     diagonal_spatial: bool = static()
     share: bool = static()
 
 
-def _public(cov: Covariances, masks: Masks, wanted: _Exit) -> Kernel:
+def _public(cov: Covariances, masks: Masks, form: _Exit) -> Kernel:
     return kernel_from_covariances(
-        cov, diagonal_spatial=wanted.diagonal_spatial, share=wanted.share, masks=masks
+        cov, diagonal_spatial=form.diagonal_spatial, share=form.share, masks=masks
     )
 
 
 def leave(cov: Covs, site: Site, request: Request) -> PyTree[Kernel]:
     """Returns covariances as public kernels that hold the requested arrays and no others.
 
-    The conversion is compiled apart: XLA would compute an entry once for either triangle of a
-    symmetric kernel, rounded in two ways.
+    The conversion is compiled separately: otherwise XLA may compute the two triangles of a
+    symmetric kernel with different rounding.
     """
     return _leave(cov, site.pairs, site.masks_out, request)
 

@@ -1,4 +1,4 @@
-"""What a call of `kernel_fn` asks for."""
+"""The request of a call of `kernel_fn`: fields, axes and options."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ARRAYS = ("nngp", "ntk", "cov1", "cov2", "x1_is_x2", "mask1", "mask2")
 
 
 class Request(NamedTuple):
-    """What is asked of one call; static under jit.
+    """The request of one call to an engine; static under jit.
 
     Attributes:
       fields: arrays of `Kernel` to compute.
-      diagonal_spatial: keep equal positions only.
-      axes: (batch, channel) axes of the input, None where not given.
+      diagonal_spatial: whether to return equal positions only.
+      axes: (batch, channel) axes of the input, None for the default.
       symmetric: whether x2 is x1.
-      share: whether x2 was not given.
+      share: whether x2 was None.
     """
 
     fields: tuple[str, ...]
@@ -31,24 +31,24 @@ class Request(NamedTuple):
 
     @property
     def tangent(self) -> bool:
-        """Whether the NTK is wanted."""
+        """Whether the NTK is requested."""
         return "ntk" in self.fields
 
     @property
     def variances(self) -> bool:
-        """Whether covariances of samples with themselves are wanted."""
+        """Whether covariances of samples with themselves are requested."""
         return bool({"cov1", "cov2"} & set(self.fields))
 
 
 class Options(NamedTuple):
-    """What a call asks for beside its inputs.
+    """The options of a call of `kernel_fn`.
 
     Attributes:
       mask_constant: entries of the inputs equal to it are masked.
-      diagonal_batch: False asks for cov1 and cov2 between all samples.
-      diagonal_spatial: keep equal positions only.
-      axes: (batch, channel) axes of the inputs, None where not given.
-      engine: 'auto', 'fused', 'reference', or what makes an engine of the caller's.
+      diagonal_batch: False returns cov1 and cov2 between all samples.
+      diagonal_spatial: whether to return equal positions only.
+      axes: (batch, channel) axes of the inputs, None for the default.
+      engine: 'auto', 'fused', 'reference', or the class of the user's engine.
     """
 
     mask_constant: Scalar | None
@@ -58,19 +58,19 @@ class Options(NamedTuple):
     engine: str | EngineMaker = "auto"
 
     def unusual(self, patterns: tuple[Pattern, Pattern] = (None, None)) -> str | None:
-        """Returns what only plain JAX computes about the call, in words; None if nothing."""
+        """Returns the reason why only the reference engine can compute the call, or None."""
         if self.mask_constant is None and patterns[0] is None and patterns[1] is None:
             return None
         return "there are masks or graph patterns"
 
     def request(self, get: Get) -> Request:
-        """Returns what is asked of an engine where `get` is asked of the kernels."""
+        """Returns the request to an engine for the fields in `get`."""
         fields = parse_get(get)
         arrays = [name for name in ARRAYS if name in fields]
         return Request(tuple(arrays), self.diagonal_spatial, self.axes)
 
 
 def requested(kernel: Kernel, request: Request) -> Kernel:
-    """Returns a kernel that holds the requested arrays only; cov2 is None if x2 was."""
+    """Returns a kernel with the requested arrays only; cov2 is None if x2 was None."""
     dropped = {f: None for f in ARRAYS if f not in request.fields}
     return kernel.replace(**({"cov2": None} | dropped if request.share else dropped))

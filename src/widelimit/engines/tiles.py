@@ -1,4 +1,4 @@
-"""Kernels of a network tile by tile: each sample is prepared once, then read by many tiles."""
+"""Kernels of a network tile by tile: each sample is prepared once and read by many tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from widelimit.engines.inputs import (
     same_patterns,
     working_dtype,
 )
-from widelimit.engines.plan import bare_site, check_alike, check_unmixed, input_axes, mixing_layer
+from widelimit.engines.plan import (
+    bare_site,
+    check_same_shapes,
+    check_unmixed,
+    input_axes,
+    mixing_layer,
+)
 from widelimit.engines.reference import ReferenceEngine
 from widelimit.engines.request import Options
 from widelimit.layers.base import Layer
@@ -34,7 +40,7 @@ class NetworkTiler:
 
     Attributes:
       same: whether x2 is x1, on the same graphs.
-      given_x2: whether an x2 was given.
+      given_x2: whether x2 was not None.
     """
 
     def __init__(
@@ -51,10 +57,10 @@ class NetworkTiler:
         Args:
           net: the network.
           inputs: concrete x1 and x2, or None for x1.
-          get: what to return of each tile.
+          get: the fields to return.
           patterns: pair of concrete graph patterns.
-          options: what else was asked for; concrete.
-          devices: where to compute.
+          options: options of the call; concrete.
+          devices: the devices to compute on.
 
         Raises:
           TypeError: inputs that are not arrays, or a traced network.
@@ -70,7 +76,7 @@ class NetworkTiler:
         check_inputs(x1, x2, options.mask_constant)
         self._shape = tree_shapes(x1)
         if x2 is not None:
-            check_alike(net, self._shape, tree_shapes(x2), options.axes)
+            check_same_shapes(net, self._shape, tree_shapes(x2), options.axes)
         self.given_x2 = x2 is not None
         self._net, self._get, self._options, self._devices = net, get, options, devices
         axes = batch_axes(net, x1, options.axes)
@@ -96,19 +102,19 @@ class NetworkTiler:
 
     @property
     def target_bytes(self) -> int:
-        """Bytes of a tile beyond which it is no faster."""
+        """Bytes beyond which larger tiles are not faster."""
         return self._engine.target_bytes * (len(self._devices) if self._on_devices else 1)
 
     @property
     def halves(self) -> bool:
-        """Whether tiles are quick, and one of samples with themselves takes half the work."""
+        """Whether tiles are quick, and a tile of samples with themselves takes half the work."""
         return self._engine.halves
 
     def check(self) -> None:
-        """Raises if the network combines samples, so that its kernel has no tiles.
+        """Raises if the network combines samples, so that its kernel cannot be computed in tiles.
 
         Raises:
-          ValueError: it does; the message names the layer.
+          ValueError: the network combines samples; the message names the layer.
         """
         if not self.counts[0]:
             return
@@ -120,15 +126,15 @@ class NetworkTiler:
         check_unmixed(kept_with(self._net, ("mixing layer", shapes, axes), find))
 
     def layout(self) -> None:
-        """Returns None: names of kernels tell where samples are in them."""
+        """Returns None: results are fields of a `Kernel`, whose axes of samples are known."""
 
     def tile_bytes(self, n1: int, n2: int) -> int:
-        """Returns what computing a tile of n1 x n2 samples takes, without the samples."""
+        """Returns the bytes of computing a tile of n1 x n2 samples, without the samples."""
         return self._engine.pair_bytes(n1, n2)
 
     @property
     def prepared_bytes(self) -> int:
-        """Bytes of what `prepare` keeps of one sample, over all devices of a tile."""
+        """Bytes that `prepare` stores per sample, on all devices of a tile."""
         copies = 1 if len(self._devices) == 1 or not self._on_devices else len(self._devices) + 1
         return copies * (
             self._engine.sample_bytes() or self._sides[0].sample_bytes(working_dtype().itemsize)
@@ -146,7 +152,7 @@ class NetworkTiler:
         return self._sides[side].cut(start, stop, size)
 
     def prepare(self, rows: Rows) -> object:
-        """Returns samples as the engine reads them."""
+        """Returns the samples prepared by the engine."""
         rows = Rows(cast_inputs(rows.x, self._options.mask_constant), rows.extras)
         return self._placed(rows, split=False) if self._on_devices else self._prepared(rows)
 
@@ -162,7 +168,7 @@ class NetworkTiler:
 
     @property
     def _on_devices(self) -> bool:
-        """Whether samples lie on devices of JAX, and tiles are split over these."""
+        """Whether samples are on JAX devices, and tiles are split over these."""
         return isinstance(self._engine, ReferenceEngine)
 
     def _prepared(self, rows: Rows) -> object:
@@ -172,7 +178,7 @@ class NetworkTiler:
         return self._engine.prepare(rows.x)
 
     def _read(self, rows: object, split: bool) -> object:
-        """Returns what the engine reads of samples on devices, None for None."""
+        """Returns the samples on devices, prepared by the engine; None for None."""
         if not isinstance(rows, Rows):
             return rows
         return self._prepared(self._placed(rows, split=True) if split else rows)
@@ -182,20 +188,20 @@ class NetworkTiler:
 
     @property
     def diagonal_spatial(self) -> bool:
-        """Whether results keep equal positions only."""
+        """Whether results hold equal positions only."""
         return self._options.diagonal_spatial
 
 
 def traced_size(net: Layer, x: Inputs, get: Get, axes: GivenAxes, most: int) -> int:
     """Returns how many samples a side of a tile should have inside a trace, `most` or fewer.
 
-    There the reference engine computes a tile at once, and larger ones are no faster.
+    There the reference engine computes a tile in one piece, and larger tiles are not faster.
 
     Args:
       net: the network.
       x: inputs, which may be traced.
-      get: what to return of each tile.
-      axes: (batch, channel) axes from elsewhere.
+      get: the fields to return.
+      axes: (batch, channel) axes from the keywords of the user.
       most: the largest number.
     """
     request = Options(None, None, False, axes).request(get)
@@ -210,17 +216,17 @@ def _same(x1: Inputs, x2: Inputs) -> bool:
     if tree_shapes(x1) != tree_shapes(x2):
         return False
     dtype = working_dtype()
-    with np.errstate(over="ignore"):  # masked entries may
+    with np.errstate(over="ignore"):  # masked entries may overflow
         return same_inputs(*jax.tree.map(lambda v: v.astype(dtype, copy=False), (x1, x2)))
 
 
-def batch_axes(net: Layer, x: Inputs, given: GivenAxes) -> tuple[int, ...]:
+def batch_axes(net: Layer, x: Inputs, chosen: GivenAxes) -> tuple[int, ...]:
     """Returns the batch axis of every array of the inputs of a network.
 
     Args:
       net: the network.
       x: inputs.
-      given: (batch, channel) axes from elsewhere.
+      chosen: (batch, channel) axes from the keywords of the user.
     """
 
     def batch(part: Inputs, axes: InputAxes) -> tuple[int, ...]:
@@ -229,5 +235,5 @@ def batch_axes(net: Layer, x: Inputs, given: GivenAxes) -> tuple[int, ...]:
         return (axes[0],)
 
     shapes = tree_shapes(x)
-    axes = kept_with(net, ("input axes", shapes, given), lambda: input_axes(net, shapes, given))
+    axes = kept_with(net, ("input axes", shapes, chosen), lambda: input_axes(net, shapes, chosen))
     return batch(x, axes)

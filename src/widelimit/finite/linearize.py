@@ -31,9 +31,9 @@ def linearize(f: Function, params0: Params) -> Function:
       params0: the parameters to expand about, real or complex floating-point numbers.
 
     Raises:
-      TypeError: if f is no function, or parameters are no floating-point numbers. The function
-        returned raises it for such parameters and for outputs of f that are none.
-      ValueError: by the function returned, for parameters of another structure or shape.
+      TypeError: if f is not a function, or parameters are not floating-point numbers. `f_lin`
+        raises it for such parameters, and for outputs of f that are not floating-point numbers.
+      ValueError: `f_lin` raises it for parameters of another structure or shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -50,10 +50,11 @@ def taylor_expand(f: Function, params0: Params, degree: Size) -> Function:
     f_k(p, x) = sum over j <= k of D^j f(p0, x) [(p - p0), ..., (p - p0)] / j!, with k the degree.
 
     Each order is one more forward-mode derivative along p - p0 of all orders below, so that
-    degree k takes about 2^k times the operations of f. This is exact for whatever JAX can
-    differentiate k times in forward mode, custom derivatives included (`jax.experimental.jet` grows
-    as k^2 only, but has no rules for many primitives and ignores custom derivatives). At a kink,
-    such as that of ReLU, it is the polynomial of the side that JAX takes.
+    degree k takes about 2^k times the operations of f. This is exact for every f that JAX can
+    differentiate k times in forward mode, custom derivatives included (the cost of
+    `jax.experimental.jet` grows as k^2 only, but it has no rules for many primitives and ignores
+    custom derivatives). At a kink, such as that of ReLU, it is the polynomial of the side that JAX
+    takes.
 
     Args:
       f: a function `f(params, *args, **kwargs)` of trees of arrays; its outputs may be a tree, too.
@@ -61,11 +62,11 @@ def taylor_expand(f: Function, params0: Params, degree: Size) -> Function:
       degree: order of the polynomial, at least 0.
 
     Raises:
-      TypeError: if f is no function, `degree` is no int, or parameters are no floating-point
-        numbers. The function returned raises it for such parameters and for outputs of f that are
-        none.
-      ValueError: if `degree` is negative; by the function returned, for parameters of another
-        structure or shape.
+      TypeError: if f is not a function, `degree` is not an int, or parameters are not
+        floating-point numbers. `f_k` raises it for such parameters, and for outputs of f that are
+        not floating-point numbers.
+      ValueError: if `degree` is negative; `f_k` raises it for parameters of another structure or
+        shape.
 
     Example:
       >>> f_2 = taylor_expand(lambda p, x: p**3 * x, 1.0, degree=2)
@@ -96,7 +97,7 @@ def taylor_expand(f: Function, params0: Params, degree: Size) -> Function:
         orders = derivatives(jax.tree.map(jnp.asarray, params0))
 
         def polynomial(*terms: ArrayLike) -> ArrayLike:
-            # Highest order first, so that small terms are not lost one by one.
+            # Highest order first: small terms are added to each other before large ones.
             reversed_terms = reversed(list(enumerate(terms)))
             return sum(term * (1 / math.factorial(j)) for j, term in reversed_terms)
 
@@ -145,7 +146,7 @@ def _difference(params: Params, params0: Params) -> PyTree:
 
 
 def _check_floating(name: str, tree: PyTree) -> None:
-    """Raise TypeError unless all leaves are arrays of real or complex floating-point numbers."""
+    """Raises TypeError unless all leaves are arrays of real or complex floating-point numbers."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         place = f"{name}{jax.tree_util.keystr(path)}"
         try:

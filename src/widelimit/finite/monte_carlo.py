@@ -38,8 +38,8 @@ class Estimate(NamedTuple):
     """An average over random networks.
 
     Attributes:
-      mean: the average, in the form that `get` asks for.
-      standard_error: the standard deviation of that average, entry by entry and in the same form:
+      mean: the average, an array or a tuple as `get` says.
+      standard_error: the standard error of that average, entry by entry and in the same form:
         sqrt(sum |k_i - mean|^2 / (n (n - 1))) of n draws; NaN of a single one.
     """
 
@@ -51,7 +51,7 @@ class MonteCarloKernelFn:
     """The kernel function of `monte_carlo_kernel_fn`.
 
     Attributes:
-      works_in_tiles: that it cuts inputs by itself, for those who would.
+      works_in_tiles: True: it cuts inputs into tiles, so that callers need not.
     """
 
     works_in_tiles = True
@@ -67,15 +67,15 @@ class MonteCarloKernelFn:
         takes_rng: bool,
         standard_error: bool,
     ) -> None:
-        """Keeps the arguments.
+        """Stores the arguments.
 
         Args:
-          init_fn: (key, shape) -> (shape, params).
-          kernel_fn: (x1, x2, get, params, **kwargs) -> kernels.
+          init_fn: function (key, shape) -> (shape, params).
+          kernel_fn: function (x1, x2, get, params, **kwargs) -> kernels.
           key: random key of all draws.
           counts: numbers of draws, ascending.
-          is_generator: whether averages are yielded at all of them.
-          tiled: (kernel function, number of samples) -> kernel function in tiles.
+          is_generator: whether averages are yielded at each of these.
+          tiled: function (kernel function, number of samples) -> kernel function in tiles.
           takes_rng: whether the network takes a random key.
           standard_error: whether to return an `Estimate`.
         """
@@ -86,7 +86,7 @@ class MonteCarloKernelFn:
     def __call__(
         self, x1: Inputs, x2: Inputs = None, get: Get = None, **apply_kwargs: object
     ) -> PyTree:
-        """The average kernels between x1 and x2, or an iterator of running averages.
+        """Returns the average kernels between x1 and x2, or an iterator of running averages.
 
         Args:
           x1: inputs, an array or a tree of them.
@@ -95,18 +95,16 @@ class MonteCarloKernelFn:
           **apply_kwargs: keywords of `apply_fn`. Pairs of arrays belong to x1 and x2.
 
         Returns:
-          For a name an array, for a tuple a named tuple `MonteCarloKernel`; a tree of those for
-          networks with several outputs. With `standard_error=True` an `Estimate` of two of them.
-          For several numbers of draws an iterator over these.
+          For a name an array, for a tuple a named tuple `MonteCarloKernel`; a tree of these for
+          networks with several outputs. With `standard_error=True` an `Estimate` of two such
+          results. For several numbers of draws an iterator over them.
 
         Raises:
-          TypeError: a random key among the keywords, or an `init_fn` that returns no pair.
+          TypeError: a random key among the keywords, or an `init_fn` that does not return a pair.
           ValueError: an unknown `get`, inputs without samples, or as `empirical_kernel_fn` does.
         """
         if "rng" in apply_kwargs:
-            raise TypeError(
-                "expected no rng, got one: every draw has a random key of its own, made from key"
-            )
+            raise TypeError("expected no rng, got one: every draw derives its random key from key")
         leaves = jax.tree.leaves(x1)
         if not leaves or not all(jnp.ndim(leaf) and len(leaf) for leaf in leaves):
             raise ValueError(
@@ -118,17 +116,17 @@ class MonteCarloKernelFn:
     def _averages(self, x1: Inputs, x2: Inputs, get: Get, kwargs: Keywords) -> Iterator[PyTree]:
         shape = jax.tree.map(jnp.shape, x1)
         init = compiled(lambda key: _drawn(self._init_fn(key, shape)), self._key)
-        running, wanted = None, set(self._counts)
+        running, reported = None, set(self._counts)
         for i in range(self._counts[-1]):
             init_key, rng = jax.random.split(jax.random.fold_in(self._key, i))
             extra = {"rng": rng} if self._takes_rng else {}
             kernels = self._draw(init(init_key), x1, x2, get, {**kwargs, **extra})
             running = _Running.start(kernels) if running is None else running.add(kernels)
-            if running.n in wanted:
+            if running.n in reported:
                 yield self._result(running)
 
     def _draw(self, params: Params, x1: Inputs, x2: Inputs, get: Get, kwargs: Keywords) -> PyTree:
-        """The kernels of one network."""
+        """Returns the kernels of one network."""
 
         def kernel_fn(x1: Inputs, x2: Inputs, get: Get, **kwargs: PyTree) -> PyTree:
             return self._kernel_fn(x1, x2, get, params, **kwargs)
@@ -143,20 +141,20 @@ class MonteCarloKernelFn:
         return Estimate(mean, _named(running.standard_error()))
 
 
-def _drawn(made: PyTree) -> Params:
-    """Returns the parameters in what an init_fn returned.
+def _drawn(result: PyTree) -> Params:
+    """Returns the parameters from the result of an init_fn.
 
     Raises:
-      TypeError: that is no pair.
+      TypeError: it is not a pair.
     """
-    if not isinstance(made, tuple | list) or len(made) != 2:
-        got = f"{len(made)} values" if isinstance(made, tuple | list) else type(made).__name__
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
         raise TypeError(f"expected init_fn(key, shape) to return (output_shape, params), got {got}")
-    return made[1]
+    return result[1]
 
 
 class _Running(NamedTuple):
-    """The average of so many kernels, and the sum of squares about it, added up as they come."""
+    """Running average of kernels: their number, mean, and sum of squares about it."""
 
     n: int
     mean: PyTree
@@ -164,11 +162,11 @@ class _Running(NamedTuple):
 
     @classmethod
     def start(cls, kernels: PyTree) -> _Running:
-        """Those of one draw."""
+        """Returns the running average of one draw."""
         return cls(1, kernels, jax.tree.map(lambda k: abs(k) * 0, kernels))
 
     def add(self, kernels: PyTree) -> _Running:
-        """Those of one more."""
+        """Returns the running average with one more draw."""
         n = self.n + 1
 
         def add_square(
@@ -181,7 +179,7 @@ class _Running(NamedTuple):
         return _Running(n, mean, squares)
 
     def standard_error(self) -> PyTree:
-        """The standard deviation of the average, NaN of one draw."""
+        """Returns the standard error of the average, NaN for one draw."""
         if self.n == 1:
             return jax.tree.map(lambda squares: squares + np.nan, self.squares)
         pairs = self.n * (self.n - 1)
@@ -209,39 +207,37 @@ def monte_carlo_kernel_fn(
     """Returns `kernel_fn(x1, x2=None, get=None, **apply_kwargs)`: averages over random networks.
 
     Draw i takes `init_key, rng = split(fold_in(key, i))`, the parameters
-    `init_fn(init_key, x1.shape)[1]` and, where `apply_fn` takes one, the key `rng` for dropout. So
-    the first n draws are the same for every number of samples, in every call, and however they are
-    cut into batches (dropout apart: every batch has noise of its own). Networks
-    that are drawn for different inputs are the same: averages fit together as kernels of one
-    ensemble.
+    `init_fn(init_key, x1.shape)[1]` and, if `apply_fn` takes one, the key `rng` for dropout. So the
+    first n draws are the same for every number of samples, in every call, and for every batch size
+    (except for dropout: its noise differs between batches). Calls with different inputs draw the
+    same networks, so that their averages are kernels of one ensemble.
 
-    At width n the average is the infinite kernel plus a bias of order 1 / n (none at all for one
-    hidden layer), and its `standard_error` falls as 1 / sqrt(n_samples): it knows nothing of the
-    bias.
+    At width n the average is the infinite kernel plus a bias of order 1 / n (zero for one hidden
+    layer). The `standard_error` falls as 1 / sqrt(n_samples) and does not include the bias.
 
     Args:
-      init_fn: `(key, input_shape) -> (output_shape, params)`, jittable.
-      apply_fn: `apply_fn(params, x, **kwargs)`.
+      init_fn: function `(key, input_shape) -> (output_shape, params)`, jittable.
+      apply_fn: function `apply_fn(params, x, **kwargs)`.
       key: random key, of the old or the new kind.
-      n_samples: number of networks; or an iterable of numbers, whose function yields the
-        running average at each, in ascending order.
+      n_samples: number of networks; or an iterable of numbers: `kernel_fn` then yields the running
+        average at each, in ascending order.
       batch_size: number of samples of x2, and of x1 per device, in a tile; 0 for all.
       device_count: number of devices that share the rows of x1; -1 for all local ones, 0 for the
         first alone.
-      store_on_device: whether kernels are added up on devices; otherwise they are arrays of NumPy.
+      store_on_device: whether kernels are summed on devices; otherwise they are arrays of NumPy.
       trace_axes: axes of the outputs to take the mean over.
-      diagonal_axes: axes of which only equal indices are kept.
-      vmap_axes: where samples are, see `empirical_ntk_fn`.
-      implementation: how the NTK is computed, see `NtkImplementation`.
-      _j_rules: of no effect; here for scripts that pass it.
-      _s_rules: of no effect; here for scripts that pass it.
-      _fwd: of no effect; here for scripts that pass it.
+      diagonal_axes: axes of which only equal indices are returned.
+      vmap_axes: axes of the samples; see `empirical_ntk_fn`.
+      implementation: the way to compute the NTK; see `NtkImplementation`.
+      _j_rules: ignored; for compatibility.
+      _s_rules: ignored; for compatibility.
+      _fwd: ignored; for compatibility.
       standard_error: whether to return `Estimate(mean, standard_error)` instead of the mean.
 
     Raises:
       TypeError: functions or counts of another type, or `n_samples` neither an int nor an iterable.
-      ValueError: `n_samples` below 1, without entries, or with entries that are no ints of at least
-        1; a wrong number of devices.
+      ValueError: `n_samples` below 1, empty, or with entries that are not ints of at least 1; a
+        wrong number of devices.
       KeyError: an unknown implementation.
 
     Example:
@@ -271,7 +267,7 @@ def monte_carlo_kernel_fn(
     def tiled(one: KernelFunction, largest: int) -> KernelFunction:
         if not batch_size and devices == 1 and store_on_device:
             return one
-        # Without a size one tile holds all: to choose it would take a trace for every draw.
+        # Without a size one tile holds all samples: choosing one would take a trace for every draw.
         return batch(one, batch_size or largest, device_count, store_on_device)
 
     return MonteCarloKernelFn(
@@ -284,16 +280,16 @@ def monte_carlo_kernel_fn(
 def _counts(n_samples: Size | Iterable[Size]) -> tuple[tuple[int, ...], bool]:
     """Returns the numbers of draws, ascending, and whether there may be several."""
     if _is_int(n_samples):
-        found, several = [n_samples], False
+        numbers, several = [n_samples], False
     elif isinstance(n_samples, Iterable):
-        found, several = list(n_samples), True
+        numbers, several = list(n_samples), True
     else:
         raise TypeError(
             f"expected n_samples to be an int or an iterable of ints, got {n_samples!r}"
         )
-    if not found or not all(_is_int(n) and operator.index(n) > 0 for n in found):
+    if not numbers or not all(_is_int(n) and operator.index(n) > 0 for n in numbers):
         raise ValueError(f"expected n_samples of at least 1, in ints, got {n_samples!r}")
-    return tuple(sorted({operator.index(n) for n in found})), several
+    return tuple(sorted({operator.index(n) for n in numbers})), several
 
 
 def _is_int(value: object) -> TypeGuard[SupportsIndex]:
@@ -307,17 +303,17 @@ def _is_int(value: object) -> TypeGuard[SupportsIndex]:
 
 
 def _takes_rng(apply_fn: ApplyFunction) -> bool:
-    """Returns whether a function takes a keyword `rng`; where nothing is known of it, it does."""
+    """Returns whether a function takes a keyword `rng`; True if its signature is unknown."""
     try:
         parameters = inspect.signature(apply_fn).parameters.values()
     except (TypeError, ValueError):
         return True
-    named = {p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)}
-    return "rng" in named or any(p.kind is p.VAR_KEYWORD for p in parameters)
+    keywords = {p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)}
+    return "rng" in keywords or any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _named(kernels: PyTree) -> PyTree:
-    """Returns the tree with named tuples of kernels named after this module."""
+    """Returns the tree with named tuples of kernels renamed `MonteCarloKernel`."""
 
     def is_named(value: object) -> bool:
         return isinstance(value, tuple) and {*getattr(value, "_fields", ("",))} <= {*KERNELS}

@@ -1,4 +1,4 @@
-"""NT's `batch`: a kernel function that works in tiles of a given size."""
+"""The function `batch`: kernel functions in tiles of a fixed size."""
 
 from __future__ import annotations
 
@@ -39,37 +39,38 @@ def batch(
 ) -> KernelFunction:
     """Returns a function with the signature of `kernel_fn` that computes in tiles of samples.
 
-    Sizes need not divide anything: the last tile of a side is filled up and cut. Of x1 with itself
-    each pair of tiles is computed once. `wl.gram` chooses its tiles by itself and writes to disk.
+    Sizes need not divide the number of samples: the last tile of a side is padded, and its result
+    cut. For x1 with itself each pair of tiles is computed once. `wl.gram` chooses the size of tiles
+    itself, and can write to disk.
 
-    The function takes arrays, lists and tuples of them, or a `Kernel`, and returns what `kernel_fn`
-    does: arrays, named tuples, a `Kernel`, or lists and tuples of those. Keywords whose values are
-    pairs of arrays, such as `pattern`, belong to x1 and x2 and are cut along their first axes; a
-    random key `rng` is another one for every tile, as if networks were drawn for each.
+    The function takes arrays, lists and tuples of them, or a `Kernel`, and returns the same as
+    `kernel_fn`: arrays, named tuples, a `Kernel`, or lists and tuples of those. Keywords whose
+    values are pairs of arrays, such as `pattern`, belong to x1 and x2 and are cut along their first
+    axes; a random key `rng` differs from tile to tile, as if networks were drawn for each tile.
 
-    Where the samples are in what a function of yours returns is found by two or three more calls
-    with 2 to 7 samples (more if it takes no such numbers), which are traces where JAX can trace it.
-    Any axes may be those of samples. An array that relates equal samples only, such as an empirical
-    kernel with `diagonal_axes=(0,)`, is put together as one; sums and means over samples are
-    refused.
+    The axes of samples in the result of your own function are determined by two or three more calls
+    with 2 to 7 samples (more if it does not take such numbers), which are traced if JAX can trace
+    the function. Samples may be on any axes. An array of equal samples only, such as an empirical
+    kernel with `diagonal_axes=(0,)`, is assembled as such; sums and means over samples are refused.
 
     Inside `jax.jit`, `grad` or `vmap`, with a `batch_size`, tiles are computed on one device by a
-    loop of JAX, which takes the memory of one tile; derivatives compute each tile again.
+    loop of JAX in the memory of one tile; derivatives compute each tile again.
 
     Args:
       kernel_fn: a function `kernel_fn(x1, x2=None, get=None, ...)`, such as that of a network.
-      batch_size: number of samples of x2, and of x1 per device, in a tile; 0 takes what fits into
-        4 GiB, by what is known of the network or by a trace of the function.
+      batch_size: number of samples of x2, and of x1 per device, in a tile; 0 takes as many as fit
+        into 4 GiB, by the plan of the network or by a trace of the function.
       device_count: number of devices; -1 for all local ones, 0 for the first alone.
-      store_on_device: whether results are arrays of JAX; otherwise they are arrays of NumPy in
-        memory of the host.
+      store_on_device: whether results are JAX arrays; otherwise they are NumPy arrays in host
+        memory.
 
     Raises:
-      TypeError: `kernel_fn` is no function, or a count is no int.
+      TypeError: `kernel_fn` is not a function, or a count is not an int.
       ValueError: a negative `batch_size`, or a wrong number of devices. The function returned
-        raises it for networks that combine samples of a batch and for results without an axis of
-        samples of x1 and one of x2 or of equal samples, and NotImplementedError for kernels with
-        covariances between all samples (`diagonal_batch=False`).
+        raises it for networks that combine samples of a batch, and for results without axes of
+        samples of both x1 and x2, or of equal samples.
+      NotImplementedError: raised by the function returned, for kernels with covariances between all
+        samples (`diagonal_batch=False`).
 
     Example:
       >>> import numpy as np
@@ -91,7 +92,7 @@ def batch(
         raise ValueError(f"expected device_count of at least -1, got {device_count}")
     resolve_devices(None if device_count == -1 else max(device_count, 1))
 
-    # Attributes of the original, such as its name, are kept.
+    # Attributes of the original, such as its name, are copied.
     @functools.wraps(kernel_fn)
     def batched(x1: Inputs, x2: Inputs | None = None, *args: object, **kwargs: object) -> PyTree:
         devices = resolve_devices(None if device_count == -1 else max(device_count, 1))
@@ -105,23 +106,23 @@ def batch(
 
 @runtime_checkable
 class _NetworkKernelFn(Protocol):
-    """What is asked of the kernel function of a network beside kernels."""
+    """The methods of the kernel function of a network that are used here."""
 
     def fields(self, get: Any) -> tuple[str, ...]:
-        """Returns the names of the `Kernel` fields that `get` asks for."""
+        """Returns the names of the `Kernel` fields in `get`."""
 
     def select(self, kernels: PyTree, get: Any) -> PyTree:
-        """Returns what `get` asks for of whole kernels."""
+        """Returns the fields of whole kernels in `get`."""
 
 
 class _Job(NamedTuple):
-    """What `batch` was told.
+    """The arguments of `batch`.
 
     Attributes:
       kernel_fn: the function of a tile.
-      devices: where to compute.
-      batch_size: samples of a tile, 0 for what fits into memory.
-      on_device: whether results are arrays of JAX.
+      devices: the devices to compute on.
+      batch_size: samples of a tile, 0 for as many as fit into memory.
+      on_device: whether results are JAX arrays.
     """
 
     kernel_fn: KernelFunction
@@ -130,11 +131,11 @@ class _Job(NamedTuple):
     on_device: bool
 
     def run(self, x1: Inputs, x2: Inputs, args: tuple[object, ...], kwargs: Keywords) -> PyTree:
-        """Returns what `kernel_fn(x1, x2, *args, **kwargs)` returns."""
+        """Returns the same as `kernel_fn(x1, x2, *args, **kwargs)`."""
         if "get" in kwargs and not args:
             args = (kwargs["get"],)
             kwargs = {name: value for name, value in kwargs.items() if name != "get"}
-        # Of a network everything but plain kernels is read off whole Kernels.
+        # For networks, all fields but plain kernels are selected from whole Kernels.
         get = args[0] if args else None
         network = self.kernel_fn if isinstance(self.kernel_fn, _NetworkKernelFn) else None
         if network is None or set(network.fields(get)) <= _TILED:
@@ -145,9 +146,9 @@ class _Job(NamedTuple):
     def _compute(
         self, x1: Inputs, x2: Inputs, args: tuple[object, ...], kwargs: Keywords
     ) -> PyTree:
-        """Returns all of what a network says in its kernels, or any other function."""
+        """Returns the whole Kernels of a network, or the result of any other function."""
         if is_concrete(x1, x2, args, kwargs, getattr(self.kernel_fn, "net", None)):
-            with contextlib.suppress(TracedTileError):  # the function knows something traced
+            with contextlib.suppress(TracedTileError):  # the function depends on a traced value
                 return self._compute_concrete(x1, x2, args, kwargs)
         return self._compute_traced(x1, x2, args, kwargs)
 
@@ -185,12 +186,12 @@ class _Job(NamedTuple):
 
 
 def _second_side(kernel: PyTree, tiler: Tiler) -> PyTree:
-    """Returns a kernel of x1 with itself that tells about x2 if an x2 was given, and only then."""
+    """Returns a kernel with fields of x2 if and only if the user passed an x2."""
     if not is_kernel(kernel) or not tiler.same:
         return kernel
     out = copy.copy(kernel)
     sides = (("cov1", "cov2"), ("mask1", "mask2"))
     for first, second in sides:
-        # Not by `replace`: arrays of NumPy are no fields that the constructor would take.
+        # Not by `replace`: the constructor does not accept NumPy arrays as fields.
         object.__setattr__(out, second, getattr(kernel, first) if tiler.given_x2 else None)
     return out

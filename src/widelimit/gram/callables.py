@@ -1,4 +1,4 @@
-"""Tiles of any kernel function."""
+"""CallableTiler: tiles of any kernel function."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from widelimit.tracing.jaxprs import Equations
 from widelimit.typing import Integer, KernelFunction, Keywords
 
 _TARGET_BYTES = 2**26
-# What a function that JAX cannot trace is taken to need, in units of its results and inputs.
+# Assumed memory of a function that JAX cannot trace, in units of its results and inputs.
 _UNKNOWN = 16
 
 
 class InputPiece(NamedTuple):
-    """Some samples, as tiles of any kernel function read them.
+    """A piece of samples, as tiles of any kernel function read it.
 
     Attributes:
-      start: the first of them.
+      start: index of the first sample.
       rows: their inputs and extras.
     """
 
@@ -43,9 +43,9 @@ class CallableTiler:
     """Tiles of any function `kernel_fn(x1, x2, *args, **kwargs)` of arrays or trees of them.
 
     Attributes:
-      same: whether there is no x2, and everything that goes with samples is the same on both sides.
-      given_x2: whether there is an x2.
-      diagonal_spatial: as the caller asked `kernel_fn` for.
+      same: whether x2 is None, and all extras are the same on both sides.
+      given_x2: whether x2 is not None.
+      diagonal_spatial: the keyword of the caller.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class CallableTiler:
         devices: list[jax.Device],
         kwargs: Keywords,
     ) -> None:
-        """Keeps the inputs.
+        """Stores the inputs.
 
         Args:
           kernel_fn: the function.
           inputs: x1 and x2, or None for x1.
-          args: what follows the inputs, `get` as a rule.
-          devices: where to compute.
+          args: arguments after the inputs, commonly `get`.
+          devices: the devices to compute on.
           kwargs: keywords of `kernel_fn`. Pairs of arrays are cut with x1 and x2, `rng` is folded
-            with the first samples of a tile, others are handed on as they are.
+            with the first samples of a tile, others are passed unchanged.
 
         Raises:
           ValueError: inputs that are not finite, or pairs of arrays that do not fit x1 and x2.
@@ -106,7 +106,7 @@ class CallableTiler:
 
     @property
     def target_bytes(self) -> int:
-        """Bytes of a tile beyond which it is no faster."""
+        """Bytes beyond which larger tiles are not faster."""
         return _TARGET_BYTES * len(self._devices)
 
     @property
@@ -120,17 +120,17 @@ class CallableTiler:
         return self._sides[0].sample_bytes() * (1 + len(self._devices))
 
     def check(self) -> None:
-        """Raises if a network combines samples; of other functions nothing is known.
+        """Raises if a network combines samples; other functions are not checked.
 
         Raises:
-          ValueError: it does; the message names the layer.
+          ValueError: the network combines samples; the message names the layer.
         """
         check = getattr(self._kernel_fn, "check_tiles", None)
         if check is not None:
             check(self._sides[0].x, **_named_axes(self._constants))
 
     def tile_bytes(self, n1: int, n2: int) -> int:
-        """Returns what a tile takes by a trace of the function, see `liveness`."""
+        """Returns the bytes of a tile by a trace of the function, see `liveness`."""
         if self._costs is None:
             self._costs = self._estimated()
         per_pair, per_sample = self._costs
@@ -142,15 +142,15 @@ class CallableTiler:
             return tile_costs(
                 lambda n: Equations.of(self._call, *(side.outline(n) for side in self._sides))
             )
-        except Exception:  # whatever a function does that is not made to be traced
+        except Exception:  # functions that cannot be traced may raise anything
             inputs = sum(side.sample_bytes() for side in self._sides)
             return float(_UNKNOWN * _bytes(self.outline())), float(_UNKNOWN * inputs)
 
     def layout(self) -> Layout | None:
-        """Returns where samples are in results of other functions than that of a network.
+        """Returns the axes of samples in the result, None for the function of a network.
 
         Raises:
-          ValueError: results that cannot be put together from tiles.
+          ValueError: results that cannot be assembled from tiles.
         """
         if hasattr(self._kernel_fn, "tiler"):
             return None
@@ -161,10 +161,10 @@ class CallableTiler:
         return find_layout(self._example, self._get, self.given_x2)
 
     def _example(self, n1: int, n2: int | None, values: bool) -> PyTree:
-        """Returns the kernels of so many samples, or their shapes unless values are asked for."""
+        """Returns the kernels of n1 and n2 samples, or only their shapes if not `values`."""
         if not values:
             shapes = self._sides[0].outline(n1), None if n2 is None else self._sides[1].outline(n2)
-            with contextlib.suppress(Exception):  # it may not be made to be traced
+            with contextlib.suppress(Exception):  # it may not support tracing
                 return jax.eval_shape(self._call, *shapes)
         return self._call(self._few(0, n1), None if n2 is None else self._few(1, n2))
 
@@ -183,7 +183,7 @@ class CallableTiler:
         return InputPiece(start, self._sides[side].cut(start, stop, size))
 
     def prepare(self, rows: InputPiece) -> InputPiece:
-        """Returns the samples as they are: functions read arrays of NumPy, or of JAX if given."""
+        """Returns the samples unchanged: NumPy arrays, or JAX arrays if the user passed these."""
         return InputPiece(rows.start, self._placed(rows.rows, split=False))
 
     def tile(self, first: InputPiece, second: InputPiece | None) -> PyTree:
@@ -199,8 +199,9 @@ class CallableTiler:
     def _between_copies(self, first: InputPiece, second: InputPiece) -> PyTree:
         """Returns the kernels between different samples that happen to be equal.
 
-        A kernel function may take equal inputs for the same ones, whose dropout or noise is shared.
-        Side by side in one set they are told apart; equal samples of x1 and x2 by one more sample.
+        A kernel function may treat equal inputs as identical, with the same dropout or noise. So
+        both are joined to one set; for results of equal samples only, one sample that differs is
+        appended to each side instead.
         """
         axes, key = self._sides[0].axes, self._key(first, second)
         size = count_rows(first.rows, axes)
@@ -217,7 +218,7 @@ class CallableTiler:
 
     @functools.cached_property
     def _different(self) -> int:
-        """The first sample that differs between x1 and x2, which are of one number."""
+        """The first sample that differs between x1 and x2, which have equal numbers of samples."""
         first, second = (side.cut for side in self._sides)
         counts = range(self.counts[0])
         return next(
@@ -226,7 +227,7 @@ class CallableTiler:
 
     @property
     def aligned(self) -> bool:
-        """Whether samples of x1 and x2 in equal places are the same."""
+        """Whether samples of x1 and x2 with the same index are the same."""
         return self.same or (self.given_x2 and self._equal)
 
     def traced_size(self, most: int) -> int:
@@ -237,7 +238,7 @@ class CallableTiler:
         return int(of_network(self._sides[0].x, self._get, most, **_named_axes(self._constants)))
 
     def traced_tiles(self, grid: Grid) -> Callable[[Integer, Integer, bool], PyTree]:
-        """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
+        """Returns a function (i, j, own) -> tile; `own` for one set of samples with itself."""
         sides = [side.filled(n) for side, n in zip(self._sides, grid.filled, strict=True)]
 
         def tile(i: Integer, j: Integer, own: bool) -> PyTree:
@@ -262,7 +263,7 @@ class CallableTiler:
         return self._args[0] if self._args else None
 
     def _key(self, first: InputPiece, second: InputPiece) -> jax.Array | None:
-        """Returns a random key of the tile; the given one for the first."""
+        """Returns the random key of the tile; the user's for the first."""
         if first.start == second.start == 0:
             return self._rng
         return self._key_at(first.start, second.start)
@@ -278,7 +279,7 @@ class CallableTiler:
     def _placed(self, rows: Rows, split: bool) -> Rows:
         """Returns samples on the devices, whole on each or split.
 
-        On a single one they stay on the host, unless the caller had them on a device.
+        On a single device they stay on the host, unless the user passed arrays on a device.
         """
         if len(self._devices) == 1 and not self._on_device:
             return rows

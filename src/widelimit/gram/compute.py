@@ -1,4 +1,4 @@
-"""The loop over tiles, and where their results go."""
+"""The loop over tiles, and the assembly of their results."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from widelimit.gram.tiler import Tiler
 from widelimit.kernel.kernel import holds_kernels, is_kernel
 from widelimit.typing import KernelFunction, Keywords
 
-# More than one entry of any network in the literature takes on images of 32 x 32.
+# More bytes than one entry of any network in the literature takes for images of 32 x 32.
 _LARGE_ENTRY = 2**26
 
 
 class TracedTileError(TypeError):
-    """A kernel function of concrete inputs has a traced result."""
+    """Raised when a kernel function of concrete inputs returns traced results."""
 
 
 def kernel_fn_of(net_or_kernel_fn: object) -> KernelFunction:
     """Returns the kernel function of a network, a triple of functions, or a kernel function.
 
     Raises:
-      TypeError: something else.
+      TypeError: the argument is none of these.
     """
     if isinstance(net_or_kernel_fn, tuple | list) and len(net_or_kernel_fn) == 3:
         net_or_kernel_fn = net_or_kernel_fn[2]  # (init_fn, apply_fn, kernel_fn)
@@ -52,9 +52,9 @@ def kernel_fn_of(net_or_kernel_fn: object) -> KernelFunction:
 
 
 def unwrapped(kernel_fn: KernelFunction, kwargs: Keywords) -> tuple[KernelFunction, Keywords]:
-    """Returns the function of a `functools.partial` and all its keywords; others as they are.
+    """Returns the function inside `functools.partial` and all keywords; others unchanged.
 
-    That of a network is found inside `jax.jit` too, which changes nothing but how it is compiled.
+    The function of a network is also taken out of `jax.jit`, which only changes its compilation.
     """
     while isinstance(kernel_fn, functools.partial) and not kernel_fn.args:
         keywords, kernel_fn = kernel_fn.keywords, kernel_fn.func
@@ -74,14 +74,14 @@ def make_tiler(
     devices: list[jax.Device],
     kwargs: Keywords,
 ) -> Tiler:
-    """Returns what computes the tiles of a kernel function: its own, or one for any function.
+    """Returns the tiler of a kernel function: its own, or a general one.
 
     Args:
       kernel_fn: the function.
       x1: inputs.
       x2: inputs, or None for x1.
-      args: what follows the inputs, `get` as a rule.
-      devices: where to compute.
+      args: arguments after the inputs, commonly `get`.
+      devices: the devices to compute on.
       kwargs: keywords of the function.
 
     Raises:
@@ -102,10 +102,10 @@ def make_tiler(
 def make_traced_tiler(
     kernel_fn: KernelFunction, x1: PyTree, x2: PyTree, args: tuple[object, ...], kwargs: Keywords
 ) -> CallableTiler | KernelTiler:
-    """Returns what computes the tiles of any kernel function of traced arguments; see `make_tiler`.
+    """Returns the tiler of any kernel function of traced arguments; see `make_tiler`.
 
     Raises:
-      ValueError: inputs that have no samples, or of different numbers.
+      ValueError: inputs without samples, or with different numbers of samples.
     """
     return _any_tiler(kernel_fn, x1, x2, args, jax.local_devices()[:1], kwargs)
 
@@ -128,18 +128,18 @@ def _any_tiler(
 
 
 def compute(tiler: Tiler, grid: Grid, get: object, storage: Storage, progress: bool) -> PyTree:
-    """Returns the kernels between all samples, put together from tiles.
+    """Returns the kernels between all samples, assembled from tiles.
 
     Args:
       tiler: computes the tiles.
-      grid: which.
-      get: what the tiler was asked for.
-      storage: where results go.
+      grid: the tiles.
+      get: the fields requested of the tiler.
+      storage: stores the results.
       progress: whether to show a bar.
 
     Raises:
-      KeyboardInterrupt: with how far it came, and what is left where.
-      ValueError: results that cannot be put together from tiles.
+      KeyboardInterrupt: the user interrupts; the message gives the progress and the files left.
+      ValueError: results that cannot be assembled from tiles.
     """
     assembly = _Assembly(tiler, grid, get, storage)
     total = grid.counts[0] * grid.counts[1]
@@ -167,35 +167,35 @@ def kernels_between(
 ) -> PyTree:
     """Returns `kernel_fn(x1, x2, get, **kwargs)`, in tiles if it is too large for one call.
 
-    It is one call, too, where anything is traced, where `kernel_fn` works in tiles by itself,
-    draws at random (`rng`) or combines samples of a batch, and for inputs that are no arrays.
+    It is also one call if anything is traced, if `kernel_fn` already works in tiles, draws at
+    random (`rng`) or combines samples of a batch, and for inputs that are not arrays.
 
     Args:
       kernel_fn: a function of kernels.
       x1: inputs.
       x2: inputs, or None for x1.
       get: a name or a tuple of names.
-      memory: bytes that tiles may take.
+      memory: budget of tiles in bytes.
       kwargs: keywords of `kernel_fn`.
 
     Raises:
-      ValueError: a budget too small for one entry, or as `kernel_fn`.
+      ValueError: a budget too small for one entry, or errors of `kernel_fn`.
     """
     kernel_fn, kwargs = unwrapped(kernel_fn, kwargs)
     tiler = _tiler_for(kernel_fn, x1, x2, get, memory, kwargs)
     if tiler is None:
         return kernel_fn(x1, x2, get, **kwargs)
-    with jax.ensure_compile_time_eval():  # concrete data stay concrete inside the user's jit
-        result = _in_tiles(tiler, get, memory, known=hasattr(kernel_fn, "tiler"))
+    with jax.ensure_compile_time_eval():  # concrete data remain concrete inside the user's jit
+        result = _in_tiles(tiler, get, memory, has_tiler=hasattr(kernel_fn, "tiler"))
     return kernel_fn(x1, x2, get, **kwargs) if result is None else result
 
 
-def _in_tiles(tiler: Tiler, get: object, memory: int, *, known: bool) -> PyTree:
-    """Returns the kernels between all samples, None where one call is no worse."""
+def _in_tiles(tiler: Tiler, get: object, memory: int, *, has_tiler: bool) -> PyTree:
+    """Returns the kernels between all samples, None if one call is as good."""
     grid = choose_grid(tiler, memory, len(resolve_devices(None)))
-    if grid.whole and known:
+    if grid.whole and has_tiler:
         return _only_tile(tiler)
-    if grid.single or not (known or is_concrete(tiler.outline())):
+    if grid.single or not (has_tiler or is_concrete(tiler.outline())):
         return None
     result = compute(tiler, grid, get, Memory(), progress=True)
     for leaf in jax.tree.leaves(result):
@@ -207,7 +207,7 @@ def _in_tiles(tiler: Tiler, get: object, memory: int, *, known: bool) -> PyTree:
 def _tiler_for(
     kernel_fn: KernelFunction, x1: PyTree, x2: PyTree, get: object, memory: int, kwargs: Keywords
 ) -> Tiler | None:
-    """Returns what computes the tiles of a kernel function, None where one call has to do."""
+    """Returns the tiler of a kernel function, None if only one call is possible."""
     if getattr(kernel_fn, "works_in_tiles", False) or "rng" in kwargs:
         return None
     for leaf in jax.tree.leaves((x1, x2), is_leaf=is_kernel):
@@ -215,16 +215,16 @@ def _tiler_for(
             return None
     if not (is_concrete(x1, x2, kwargs) and getattr(kernel_fn, "is_concrete", True)):
         return None
-    known = hasattr(kernel_fn, "tiler")
-    if known and kwargs.get("diagonal_batch") is False:
+    has_tiler = hasattr(kernel_fn, "tiler")
+    if has_tiler and kwargs.get("diagonal_batch") is False:
         return None
     try:
         tiler = make_tiler(kernel_fn, x1, x2, (get,), resolve_devices(None), kwargs)
         tiler.check()
     except ValueError:
-        return None  # samples that cannot be cut or belong together; one call may raise the same
-    # Of other functions it may not be worth a trace.
-    return tiler if known or math.prod(tiler.counts) * _LARGE_ENTRY > memory else None
+        return None  # samples cannot be cut; one call may raise the same error
+    # For other functions a trace may not be worthwhile.
+    return tiler if has_tiler or math.prod(tiler.counts) * _LARGE_ENTRY > memory else None
 
 
 def _only_tile(tiler: Tiler) -> PyTree:
@@ -235,21 +235,21 @@ def _only_tile(tiler: Tiler) -> PyTree:
 
 
 def _checked(tile: PyTree) -> PyTree:
-    """Returns a tile, which has values.
+    """Returns a tile with concrete values.
 
     Raises:
       TracedTileError: it is traced.
     """
     if not is_concrete(tile):
         raise TracedTileError(
-            "expected kernels with values to put them together from tiles, got traced ones: "
+            "expected concrete kernels to assemble them from tiles, got traced ones: "
             "call kernel_fn or wl.batch(kernel_fn, size) inside jit, vmap or grad"
         )
     return tile
 
 
 def _owned(value: object) -> object:
-    """Returns an array as one of NumPy that the caller may write to."""
+    """Returns an array as a writeable NumPy array."""
     if not isinstance(value, np.ndarray | jax.Array):
         return value
     values = np.asarray(value)
@@ -257,7 +257,7 @@ def _owned(value: object) -> object:
 
 
 class _Assembly:
-    """A result that tiles are put into.
+    """A result, assembled from tiles.
 
     Attributes:
       done: number of pairs of samples so far.
@@ -273,16 +273,16 @@ class _Assembly:
         self.done = 0
 
     def allocate(self, result: PyTree) -> None:
-        """Makes the arrays of the whole result, by the example of a tile."""
-        found = {part.key: part for part in self._parts(result)}
-        self._storage.check(list(found))
+        """Allocates the arrays of the whole result, from the shapes of a tile."""
+        arrays = {part.key: part for part in self._parts(result)}
+        self._storage.check(list(arrays))
         self._arrays = {
             key: self._storage.allocate(key, part.shape(self._grid.counts), part.value.dtype)
-            for key, part in found.items()
+            for key, part in arrays.items()
         }
 
     def run(self) -> Iterator[int]:
-        """Computes the tiles that tell something; yields of how many pairs more all is known."""
+        """Computes the tiles that are needed; yields the number of pairs that each completes."""
         first = self._tile(0, 0)
         self._begin(first)
         rows, columns = self._grid.spans(0), self._grid.spans(1)
@@ -320,13 +320,13 @@ class _Assembly:
         """Puts a tile into the result."""
         ends = [self._grid.spans(side)[k] for side, k in enumerate(place)]
         spans = slice(*ends[0]), slice(*ends[1])
-        given = {part.key: part for part in self._parts(tile)}
+        tile_parts = {part.key: part for part in self._parts(tile)}
         for part in self._found:
             if part.samples.sides and not self._tells(part, place):
                 continue
             target = self._arrays[part.key]
             index = part.index(spans)
-            value = self._entries(part, given.get(part.key), target[index].shape, ends)
+            value = self._entries(part, tile_parts.get(part.key), target[index].shape, ends)
             if not part.samples.sides and place != (0, 0) and not same_values(target, value):
                 raise totals_refused(part.key, value)
             target[index] = value
@@ -334,31 +334,35 @@ class _Assembly:
                 target[part.index(spans[::-1])] = part.mirrored(np.asarray(value))
 
     def _entries(
-        self, part: Part, given: Part | None, shape: tuple[int, ...], ends: list[tuple[int, int]]
+        self,
+        part: Part,
+        tile_part: Part | None,
+        shape: tuple[int, ...],
+        ends: list[tuple[int, int]],
     ) -> AnyArray:
-        """Returns what a tile, whose last samples may be repetitions, says of the given samples.
+        """Returns the entries of a tile, without its repeated last samples.
 
         Raises:
-          ValueError: an array of another shape, or none.
+          ValueError: an array of another shape, or a missing one.
         """
         counts = tuple(stop - start for start, stop in ends)
-        value = None if given is None else np.asarray(given.value)
-        if given is not None and value is not None and value.ndim == len(part.value.shape):
-            found = value[part.index((slice(counts[0]), slice(counts[1])))]
+        value = None if tile_part is None else np.asarray(tile_part.value)
+        if tile_part is not None and value is not None and value.ndim == len(part.value.shape):
+            entries = value[part.index((slice(counts[0]), slice(counts[1])))]
             fit = (
                 value.shape[axis] in (counts[side], self._grid.sizes[side])
                 for side, axis in zip(part.samples.sides, part.samples.axes, strict=True)
             )
-            if all(fit) and found.shape == shape:
-                return found
+            if all(fit) and entries.shape == shape:
+                return entries
         raise ValueError(
             f"expected the same axes for every tile{at(part.key)}, {shape} for one of "
             f"{counts[0]} x {counts[1]} samples, got {None if value is None else value.shape}: "
-            "only results in which every sample has its own entries can be put together from tiles"
+            "only results with separate entries for every sample can be assembled from tiles"
         )
 
     def _tells(self, part: Part, place: tuple[int, int]) -> bool:
-        """Returns whether a tile gives entries of this array that no other one gives."""
+        """Returns whether a tile holds entries of this array that no other tile holds."""
         i, j = place
         if part.is_pairs:
             return i <= j or not self._mirrors
@@ -368,7 +372,7 @@ class _Assembly:
 
 
 class _Pieces:
-    """Prepared pieces of samples: as many are kept as there is room for, the last used first."""
+    """A cache of prepared pieces of samples, within the memory budget, most recently used first."""
 
     def __init__(self, tiler: Tiler, grid: Grid) -> None:
         self._tiler, self._grid = tiler, grid
@@ -376,7 +380,7 @@ class _Pieces:
         self._room = 2 + grid.spare // max(grid.sizes)
 
     def get(self, side: int, index: int) -> Any:
-        """Returns a prepared piece; of x with itself both sides are one."""
+        """Returns a prepared piece; for x with itself both sides share pieces."""
         key = (0 if self._tiler.same else side, index)
         if key not in self._kept:
             while len(self._kept) >= self._room:

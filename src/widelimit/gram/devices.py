@@ -1,4 +1,4 @@
-"""Which devices compute."""
+"""The devices that compute tiles."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def resolve_devices(devices: Devices) -> list[jax.Device]:
       devices: None for all local devices of the default backend, a number of them, or a list.
 
     Raises:
-      TypeError: something else.
-      ValueError: more than there are, none, one twice, or of several platforms.
+      TypeError: the argument is none of these.
+      ValueError: more devices than exist, no devices, a repeated device, or several platforms.
     """
     local = jax.local_devices()
     if devices is None:

@@ -1,4 +1,4 @@
-"""Which samples the arrays of a kernel belong to: how blocks are cut and put together."""
+"""The samples to which the arrays of a kernel belong, to cut them into blocks and join these."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FLAG = "x1_is_x2"
 
 
 class SampleAxes(NamedTuple):
-    """Where the samples are in one array.
+    """The axes of samples in one array.
 
     Attributes:
-      sides: whose samples its axes are: x1 (0), x2 (1), or both; none where it has no samples.
-      axes: which of its axes these are.
-      diagonal: whether it relates equal samples of x1 and x2 only, along one axis.
+      sides: the sides whose samples it has, x1 (0), x2 (1), or both; empty without samples.
+      axes: the axes of these.
+      diagonal: whether it holds equal samples of x1 and x2 only, along one axis.
     """
 
     sides: tuple[int, ...]
@@ -39,11 +39,11 @@ class SampleAxes(NamedTuple):
 
 
 Layout = dict[str, SampleAxes]
-"""Axes of samples, by where in a result the arrays stand, as text."""
+"""Axes of samples, by the path of an array in the result, as text."""
 
 
 def relates_equal(layout: Layout | None) -> bool:
-    """Returns whether there are arrays that relate equal samples of x1 and x2 only."""
+    """Returns whether some arrays hold equal samples of x1 and x2 only."""
     return any(samples.diagonal for samples in (layout or {}).values())
 
 
@@ -52,10 +52,10 @@ class Part:
     """One array of a kernel.
 
     Attributes:
-      key: where in the result it stands, as text.
+      key: its path in the result, as text.
       value: the array.
-      samples: where they are in it.
-      paired: whether all axes come in pairs (n1, n2, H, H, ...); None if that is not known.
+      samples: its axes of samples.
+      paired: whether all axes come in pairs (n1, n2, H, H, ...); None if unknown.
     """
 
     key: str
@@ -65,13 +65,13 @@ class Part:
 
     @property
     def array(self) -> KernelArray:
-        """The array, where more than its shape is known."""
+        """The array, if its values are known."""
         assert not isinstance(self.value, jax.ShapeDtypeStruct)
         return np.asarray(self.value) if isinstance(self.value, np.generic) else self.value
 
     @property
     def is_pairs(self) -> bool:
-        """Whether it relates x1 and x2."""
+        """Whether it has axes of both x1 and x2."""
         return self.samples.sides == PAIRS
 
     @property
@@ -84,7 +84,7 @@ class Part:
         )
 
     def index(self, spans: tuple[slice, slice]) -> tuple[slice, ...]:
-        """Returns the index of the samples in a span on each side."""
+        """Returns the index of a span of samples on each side."""
         index = [slice(None)] * len(self.value.shape)
         for side, axis in zip(self.samples.sides, self.samples.axes, strict=True):
             index[axis] = spans[side]
@@ -111,46 +111,48 @@ def parts(
     """Returns the arrays of a result that belong to samples.
 
     Args:
-      result: what a kernel function returned: an array, a named tuple, a `Kernel`, or lists and
+      result: the result of a kernel function: an array, a named tuple, a `Kernel`, or lists and
         tuples of them.
-      get: what it was asked for; a name says what a single array is.
-      diagonal_spatial: whether equal positions only are kept, None if that is not known.
-      layout: where samples are in what is no field of a `Kernel`; None if names tell.
+      get: the requested fields; a single name is the name of a single array.
+      diagonal_spatial: whether results hold equal positions only, None if unknown.
+      layout: axes of samples of arrays that are not fields of a `Kernel`; None if all are.
 
     Raises:
       NotImplementedError: covariances between all samples of a batch.
-      ValueError: an array of which the layout does not know.
+      ValueError: an array that the layout lacks.
     """
-    found = []
+    listed = []
     paired = None if diagonal_spatial is None else not diagonal_spatial
     for path, leaf in jax.tree_util.tree_leaves_with_path(result, is_leaf=is_kernel):
         start = jax.tree_util.keystr(path)
         if is_kernel(leaf):
-            found += _kernel_parts(leaf, start)
+            listed += _kernel_parts(leaf, start)
         elif layout is None:
             sides = SIDES.get(name_of(path, get), PAIRS)
             if np.ndim(leaf) >= len(sides):
-                found.append(Part(start, leaf, SampleAxes(sides, tuple(range(len(sides)))), paired))
+                listed.append(
+                    Part(start, leaf, SampleAxes(sides, tuple(range(len(sides)))), paired)
+                )
         elif name_of(path, get) == FLAG:
             continue  # that of the first tile
         elif start not in layout or np.ndim(leaf) <= max(layout[start].axes, default=-1):
             raise ValueError(
                 "expected results of the same structure and axes for x2=None and for an x2, got "
-                f"others{at(start)}"
+                f"different ones{at(start)}"
             )
         elif hasattr(leaf, "dtype"):
-            found.append(Part(start, leaf, layout[start], paired))
-    return found
+            listed.append(Part(start, leaf, layout[start], paired))
+    return listed
 
 
 def name_of(path: KeyPath, get: object) -> str:
-    """Returns the name of an array at the end of a path; `get` names a single one."""
+    """Returns the name of an array at the end of a path, or `get` for a single array."""
     name = getattr(path[-1], "name", None) if path else None
     return name or (get.lower() if isinstance(get, str) else "")
 
 
 def whole_parts(result: PyTree) -> list[Part]:
-    """Returns the arrays of a result that holds all samples, whatever their axes are."""
+    """Returns all arrays of a result, each as one without axes of samples."""
     return [
         Part(jax.tree_util.keystr(path), leaf, SampleAxes((), ()), None)
         for path, leaf in jax.tree_util.tree_leaves_with_path(result)
@@ -161,10 +163,10 @@ def whole_parts(result: PyTree) -> list[Part]:
 def _kernel_parts(kernel: Kernel, start: str) -> list[Part]:
     if not kernel.diagonal_batch:
         raise NotImplementedError(
-            "expected kernels with covariances of equal samples only (diagonal_batch=True), to put "
-            "them together from tiles; got cov1 between all samples"
+            "expected kernels with covariances of equal samples only (diagonal_batch=True), to "
+            "assemble them from tiles; got cov1 between all samples"
         )
-    found = []
+    listed = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(kernel):
         name = path[-1].name
         axis = kernel.batch_axis if name.startswith("mask") else 0
@@ -172,8 +174,8 @@ def _kernel_parts(kernel: Kernel, start: str) -> list[Part]:
             key = start + jax.tree_util.keystr(path)
             sides = SIDES.get(name, PAIRS)
             samples = SampleAxes(sides, tuple(range(axis, axis + len(sides))))
-            found.append(Part(key, leaf, samples, not kernel.diagonal_spatial))
-    return found
+            listed.append(Part(key, leaf, samples, not kernel.diagonal_spatial))
+    return listed
 
 
 def rebuild(result: PyTree, arrays: Mapping[str, KernelArray], counts: tuple[int, int]) -> PyTree:
@@ -218,7 +220,7 @@ def resized(kernels: PyTree, counts: tuple[int, int]) -> PyTree:
 
 
 def block_at(kernels: PyTree, starts: tuple[Integer, Integer], sizes: tuple[int, int]) -> PyTree:
-    """Returns so many samples of kernels from traced places on."""
+    """Returns blocks of kernels of `sizes` samples from traced starts on."""
     arrays = {}
     for part in parts(kernels, None, None):
         value = part.array
@@ -229,10 +231,10 @@ def block_at(kernels: PyTree, starts: tuple[Integer, Integer], sizes: tuple[int,
 
 
 def between_others(kernels: PyTree) -> PyTree:
-    """Returns kernels as those of x1 with an x2 that is another one."""
+    """Returns kernels of x1 with itself as those of x1 with a different x2."""
 
     def change(kernel: Kernel) -> Kernel:
-        whole = slice(None)  # adds what belongs to x2
+        whole = slice(None)  # adds the fields of x2
         return kernel.slice(whole, whole).replace(x1_is_x2=jnp.asarray(False))
 
     return jax.tree.map(change, kernels, is_leaf=is_kernel)
@@ -247,5 +249,5 @@ def resize(value: KernelArray, axes: tuple[int, ...], sizes: tuple[int, ...]) ->
 
 
 def at(key: str) -> str:
-    """Returns where in a result an array stands, in words."""
+    """Returns the place of an array in a result, in words."""
     return f" at result{key}" if key else ""

@@ -1,4 +1,4 @@
-"""Tiles of a kernel function whose inputs are kernels."""
+"""KernelTiler: tiles of a kernel function whose inputs are kernels."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from widelimit.typing import Integer, KernelFunction, Keywords
 _TARGET_BYTES = 2**26
 
 Extras: TypeAlias = dict[str, PyTree]
-"""What goes with samples, by name."""
+"""Trees of arrays with samples along their first axis, by name."""
 
 
 class KernelPiece(NamedTuple):
-    """Some samples of kernels.
+    """A piece of samples of kernels.
 
     Attributes:
-      span: which.
-      extras: what goes with them.
+      span: the samples.
+      extras: their extras.
     """
 
     span: slice
@@ -47,12 +47,12 @@ class KernelPiece(NamedTuple):
 class KernelTiler:
     """Tiles of `kernel_fn(kernels, None, get, ...)` for a `Kernel`, or a list or tuple of them.
 
-    A tile is the function of a block of the kernels; nothing is prepared, nor filled up.
+    A tile is the function of a block of the kernels; nothing is prepared or padded.
 
     Attributes:
-      same: whether they are kernels of x1 with itself.
-      given_x2: the opposite.
-      diagonal_spatial: whether results keep equal positions only.
+      same: whether they are kernels of x1 with itself, and no extras differ between sides.
+      given_x2: whether they are kernels of x1 with an x2.
+      diagonal_spatial: whether results hold equal positions only.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class KernelTiler:
         pairs: Mapping[str, tuple[PyTree, PyTree]],
         constants: Keywords,
     ) -> None:
-        """Keeps the kernels.
+        """Stores the kernels.
 
         Args:
           kernel_fn: the function.
           kernels: its first input.
-          args: what follows the inputs.
+          args: arguments after the inputs.
           pairs: keywords whose values are pairs of trees of arrays, for x1 and x2.
           constants: other keywords.
 
@@ -87,16 +87,16 @@ class KernelTiler:
         self.counts = first.shape1[first.batch_axis], first.shape2[first.batch_axis]
         self.given_x2 = any(kernel.cov2 is not None for kernel in leaves)
         self.same = not self.given_x2 and not pairs
-        stored = any(kernel.diagonal_spatial for kernel in leaves)
-        given = constants.get("diagonal_spatial")
-        self.diagonal_spatial = stored if given is None else bool(given)
+        diagonal = any(kernel.diagonal_spatial for kernel in leaves)
+        keyword = constants.get("diagonal_spatial")
+        self.diagonal_spatial = diagonal if keyword is None else bool(keyword)
         self._extras = tuple(
             {k: v[0] if v[side] is None else v[side] for k, v in pairs.items()} for side in (0, 1)
         )
 
     @property
     def target_bytes(self) -> int:
-        """Bytes of a tile beyond which it is no faster."""
+        """Bytes beyond which larger tiles are not faster."""
         return _TARGET_BYTES
 
     @property
@@ -106,14 +106,14 @@ class KernelTiler:
 
     @property
     def prepared_bytes(self) -> int:
-        """Nothing is prepared."""
+        """Zero: nothing is prepared."""
         return 0
 
     def layout(self) -> Layout | None:
-        """Returns where samples are in results of other functions than that of a network.
+        """Returns the axes of samples in the result, None for the function of a network.
 
         Raises:
-          ValueError: results that cannot be put together from tiles.
+          ValueError: results that cannot be assembled from tiles.
         """
         if hasattr(self._kernel_fn, "check_tiles"):
             return None
@@ -124,7 +124,7 @@ class KernelTiler:
         return find_layout(self._example, self._args[0] if self._args else None, self.given_x2)
 
     def _example(self, n1: int, n2: int | None, values: bool) -> PyTree:
-        """Returns the function of so many samples, or its shapes unless values are asked for."""
+        """Returns the result for n1 and n2 samples, or only its shapes if not `values`."""
         count = n1 if n2 is None else n2
         kernels = self._kernels if n2 is None else between_others(self._kernels)
         kernels = resized(kernels, (n1, count))
@@ -135,22 +135,22 @@ class KernelTiler:
             return self._kernel_fn(kernels, None, *self._args, **kwargs)
 
         if not values:
-            with contextlib.suppress(Exception):  # it may not be made to be traced
+            with contextlib.suppress(Exception):  # it may not support tracing
                 return jax.eval_shape(evaluate, kernels)
         return evaluate(kernels)
 
     def check(self) -> None:
-        """Raises if a network combines samples; of other functions nothing is known.
+        """Raises if a network combines samples; other functions are not checked.
 
         Raises:
-          ValueError: it does; the message names the layer.
+          ValueError: the network combines samples; the message names the layer.
         """
         check = getattr(self._kernel_fn, "check_tiles", None)
         if check is not None:
             check(self._kernels)
 
     def tile_bytes(self, n1: int, n2: int) -> int:
-        """Returns what a tile takes, by a trace of the function on a small block."""
+        """Returns the bytes of a tile, by a trace of the function on a small block."""
         return int(self._pair_bytes * n1 * n2)
 
     @functools.cached_property
@@ -169,33 +169,33 @@ class KernelTiler:
         return self.tile(*(self.rows(side, 0, 1, 1) for side in (0, 1)))
 
     def rows(self, side: int, start: int, stop: int, size: int) -> KernelPiece:
-        """Returns samples start to stop of x1 (0) or x2 (1), never more."""
+        """Returns samples start to stop of x1 (0) or x2 (1), without padding."""
         del size
         span = slice(start, stop)
         return KernelPiece(span, jax.tree.map(lambda v: v[span], self._extras[side]))
 
     def prepare(self, rows: KernelPiece) -> KernelPiece:
-        """Returns the samples as they are."""
+        """Returns the samples unchanged."""
         return rows
 
     def tile(self, first: KernelPiece, second: KernelPiece | None) -> PyTree:
-        """Returns what the function makes of a block of the kernels."""
+        """Returns the result of the function for a block of the kernels."""
         kernels, kwargs = self._inputs(first, second or first)
         return self._kernel_fn(kernels, None, *self._args, **kwargs)
 
     @property
     def aligned(self) -> bool:
-        """Whether samples of x1 and x2 in equal places are the same."""
+        """Whether samples of x1 and x2 with the same index are the same."""
         leaves = jax.tree.leaves(self._kernels, is_leaf=is_kernel)
         same = (is_concrete(k.x1_is_x2) and bool(k.x1_is_x2) for k in leaves)
         return self.same or (not self._extras[0] and all(same))
 
     def traced_size(self, most: int) -> int:
-        """Returns how many samples a side of a traced tile should have: as many as may be."""
+        """Returns how many samples a side of a traced tile should have: `most`."""
         return most
 
     def traced_tiles(self, grid: Grid) -> Callable[[Integer, Integer, bool], PyTree]:
-        """Returns (i, j, own) -> the tile of a traced place, `own` if its samples are one set."""
+        """Returns a function (i, j, own) -> tile; `own` for one set of samples with itself."""
         totals = grid.filled
         own = resized(self._kernels, totals)
         between = resized(between_others(self._kernels), totals)
@@ -220,10 +220,10 @@ class KernelTiler:
 
 
 def _sized(extras: Extras, count: int) -> Extras:
-    """Returns what goes with so many samples, with repetitions."""
+    """Returns the extras of `count` samples, with repetitions."""
     return jax.tree.map(lambda v: resize(v, (0,), (count,)), extras)
 
 
 def _cut(extras: Extras, start: Integer, size: int) -> Extras:
-    """Returns what goes with samples from a traced place on."""
+    """Returns the extras of `size` samples from a traced start on."""
     return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, size), extras)

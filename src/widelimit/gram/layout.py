@@ -1,7 +1,7 @@
-"""Where samples are in the results of any kernel function: by calls with few samples.
+"""The axes of samples in the results of any kernel function, determined by calls with few samples.
 
-Shapes of one tile do not tell: that of a kernel of 3 classes looks like that of 3 samples. Axes
-that grow with the numbers of samples do.
+The shape of one result is ambiguous: a kernel of 3 classes looks like one of 3 samples. So axes of
+samples are those that grow with the number of samples.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from widelimit.gram.fields import (
 from widelimit.kernel.kernel import is_kernel
 
 Example = Callable[[int, int | None, bool], PyTree]
-"""(n1, n2, values) -> the result for so many samples, or its shapes and dtypes only, unless values
-are asked for."""
+"""Function (n1, n2, values) -> the result for n1 and n2 samples, or only its shapes and dtypes if
+not `values`."""
 
 Leaves = dict[str, tuple[KeyPath, PyTree]]
 """Path and value of every array or kernel of a result, by the path as text."""
@@ -37,7 +37,7 @@ Leaves = dict[str, tuple[KeyPath, PyTree]]
 Counts = tuple[int, int | None]
 """Numbers of samples of x1 and of x2, None for x1 alone."""
 
-# Pairs of numbers of samples to try: a function may take equal numbers only, or multiples of some.
+# Pairs of numbers of samples to try: a function may accept only equal numbers, or only multiples.
 _COUNTS: tuple[tuple[Counts, Counts], ...] = (
     ((2, 3), (5, 7)),
     ((2, 2), (5, 5)),
@@ -47,38 +47,38 @@ _COUNTS: tuple[tuple[Counts, Counts], ...] = (
 
 
 def find_layout(example: Example, get: object, given_x2: bool) -> Layout:
-    """Returns where the samples are in every array of a result that is no field of a `Kernel`.
+    """Returns the axes of samples of every array of a result that is not a field of a `Kernel`.
 
-    A function that takes equal numbers of samples only, and gives one axis for both, relates equal
-    samples; so does one whose axis is the shorter of both. Calls that give shapes cost a trace; if
-    JAX cannot trace the function, or values do not depend on samples, it computes.
+    A function that takes equal numbers of samples only, and returns one axis for both, returns
+    equal samples; so does one whose axis is as long as the smaller number. Shapes cost a trace; if
+    JAX cannot trace the function, or an array has no axis of samples, the function is evaluated.
 
     Args:
       example: calls the function.
-      get: what it is asked for; a name says what a single array is.
-      given_x2: whether there is an x2.
+      get: the requested fields; a single name is the name of a single array.
+      given_x2: whether x2 is not None.
 
     Raises:
-      ValueError: an array with samples along one axis that is no field such as cov1, along more
-        than two, or along none while its values depend on them; a structure that does; no samples
-        anywhere.
-      Exception: what the function raises when it is called with few samples.
+      ValueError: an array with samples along one axis that is not a field such as cov1, along more
+        than two axes, or along none although its values depend on samples; a structure that depends
+        on samples; no samples at all.
+      Exception: any error of the function for few samples.
     """
     counts, few, more = _examples(example, given_x2)
     if few.keys() != more.keys():
         raise ValueError(
             "expected a kernel function whose result has the same structure for any number of "
-            f"samples, to put it together from tiles, got {sorted(few)} and {sorted(more)}"
+            f"samples, to assemble it from tiles, got {sorted(few)} and {sorted(more)}"
         )
     layout: Layout = {}
     for key, (path, leaf) in few.items():
         if is_kernel(leaf) or name_of(path, get) == FLAG:
             continue
         samples = _sample_axes(key, counts, (np.shape(leaf), np.shape(more[key][1])))
-        named = SIDES.get(name_of(path, get))
-        if len(samples.sides) == 1 and samples.diagonal and named:
-            samples = SampleAxes(named, samples.axes)
-        elif len(samples.sides) == 1 and not samples.diagonal and samples.sides != named:
+        sides = SIDES.get(name_of(path, get))
+        if len(samples.sides) == 1 and samples.diagonal and sides:
+            samples = SampleAxes(sides, samples.axes)
+        elif len(samples.sides) == 1 and not samples.diagonal and samples.sides != sides:
             n1, n2 = counts[1]
             swapped = _leaves(example(n2 or n1, n1, False))
             samples = _shorter(key, samples, n1, np.shape(swapped[key][1]))
@@ -95,7 +95,7 @@ def _examples(example: Example, given_x2: bool) -> tuple[tuple[Counts, Counts], 
     """Returns two pairs of numbers of samples, and the arrays of the results for them.
 
     Raises:
-      Exception: what the function raises for the first.
+      Exception: the error of the function for the first pair.
     """
     errors = []
     for first, second in _COUNTS:
@@ -104,11 +104,11 @@ def _examples(example: Example, given_x2: bool) -> tuple[tuple[Counts, Counts], 
         try:
             few, more = (_leaves(example(n1, n2, False)) for n1, n2 in (first, second))
             return (first, second), few, more
-        except Exception as error:  # whatever a function raises for such numbers of samples
+        except Exception as error:  # the function may refuse these numbers of samples
             errors.append(error)
     errors[0].add_note(
-        "To put its result together from tiles, the function was called with few samples, to "
-        "see which axes belong to x1 and to x2"
+        "To assemble its result from tiles, the function was called with few samples, to "
+        "determine the axes of x1 and of x2"
     )
     raise errors[0]
 
@@ -124,10 +124,10 @@ def _leaves(result: PyTree) -> Leaves:
 def _sample_axes(
     key: str, counts: tuple[Counts, Counts], shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> SampleAxes:
-    """Returns the axes of samples, by the shapes for two pairs of numbers of samples.
+    """Returns the axes of samples, from the shapes for two pairs of numbers of samples.
 
     Raises:
-      ValueError: axes that fit neither, or too many.
+      ValueError: axes that grow differently from both numbers, or too many.
     """
     few, more = shapes
     (n1, n2), (m1, m2) = counts
@@ -136,11 +136,11 @@ def _sample_axes(
     equal = n2 in (None, n1)
     columns = rows[1:] if equal else tuple(i for i in grown if (few[i], more[i]) == (n2, m2))
     rows = rows[:1] if equal else rows
-    known = sorted({*rows, *columns}) == grown and len(few) == len(more)
-    if not known or len(rows) > 1 or len(columns) > 1:
+    unambiguous = sorted({*rows, *columns}) == grown and len(few) == len(more)
+    if not unambiguous or len(rows) > 1 or len(columns) > 1:
         raise ValueError(
             "expected a kernel function whose result has one axis of samples of x1 and one of x2, "
-            f"to put it together from tiles, got{at(key)} shape {few} for {_words(counts[0])} and "
+            f"to assemble it from tiles, got{at(key)} shape {few} for {_words(counts[0])} and "
             f"{more} for {_words(counts[1])}: pass all samples to the function at once"
         )
     sides = PAIRS if rows and columns else ROWS if rows else COLUMNS if columns else ()
@@ -148,34 +148,34 @@ def _sample_axes(
 
 
 def _shorter(key: str, samples: SampleAxes, least: int, shape: tuple[int, ...]) -> SampleAxes:
-    """Returns the axis of equal samples if it is the shorter of those of x1 and x2.
+    """Returns an axis as that of equal samples if its size is the smaller of n1 and n2.
 
     Args:
-      key: where in the result the array stands.
+      key: path of the array in the result.
       samples: the axes for fewer samples in x1 than in x2.
-      least: the number of samples of x2, when it has fewer.
-      shape: of the array then.
+      least: the number of samples of x2 in a call with fewer in x2 than in x1.
+      shape: shape of the array in that call.
 
     Raises:
-      ValueError: it belongs to one of them.
+      ValueError: the axis belongs to one side.
     """
     if samples.sides == ROWS and shape[samples.axes[0]] == least:
         return samples._replace(diagonal=True)
     side = samples.sides[0]
     raise ValueError(
         "expected a kernel function whose result has axes of samples of both x1 and x2, or of "
-        f"equal samples, to put it together from tiles, got{at(key)} an array with samples of "
+        f"equal samples, to assemble it from tiles, got{at(key)} an array with samples of "
         f"x{side + 1} only, which may have summed over x{2 - side}: pass all samples to the "
-        f"function at once, or return what belongs to single samples as the field cov{side + 1} of "
-        "a named tuple"
+        f"function at once, or return values of single samples as the field cov{side + 1} of a "
+        "named tuple"
     )
 
 
 def _check_constants(keys: list[str], few: Leaves, more: Leaves) -> None:
-    """Raises unless arrays without samples have the same values for any samples.
+    """Raises unless arrays without axes of samples have the same values for any samples.
 
     Raises:
-      ValueError: they differ, or are not known.
+      ValueError: they differ, or are unknown.
     """
     for key in keys:
         if not same_values(few[key][1], more[key][1]):
@@ -185,11 +185,11 @@ def _check_constants(keys: list[str], few: Leaves, more: Leaves) -> None:
 def totals_refused(key: str, value: PyTree) -> ValueError:
     """Returns the error for an array that has no axis of samples but depends on them."""
     return ValueError(
-        "expected a kernel function whose result has axes of samples of x1 and x2, to put it "
-        f"together from tiles, got{at(key)} shape {np.shape(value)} whatever their numbers: a sum "
-        "or mean over samples, such as a trace over axis 0 of an empirical kernel, is another one "
-        "in every tile. Pass all samples to the function at once (memory=... of empirical_ntk_fn "
-        "bounds what it takes), or reduce the kernel of all samples afterwards"
+        "expected a kernel function whose result has axes of samples of x1 and x2, to assemble "
+        f"it from tiles, got{at(key)} shape {np.shape(value)} for any numbers of samples: a sum "
+        "or mean over samples, such as a trace over axis 0 of an empirical kernel, differs from "
+        "tile to tile. Pass all samples to the function at once (memory=... of empirical_ntk_fn "
+        "bounds its memory), or reduce the kernel of all samples afterwards"
     )
 
 

@@ -1,4 +1,4 @@
-"""A progress bar with the time left, where tqdm is installed."""
+"""A progress bar with the remaining time, if tqdm is installed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], object]]:
-    """Yields a function that is told how many more pairs of samples are done.
+def progress_bar(total: int, visible: bool) -> Iterator[Callable[[int], object]]:
+    """Yields a function to call with the number of newly finished pairs of samples.
 
-    Nothing is shown within the first second, nor without tqdm (the extra `progress`).
+    No bar is shown within the first second, or without tqdm (the extra `progress`).
     """
-    if not wanted:
+    if not visible:
         yield lambda _: None
         return
     try:

@@ -1,4 +1,4 @@
-"""How large tiles are: from a budget of memory and what a tile takes."""
+"""The size of tiles, from a budget of memory and the memory of a tile."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from widelimit.gram.tiler import Tiler
 from widelimit.typing import Bytes
 
 DEFAULT_MEMORY = "4GiB"
-# A kernel of x with itself that is too large for one tile is cut into at least this many per side,
-# as long as each takes this share of a large one: of k per side, (k + 1) / 2k of the work is left.
+# A kernel of x with itself that is too large for one tile is cut into at least _TILES per side, if
+# each tile takes at least this fraction of a large one: with k per side, (k + 1) / 2k of the work
+# remains.
 _TILES_PER_SIDE = 8
 _SMALL_SHARE = 8
 _UNITS = {"": 1, "b": 1}
@@ -30,7 +31,7 @@ def parse_memory(memory: Bytes) -> int:
 
     Raises:
       TypeError: neither a number nor text.
-      ValueError: text that is no size, or nothing left.
+      ValueError: text that is not a size, or a number that is not positive.
     """
     if isinstance(memory, bool) or not isinstance(memory, str | int | float):
         raise TypeError(
@@ -47,19 +48,19 @@ def parse_memory(memory: Bytes) -> int:
 
 
 def human_bytes(count: float | int) -> str:
-    """Returns a number of bytes as people write it: 3.2 GiB."""
+    """Returns a number of bytes as text, such as 3.2 GiB."""
     power = min(int(math.log(max(count, 1), 1024)), 4)
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
     return f"{count / 1024**power:.{1 if power else 0}f} {unit}"
 
 
 class Grid(NamedTuple):
-    """How both sides are cut.
+    """The pieces into which both sides are cut.
 
     Attributes:
       counts: number of samples of x1 and x2.
       sizes: number of samples of a tile on both sides.
-      spare: number of prepared samples that may be kept besides those of one tile.
+      spare: number of prepared samples that may be cached besides those of one tile.
     """
 
     counts: tuple[int, int]
@@ -73,19 +74,19 @@ class Grid(NamedTuple):
 
     @property
     def single(self) -> bool:
-        """Whether there is one tile only."""
+        """Whether it has one tile only."""
         (n1, n2), (rows, columns) = self.counts, self.sizes
         return n1 <= rows and n2 <= columns
 
     @property
     def filled(self) -> tuple[int, int]:
-        """Numbers of samples with those that fill up the last pieces."""
+        """Numbers of samples with the padding of the last pieces."""
         (rows, columns), (n1, n2) = self.sizes, (len(self.spans(0)), len(self.spans(1)))
         return rows * n1, columns * n2
 
     @property
     def whole(self) -> bool:
-        """Whether there is one tile only, and it is not filled up."""
+        """Whether it has one tile only, without padding."""
         (n1, n2), (rows, columns) = self.counts, self.sizes
         return n1 in (0, rows) and n2 in (0, columns)
 
@@ -93,17 +94,17 @@ class Grid(NamedTuple):
 def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
     """Returns tiles that fit into a budget of memory.
 
-    All tiles have one shape, so that one compilation serves them; the last piece of a side is
-    filled up, by less than one sample per tile.
+    All tiles have the same shape, so that they share one compilation; the last piece of a side is
+    padded, by less than one sample per tile.
 
     Args:
-      tiler: what computes tiles.
-      memory: bytes that tiles and prepared samples may take.
+      tiler: computes the tiles.
+      memory: budget in bytes of tiles and prepared samples.
       devices: number of devices; rows of a tile are split over them.
 
     Raises:
-      ValueError: not even one entry fits; the message says what would do. Or the results of a
-        function cannot be put together from tiles.
+      ValueError: not even one entry fits (the message gives a sufficient budget), or results that
+        cannot be assembled from tiles.
     """
     each, counts = tiler.prepared_bytes, tiler.counts
 
@@ -113,9 +114,9 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
     least = cost(devices, 1)
     if least > memory:
         raise ValueError(
-            f"expected memory of at least {least} bytes ({human_bytes(least)}), what "
+            f"expected memory of at least {least} bytes ({human_bytes(least)}), for "
             f"{'one entry' if devices == 1 else f'one entry on each of {devices} devices'} of "
-            f"this kernel takes, got {memory} ({human_bytes(memory)})"
+            f"this kernel, got {memory} ({human_bytes(memory)})"
         )
     enough = min(memory, max(tiler.target_bytes, least))
     n1 = _up(max(counts[0], 1), devices)
@@ -124,7 +125,7 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
         return _fitting(tiler, Grid(counts, (n1, n2), 0))
     sizes = _largest(cost, enough, counts, devices, tiler.same)
     if tiler.same and sizes[0] < counts[0] and not tiler.halves:
-        # Only one half of a tile on the diagonal is needed: rather more tiles, but not small ones.
+        # Only half of a tile on the diagonal is needed: prefer more tiles, but not small ones.
         small = _largest(cost, max(enough // _SMALL_SHARE, least), counts, devices, True)[0]
         side = min(sizes[0], max(small, -(-counts[0] // _TILES_PER_SIDE)))
         sizes = side, side
@@ -133,10 +134,10 @@ def choose_grid(tiler: Tiler, memory: int, devices: int) -> Grid:
 
 
 def fixed_grid(tiler: Tiler, size: int, devices: int) -> Grid:
-    """Returns tiles of a given number of columns, and of rows per device.
+    """Returns tiles of `size` columns, and of `size` rows per device.
 
     Raises:
-      ValueError: the results of a function cannot be put together from tiles.
+      ValueError: results that cannot be assembled from tiles.
     """
     counts = tiler.counts
     sizes = min(size * devices, max(counts[0], 1)), min(size, max(counts[1], 1))
@@ -144,11 +145,11 @@ def fixed_grid(tiler: Tiler, size: int, devices: int) -> Grid:
 
 
 def _fitting(tiler: Tiler, grid: Grid) -> Grid:
-    """Returns the grid, or one of square tiles if there are results of equal samples only.
+    """Returns the grid, or one of square tiles if some results hold equal samples only.
 
     Raises:
-      ValueError: the results of a function cannot be put together from tiles, or equal samples of
-        different numbers.
+      ValueError: results that cannot be assembled from tiles, or results of equal samples for
+        different numbers of samples.
     """
     layout = None if grid.whole else tiler.layout()
     if not relates_equal(layout):
@@ -198,7 +199,7 @@ def _up(count: int, step: int) -> int:
 def _balanced(
     counts: tuple[int, int], sizes: tuple[int, int], devices: int, spare: int, square: bool
 ) -> Grid:
-    """Returns as many tiles of nearly the same size, rows in multiples of the devices."""
+    """Returns as many tiles of equal size, as small as possible, rows a multiple of the devices."""
     pieces = [max(1, -(-count // size)) for count, size in zip(counts, sizes, strict=True)]
     rows, columns = (max(1, -(-n // k)) for n, k in zip(counts, pieces, strict=True))
     rows = _up(rows, devices)

@@ -1,4 +1,4 @@
-"""Where results go: arrays in memory, or files that look whole only when they are."""
+"""Storage of results: arrays in memory, or files that get their names when complete."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _CHUNK = 2**24
 
 @runtime_checkable
 class Storage(Protocol):
-    """Arrays by key, while they are being filled."""
+    """A store of arrays by key, while they are being filled."""
 
     reserves: bool
-    """Whether space is taken before anything is computed."""
+    """Whether space is reserved before anything is computed."""
 
     def check(self, keys: list[str]) -> None:
-        """Raises unless these are the arrays that are to be stored."""
+        """Raises unless the arrays of these keys can be stored."""
 
     def allocate(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Returns an array to be filled."""
 
     def finish(self) -> dict[str, np.ndarray]:
-        """Returns the arrays, which are complete."""
+        """Returns the complete arrays."""
 
     def abandon(self) -> str:
-        """Gives up; returns what is left, in words."""
+        """Discards the arrays; returns in words what remains."""
 
 
 class Memory:
@@ -48,7 +48,7 @@ class Memory:
         self._arrays: dict[str, np.ndarray] = {}
 
     def check(self, keys: list[str]) -> None:
-        """Returns: anything can be stored."""
+        """Does nothing: any arrays can be stored."""
 
     def allocate(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Returns an array to be filled."""
@@ -60,7 +60,7 @@ class Memory:
         return self._arrays
 
     def abandon(self) -> str:
-        """Forgets the arrays."""
+        """Discards the arrays."""
         return "nothing was kept"
 
 
@@ -70,15 +70,15 @@ class Disk:
     reserves = True
 
     def __init__(self, paths: dict[str, Path]) -> None:
-        """Looks what is there, and takes the names.
+        """Checks the paths, and opens and locks the partial files.
 
         Args:
           paths: file of each array.
 
         Raises:
-          FileExistsError: a file of that name, or one that another process is writing.
-          FileNotFoundError: a folder that does not exist.
-          ValueError: a name that does not end in .npy.
+          FileExistsError: the file exists, or another process is writing it.
+          FileNotFoundError: a folder does not exist.
+          ValueError: a name does not end in .npy.
         """
         self._files: dict[str, _PartialFile] = {}
         for path in paths.values():
@@ -91,10 +91,10 @@ class Disk:
             raise
 
     def check(self, keys: list[str]) -> None:
-        """Raises unless there is a file for every array, and an array for every file.
+        """Raises unless files and arrays match.
 
         Raises:
-          ValueError: something is missing.
+          ValueError: a file or an array is missing.
         """
         if set(keys) != set(self._files):
             raise ValueError(
@@ -104,7 +104,7 @@ class Disk:
             )
 
     def allocate(self, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Returns an array in a file, whose space is reserved.
+        """Returns an array in a file with reserved space.
 
         Raises:
           OSError: the disk is full.
@@ -112,10 +112,10 @@ class Disk:
         return self._files[key].allocate(shape, np.dtype(dtype))
 
     def finish(self) -> dict[str, np.ndarray]:
-        """Returns the arrays, read-only, from files that have their names now.
+        """Returns the arrays, read-only, from the files under their final names.
 
         Raises:
-          FileExistsError: another file took the name meanwhile.
+          FileExistsError: another file has got the name in the meantime.
         """
         for file in self._files.values():
             file.complete()
@@ -124,17 +124,17 @@ class Disk:
         return {key: np.load(f.path, mmap_mode="r") for key, f in self._files.items()}
 
     def abandon(self) -> str:
-        """Removes what is not complete."""
+        """Removes incomplete files; returns in words what remains."""
         removed = [file.partial.name for file in self._files.values() if file.remove()]
         return f"{', '.join(removed)} removed, nothing was kept" if removed else "nothing was kept"
 
 
 class _PartialFile:
-    """One array on its way to a file.
+    """A file of one array, while it is written.
 
     Attributes:
-      path: the file when complete.
-      partial: the file until then.
+      path: path of the complete file.
+      partial: path until then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,11 +144,12 @@ class _PartialFile:
         self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._lock()
-            found = os.fstat(self._descriptor).st_size
-            if found:
+            left = os.fstat(self._descriptor).st_size
+            if left:
                 warnings.warn(
-                    f"found {self.partial} ({human_bytes(found)}), left incomplete by a run that "
-                    "was killed: it is discarded, and the computation starts afresh",
+                    f"found {self.partial} ({human_bytes(left)}), left incomplete by a run that "
+                    "was killed: it is discarded, and the computation starts again "
+                    "(use out=NAME.zarr for a computation that can be resumed)",
                     stacklevel=2,
                 )
                 os.ftruncate(self._descriptor, 0)
@@ -190,7 +191,7 @@ class _PartialFile:
         return np.empty(shape, dtype) if self._array is None else self._array
 
     def complete(self) -> None:
-        """Writes what makes the file whole, last the header."""
+        """Completes the file: data first, then the header."""
         if self._array is not None:
             self._array.flush()
             self._array = None
@@ -204,7 +205,7 @@ class _PartialFile:
         os.replace(self.partial, self.path)
         os.close(self._descriptor)
         self._descriptor = -1
-        with contextlib.suppress(OSError):  # not on every file system
+        with contextlib.suppress(OSError):  # some file systems do not support it
             folder = os.open(self.path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
@@ -214,19 +215,19 @@ class _PartialFile:
         if self._descriptor < 0:
             return False
         self._array = None
-        self.partial.unlink(missing_ok=True)  # before the lock is given up
+        self.partial.unlink(missing_ok=True)  # before the lock is released
         os.close(self._descriptor)
         self._descriptor = -1
         return True
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Makes a file as large as it will be, on the disk and not in its table only.
+    """Reserves the space of a file on the disk, not only in its file table.
 
-    Writes into a mapped file that has no space would kill the process.
+    Otherwise a write to a mapped file on a full disk would kill the process.
 
     Raises:
-      OSError: there is not enough space.
+      OSError: not enough space.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
@@ -254,7 +255,9 @@ def check_path(path: Path) -> None:
       ValueError: its name does not end in .npy.
     """
     if path.suffix != ".npy":
-        raise ValueError(f"expected out to end in .npy, the format that is written, got {path}")
+        raise ValueError(
+            f"expected out to end in .npy or .zarr, the formats that are written, got {path}"
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"expected a folder for {path}, got none at {path.parent}")
     _check_free(path)

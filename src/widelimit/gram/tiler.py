@@ -1,4 +1,4 @@
-"""The contract of what computes tiles."""
+"""The contract of tilers, which compute kernels tile by tile."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from widelimit.gram.fields import Layout
 class Tiler(Protocol):
     """Computes the kernels between two sets of samples tile by tile.
 
-    `prepare` does what concerns single samples, once; `tile` what concerns pairs. Rows that fill
-    up a piece of samples are repetitions of its last; their results are cut off. `KernelFn.tiler`
-    makes one for the engine of its network, `CallableTiler` one for any other kernel function.
+    `prepare` does the work per sample, once; `tile` the work per pair. A piece of samples is padded
+    by repeating its last sample; the results of padding are cut off. `KernelFn.tiler` returns the
+    tiler of a network's engine, `CallableTiler` is one for any other kernel function.
     """
 
     same: bool
     """Whether x2 is x1: `tile(a, None)` is the kernel of samples with themselves, and tiles above
     the diagonal are mirrored."""
     given_x2: bool
-    """Whether an x2 was given, be it x1."""
+    """Whether the user passed an x2, even if it is x1."""
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -30,32 +30,32 @@ class Tiler(Protocol):
 
     @property
     def target_bytes(self) -> int:
-        """Bytes of a tile beyond which it is no faster."""
+        """Bytes beyond which larger tiles are not faster."""
 
     @property
     def halves(self) -> bool:
-        """Whether tiles are quick, and one of samples with themselves takes half the work."""
+        """Whether tiles are quick, and a tile of samples with themselves takes half the work."""
 
     @property
     def prepared_bytes(self) -> int:
-        """Bytes that `prepare` keeps of one sample."""
+        """Bytes that `prepare` stores per sample."""
 
     @property
     def diagonal_spatial(self) -> bool | None:
-        """Whether results keep equal positions only (n1, n2, H, ...); None if that is not known."""
+        """Whether results hold equal positions only (n1, n2, H, ...); None if unknown."""
 
     def layout(self) -> Layout | None:
-        """Returns where samples are in results, by few of them; None if their names tell.
+        """Returns the axes of samples in results; None if these are fields of a `Kernel`.
 
         Raises:
-          ValueError: results that cannot be put together from tiles.
+          ValueError: results that cannot be assembled from tiles.
         """
 
     def check(self) -> None:
         """Raises ValueError if the kernels of some samples depend on others."""
 
     def tile_bytes(self, n1: int, n2: int) -> int:
-        """Returns the most bytes that `tile` takes for n1 and n2 samples, result included."""
+        """Returns the peak bytes of `tile` for n1 and n2 samples, result included."""
 
     def outline(self) -> PyTree:
         """Returns the kernels of one sample with itself, or their shapes and dtypes."""
@@ -64,7 +64,7 @@ class Tiler(Protocol):
         """Returns samples start to stop of x1 (0) or x2 (1), the last repeated up to `size`."""
 
     def prepare(self, rows: Any) -> Any:
-        """Returns what tiles read of these samples."""
+        """Returns the samples prepared for `tile`."""
 
     def tile(self, first: Any, second: Any) -> PyTree:
         """Returns kernels between prepared samples, of `first` with itself if `second` is None."""

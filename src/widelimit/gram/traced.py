@@ -1,4 +1,4 @@
-"""The loop over tiles inside a trace: one compiled tile, however many there are."""
+"""The loop over tiles inside a trace: one compiled tile for any number of tiles."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from widelimit.tracing.varying import varying_like
 from widelimit.typing import Integer, KernelArray
 
 Filled: TypeAlias = dict[str, jax.Array]
-"""The arrays of a result, as far as tiles have filled them."""
+"""The arrays of a result, partly filled by tiles."""
 
 Place: TypeAlias = jax.Array | np.ndarray
-"""Which tile: two whole numbers."""
+"""The index of a tile: two integers."""
 
 
 def compute_traced(tiler: CallableTiler | KernelTiler, grid: Grid, get: object) -> PyTree:
-    """Returns the kernels between all samples, put together from tiles by a loop of JAX.
+    """Returns the kernels between all samples, assembled from tiles by a loop of JAX.
 
-    Whatever a tile needs is needed once. Derivatives compute each tile again, so that they need
-    one, too. Of x1 with itself each pair of tiles is computed once.
+    It takes the memory of one tile. Derivatives compute each tile again, and so take the memory of
+    one, too. For x1 with itself each pair of tiles is computed once.
 
     Args:
       tiler: computes the tiles.
-      grid: which; several.
-      get: what the tiler was asked for.
+      grid: the tiles, more than one.
+      get: the fields requested of the tiler.
 
     Raises:
-      ValueError: results that cannot be put together from tiles.
+      ValueError: results that cannot be assembled from tiles.
     """
     loop = _Loop(tiler, grid, get)
     arrays = loop.arrays()
@@ -49,13 +49,13 @@ def compute_traced(tiler: CallableTiler | KernelTiler, grid: Grid, get: object) 
 
 
 class _Pass(NamedTuple):
-    """Some tiles, computed alike.
+    """A group of tiles that are computed in the same way.
 
     Attributes:
-      places: array [tiles, 2], which.
-      own: whether they are those of samples with themselves.
-      keys: arrays that they are written to.
-      mirrored: whether what they say holds for x2 and x1 as well.
+      places: indices of the tiles, an array [tiles, 2].
+      own: whether they are tiles of samples with themselves.
+      keys: the arrays that they are written to.
+      mirrored: whether their mirror images are written, too.
     """
 
     places: np.ndarray
@@ -87,7 +87,7 @@ class _Loop:
                 )
 
     def arrays(self) -> Filled:
-        """Returns the arrays to be filled, with the samples that fill up the last pieces."""
+        """Returns the arrays to be filled, padding included."""
         return {
             key: varying_like(
                 jnp.zeros(part.shape(self._grid.filled), part.value.dtype), part.value
@@ -103,28 +103,30 @@ class _Loop:
         sides = [part.samples for part in self._parts.values()]
         if not own and not any(samples.diagonal for samples in sides):
             return [_Pass(every, False, keys, False)]
-        equal, others = (every[(every[:, 0] == every[:, 1]) == wanted] for wanted in (True, False))
+        equal, others = (
+            every[(every[:, 0] == every[:, 1]) == diagonal] for diagonal in (True, False)
+        )
         pairs = [key for key, part in self._parts.items() if part.is_pairs]
         mirrored = self._tiler.same and all(self._parts[key].mirrors for key in pairs)
         others = others[others[:, 0] < others[:, 1]] if mirrored else others
-        found = [_Pass(equal, own, keys, False)]
-        return [*found, _Pass(others, False, pairs, mirrored)] if pairs else found
+        passes = [_Pass(equal, own, keys, False)]
+        return [*passes, _Pass(others, False, pairs, mirrored)] if pairs else passes
 
     def run(self, tiles: _Pass, arrays: Filled) -> Filled:
-        """Returns the arrays with these tiles."""
+        """Returns the arrays with these tiles filled in."""
 
         def body(arrays: Filled, place: Place) -> tuple[Filled, None]:
-            given = self._parts_of(self._tile(place, tiles.own))
+            tile_parts = self._parts_of(self._tile(place, tiles.own))
             out = dict(arrays)
             for key in tiles.keys:
                 part = self._parts[key]
-                out[key] = self._written(out[key], given[key].array, part, place)
+                out[key] = self._written(out[key], tile_parts[key].array, part, place)
                 if tiles.mirrored:
-                    value = part.mirrored(given[key].array)
+                    value = part.mirrored(tile_parts[key].array)
                     out[key] = self._written(out[key], value, part, place[::-1])
             return out, None
 
-        if is_concrete(jnp.zeros(())):  # grad or vmap outside of jit: a scan is compiled every time
+        if is_concrete(jnp.zeros(())):  # grad or vmap outside jit: a scan is compiled every time
             for place in tiles.places:
                 arrays, _ = body(arrays, place)
             return arrays
@@ -142,9 +144,9 @@ class _Loop:
         return rebuild(tile, {}, self._grid.counts)
 
     def _parts_of(self, tile: PyTree) -> dict[str, Part]:
-        """Returns the arrays of a tile: those of samples, and the flags of kernels."""
-        found = parts(tile, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
-        return {part.key: part for part in (*whole_parts(tile), *found)}
+        """Returns the arrays of a tile: those with samples, and the flags of kernels."""
+        sampled = parts(tile, self._get, self._tiler.diagonal_spatial, self._tiler.layout())
+        return {part.key: part for part in (*whole_parts(tile), *sampled)}
 
     def _written(self, array: jax.Array, value: KernelArray, part: Part, place: Place) -> jax.Array:
         starts: list[Integer] = [0] * array.ndim

@@ -1,1 +1,1 @@
-"""The public `Kernel`: its axes, its conversion, and what `get` asks of it."""
+"""The public `Kernel`: its axes, its conversion, and the argument `get`."""

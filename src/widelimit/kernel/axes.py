@@ -1,8 +1,8 @@
-"""Arrays in the public layout, moved as the axes of an activation move.
+"""Operations on covariances in the public layout that follow operations on activations.
 
-Every axis of an activation but that of the channels stands in a covariance twice, side by side,
-or once where only equal indices are kept. The functions here carry out on both copies what
-happens to the activation: another order, an index, a mask, a product with a constant.
+Every axis of an activation except the channels appears in a covariance twice, side by side, or
+once if only equal indices are stored. The functions here apply to both copies what is applied to
+the activation: a permutation, an index, a mask, a product with a constant.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ AxisPair = tuple[Shape, Shape]
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the axes of an activation stand in a covariance.
+    """The places of the axes of an activation in a covariance.
 
     Attributes:
       order: axes of the activation as they are stored: samples first, no channels.
-      single: those of which only equal indices are kept, so that both copies are one axis.
+      single: axes of which only equal indices are stored, so that both copies are one axis.
     """
 
     order: Shape
@@ -40,12 +40,12 @@ class Places:
     @functools.cached_property
     def copies(self) -> dict[int, tuple[int, int]]:
         """Per axis of the activation, the axes of its first and of its second copy."""
-        found, count = {}, 0
+        places_, count = {}, 0
         for axis in self.order:
             width = 1 if axis in self.single else 2
-            found[axis] = count, count + width - 1
+            places_[axis] = count, count + width - 1
             count += width
-        return found
+        return places_
 
 
 def reorder(value: Array, places: Places, order: Shape) -> Array:
@@ -61,11 +61,11 @@ def hide_pairs(value: Array, places: Places, hidden: tuple[Array | None, Array |
       places: its axes.
       hidden: bool [n, *spatial] of each side; None hides nothing.
     """
-    given = (places.order[0], *sorted(places.order[1:]))
+    own_axes = (places.order[0], *sorted(places.order[1:]))
     for copy, flags in enumerate(hidden):
         if flags is None:
             continue
-        stored = flags.transpose([given.index(axis) for axis in places.order])
+        stored = flags.transpose([own_axes.index(axis) for axis in places.order])
         shape = [1] * value.ndim
         for axis, size in zip(places.order, stored.shape, strict=True):
             shape[places.copies[axis][copy]] = size
@@ -89,12 +89,12 @@ def taken_shape(shape: Shape, index: Index) -> Shape:
 
 
 def taken_axis(axis: int, index: Index) -> int:
-    """Returns where an axis stands after indexing."""
+    """Returns the place of an axis after indexing."""
     return axis - sum(not isinstance(i, slice) for i in index[:axis])
 
 
 def take_mask(mask: Array | None, index: Index) -> Array | None:
-    """Returns the mask of an indexed activation; its axes of size 1 stand for all indices."""
+    """Returns the mask of an indexed activation; its axes of size 1 hold for all indices."""
     if mask is None:
         return None
     parts: list[int | slice] = []
@@ -109,7 +109,7 @@ def canonical_index(idx: BasicIndex, shape: Shape, batch_axis: int, channel_axis
 
     Raises:
       NotImplementedError: an int on the batch axis, or anything but `:` on the channel axis.
-      TypeError: something else than ints, slices and an ellipsis.
+      TypeError: indices other than ints, slices and an ellipsis.
       IndexError: more indices than axes, or an int outside its axis.
     """
     parts = list(idx) if isinstance(idx, tuple) else [idx]
@@ -132,8 +132,8 @@ def canonical_index(idx: BasicIndex, shape: Shape, batch_axis: int, channel_axis
     full = (0, shape[channel_axis], 1)
     if not isinstance(channels, slice) or channels.indices(shape[channel_axis]) != full:
         raise NotImplementedError(
-            f"expected all channels (`:` on axis {channel_axis}), got {channels}: an infinitely "
-            "wide layer has no single ones"
+            f"expected all channels (`:` on axis {channel_axis}), got {channels}: kernels are "
+            "averages over all channels"
         )
     return index
 
@@ -158,7 +158,7 @@ class Product(NamedTuple):
     """A product of an activation with a constant, axis by axis.
 
     An axis of the activation is named by its number. An axis of the constant has the name of the
-    axis that it is multiplied with, or one of its own if it is free.
+    axis that it is multiplied with, or a new name if it is free.
 
     Attributes:
       numbers: contracted and batched axes, as `jax.lax.dot_general` takes them.
@@ -167,7 +167,7 @@ class Product(NamedTuple):
       out: names of the axes of the result.
       samples: name of the axis of the samples in the result.
       channels: name of the axis of the channels.
-      fresh: names that the constant brought in.
+      fresh: names of the free axes of the constant.
     """
 
     numbers: tuple[AxisPair, AxisPair]
@@ -201,7 +201,7 @@ class Product(NamedTuple):
     def mask(
         self, mask: Array | None, shape: Shape, channel_axis: int, other: Array
     ) -> Array | None:
-        """Returns the mask of the product: masked where all that contributes is masked."""
+        """Returns the mask of the product: masked where all entries that contribute are masked."""
         if mask is None:
             return None
         size = (*shape[:channel_axis], mask.shape[channel_axis], *shape[channel_axis + 1 :])
@@ -221,7 +221,7 @@ class Product(NamedTuple):
           value: covariance of the activations.
           places: its axes.
           others: the constant of each side.
-          single: whether equal indices only are kept along the axes that the constants bring in.
+          single: whether only equal indices are stored along the free axes of the constants.
         """
         once = places.single | (self.fresh - {self.samples} if single else frozenset())
 
@@ -268,13 +268,13 @@ def plan_product(
       channel_axis: axis of its channels.
 
     Raises:
-      ValueError: the channel axis is contracted or batched, or an axis that is not there; the
-        samples are contracted and the constant has no free axis to take their place.
+      ValueError: the channel axis is contracted or batched, an axis is out of range, or the samples
+        are contracted and the constant has no free axis to replace them.
     """
     ndim, other_ndim = ndims
-    given = [pair[::-1] if is_lhs else pair for pair in numbers]
+    oriented = [pair[::-1] if is_lhs else pair for pair in numbers]
     (cs, other_cs), (bs, other_bs) = (
-        (_axes(mine, ndim), _axes(theirs, other_ndim)) for mine, theirs in given
+        (_axes(mine, ndim), _axes(theirs, other_ndim)) for mine, theirs in oriented
     )
     if channel_axis in cs + bs:
         raise ValueError(
@@ -289,7 +289,7 @@ def plan_product(
     fresh = tuple(name for name in constant if name >= ndim)
     if batch_axis in cs and not fresh:
         raise ValueError(
-            f"expected a constant with a free axis to take the place of the samples (axis "
+            f"expected a constant with a free axis to replace the samples (axis "
             f"{batch_axis}), which are contracted; got none"
         )
     samples = fresh[0] if batch_axis in cs else batch_axis

@@ -1,4 +1,4 @@
-"""Covariances by offset as a public Kernel, and back."""
+"""Conversion of covariances by offset to a public Kernel, and back."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def kernel_from_covariances(
 
     Args:
       cov: covariances by offset.
-      diagonal_spatial: keep equal positions only.
-      share: whether x2 was None, so that cov2 stays None.
+      diagonal_spatial: whether to return equal positions only.
+      share: whether x2 was None, so that cov2 is None.
       masks: masks of both sides in the axes of the signal.
     """
     spatial = cov.signal.spatial
@@ -70,7 +70,7 @@ def _zero_ntk(cov: Covariances, nngp: Array) -> Array | None:
 
 
 def _mirror_public(value: Array, spatial: tuple[int, ...], diagonal: bool) -> Array:
-    """Returns the public covariance of x1 with itself, symmetric to the bit."""
+    """Returns the public covariance of x1 with itself, exactly symmetric."""
     if diagonal or not spatial:
         return mirror(value)
     lead = [1, 0]
@@ -91,13 +91,13 @@ def covariances_from_kernel(
 
     Args:
       kernel: kernel with every offset of `need`.
-      need: offsets to keep.
+      need: offsets to return.
       symmetric: whether x2 is x1.
-      source: what its shapes are from, for messages.
+      source: the source of its shapes, for messages.
 
     Raises:
-      ValueError: an array is missing or is not of the shape that the Kernel has, or unequal
-        positions are needed that it does not hold.
+      ValueError: an array is missing or does not have the shape that the Kernel states, or unequal
+        positions are needed that the Kernel does not hold.
     """
     _check_arrays(kernel, symmetric, source)
     if kernel.is_reversed:
@@ -119,9 +119,9 @@ def covariances_from_kernel(
     assert kernel.nngp is not None
     assert kernel.cov1 is not None
     ntk = None if kernel.ntk is None or jnp.ndim(kernel.ntk) == 0 else kernel.ntk
-    given = Parts(kernel.nngp, ntk, kernel.cov1, None if symmetric else kernel.cov2)
+    arrays = Parts(kernel.nngp, ntk, kernel.cov1, None if symmetric else kernel.cov2)
     cov = Covariances(
-        **given.map(by_offset)._asdict(),
+        **arrays.map(by_offset)._asdict(),
         gap=None,
         signal=signal,
         need=need,

@@ -1,4 +1,4 @@
-"""What `get` asks of a kernel function: fields of `Kernel`, singly or in named tuples."""
+"""The argument `get` of kernel functions: names of fields of `Kernel`, one or several."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ KERNELS = ("nngp", "ntk")
 def parse_get(
     get: object, allowed: tuple[str, ...] = FIELDS, default: tuple[str, ...] | None = None
 ) -> tuple[str, ...]:
-    """Returns the names asked for, in lower case.
+    """Returns the names in `get`, in lower case.
 
     Args:
       get: a name, several, or None.
-      allowed: names that there are.
-      default: what None stands for: all of them as a rule, or nothing.
+      allowed: the possible names.
+      default: the names that None means: commonly all of them; None if None is not allowed.
 
     Raises:
-      ValueError: an unknown or repeated name, or none at all.
+      ValueError: an unknown or repeated name, or no names.
     """
     default = allowed if default is None else default
-    given = default if get is None else get if isinstance(get, list | tuple) else (get,)
-    names = _names_of(tuple(map(str, given)), allowed)
+    requested = default if get is None else get if isinstance(get, list | tuple) else (get,)
+    names = _names_of(tuple(map(str, requested)), allowed)
     if not names:
         raise ValueError(
             f"expected get to be {'None, ' if default else ''}one of {', '.join(allowed)}, or a "
@@ -45,22 +45,22 @@ def parse_get(
 
 
 @functools.lru_cache(maxsize=256)
-def _names_of(given: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[str, ...]:
+def _names_of(requested: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[str, ...]:
     """Returns names in lower case, none if one is unknown or repeated."""
-    lower = tuple(name.lower() for name in given)
+    lower = tuple(name.lower() for name in requested)
     return lower if len({*lower} & {*allowed}) == len(lower) else ()
 
 
 def as_asked(
     kind: str, get: object, names: tuple[str, ...], values: Iterable[_T]
 ) -> _T | tuple[_T, ...]:
-    """Returns the one value if `get` was one name, else a named tuple of them.
+    """Returns the single value if `get` was one name, else a named tuple of the values.
 
     Args:
       kind: name of the type of tuples.
-      get: what was asked for.
-      names: what it was parsed to.
-      values: one for each name.
+      get: the argument of the user.
+      names: the result of `parse_get`.
+      values: one per name.
     """
     if isinstance(get, str):
         (value,) = values
@@ -70,16 +70,16 @@ def as_asked(
 
 @functools.lru_cache(maxsize=64)
 def named_tuple(kind: str, names: tuple[str, ...]) -> Callable[..., tuple]:
-    """Returns the type of named tuples of these fields: one for all, since JAX compares types."""
+    """Returns the named tuple of these fields; always the same type, since JAX compares types."""
     return collections.namedtuple(kind, names)
 
 
 def select_fields(result: PyTree, get: Get) -> PyTree:
-    """Returns the fields that the user asked for, kernel by kernel.
+    """Returns the fields in `get`, kernel by kernel.
 
     Args:
       result: a `Kernel`, arrays by name, or a list or tuple of them.
-      get: None for all of it, a name, or a tuple of names.
+      get: None for the whole result, a name, or a tuple of names.
 
     Raises:
       ValueError: an unknown or repeated name.

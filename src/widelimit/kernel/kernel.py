@@ -1,4 +1,4 @@
-"""The public Kernel: what `kernel_fn(x1, x2)` returns, and accepts as input."""
+"""The public Kernel, which `kernel_fn(x1, x2)` returns, and accepts as input."""
 
 from __future__ import annotations
 
@@ -34,27 +34,37 @@ from widelimit.typing import BasicIndex, Scalar, Sizes
 class Kernel:
     """Covariances of the outputs of an infinitely wide network, in the public layout.
 
-    A pytree. Arrays of a network with spatial axes have both copies of each axis side by side:
-    (n1, n2, H, H, W, W), or (n1, n2, H, W) with `diagonal_spatial`.
+    It is a pytree. Arrays of a network with spatial axes have both copies of each axis side by
+    side: (n1, n2, H, H, W, W), or (n1, n2, H, W) with `diagonal_spatial`.
 
     Attributes:
       nngp: covariance of the outputs at initialisation.
-      ntk: neural tangent kernel; a scalar 0 before the first parametric layer; None if not asked.
-      cov1: covariance of each sample of x1 with itself, batch part (n1,), or (n1, n1) when not
-        `diagonal_batch`.
+      ntk: neural tangent kernel; a scalar 0 before the first parametric layer; None if not
+        requested.
+      cov1: covariance of each sample of x1 with itself, with batch axes (n1,), or (n1, n1) if
+        `diagonal_batch` is False.
       cov2: the same for x2; None if x2 was None.
       x1_is_x2: whether both inputs are the same.
       is_gaussian: whether the outputs are independent Gaussians given the inputs.
       is_reversed: whether the spatial axes are stored in reverse order; see `reverse`.
-      is_input: always False (kept for old scripts).
-      diagonal_batch: whether cov1 and cov2 keep equal samples only.
-      diagonal_spatial: whether equal positions only are kept.
+      is_input: always False (for compatibility).
+      diagonal_batch: whether cov1 and cov2 hold equal samples only.
+      diagonal_spatial: whether all arrays hold equal positions only.
       shape1: shape of the activation of x1, batch and channels included.
       shape2: shape of the activation of x2.
       batch_axis: axis of the samples.
       channel_axis: axis of the channels.
       mask1: bool mask of x1 (True = masked), singleton channel axis; None without masks.
       mask2: bool mask of x2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import stax
+      >>> kernel = stax.Dense(512).kernel_fn(jnp.eye(3), None)
+      >>> kernel.nngp.shape, kernel.cov1.shape, kernel.shape1
+      ((3, 3), (3,), (3, 512))
+      >>> stax.serial(stax.Relu(), stax.Dense(1)).kernel_fn(kernel, None, "ntk").shape
+      (3, 3)
     """
 
     nngp: Float[Array, "..."] | None
@@ -75,7 +85,11 @@ class Kernel:
     mask2: Bool[Array, "..."] | None = None
 
     def replace(self, **changes: Any) -> Kernel:
-        """Returns a copy with some fields changed."""
+        """Returns a copy with some fields changed.
+
+        Args:
+          **changes: new values by name of the field.
+        """
         return dataclasses.replace(self, **changes)
 
     def asdict(self) -> dict[str, object]:
@@ -87,7 +101,12 @@ class Kernel:
         return tuple(self.asdict().values())
 
     def slice(self, n1_slice: slice, n2_slice: slice) -> Kernel:
-        """Returns the block of samples x1[n1_slice], x2[n2_slice]."""
+        """Returns the kernel of the samples x1[n1_slice] and x2[n2_slice].
+
+        Args:
+          n1_slice: slice of the samples of x1.
+          n2_slice: slice of the samples of x2.
+        """
 
         def index(part: slice) -> Index:
             axes = range(len(self.shape1))
@@ -111,11 +130,11 @@ class Kernel:
         index = canonical_index(idx, self.shape1, self.batch_axis, self.channel_axis)
         return self._take(index, index)
 
-    # Without this, Python would take an object with __getitem__ for a sequence.
+    # Without this, Python would treat an object with __getitem__ as a sequence.
     __iter__: ClassVar[None] = None
 
     def _take(self, index1: Index, index2: Index) -> Kernel:
-        """Returns the kernel of x1[index1] and x2[index2], canonical and alike but in samples."""
+        """Returns the kernel of x1[index1] and x2[index2]; indices may differ on samples only."""
         indices = index1, index2
 
         def part(value: Array, places: Places, sides: tuple[int, int]) -> Array:
@@ -149,11 +168,11 @@ class Kernel:
         """Returns the kernel of activations with their spatial axes in another order.
 
         Args:
-          axes: where each spatial axis of the result stands at present, counted among the spatial
-            axes only; None keeps their order.
+          axes: the present place of each spatial axis of the result, counted among the spatial
+            axes only; None keeps the order.
 
         Raises:
-          ValueError: `axes` is no permutation.
+          ValueError: `axes` is not a permutation.
         """
         spatial = kernel_signal(self).spatial_axes
         count = len(spatial)
@@ -181,12 +200,12 @@ class Kernel:
         mask1: Bool[Array | np.ndarray, "..."] | None,
         mask2: Bool[Array | np.ndarray, "..."] | None,
     ) -> Kernel:
-        """Returns the kernel with zeros wherever either position is masked, and with these masks.
+        """Returns the kernel with zeros where either position is masked, and with these masks.
 
         Args:
           mask1: bool in the axes of `shape1`, True where masked, sizes 1 or those of `shape1`, one
             channel; None masks nothing.
-          mask2: likewise for x2; None stands for `mask1` where x2 is x1 (`cov2` is None).
+          mask2: the same for x2; None means `mask1` if x2 is x1 (`cov2` is None).
 
         Raises:
           NotImplementedError: a mask per channel.
@@ -219,23 +238,23 @@ class Kernel:
     ) -> Kernel:
         """Returns the kernel of activations multiplied by a constant each.
 
-        The axes of the result are those of `jax.lax.dot_general`: batched ones, then the free ones
-        of the left and of the right factor. Masks follow: a result is masked where all that
-        contributes to it is. Where samples are contracted, the first free axis of the constants
-        takes their place. With `diagonal_spatial`, equal indices only are kept along the axes
-        that the constants bring in, too.
+        The axes of the result are those of `jax.lax.dot_general`: batched axes, then the free axes
+        of the left and of the right factor. A result is masked where all entries that contribute
+        to it are masked. If samples are contracted, the first free axis of the constants replaces
+        them. With `diagonal_spatial`, only equal indices are returned along the free axes of the
+        constants, too.
 
         Args:
           other1: constant array or number that multiplies the activations of x1.
-          other2: likewise for x2, with as many axes. Both None changes nothing.
+          other2: the same for x2, with as many axes. If both are None nothing changes.
           is_lhs: whether the constants are the left factors.
           dimension_numbers: as `jax.lax.dot_general` takes them,
             `((lhs_contracted, rhs_contracted), (lhs_batched, rhs_batched))`.
 
         Raises:
           ValueError: constants that do not fit or differ in their number of axes; the channel axis
-            contracted or batched; no axis left for the samples; unequal indices needed that were
-            not kept.
+            contracted or batched; no axis left for the samples; unequal indices are needed that the
+            kernel does not hold.
         """
         if other1 is None and other2 is None:
             return self
@@ -271,7 +290,7 @@ class Kernel:
         )
 
     def _check_contracted(self, product: Product) -> None:
-        """Raises if a product reads unequal indices that are not kept."""
+        """Raises if a product reads unequal indices that are not stored."""
         contracted = set(range(len(self.shape1))) - set(product.out)
         if self.diagonal_batch and self.batch_axis in contracted:
             raise ValueError(
@@ -285,11 +304,11 @@ class Kernel:
             )
 
     def _with_x2(self) -> Kernel:
-        """Returns the kernel of x1 with itself as one of x1 with an equal, but other, x2."""
+        """Returns the kernel of x1 with itself, as that of x1 with a different but equal x2."""
         return self.replace(cov2=self.cov1, mask2=self.mask1, x1_is_x2=jnp.asarray(False))
 
     def _places(self, own: bool) -> Places:
-        """Returns where the axes of an activation stand in cov1 and cov2, or in nngp and ntk."""
+        """Returns the places of the axes of an activation in cov1 and cov2, or in nngp and ntk."""
         spatial = kernel_signal(self).spatial_axes
         single = set(spatial) if self.diagonal_spatial else set()
         if own and self.diagonal_batch:
@@ -298,9 +317,11 @@ class Kernel:
         return Places((self.batch_axis, *stored), frozenset(single))
 
     def _mapped(self, function: Callable[[Array, Places, tuple[int, int]], Array]) -> Kernel:
-        """Returns the kernel with a function of (array, its axes, sides of both copies) applied.
+        """Returns the kernel with its arrays replaced by function(array, its places, its sides).
 
-        The scalar NTK before the first parametric layer stays.
+        Sides are those of both copies of each axis: x1 (0) or x2 (1).
+
+        The scalar NTK before the first parametric layer does not change.
         """
         cross, own = self._places(own=False), self._places(own=True)
 
@@ -316,6 +337,9 @@ class Kernel:
 
     def side(self, index: int) -> Kernel:
         """Returns the kernel of x1 (0) or x2 (1) with itself, without its NTK.
+
+        Args:
+          index: 0 or 1.
 
         Raises:
           ValueError: covariances of equal samples only.
@@ -339,7 +363,7 @@ class Kernel:
         )
 
     def _map(self, function: Callable[[Array], Array]) -> Kernel:
-        """Returns the kernel with a function of each of its arrays in their place."""
+        """Returns the kernel with each of its arrays replaced by a function of it."""
         names = ("nngp", "ntk", "cov1", "cov2")
         arrays = {name: value for name in names if (value := getattr(self, name)) is not None}
         return self.replace(**{name: function(value) for name, value in arrays.items()})
@@ -376,7 +400,7 @@ class Kernel:
 
 
 def kernel_signal(kernel: Kernel) -> Signal:
-    """Returns the static description of the activation whose kernel this is."""
+    """Returns the static description of the activation of a kernel."""
     return Signal(kernel.shape1, kernel.shape2, kernel.batch_axis, kernel.channel_axis)
 
 
@@ -390,12 +414,12 @@ def is_kernel(value: object) -> bool:
 
 
 def holds_kernels(x: object) -> bool:
-    """Returns whether there are kernels in a tree of inputs."""
+    """Returns whether a tree of inputs holds kernels."""
     return any(map(is_kernel, jax.tree.leaves(x, is_leaf=is_kernel)))
 
 
 def map_kernels(function: Callable[[Kernel], PyTree], tree: PyTree[Kernel]) -> PyTree:
-    """Returns the function of every kernel of a tree; branches become tuples."""
+    """Returns the results of a function of each kernel of a tree; branches become tuples."""
     if isinstance(tree, Kernel):
         return function(tree)
     return tuple(map_kernels(function, part) for part in tree)

@@ -1,4 +1,4 @@
-"""Masked inputs: entries equal to a constant are dropped from the network."""
+"""Masked inputs: entries equal to a constant are ignored by the network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MaskedArray:
     """An array with a mask of the same rank; True means masked.
 
     Attributes:
-      masked_value: values; those under the mask mean nothing.
-      mask: bool, same rank, with axes of the same size or 1.
+      masked_value: array of values; masked ones are ignored.
+      mask: array of bools of the same rank, with axes of the same size or 1.
     """
 
     masked_value: Shaped[Array, "..."]
@@ -33,7 +33,7 @@ def is_masked_array(value: object) -> bool:
 
 
 def split_mask(x: Inputs, mask_constant: Scalar | None) -> tuple[Arrays, Masks]:
-    """Returns inputs with masked entries set to 0, and their masks (None where there are none).
+    """Returns inputs with masked entries set to 0, and their masks (None without masks).
 
     Args:
       x: array, MaskedArray, or a list or tuple of them.
@@ -101,7 +101,11 @@ def all_masked(masks: Iterable[Array | None]) -> Array | None:
 
 
 def unmask_fn(fn: Function) -> Function:
-    """Returns `fn` with masked results replaced by arrays that hold zeros under their masks."""
+    """Returns `fn` with masked results replaced by arrays that are zero where masked.
+
+    Args:
+      fn: a function such as `apply_fn` whose results may be `MaskedArray`s, or trees of them.
+    """
 
     @functools.wraps(fn)
     def unmasked(*args: object, **kwargs: object) -> PyTree:

@@ -1,1 +1,1 @@
-"""Layers: frozen dataclasses that know their finite form and their infinite-width limit."""
+"""Layers: frozen dataclasses with a finite form and an infinite-width limit."""

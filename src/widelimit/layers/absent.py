@@ -1,4 +1,4 @@
-"""Layers that other libraries have and that have no kernel: their constructors say why."""
+"""Layers of other libraries without a kernel: their constructors raise and explain why."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def MaxPool(*args: object, **kwargs: object) -> NoReturn:
     """Never returns: max pooling has no closed-form kernel.
 
     The covariance of two maxima is an integral over the correlated Gaussians of both windows at
-    once. It is no elementwise dual of pairs of positions, and beyond the smallest windows it has no
-    closed form.
+    once. It is not an elementwise dual of pairs of positions, and has no closed form beyond the
+    smallest windows.
 
     Raises:
       NotImplementedError: always.

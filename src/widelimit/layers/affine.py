@@ -1,4 +1,4 @@
-"""Layers that multiply by fresh random weights: what they share, and Dense."""
+"""Layers that multiply by fresh random weights: their base class, and Dense."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from widelimit.typing import Arrays, Key, Masks, Params, Scalar, Shapes, Size
 
 
 class AffineLayer(Layer):
-    """What layers with fresh random weights share: two parameterisations of weights and biases.
+    """Base class of layers with fresh random weights, in the NTK or standard parameterisation.
 
     NTK parameterisation: z = W_std / sqrt(fan_in) W x + b_std b with W, b ~ N(0, 1), so with A the
     average over the inputs of an output, K' = W_std^2 A[K] + b_std^2 and T' = K' + W_std^2 A[T].
@@ -35,7 +35,7 @@ class AffineLayer(Layer):
     trainable: bool
 
     def _check_parameters(self) -> None:
-        """Checks and converts the fields that all layers with weights have."""
+        """Checks and converts the fields common to all layers with weights."""
         check_number("W_std", self.W_std)
         if self.b_std is not None:
             check_number("b_std", self.b_std)
@@ -55,7 +55,7 @@ class AffineLayer(Layer):
     def _draw(
         self, key: Key, weights: tuple[int, ...], bias: tuple[int, ...], fan_in: int
     ) -> tuple[Array, Array | None]:
-        """Returns random weights and biases of given shapes."""
+        """Returns random weights and biases of shapes `weights` and `bias`."""
         key_w, key_b = jax.random.split(key)
         w = jax.random.normal(key_w, weights)
         b = None if self.b_std is None else jax.random.normal(key_b, bias)
@@ -65,7 +65,7 @@ class AffineLayer(Layer):
         return w, b
 
     def _scale(self, out: Array, bias: Array | None, fan_in: int) -> Array:
-        """Returns the output from the plain product with the weights."""
+        """Returns the output: the plain product `out` with the weights, scaled, plus the bias."""
         if self.parameterization == "standard":
             out = out / self.s[0] ** 0.5
             return out if bias is None else out + bias
@@ -82,7 +82,11 @@ class AffineLayer(Layer):
         return 6
 
     def numbers(self, fan_in: int) -> Affine:
-        """Returns the four numbers of the layer."""
+        """Returns the four numbers (w, b, u, v) of the layer; see `Affine`.
+
+        Args:
+          fan_in: number of inputs of an output.
+        """
         w = self.W_std**2
         b = None if self.b_std is None else self.b_std**2
         match (self.trainable, self.parameterization):
@@ -96,7 +100,7 @@ class AffineLayer(Layer):
 
 @pytree
 class Dense(AffineLayer):
-    """Returns a fully-connected layer on the channel axis of an input of any rank.
+    """Returns a fully connected layer on the channel axis of an input of any rank.
 
     NTK parameterisation: z = W_std / sqrt(N_in) x W + b_std b with W, b ~ N(0, 1), so
     K' = W_std^2 K + b_std^2 and T' = K' + W_std^2 T, with N_in the number of input channels.
@@ -107,7 +111,7 @@ class Dense(AffineLayer):
 
     Args:
       out_dim: number of output channels; NTK-parameterised kernels do not depend on it.
-      W_std: standard deviation of the weights.
+      W_std: standard deviation of the weights; a number, which may be traced.
       b_std: standard deviation of the biases; None means no bias.
       batch_axis: axis of the samples.
       channel_axis: axis of the channels.
@@ -117,7 +121,16 @@ class Dense(AffineLayer):
       trainable: False freezes the layer: it adds nothing to the NTK.
 
     Raises:
-      ValueError: an unknown parameterisation, or a non-positive width.
+      ValueError: an unknown parameterisation, a width below 1, or scales `s` that are not
+        positive.
+      TypeError: `W_std` or `b_std` is not a number, or `out_dim` is not an int.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import stax
+      >>> layer = stax.Dense(512, W_std=2.0)
+      >>> layer.kernel_fn(jnp.array([[1.0, 2.0], [3.0, -1.0]]), None, "nngp").tolist()
+      [[10.0, 2.0], [2.0, 20.0]]
     """
 
     out_dim: Size = static()

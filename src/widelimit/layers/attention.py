@@ -1,4 +1,4 @@
-"""Attention of all positions of an image or sequence to one another."""
+"""Self-attention between all positions of an image or sequence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _WIDTHS = ("n_chan_out", "n_chan_key", "n_chan_val", "n_heads")
 
 
 class AttentionMechanism(enum.Enum):
-    """From logits to the weights of positions: over all keys (SOFTMAX) or one by one."""
+    """Functions from logits to attention weights: over all keys (SOFTMAX) or one by one."""
 
     SOFTMAX = "SOFTMAX"
     IDENTITY = "IDENTITY"
@@ -51,7 +51,7 @@ class AttentionMechanism(enum.Enum):
 
 
 class PositionalEmbedding(enum.Enum):
-    """What random features of positions do: nothing, add to the channels, or follow them."""
+    """Ways in which positional features enter: not at all, added to the channels, concatenated."""
 
     NONE = "NONE"
     SUM = "SUM"
@@ -74,10 +74,10 @@ class GlobalSelfAttention(Layer):
       T' = (QK OV)^2 (2 <K, T> K + <K, K> (T + 4 K)) + b_std^2, <A, B> the sum over both positions.
 
     Positional embeddings are trained parameters with covariance W_pos_emb_std^2 R, R the identity
-    or `pos_emb_decay_fn` of distances. Queries and keys (and values, with `val_pos_emb`) then see
+    or `pos_emb_decay_fn` of distances. Queries and keys (and values, with `val_pos_emb`) then use
     K + W_pos_emb_std^2 R (SUM), or (C K + P W_pos_emb_std^2 R) / (C + P) (CONCAT, P channels), in
-    place of K, likewise T. The limit with embeddings is that of many input channels. Masked
-    positions are no keys.
+    place of K, and the same expressions of T in place of T. The limit with embeddings is that of
+    many input channels. Masked positions do not serve as keys.
 
     Source: arXiv:2006.10540.
 
@@ -100,7 +100,7 @@ class GlobalSelfAttention(Layer):
         definite; None means R = I.
       n_chan_pos_emb: number of channels of the embeddings; None means that of the input.
       W_pos_emb_std: standard deviation of the embeddings.
-      val_pos_emb: whether values see the embeddings too.
+      val_pos_emb: whether embeddings enter the values too.
       batch_axis: axis of the samples.
       channel_axis: axis of the channels.
 
@@ -108,6 +108,17 @@ class GlobalSelfAttention(Layer):
       ValueError: unknown options, widths below 1, or embeddings that do not fit the input.
       NotImplementedError: at kernel time, linear_scaling=False with another mechanism than
         IDENTITY.
+
+    Example:
+      >>> from widelimit import stax
+      >>> net = stax.serial(
+      ...     stax.Conv(64, (3, 3), padding="SAME"),
+      ...     stax.GlobalSelfAttention(64, n_chan_key=16, n_chan_val=16, n_heads=4),
+      ...     stax.GlobalAvgPool(),
+      ...     stax.Dense(1),
+      ... )
+      >>> net.output_shape((8, 16, 16, 3))
+      (8, 1)
     """
 
     n_chan_out: Size = static()
@@ -250,7 +261,7 @@ class GlobalSelfAttention(Layer):
         return self._weigh(logits, None if keep is None else keep[:, None, None])
 
     def _weigh(self, logits: Array, keep: Array | None) -> Array:
-        """Returns weights from logits [..., p, p'] with the positions p' that are no keys out."""
+        """Returns weights from logits [..., p, p'], zero at positions p' that are not keys."""
         if keep is not None:
             softmax = self.attention_mechanism == "SOFTMAX"
             logits = jnp.where(keep, logits, jnp.finfo(logits.dtype).min if softmax else 0)
@@ -342,8 +353,8 @@ def _products(keyed: Parts, valued: Parts) -> Parts:
     """Returns <K, V> K, and for the tangent <T, V> K + <K, T_V> K + <K, V> T.
 
     Args:
-      keyed: covariances K and tangents T of what queries and keys see.
-      valued: likewise V and T_V of values.
+      keyed: covariances K and tangents T of the inputs of queries and keys.
+      valued: covariances V and tangents T_V of the inputs of values.
     """
 
     def inner(a: Array, b: Array) -> Array:

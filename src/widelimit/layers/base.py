@@ -32,7 +32,7 @@ from widelimit.typing import (
 
 @pytree
 class Site:
-    """A place in a network, as seen by the layer that stands there.
+    """A place in a network, described for the layer at that place.
 
     Lists of branches are tuples of signals, needs and masks.
 
@@ -41,7 +41,7 @@ class Site:
       masks_out: pair of masks of its output.
       patterns: pair of graph patterns (x1, x2).
       children: the sites of the layers inside.
-      inside: what these are and read, one `Child` for each.
+      inside: a `Child` for each of these, which describes the layer and its input.
       signal_in: shapes of its input.
       signal_out: shapes of its output.
       need_in: offsets stored at its input.
@@ -65,9 +65,12 @@ class Site:
     inside: tuple[Child, ...] = static(default=())
 
     def side(self, index: int) -> Site:
-        """Returns the site of one batch with itself: that of x1 (0) or of x2 (1).
+        """Returns the site of one batch with itself: of x1 (0) or x2 (1).
 
-        Of a layer without layers inside.
+        The layer must have no layers inside.
+
+        Args:
+          index: the side.
         """
         masks_in, masks_out = self.masks_in[index], self.masks_out[index]
         return dataclasses.replace(
@@ -89,7 +92,7 @@ def side_signal(signal: Signals, index: int) -> Signals:
 
 
 class Child(NamedTuple):
-    """A layer inside of another one, and what it reads.
+    """A layer inside another one, and its input.
 
     Attributes:
       place: which of `inner_layers`.
@@ -97,7 +100,7 @@ class Child(NamedTuple):
       need: offsets needed at its output.
       reads: the earlier child whose output it reads; None for the input of the layer around it.
       branch: the branch that it reads of that; None for all of it.
-      key: its name in paths.
+      key: the name of the layer in paths.
     """
 
     place: int
@@ -121,11 +124,11 @@ class Layer:
     """
 
     alias: ClassVar[str] = ""
-    # Only hands covariances on, to layers inside or as they are: nothing is compiled.
+    # Only hands covariances on, to layers inside or unchanged: nothing is compiled.
     structural: ClassVar[bool] = False
-    # Calls functions whose effect nothing tells beforehand: nothing is compiled.
+    # Calls functions whose effect is unknown beforehand: nothing is compiled.
     called_anew: ClassVar[bool] = False
-    # What makes init_fn, apply_fn and kernel_fn of a network; `network.py` hands it down.
+    # Classes of init_fn, apply_fn and kernel_fn; set by `network.py`.
     functions: ClassVar[tuple[Callable[[Layer], Function], ...]] = ()
 
     def __post_init__(self) -> None:
@@ -133,21 +136,27 @@ class Layer:
             object.__setattr__(self, name, as_leaf(getattr(self, name)))
 
     def __getstate__(self) -> dict[str, object]:
-        """Returns the fields, without what is kept between calls."""
+        """Returns the fields, without the values cached between calls."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def as_now(self, snapshot: Function) -> Layer:
         """Returns the layer with the functions that it holds as snapshots (see `traced.py`).
 
         Args:
-          snapshot: from an elementwise function, and its number of arguments unless that is 1.
+          snapshot: returns the snapshot of an elementwise function; its second argument is the
+            number of arguments of that function, 1 by default.
         """
         return self
 
     # The finite layer.
 
     def init(self, key: Key, shape: Shapes) -> Params:
-        """Returns the parameters of the finite layer for inputs of `shape`."""
+        """Returns random parameters of the finite layer.
+
+        Args:
+          key: random key.
+          shape: shape of the input, or a tuple of shapes for branches.
+        """
         return ()
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
@@ -162,26 +171,46 @@ class Layer:
         return x
 
     def output_shape(self, shape: Shapes) -> Shapes:
-        """Returns the shape of the output, or raises if inputs of `shape` do not fit."""
+        """Returns the shape of the output.
+
+        Args:
+          shape: shape of the input, or a tuple of shapes for branches.
+
+        Raises:
+          ValueError: the shape does not fit.
+        """
         check_one_input(shape)
         return shape
 
     def mask(self, mask: Masks, shape: Shapes) -> Masks:
-        """Returns the mask of the output from the mask and the shape of the input."""
+        """Returns the mask of the output.
+
+        Args:
+          mask: mask of the input.
+          shape: shape of the input.
+        """
         return mask
 
     # The infinite layer.
 
     def input_axes(self) -> tuple[int, int] | None:
-        """Returns the batch and channel axis that the layer states, or None if it states none."""
+        """Returns the batch and channel axis that the layer expects, or None for any."""
         return None
 
     def output_axes(self, signal: Signal) -> tuple[int, int]:
-        """Returns the batch and channel axis of the output."""
+        """Returns the batch and channel axis of the output.
+
+        Args:
+          signal: description of the input.
+        """
         return signal.batch_axis, signal.channel_axis
 
     def output_signal(self, signal: Signals) -> Signals:
-        """Returns the description of the output from that of the input."""
+        """Returns the description of the output.
+
+        Args:
+          signal: description of the input.
+        """
         if not isinstance(signal, Signal):
             check_one_input(signal)
         self._check_axes(signal)
@@ -189,13 +218,19 @@ class Layer:
         return Signal(*shapes, *self.output_axes(signal))
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
-        """Returns the offsets needed at the input for those needed at the output."""
+        """Returns the offsets needed at the input.
+
+        Args:
+          need: offsets needed at the output.
+          signal: description of the input.
+        """
         return need
 
     def moduli(self, moduli: Moduli, signal: Signals) -> Moduli:
-        """Returns per spatial axis of the output the modulus of its folded offsets.
+        """Returns the modulus of the folded offsets per spatial axis of the output.
 
-        It is the one that keeps folded rows in place through the layer, None where there is none.
+        With this modulus, folded rows keep their places through the layer; None where no modulus
+        does that.
 
         Args:
           moduli: moduli at the input, or a tuple of them for branches.
@@ -209,7 +244,7 @@ class Layer:
     def children(self, signal: Signals, need: Needs) -> tuple[Child, ...]:
         """Returns the layers inside, in the order in which `propagate` runs `step` on them.
 
-        A combinator states them; their sites are then `site.children`. See `join` too.
+        Combinators override it; the sites of these layers are `site.children`. See also `join`.
 
         Args:
           signal: description of the input.
@@ -218,21 +253,31 @@ class Layer:
         return ()
 
     def join(self, inside: list[PyTree]) -> PyTree:
-        """Returns what holds of the output, from what holds of the outputs of the layers inside.
+        """Returns a property of the output, from that property of the outputs of the layers inside.
 
-        For combinators that hand covariances on: the last one's, or a tuple for branches. None:
-        the output is something of its own.
+        For combinators that hand covariances on: the property of the last layer, or a tuple for
+        branches. None means that the output is computed by the layer itself.
+
+        Args:
+          inside: the property of the output of each layer inside.
         """
         return None
 
     def mixes_samples(self, signal: Signals) -> bool:
-        """Returns whether the layer moves or combines samples, so that batches cannot be split."""
+        """Returns whether the layer moves or combines samples, so that batches cannot be split.
+
+        Args:
+          signal: description of the input.
+        """
         return self.pairs_samples(signal)
 
     def pairs_samples(self, signal: Signals) -> bool:
         """Returns whether self-covariances of the output need those between different samples.
 
-        What such a layer gives for them is replaced by the diagonal of its NNGP.
+        The self-covariances from such a layer are replaced by the diagonal of its NNGP.
+
+        Args:
+          signal: description of the input.
         """
         return False
 
@@ -240,21 +285,31 @@ class Layer:
         """Returns the covariances of the output from those of the input.
 
         They may hold more offsets than `site.need_out`, never fewer.
+
+        Args:
+          cov: covariances of the input.
+          site: place of the layer in the network.
         """
         return cov
 
     # What the infinite layer costs.
 
     def operations(self, site: Site) -> int | float | None:
-        """Returns floating point operations for one entry of the output and pair of samples.
+        """Returns the floating-point operations per entry of the output and pair of samples.
 
-        Those of NNGP and NTK together, by count of the formulas. None: `plan` counts the equations
-        of `propagate`.
+        They are those of NNGP and NTK together, counted in the formulas. None: `plan` counts the
+        equations of `propagate`.
+
+        Args:
+          site: place of the layer in the network.
         """
         return None
 
     def temporaries(self, site: Site) -> tuple[float, int]:
-        """Returns what XLA allocates beside input and output of `propagate`.
+        """Returns the memory that XLA allocates beside the input and output of `propagate`.
+
+        Args:
+          site: place of the layer in the network.
 
         Returns:
           Copies of the input, and arrays of features: numbers per sample and entry of the input.
@@ -282,7 +337,7 @@ class Layer:
 
     @property
     def label(self) -> str:
-        """The constructor's name in messages; `alias` names a family, for old scripts."""
+        """The constructor's name, for messages; `name` may be that of a family, for old scripts."""
         return type(self).__name__
 
     @property
@@ -329,7 +384,7 @@ def _same(a: object, b: object) -> bool:
 
 
 def _number(value: object) -> str:
-    """Returns numbers as people write them."""
+    """Returns numbers as short text."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, jax.Array) and value.ndim == 0 and is_concrete(value):

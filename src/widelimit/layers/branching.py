@@ -46,7 +46,12 @@ class FanOut(Layer):
       num: number of branches.
 
     Raises:
-      ValueError: num is less than 1.
+      ValueError: `num` is less than 1.
+
+    Example:
+      >>> from widelimit import stax
+      >>> stax.FanOut(2).output_shape((8, 3))
+      ((8, 3), (8, 3))
     """
 
     structural = True
@@ -80,7 +85,7 @@ class FanOut(Layer):
 
 
 class _FanIn(Layer):
-    """What joins of branches share."""
+    """Base class of joins of branches."""
 
     def output_shape(self, shape: Shapes) -> Shapes:
         _check_branches(shape)
@@ -110,7 +115,7 @@ class _FanIn(Layer):
         return cov[0] if len(cov) == 1 else self._join(cov, site)
 
     def _join(self, cov: Sequence[Covariances], site: Site) -> Covariances:
-        """Returns the covariances of several branches joined."""
+        """Returns the covariances of the output of several branches."""
         raise NotImplementedError
 
 
@@ -121,9 +126,21 @@ class FanInSum(_FanIn):
     K = sum_i K_i and T = sum_i T_i, for independent zero-mean Gaussian branches.
 
     Raises:
-      ValueError: branches of different shapes, or none.
+      ValueError: branches of different shapes, or no branches.
       NotImplementedError: a branch is not Gaussian, or two branches are correlated: their kernels
         do not add.
+
+    Example:
+      A residual block:
+
+      >>> from widelimit import stax
+      >>> block = stax.serial(
+      ...     stax.FanOut(2),
+      ...     stax.parallel(stax.Identity(), stax.serial(stax.Relu(), stax.Dense(64))),
+      ...     stax.FanInSum(),
+      ... )
+      >>> stax.serial(stax.Dense(64), block, stax.Dense(1)).output_shape((8, 3))
+      (8, 1)
     """
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
@@ -140,7 +157,7 @@ class FanInProd(_FanIn):
     K = prod_i K_i and T = sum_i T_i prod_{j != i} K_j, for independent branches.
 
     Raises:
-      ValueError: branches of different shapes, or none.
+      ValueError: branches of different shapes, or no branches.
       NotImplementedError: two branches are correlated.
     """
 
@@ -210,7 +227,7 @@ class FanInConcat(_FanIn):
         return self.axis % ndim
 
     def _space(self, signal: Signal) -> int | None:
-        """Returns which spatial axis grows, None if none does."""
+        """Returns the index of the spatial axis that grows, or None."""
         axis = self._axis(signal.ndim)
         return signal.spatial_axes.index(axis) if axis in signal.spatial_axes else None
 
@@ -222,7 +239,7 @@ class FanInConcat(_FanIn):
             return None
         present = [m.shape for m in mask if m is not None]
         axis = self._axis(len(shape[0]))
-        # Axes that no mask tells apart stay single: later layers ask whether channels are one.
+        # Axes along which all masks are constant keep size 1: later layers check this for channels.
         single = [i != axis and all(m[i] == 1 for m in present) for i in range(len(shape[0]))]
         full = []
         for m, s in zip(mask, shape, strict=True):

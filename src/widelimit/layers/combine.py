@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @pytree
 class _Combinator(Layer):
-    """What networks made of several layers share."""
+    """Base class of networks made of several layers."""
 
     layers: tuple[Layer, ...] = ()
 
@@ -48,7 +48,7 @@ class Serial(_Combinator):
     label = "serial"
 
     def _walk(self, start: _T, advance: Callable[[Layer, _T], _T]) -> list[_T]:
-        """Returns the values of a forward pass before every layer and at the end."""
+        """Returns the values of a forward pass before each layer, and the last one."""
         values = [start]
         for i, layer in enumerate(self.layers):
             with located(f"{self.label}[{i}]", layer):
@@ -56,11 +56,11 @@ class Serial(_Combinator):
         return values
 
     def shapes(self, shape: Shapes) -> list[Shapes]:
-        """Returns the shapes before every layer and at the end."""
+        """Returns the shapes before each layer, and that of the output."""
         return self._walk(shape, lambda layer, s: layer.output_shape(s))
 
     def signals(self, signal: Signals) -> list[Signals]:
-        """Returns the signals before every layer and at the end."""
+        """Returns the signals before each layer, and that of the output."""
         return self._walk(signal, lambda layer, s: layer.output_signal(s))
 
     def output_shape(self, shape: Shapes) -> Shapes:
@@ -123,7 +123,7 @@ class Parallel(_Combinator):
     label = "parallel"
 
     def _each(self, function: Callable[..., _T], *branches: Sequence[object]) -> tuple[_T, ...]:
-        """Returns the results of a function of every layer and its branch."""
+        """Returns the results of a function called with each layer and its branch."""
         for tree in branches:
             check_count("branches", tree, self.layers)
         results = []
@@ -156,7 +156,7 @@ class Parallel(_Combinator):
 
     def children(self, signal: Signals, need: Needs) -> tuple[Child, ...]:
         pairs = enumerate(zip(signal, need, strict=True))
-        return tuple(Child(i, part, wanted, branch=i, key=i) for i, (part, wanted) in pairs)
+        return tuple(Child(i, part, n, branch=i, key=i) for i, (part, n) in pairs)
 
     def join(self, inside: list[PyTree]) -> PyTree:
         return tuple(inside)
@@ -246,7 +246,7 @@ class Repeat(Layer):
             return ()
         closed = self.needs(need, signal)
         first = Child(0, signal, closed, key="*")
-        return first, first._replace(reads=0)  # all later applications are alike
+        return first, first._replace(reads=0)  # all later applications have the same site
 
     def join(self, inside: list[PyTree]) -> PyTree:
         return inside[0] if inside else None
@@ -278,7 +278,7 @@ class Repeat(Layer):
         return jax.lax.scan(body, cov, None, length=self.n - done)[0]
 
     def _once(self, cov: Covs, site: Site) -> Covs:
-        """Returns the covariances after one application, with the origins of all made one."""
+        """Returns the covariances after one application, origins renamed to those of all rounds."""
         with located(f"{self.label}[*]", self.layer):
             out = step(self.layer, cov, site)
         return _rename_origins(out, site.path)
@@ -288,10 +288,10 @@ class Repeat(Layer):
 
 
 def _rename_origins(tree: Covs, path: str) -> Covs:
-    """Returns covariances whose origins inside the body are marked as of an earlier round.
+    """Returns covariances whose origins inside the body are marked as from an earlier round.
 
-    The next round's weights are then told from them. All earlier rounds share names, so that the
-    structure repeats: branches from different ones may count as correlated, never the reverse.
+    They then differ from the weights of the next round. All earlier rounds share names, so that the
+    structure repeats: branches from different rounds may count as correlated, never the reverse.
     """
     if isinstance(tree, Trio):
         return Trio(*(_rename_origins(c, path) for c in (tree.first, tree.second, tree.cross)))
@@ -307,19 +307,19 @@ def _structure(tree: Covs) -> tuple[PyTreeDef, list[tuple[tuple[int, ...], np.dt
     return treedef, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
-def check_count(what: str, given: object, layers: tuple[Layer, ...]) -> None:
-    """Raises unless there is one of `given` per layer."""
-    count = len(given) if isinstance(given, list | tuple) else None
-    if what == "branches" and isinstance(given, list | tuple):
-        count = None if any(isinstance(size, int) for size in given) else count  # a shape
+def check_count(what: str, values: object, layers: tuple[Layer, ...]) -> None:
+    """Raises unless `values` has one entry per layer."""
+    count = len(values) if isinstance(values, list | tuple) else None
+    if what == "branches" and isinstance(values, list | tuple):
+        count = None if any(isinstance(size, int) for size in values) else count  # a shape
     if count != len(layers):
-        one = "one array" if what == "branches" else type(given).__name__
+        one = "one array" if what == "branches" else type(values).__name__
         got = one if count is None else count
         raise ValueError(f"expected a list or tuple of {len(layers)} {what}, got {got}")
 
 
 def block_repr(name: str, items: tuple[object, ...]) -> str:
-    """Returns a nested network, one layer a line."""
+    """Returns a nested network as text, one layer per line."""
     if not items:
         return f"{name}()"
     body = ",\n".join(repr(item) for item in items)
@@ -331,6 +331,9 @@ def serial(*layers: LayerLike) -> Serial:
 
     Args:
       *layers: layers, networks, or foreign triples (init_fn, apply_fn, kernel_fn).
+
+    Raises:
+      TypeError: an argument is not a layer.
 
     Example:
       >>> from widelimit import stax
@@ -344,7 +347,16 @@ def parallel(*layers: LayerLike) -> Parallel:
     """Returns the network that applies the k-th layer to the k-th element of a list or tuple.
 
     Args:
-      *layers: layers, networks, or foreign triples.
+      *layers: layers, networks, or foreign triples (init_fn, apply_fn, kernel_fn).
+
+    Raises:
+      TypeError: an argument is not a layer.
+
+    Example:
+      >>> from widelimit import stax
+      >>> branches = stax.parallel(stax.Dense(64), stax.Identity())
+      >>> branches.output_shape([(8, 3), (8, 5)])
+      ((8, 64), (8, 5))
     """
     return Parallel(tuple(as_layer(layer) for layer in layers))
 
@@ -360,6 +372,13 @@ def repeat(layer: LayerLike, n: int) -> Repeat:
       n: number of applications; 0 is the identity.
 
     Raises:
-      ValueError: n is negative, or the layer changes the shape.
+      ValueError: `n` is negative or not an integer, or the layer changes the shape.
+      TypeError: `layer` is not a layer.
+
+    Example:
+      >>> from widelimit import stax
+      >>> block = stax.serial(stax.Dense(64), stax.Relu())
+      >>> stax.serial(stax.repeat(block, 20), stax.Dense(1)).output_shape((8, 64))
+      (8, 1)
     """
     return Repeat(as_layer(layer), n)

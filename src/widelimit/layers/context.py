@@ -1,4 +1,4 @@
-"""What finite layers get in one call, beside their parameters and inputs."""
+"""The random key, mask and graph pattern of a finite layer in one call."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from widelimit.typing import Key, Masks, Pattern
 
 @pytree
 class Context:
-    """What a finite layer gets beside its parameters and its input.
+    """The random key, mask and graph pattern of a finite layer in one call.
 
     Attributes:
-      rng: random key of the layer; None without randomness.
+      rng: random key of the layer, or None.
       mask: mask of its input (True = masked), a tuple of masks for branches; None without masks.
-      pattern: graph pattern of the call; None without one.
+      pattern: graph pattern of the call, or None.
     """
 
     rng: Key | None = None
@@ -25,20 +25,36 @@ class Context:
     pattern: Pattern = None
 
     def with_rng(self, rng: Key | None) -> Context:
-        """Returns the context with another random key."""
+        """Returns the context with another random key.
+
+        Args:
+          rng: the key.
+        """
         return dataclasses.replace(self, rng=rng)
 
     def with_mask(self, mask: Masks) -> Context:
-        """Returns the context with another mask."""
+        """Returns the context with another mask.
+
+        Args:
+          mask: the mask.
+        """
         return dataclasses.replace(self, mask=mask)
 
     def split(self, n: int) -> list[Context]:
-        """Returns the contexts of n layers inside, each with a random key of its own."""
+        """Returns the contexts of layers inside, each with another random key.
+
+        Args:
+          n: number of layers.
+        """
         if self.rng is None or n == 0:
             return [self] * n
         return [self.with_rng(key) for key in jax.random.split(self.rng, n)]
 
     def branches(self, n: int) -> list[Context]:
-        """Returns the contexts of n layers side by side, each with the mask of its branch too."""
+        """Returns the contexts of layers side by side, each with the mask of its branch too.
+
+        Args:
+          n: number of layers.
+        """
         masks = (None,) * n if self.mask is None else self.mask
         return [one.with_mask(m) for one, m in zip(self.split(n), masks, strict=True)]

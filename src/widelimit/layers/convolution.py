@@ -1,4 +1,4 @@
-"""Convolutions: what they share, Conv and ConvLocal."""
+"""Convolutions: their base class, Conv and ConvLocal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Settings(TypedDict):
 
 @pytree
 class ConvolutionLayer(AffineLayer):
-    """What convolutions share."""
+    """Base class of convolutions."""
 
     out_chan: Size = static()
     filter_shape: Sizes = static()
@@ -122,6 +122,11 @@ class ConvolutionLayer(AffineLayer):
         return tuple(sizes[c] for c in axes.out)
 
     def fan_in(self, channels: int) -> int:
+        """Returns the number of inputs of an output.
+
+        Args:
+          channels: number of input channels.
+        """
         return channels * math.prod(self.filter_shape)
 
     def _filter(self, channels: int) -> tuple[int, ...]:
@@ -154,7 +159,7 @@ class ConvolutionLayer(AffineLayer):
         if weights.shape != expected:
             raise ValueError(
                 f"expected weights of shape {expected} for an input of shape {x.shape}, got "
-                f"{weights.shape}: the input differs from the one given to init_fn"
+                f"{weights.shape}: pass an input of the shape that init_fn got"
             )
         dtype = jnp.result_type(x, weights)  # jax.lax does not promote
         out = self._convolve(jnp.asarray(x, dtype), jnp.asarray(weights, dtype))
@@ -173,7 +178,7 @@ class ConvolutionLayer(AffineLayer):
         }
 
     def _padded(self, x: Array) -> tuple[Array, tuple[tuple[int, int], ...]]:
-        """Returns the input, wrapped if space is circular, and what padding is left to do."""
+        """Returns the input, wrapped if space is circular, and the padding still to be done."""
         windows, spatial = self.windows, self.axes.spatial
         pads = windows.pads(tuple(x.shape[axis] for axis in spatial))
         if not windows.circular:
@@ -223,10 +228,10 @@ class ConvolutionLayer(AffineLayer):
 class Conv(ConvolutionLayer):
     """Returns a convolution over any number of spatial axes.
 
-    With A[M] the mean over the filter of M at pairs of positions shifted alike,
+    With A[M] the mean over the filter of M, both positions of a pair shifted by the same tap,
     K' = W_std^2 A[K] + b_std^2 and T' = K' + W_std^2 A[T] (NTK parameterisation);
     T' = (C_in F / s0) A[K] + W_std^2 A[T] + 1[b_std is not None] (standard), F the number of filter
-    entries. Padding reads zero and counts in the mean, or wraps around ('CIRCULAR').
+    entries. Positions in the padding are zero and count in the mean, or wrap around ('CIRCULAR').
 
     Source: arXiv:1810.05148, arXiv:1904.11955.
 
@@ -245,8 +250,17 @@ class Conv(ConvolutionLayer):
       trainable: False freezes the layer: it adds nothing to the NTK.
 
     Raises:
-      ValueError: strides, padding, dilation or axes that do not fit the filter; at shape time, a
-        window that is larger than the padded image.
+      ValueError: strides, padding, dilation or axes that do not fit the filter; when a shape is
+        known, a window that is larger than the padded image.
+      TypeError: sizes that are not ints, or `W_std` or `b_std` is not a number.
+
+    Example:
+      >>> from widelimit import stax
+      >>> net = stax.serial(
+      ...     stax.Conv(64, (3, 3), padding="SAME"), stax.Relu(), stax.Flatten(), stax.Dense(10)
+      ... )
+      >>> net.output_shape((8, 32, 32, 3))
+      (8, 10)
     """
 
     def _convolve(self, x: Array, weights: Array) -> Array:
@@ -257,9 +271,9 @@ class Conv(ConvolutionLayer):
 
 @pytree
 class ConvLocal(ConvolutionLayer):
-    """Returns a convolution with weights and biases of their own at every position.
+    """Returns a convolution whose weights and biases differ from position to position.
 
-    Its kernels are those of `Conv` at equal positions, and zero at unequal ones.
+    The kernels are those of `Conv` at equal positions, and zero at unequal ones.
 
     Args:
       out_chan: number of output channels.

@@ -1,4 +1,4 @@
-"""Networks as text: a description in JSON from which a network is built again."""
+"""Networks as text: `to_json` describes a network, `from_json` builds it again."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _ENUMS = {
 def to_json(net: Layer) -> str:
     """Returns a description of a network, hyper-parameters included, as JSON.
 
-    Networks of one structure with equal hyper-parameters have equal descriptions. Numbers are
-    written in full: kernels of the network that `from_json` builds are equal to the bit.
+    Networks with the same structure and equal hyper-parameters have equal descriptions. Numbers are
+    written in full: the network that `from_json` builds has the same kernels to the last bit.
 
     Args:
-      net: a network. Functions in it (of `Elementwise`, say) and layers of your own are written
-        down by name, as "module:name".
+      net: a network. Its functions (those of `Elementwise`, for instance) and your own layers are
+        written by name, as "module:name".
 
     Raises:
-      TypeError: traced hyper-parameters, layers made from a triple of functions, functions without
-        a name of their own (lambdas and local ones); the message says where they are.
+      TypeError: traced hyper-parameters, layers made from a triple of functions, or functions that
+        cannot be imported by name (lambdas and local functions); the message gives the place.
 
     Example:
       >>> import widelimit as wl
@@ -65,17 +65,24 @@ def to_json(net: Layer) -> str:
 
 
 def from_json(text: str, known: Sequence[type[Layer] | Callable[..., object]] = ()) -> Layer:
-    """Returns the network that a description of `to_json` describes.
+    """Returns the network described by the output of `to_json`.
 
-    Nothing is imported and nothing is run but constructors of layers, whoever wrote the text.
+    Only constructors of layers are run, and nothing is imported: text from others is safe to read.
 
     Args:
       text: the description.
-      known: classes of layers and functions that are not of this package and that the text names.
+      known: layer classes and functions from outside this package that the text names.
 
     Raises:
-      ValueError: not a description, one of a later version of this package, or one that names an
-        unknown layer or function, an unknown argument, or arguments that the layer refuses.
+      ValueError: the text is not a description, comes from a later version of this package, names
+        an unknown layer, function or argument, or has arguments that the layer refuses.
+
+    Example:
+      >>> import widelimit as wl
+      >>> from widelimit import stax
+      >>> text = wl.to_json(stax.Elementwise(fn=abs))
+      >>> wl.from_json(text, known=[abs])
+      Elementwise(fn=abs)
     """
     try:
         described = json.loads(text)
@@ -93,7 +100,7 @@ def from_json(text: str, known: Sequence[type[Layer] | Callable[..., object]] = 
     try:
         net = _decode(described["network"], "network", names)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"expected what to_json writes, got {shown(text)}: {error}") from error
+        raise ValueError(f"expected the output of to_json, got {shown(text)}: {error}") from error
     if not isinstance(net, Layer):
         raise ValueError(f"expected the description of a network, got {shown(net)}")
     return net
@@ -112,7 +119,7 @@ def _is_own(kind: type) -> bool:
 
 
 def _name(value: type | Callable[..., object]) -> str:
-    """Returns what a class or a function of others is called."""
+    """Returns the name of a class or function from outside this package, "module:name"."""
     return f"{value.__module__}:{value.__qualname__}"
 
 
@@ -121,10 +128,10 @@ def _encode(value: object, where: str) -> _Json:
 
     Args:
       value: the value.
-      where: where it stands, for errors.
+      where: its place in the network, for errors.
 
     Raises:
-      TypeError: something that has no description.
+      TypeError: a value without a description.
     """
     if isinstance(value, Layer):
         return _encode_layer(value, where)
@@ -171,12 +178,12 @@ def _decode(value: _Json, where: str, names: _Names) -> object:
     """Returns the value of a field of a layer.
 
     Args:
-      value: what `_encode` returned.
-      where: where it stands, for errors.
+      value: the result of `_encode`.
+      where: its place in the network, for errors.
       names: layers and functions by name.
 
     Raises:
-      ValueError: something else, or an unknown name.
+      ValueError: a value that `_encode` does not return, or an unknown name.
     """
     if isinstance(value, list):
         return tuple([_decode(part, f"{where}[{i}]", names) for i, part in enumerate(value)])
@@ -198,13 +205,13 @@ def _decode(value: _Json, where: str, names: _Names) -> object:
             return ...
         case {"enum": str(kind), "member": str(member)} if kind in _ENUMS:
             return _ENUMS[kind].__members__[member]
-    raise ValueError(f"expected what to_json writes, got {shown(value)} at {where}")
+    raise ValueError(f"expected the output of to_json, got {shown(value)} at {where}")
 
 
 def _named(name: str, where: str, names: _Names) -> Callable[..., object]:
     if name not in names:
         raise ValueError(
-            f"expected layers of widelimit, or what is among `known`, got {name!r} at {where}: "
+            f"expected layers of widelimit, or those in `known`, got {name!r} at {where}: "
             f"from_json(text, known=[{name.rpartition(':')[2]}]) builds it"
         )
     return names[name]
@@ -216,9 +223,9 @@ def _decode_layer(
     where: str,
     names: _Names,
 ) -> object:
-    given = {key: _decode(v, f"{where}.{key}", names) for key, v in fields.items()}
+    arguments = {key: _decode(v, f"{where}.{key}", names) for key, v in fields.items()}
     try:
-        return kind(**given)
+        return kind(**arguments)
     except Exception as error:
-        text = f"expected arguments that {kind.__name__} takes at {where}, got {shown(given)}"
+        text = f"expected arguments that {kind.__name__} takes at {where}, got {shown(arguments)}"
         raise ValueError(f"{text}: {error}") from error

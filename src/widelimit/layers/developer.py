@@ -1,4 +1,4 @@
-"""What authors of layers given as functions state about them: `requires`, `supports_masking`."""
+"""Decorators by which authors of layers describe their functions: requires, supports_masking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from widelimit.typing import Function, Masks, Shapes
 
 
 class Bool(enum.IntEnum):
-    """No, maybe, yes; `a & b` is the lesser."""
+    """Three-valued truth: NO, MAYBE, YES; `a & b` returns the smaller."""
 
     NO = 0
     MAYBE = 1
@@ -31,15 +31,15 @@ class Bool(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Diagonal:
-    """Which pairs of positions a layer reads and makes; of a network, as its layers compose.
+    """The pairs of positions that a layer reads and produces.
 
-    `a >> b` is a followed by b (`b << a` the same), `a & b` the two side by side. True where equal
-    positions of the input are enough for the whole.
+    `a >> b` (or `b << a`) returns the value for a followed by b, `a & b` for both side by side. It
+    is true where equal positions of the input are enough for the network.
 
     Attributes:
-      input: whether equal positions of the input are enough for those of the output; MAYBE where
-        they are if unequal positions are uncorrelated.
-      output: whether equal positions are all that the output has: YES where the layer removes the
+      input: whether equal positions of the input are enough for those of the output; MAYBE if they
+        are only where unequal positions are uncorrelated.
+      output: whether the output has equal positions only: YES where the layer removes the
         spatial axes, MAYBE where it makes unequal positions uncorrelated.
     """
 
@@ -67,13 +67,13 @@ class Diagonal:
 
 @dataclasses.dataclass(frozen=True)
 class Requirements:
-    """What a function from Kernel to Kernel requires of its argument.
+    """The requirements of a function from Kernel to Kernel on its argument.
 
     Attributes:
-      batch_axis: axis of the samples, None if any.
-      channel_axis: axis of the channels, None if any.
+      batch_axis: axis of the samples, None for any.
+      channel_axis: axis of the channels, None for any.
       diagonal_batch: False where covariances between all samples are read.
-      diagonal_spatial: which pairs of positions are read; None where nothing is known.
+      diagonal_spatial: which pairs of positions are read; None if unknown.
     """
 
     batch_axis: int | None = None
@@ -83,7 +83,7 @@ class Requirements:
 
     @staticmethod
     def of(kernel_fn: Function) -> Requirements:
-        """Returns what `requires` stated about a function."""
+        """Returns the requirements that `requires` attached to a function."""
         return getattr(kernel_fn, "requirements", Requirements())
 
     @property
@@ -92,7 +92,7 @@ class Requirements:
         return self.diagonal_spatial is not None and self.diagonal_spatial.input == Bool.YES
 
     def check(self, kernel: object) -> None:
-        """Raises unless a Kernel is as required."""
+        """Raises unless a Kernel meets the requirements."""
         if not isinstance(kernel, Kernel):
             raise TypeError(f"expected a Kernel, got {type(kernel).__name__}")
         ndim = len(kernel.shape1)
@@ -114,15 +114,16 @@ class Requirements:
 
 
 def requires(**reqs: Any) -> Callable[[Function], Function]:
-    """Returns a decorator that states what a function from Kernel to Kernel requires.
+    """Returns a decorator that declares the requirements of a function from Kernel to Kernel.
 
-    Every call is checked. Inside a network the axes also say how its inputs are read.
+    Every call is checked. A network with such a layer also takes its input axes from `batch_axis`
+    and `channel_axis`.
 
     Args:
       **reqs: `batch_axis` and `channel_axis`, ints or None; `diagonal_batch`, False where
         covariances between all samples are read; `diagonal_spatial`, a `Diagonal`: with
         `input=Bool.YES` the function also takes Kernels of equal positions only, and gets those
-        where no others are needed. Others are ignored.
+        where no other positions are needed. Other keywords are ignored.
 
     Raises:
       TypeError: a value of another type.
@@ -150,17 +151,18 @@ def requires(**reqs: Any) -> Callable[[Function], Function]:
 
 
 def supports_masking(remask_kernel: bool) -> Callable[[Function], Function]:
-    """Returns a decorator for functions that return the functions of a layer; goes below `layer`.
+    """Returns a decorator that lets masks through a layer made of functions; goes below `layer`.
 
-    Masks then pass the layer: unchanged, or as a fourth function `mask_fn(mask, input_shape)`
-    says. `apply_fn` gets inputs that are zero under the mask, and the mask as the keyword `mask`.
+    The mask passes the layer unchanged, or becomes the result of a fourth function
+    `mask_fn(mask, input_shape)`. `apply_fn` gets inputs that are zero where they are masked, and
+    the mask as the keyword `mask`.
 
     Args:
       remask_kernel: whether the layer makes covariances of masked positions that are not zero.
-        Kept for old scripts: they are set to zero in any case.
+        For compatibility only: they are set to zero in any case.
 
     Raises:
-      TypeError: `remask_kernel` is no bool.
+      TypeError: `remask_kernel` is not a bool.
     """
     if not isinstance(remask_kernel, bool):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""The axes of a convolution, as letters: where batch, channels and space stand."""
+"""The axes of a convolution, as letters: the places of batch, channels and space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class DimensionNumbers:
-    """Where the axes of the input, the filter and the output of a convolution stand.
+    """The order of the axes of the input, filter and output of a convolution.
 
     Attributes:
       lhs: letters of the input, e.g. 'NHWC'; N is the batch, C the channels.
@@ -69,7 +69,7 @@ class DimensionNumbers:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Where each spatial axis of the output stands among those of the input."""
+        """The place of each spatial axis of the output among those of the input."""
         return tuple(self.space("lhs").index(c) for c in self.space("out"))
 
     @property

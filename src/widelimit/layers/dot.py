@@ -34,7 +34,7 @@ from widelimit.typing import (
 Constant: TypeAlias = float | Array | np.ndarray
 AxisPairs: TypeAlias = tuple[tuple[int, ...], ...]
 
-_FREE = 1000  # labels of axes of the constant that meet no axis of the input begin here
+_FREE = 1000  # first label of the axes of the constant that are not paired with the input's
 
 
 @pytree
@@ -43,22 +43,22 @@ class DotGeneral(Layer):
 
     z = C x, so K' = C K C^T and T' = C T C^T on both copies. Axes of the output are those of
     dot_general: the batch dimensions, then the free axes of the left, then of the right factor.
-    Free axes of the constant become spatial axes. Where the samples are summed over, the first of
-    them takes their place.
+    Free axes of the constant become spatial axes. If the samples are summed over, the first free
+    axis becomes the batch axis.
 
-    Which axes hold samples and channels is told by the layers before, `batch_axis` and
-    `channel_axis` hold for the first layer of a network.
+    Batch and channel axis follow from the layers before it; `batch_axis` and `channel_axis` are
+    those of the input if the layer is the first of a network.
 
     Args:
-      lhs: constant array or number that stands left of the input.
-      rhs: constant that stands right of it. With neither, the layer is the identity.
+      lhs: constant array or number, the left factor.
+      rhs: constant array or number, the right factor. With neither, the layer is the identity.
       dimension_numbers: ((lhs_contracting, rhs_contracting), (lhs_batch, rhs_batch)).
-      precision: of the products, as in `jax.lax.dot_general`.
+      precision: precision of the products, as in `jax.lax.dot_general`.
       batch_axis: axis of the samples.
       channel_axis: axis of the channels.
 
     Raises:
-      ValueError: both constants, dimension numbers that do not fit; at kernel time, dimension
+      ValueError: both constants, or dimension numbers that do not fit; at kernel time, dimension
         numbers that name the channel axis, or that leave no axis for the samples.
       TypeError: a constant that is not made of real numbers.
     """
@@ -102,7 +102,7 @@ class DotGeneral(Layer):
         return self.batch_axis, self.channel_axis
 
     def _check_axes(self, signal: Signal) -> None:
-        """Any axes will do: the dimension numbers say what happens."""
+        """Accepts any axes: the dimension numbers define what happens to them."""
 
     def _labels(self, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Returns labels of the axes of the constant and of the output.
@@ -137,11 +137,11 @@ class DotGeneral(Layer):
         constant, out = self._labels(len(shape))
         sizes = dict(enumerate(shape))
         for label, size in zip(constant, np.shape(self._constant), strict=True):
-            known = sizes.setdefault(label, size)
-            if known not in (-1, size):
+            present = sizes.setdefault(label, size)
+            if present not in (-1, size):
                 raise ValueError(
                     f"expected {size} entries along axis {label} of the input, as the constant "
-                    f"has, got {known} in shape {shape}"
+                    f"has, got {present} in shape {shape}"
                 )
         return tuple(sizes[label] for label in out)
 
@@ -159,7 +159,7 @@ class DotGeneral(Layer):
         if not samples:
             raise ValueError(
                 "expected a constant with a free axis where it sums over the samples, got "
-                f"dimension_numbers={self.dimension_numbers}: no axis is left for them"
+                f"dimension_numbers={self.dimension_numbers}: no axis is left for the samples"
             )
         return out.index(samples[0]), out.index(signal.channel_axis)
 
@@ -205,9 +205,9 @@ class DotGeneral(Layer):
         def grow(offsets: Offsets) -> Offsets:
             if not offsets.wanted:
                 return Offsets.none(len(signal.spatial))
-            kept = dict(zip(plan.space_out, offsets.axes, strict=True))
+            axes_of = dict(zip(plan.space_out, offsets.axes, strict=True))
             pairs = zip(plan.space, full.axes, strict=True)
-            return Offsets(tuple(kept.get(label, axis) for label, axis in pairs))
+            return Offsets(tuple(axes_of.get(label, axis) for label, axis in pairs))
 
         return need.map(grow)
 
@@ -215,8 +215,8 @@ class DotGeneral(Layer):
         if self._constant is None:
             return moduli
         plan = self._plan(signal)
-        kept = dict(zip(plan.space, moduli, strict=True))
-        return tuple(kept.get(label) for label in plan.space_out)
+        axes_of = dict(zip(plan.space, moduli, strict=True))
+        return tuple(axes_of.get(label) for label in plan.space_out)
 
     def pairs_samples(self, signal: Signals) -> bool:
         return self._constant is not None and self._plan(signal).mixes_samples
@@ -230,7 +230,7 @@ class DotGeneral(Layer):
 
 
 def _as_constant(value: ArrayLike | None) -> Constant | None:
-    """Returns a number as a float, and a copy of an array that others may write into."""
+    """Returns a number as a float, or an array as a copy that later writes do not change."""
     if value is None or isinstance(value, float | jax.Array):
         return value
     if isinstance(value, numbers.Real):
@@ -245,7 +245,7 @@ def _as_numbers(numbers_: Sequence[Sequence[Sizes]]) -> tuple[AxisPairs, ...]:
     """Returns dimension numbers as tuples of ints.
 
     Raises:
-      ValueError: another structure, or axes without a partner.
+      ValueError: the structure is wrong, or an axis has no partner.
     """
     try:
         pairs = tuple(tuple(tuple(map(int, axes)) for axes in pair) for pair in numbers_)

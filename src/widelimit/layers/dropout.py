@@ -1,4 +1,4 @@
-"""Dropout."""
+"""Dropout: a random subset of the units is set to zero in training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Dropout(Layer):
     """Returns a dropout layer.
 
     In training, units are kept with probability `rate` and divided by it: covariances of equal
-    samples at equal positions grow by 1 / rate, others stay. Equal samples are found by identity
-    of the inputs (x2 is None, or equals x1 as a whole).
+    samples at equal positions grow by 1 / rate, others do not change. Samples of x1 and x2 count as
+    equal only if x2 is None, or equals x1 as a whole.
 
     Source: arXiv:1611.01232.
 
@@ -29,7 +29,11 @@ class Dropout(Layer):
 
     Raises:
       ValueError: a rate outside (0, 1], another mode, or no `rng` in training.
-      NotImplementedError: at kernel time, raw input in training: its kernel stays random.
+      NotImplementedError: at kernel time, raw input in training: its kernel is random.
+
+    Example:
+      >>> from widelimit import stax
+      >>> net = stax.serial(stax.Dense(512), stax.Relu(), stax.Dropout(0.9), stax.Dense(1))
     """
 
     rate: Scalar
@@ -47,8 +51,8 @@ class Dropout(Layer):
             return x
         if context.rng is None:
             raise ValueError("expected rng=key in apply_fn, for Dropout(mode='train'); got None")
-        kept = jax.random.bernoulli(context.rng, self.rate, x.shape)
-        return jnp.where(kept, x / self.rate, 0)
+        keep = jax.random.bernoulli(context.rng, self.rate, x.shape)
+        return jnp.where(keep, x / self.rate, 0)
 
     def needs(self, need: Needs, signal: Signals) -> Needs:
         return need.with_variances()

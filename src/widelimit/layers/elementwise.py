@@ -1,7 +1,7 @@
-"""Nonlinearities: each is its function, its dual (in `activations.py`) and a docstring.
+"""Nonlinearities with duals in closed form (from `activations`).
 
 All act as K' = E[f(u) f(v)] and T' = T E[f'(u) f'(v)] for (u, v) ~ N(0, [[q1, c], [c, q2]]). They
-need a Gaussian input (the output of Dense, Conv, ...) and give a non-Gaussian one.
+need a Gaussian input (the output of Dense, Conv, ...); their output is not Gaussian.
 """
 
 from __future__ import annotations
@@ -29,31 +29,50 @@ from widelimit.typing import Arrays, Needs, Params, Scalar, Signals
 class ElementwiseLayer(Layer):
     """Base class of nonlinearities: override `activation` and `dual`.
 
-    A nonlinearity that needs work once per variance overrides `features` and `variance` too; the
-    features stand for the variances in `dual`.
+    A nonlinearity that needs work once per variance overrides `features` and `variance` too;
+    `dual` then gets features in place of variances.
     """
 
-    # Its dual depends on differences of covariances, not relative to their size.
+    # Whether its dual depends on absolute differences of covariances.
     subtracts: ClassVar[bool] = False
-    # It has a kink or a jump: its dual depends on the square root of 1 - correlation.
+    # Whether it has a kink or a jump: its dual depends on the square root of 1 - correlation.
     kinked: ClassVar[bool] = False
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
-        """Returns f(x)."""
+        """Returns f(x).
+
+        Args:
+          x: array of any shape.
+        """
         raise NotImplementedError
 
     def features(self, q: Float[Array, "..."]) -> Arrays:
-        """Returns what `dual` needs of variances q, with their axes last."""
+        """Returns the features of variances that `dual` needs, the axes of q last.
+
+        Args:
+          q: variances.
+        """
         return q
 
     def dual(
         self, c: Float[Array, "..."], q1: Arrays, q2: Arrays, gap: Float[Array, "..."]
     ) -> Dual:
-        """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried)."""
+        """Returns E[f f], E[f' f'] and the gap after the nonlinearity (None: not carried).
+
+        Args:
+          c: covariances.
+          q1: features of the variances of the first variable.
+          q2: features of the variances of the second variable.
+          gap: half the mean squared distances (q1 + q2) / 2 - c.
+        """
         raise NotImplementedError
 
     def variance(self, features: Arrays) -> Array:
-        """Returns E[f(u)^2]."""
+        """Returns E[f(u)^2].
+
+        Args:
+          features: features of the variances of u.
+        """
         return self.dual(features, features, features, jnp.zeros_like(features)).k
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
@@ -79,7 +98,7 @@ class ElementwiseLayer(Layer):
 
 
 class ClosedForm(ElementwiseLayer):
-    """Nonlinearities whose dual is a function of the pair and of all fields, in order."""
+    """Nonlinearities with a dual `_formula(c, q1, q2, gap, *fields)`."""
 
     _formula: ClassVar[Callable[..., Dual]]
 
@@ -92,7 +111,7 @@ class ClosedForm(ElementwiseLayer):
 
 @pytree
 class _OfDegree(ClosedForm):
-    """What nonlinearities of a degree share."""
+    """Base class of nonlinearities with a degree."""
 
     degree: int = static()
 
@@ -105,7 +124,7 @@ class _OfDegree(ClosedForm):
 
 @pytree
 class Erf(ClosedForm):
-    """Returns a erf(b x) + c.
+    """Returns a nonlinearity a erf(b x) + c.
 
     Source: Williams (1997), *Computing with infinite networks*.
 
@@ -113,6 +132,10 @@ class Erf(ClosedForm):
       a: output scale.
       b: input scale.
       c: output shift.
+
+    Example:
+      >>> from widelimit import stax
+      >>> net = stax.serial(stax.Dense(512), stax.Erf(), stax.Dense(1))
     """
 
     _formula = staticmethod(activations.erf)
@@ -133,7 +156,7 @@ def Sigmoid_like() -> Erf:
 
 @pytree
 class Sin(ClosedForm):
-    """Returns a sin(b x + c).
+    """Returns a nonlinearity a sin(b x + c).
 
     Args:
       a: output scale.
@@ -165,7 +188,9 @@ def Cos(a: Scalar = 1.0, b: Scalar = 1.0, c: Scalar = 0.0) -> Sin:
 
 @pytree
 class Rbf(ClosedForm):
-    """Returns sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose dual is exp(-gamma |x1 - x2|^2).
+    """Returns a nonlinearity sqrt(2) sin(sqrt(2 gamma) x + pi/4).
+
+    Its dual is the Gaussian kernel exp(-gamma |x1 - x2|^2).
 
     Source: Rahimi & Recht (2007), *Random features for large-scale kernel machines*.
 
@@ -184,10 +209,12 @@ class Rbf(ClosedForm):
 
 @pytree
 class Gelu(ElementwiseLayer):
-    """Returns x Phi(x). Source: arXiv:1606.08415; kernel: arXiv:2002.08517.
+    """Returns a GELU x Phi(x), with Phi the standard normal distribution function.
+
+    Source: arXiv:1606.08415; kernel: arXiv:2002.08517.
 
     Args:
-      approximate: use the tanh approximation in the finite network; the kernel is exact always.
+      approximate: use the tanh approximation in the finite network; the kernel is always exact.
     """
 
     subtracts = True
@@ -205,7 +232,7 @@ class Gelu(ElementwiseLayer):
 
 @pytree
 class Gabor(ClosedForm):
-    """Returns exp(-x^2) sin(x)."""
+    """Returns a nonlinearity exp(-x^2) sin(x)."""
 
     _formula = staticmethod(activations.gabor)
     subtracts = True
@@ -216,7 +243,7 @@ class Gabor(ClosedForm):
 
 @pytree
 class Exp(ClosedForm):
-    """Returns a exp(b x).
+    """Returns a nonlinearity a exp(b x).
 
     Args:
       a: output scale.
@@ -235,7 +262,9 @@ class Exp(ClosedForm):
 
 @pytree
 class Gaussian(ClosedForm):
-    """Returns a exp(b x^2). For b > 0 the kernel is NaN at variances where it diverges.
+    """Returns a nonlinearity a exp(b x^2).
+
+    For b > 0 the kernel is NaN at variances where the expectation diverges.
 
     Args:
       a: output scale.
@@ -254,7 +283,7 @@ class Gaussian(ClosedForm):
 
 @pytree
 class Monomial(_OfDegree):
-    """Returns x^degree.
+    """Returns a nonlinearity x^degree.
 
     Args:
       degree: a non-negative integer.
@@ -271,7 +300,7 @@ class Monomial(_OfDegree):
 
 @pytree
 class RectifiedMonomial(_OfDegree):
-    """Returns x^degree for x >= 0, else 0: the arc-cosine kernels.
+    """Returns a nonlinearity x^degree for x >= 0, else 0; its dual is an arc-cosine kernel.
 
     E[f' f'] of degree 0 is 0 by convention. Source: Cho & Saul (2009), *Kernel methods for deep
     learning*.
@@ -292,7 +321,7 @@ class RectifiedMonomial(_OfDegree):
 
 @pytree
 class Polynomial(ClosedForm):
-    """Returns sum_i coef[i] x^i.
+    """Returns a nonlinearity sum_i coef[i] x^i.
 
     Args:
       coef: coefficients, lowest power first; may be empty.
@@ -317,7 +346,7 @@ class Polynomial(ClosedForm):
 class Hermite(_OfDegree):
     """Returns the normalised probabilists' Hermite polynomial He_d(x) / sqrt(d!).
 
-    Its kernel is c^d at unit variance, and the true expectation at any other.
+    The dual is c^d at unit variance, and the exact expectation at any other.
 
     Args:
       degree: a non-negative integer.
@@ -339,7 +368,7 @@ class Hermite(_OfDegree):
 class ExpNormalized(ClosedForm):
     """Returns a layer with the kernel sqrt(q1 q2) exp(gamma (rho + shift)), rho = c / sqrt(q1 q2).
 
-    It has no finite form: `apply_fn` raises. Source: arXiv:1605.06265.
+    It has no finite form: `apply_fn` raises NotImplementedError. Source: arXiv:1605.06265.
 
     Args:
       gamma: rate of the exponential.

@@ -1,4 +1,4 @@
-"""Layers given as plain functions: (init_fn, apply_fn, kernel_fn), and perhaps mask_fn."""
+"""Layers made of plain functions: (init_fn, apply_fn, kernel_fn), and perhaps mask_fn."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from widelimit.typing import (
 
 @pytree
 class Foreign(Layer):
-    """A layer written as functions, the third from Kernel to Kernel, the fourth, if any, of masks.
+    """A layer made of functions (init_fn, apply_fn, kernel_fn), and perhaps mask_fn.
 
-    The first function says the shape of the output; the arrays that the third returns must fit it,
-    whether it states new shapes beside them or not. Batch and channel axis keep their places before
-    or behind the spatial axes. The output counts as made by fresh weights if it is Gaussian and the
-    input is not; else it stays correlated with whatever its input is correlated with. The third
-    function gets Kernels with all pairs of positions, or with equal ones only where it states that
-    they suffice and no others are needed.
+    `init_fn` returns the shape of the output. The arrays of the Kernel that `kernel_fn` returns
+    must fit it, whether its `shape1` and `shape2` are new or not. Batch and channel axis keep their
+    places before or behind the spatial axes. The output counts as made by fresh weights if it is
+    Gaussian and the input is not; else it is correlated with the same branches as the input.
+    `kernel_fn` gets Kernels with all pairs of positions, or with equal positions only if its
+    requirements say that they suffice and no others are needed.
     """
 
     called_anew = True
@@ -59,7 +59,7 @@ class Foreign(Layer):
 
     @property
     def requirements(self) -> Requirements:
-        """What the third function requires of its argument."""
+        """The requirements of `kernel_fn` on its argument."""
         return Requirements.of(self.kernel_function)
 
     @property
@@ -78,7 +78,7 @@ class Foreign(Layer):
         return stated.batch_axis or 0, channel
 
     def output_shape(self, shape: Shapes) -> Shapes:
-        # A foreign init accepts -1 as a batch size as ours does.
+        # Foreign init functions accept a batch size of -1, as ours do.
         key = jax.ShapeDtypeStruct((2,), "uint32")
         static_shape: list[Shapes] = []
 
@@ -104,7 +104,7 @@ class Foreign(Layer):
         if out != shape:
             raise NotImplementedError(
                 f"expected a layer that keeps its shape {shape} when inputs are masked, or one "
-                f"with masks (see stax.supports_masking), got {self.label}, given as functions"
+                f"with masks (see stax.supports_masking), got {self.label}, made of functions"
             )
         return mask
 
@@ -120,7 +120,7 @@ class Foreign(Layer):
     def needs(self, need: Needs, signal: Signals) -> Needs:
         if not self.requirements.diagonal_batch:
             raise NotImplementedError(
-                "expected a layer that keeps samples apart, got one given as functions that "
+                "expected a layer that keeps samples apart, got one made of functions that "
                 "requires diagonal_batch=False"
             )
         equal = self._equal_positions(need)
@@ -129,7 +129,7 @@ class Foreign(Layer):
         return _all_pairs(signal, equal)
 
     def _equal_positions(self, need: Needs) -> bool:
-        """Returns whether equal positions of the input are enough for what is needed."""
+        """Returns whether equal positions of the input are enough for the offsets needed."""
         zero = all(not set(axis) - {0} for n in _leaves(need) for axis in (n.cross | n.own).axes)
         return zero and self.requirements.equal_positions
 
@@ -137,10 +137,10 @@ class Foreign(Layer):
         return None
 
     def mixes_samples(self, signal: Signals) -> bool:
-        given, made = (
+        before, after = (
             {(s.n1, s.n2) for s in _leaves(t)} for t in (signal, self.output_signal(signal))
         )
-        return given != made
+        return before != after
 
     def propagate(self, cov: Covs, site: Site) -> Covs:
         kernel = _to_kernel(cov, site.masks_in, self._equal_positions(site.need_out))
@@ -159,7 +159,7 @@ def _all_pairs(signal: Signal, equal: bool) -> Need:
 
 
 def _fitting_mask(mask: Masks, shape: Shapes) -> Masks:
-    """Returns the masks that a `mask_fn` gave, or raises unless they fit outputs of `shape`."""
+    """Returns the masks of a `mask_fn`, or raises if they do not fit outputs of `shape`."""
     if mask is None:
         return None
     if any(isinstance(part, tuple) for part in shape):
@@ -200,7 +200,7 @@ def _shapes(signal: Signals, side: str) -> Shapes:
 
 
 def _signals(shape1: Shapes, shape2: Shapes, like: Signal) -> Signals:
-    """Returns signals of the given shapes with the axes of `like`."""
+    """Returns signals of shapes `shape1` and `shape2` with the axes of `like`."""
     if any(isinstance(part, tuple) for part in shape1):
         return tuple(_signals(a, b, like) for a, b in zip(shape1, shape2, strict=True))
     return Signal(shape1, shape2, *output_axes(like, len(shape1)))
@@ -208,23 +208,23 @@ def _signals(shape1: Shapes, shape2: Shapes, like: Signal) -> Signals:
 
 @dataclasses.dataclass(frozen=True)
 class _Returned:
-    """What a foreign function was given, to judge what it returned.
+    """The arguments of a foreign function, to check its result against.
 
     Attributes:
       inputs: covariances of its input, branch by branch.
-      given: the same as Kernels.
+      kernels: the same as Kernels.
     """
 
     inputs: list[Covariances]
-    given: list[Kernel]
+    kernels: list[Kernel]
 
     def part(self, kernel: PyTree, signal: Signals, need: Needs, mask: Masks, path: str) -> Covs:
-        """Returns what a foreign function gave by offset."""
+        """Returns the result of a foreign function as covariances by offset."""
         branches = len(kernel) if isinstance(kernel, list | tuple) else None
         expected = None if isinstance(signal, Signal) else len(signal)
         if branches != expected:
             raise ValueError(
-                f"expected {_count(expected)} from the given function, as init_fn says, got "
+                f"expected {_count(expected)} from kernel_fn, as from init_fn, got "
                 f"{_count(branches)}"
             )
         if branches is not None:
@@ -232,7 +232,7 @@ class _Returned:
             parts = enumerate(zip(kernel, signal, need, masks, strict=True))
             return type(kernel)(self.part(*part, f"{path}<{i}>") for i, part in parts)
         symmetric = self.inputs[0].symmetric
-        cov = covariances_of(kernel, signal, need, mask is not None, self.given, symmetric)
+        cov = covariances_of(kernel, signal, need, mask is not None, self.kernels, symmetric)
         fresh = kernel.is_gaussian and not all(part.gaussian for part in self.inputs)
         origins = {path} if fresh else set().union(*(part.origins for part in self.inputs))
         return cov.replace(origins=frozenset(origins))
@@ -243,13 +243,13 @@ def _count(branches: int | None) -> str:
 
 
 LayerLike: TypeAlias = Layer | tuple[Function, ...] | list[Function]
-"""A layer, or its functions init_fn, apply_fn, kernel_fn, and perhaps one of masks."""
+"""A layer, or its functions (init_fn, apply_fn, kernel_fn), and perhaps mask_fn."""
 
 
 def as_layer(layer: LayerLike) -> Layer:
-    """Returns a layer, or a triple of functions as a layer (four with one of masks).
+    """Returns a layer; functions (init_fn, apply_fn, kernel_fn), and perhaps mask_fn, become one.
 
-    A triple unpacked from a network gives that network back if all three functions are its own.
+    Three functions unpacked from one network give that network back.
 
     Raises:
       TypeError: `layer` is neither.
@@ -273,14 +273,17 @@ def as_layer(layer: LayerLike) -> Layer:
 
 
 def layer(layer_fn: Function) -> Callable[..., Layer]:
-    """Returns a constructor of layers from a function that returns the functions of one.
+    """Returns a constructor of layers; a decorator of functions that return a layer's functions.
 
     Args:
       layer_fn: returns `(init_fn, apply_fn, kernel_fn)` with `kernel_fn` from Kernel to Kernel, and
-        optionally a fourth function `mask_fn(mask, input_shape)` from masks to masks. `requires`
-        and `supports_masking` say more about them. `init_fn` says the shape of the output, and
-        the arrays of the Kernel must fit it; its `shape1`, `shape2` and axes may stay as they were.
-        Arrays of another shape are refused.
+        optionally a fourth function `mask_fn(mask, input_shape)` from masks to masks; see also
+        `requires` and `supports_masking`. `init_fn` returns the shape of the output, and the
+        arrays of the Kernel must fit it; its `shape1`, `shape2` and axes may be left unchanged.
+
+    Raises:
+      TypeError: the constructor, if `layer_fn` does not return three or four functions.
+      ValueError: the network, if the arrays of a Kernel do not fit the shape from `init_fn`.
 
     Example:
       >>> from widelimit import stax
@@ -298,14 +301,14 @@ def layer(layer_fn: Function) -> Callable[..., Layer]:
 
     @functools.wraps(layer_fn)
     def constructor(*args: object, **kwargs: object) -> Layer:
-        given = tuple(layer_fn(*args, **kwargs))
-        if len(given) not in (3, 4) or not all(map(callable, given)):
+        parts = tuple(layer_fn(*args, **kwargs))
+        if len(parts) not in (3, 4) or not all(map(callable, parts)):
             raise TypeError(
                 f"expected three or four functions from {layer_fn.__name__} (init_fn, apply_fn, "
-                f"kernel_fn, mask_fn), got {len(given)} objects"
+                f"kernel_fn, mask_fn), got {len(parts)} objects"
             )
         functions = []
-        for function in given:
+        for function in parts:
             named = functools.wraps(function)(functools.partial(function))
             named.__name__ = layer_fn.__name__
             functions.append(named)

@@ -1,4 +1,4 @@
-"""Networks that hold functions of users, as these functions are now."""
+"""Networks with functions of users, as these functions are now."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from widelimit.typing import Function
 
 
 def as_now(net: Layer) -> Layer:
-    """Returns the network with its functions as they are now: one object while they do the same.
+    """Returns the network with its functions as they are now.
 
-    What is compiled for a network and kept with it then holds for what its functions read, too.
+    It returns the same object while the functions do the same. So whatever is compiled for the
+    network and cached with it is valid for the values that its functions read, too.
     """
     before = _latest.get(net)
     if before == (None,):
@@ -46,25 +47,25 @@ _latest: weakref.WeakKeyDictionary[Layer, tuple[Layer | None]] = weakref.WeakKey
 
 
 def is_concrete_network(net: Layer) -> bool:
-    """Returns whether no hyper-parameter of the network is being traced."""
+    """Returns whether all hyper-parameters of the network are concrete (not traced)."""
     concrete: bool = kept_with(net, "concrete", lambda: is_concrete(net))
     return concrete
 
 
 def evaluates_functions(net: Layer) -> bool:
-    """Returns whether kernels of the network come from functions that have to be called anew."""
+    """Returns whether the network has functions that must be called anew for every kernel."""
     return any(layer.called_anew for layer in layers_of(net))
 
 
 def layers_of(net: Layer) -> Iterator[Layer]:
-    """Yields a network and all layers inside of it."""
+    """Yields a network and all layers inside it."""
     yield net
     for layer in inner_layers(net):
         yield from layers_of(layer)
 
 
 def _map_layers(net: Layer, snapshot: Callable[..., Snapshot]) -> Layer:
-    """Returns the network with every layer as it is now, itself if none changes."""
+    """Returns the network with every layer as it is now, or itself if none changes."""
     changed: dict[str, object] = {}
     for field in dataclasses.fields(net):
         value = getattr(net, field.name)

@@ -33,7 +33,7 @@ from widelimit.typing import (
 
 
 class AggregateImplementation(enum.Enum):
-    """How graphs are given: as matrices of weights, or as lists of edges."""
+    """The representation of graphs: matrices of weights (DENSE) or lists of edges (SPARSE)."""
 
     DENSE = "DENSE"
     SPARSE = "SPARSE"
@@ -48,7 +48,7 @@ class Aggregate(Layer):
     """Returns a sum over the edges of a graph: each position receives from its neighbours.
 
     With P[tail, head] the weight of the edge from tail to head, out[head] = sum_tail P[tail, head]
-    x[tail], so K' = P1^T K P2 and T' = P1^T T P2, sample by sample. Graphs are given at call time:
+    x[tail], so K' = P1^T K P2 and T' = P1^T T P2, sample by sample. Graphs are passed at call time:
     `apply_fn(params, x, pattern=p)` and `kernel_fn(x1, x2, pattern=(p1, p2))`. Without a pattern
     the layer is the identity; for x2=None, p2 is p1 and may be None.
 
@@ -56,7 +56,7 @@ class Aggregate(Layer):
     sizes X_k of the K aggregated axes. A SPARSE one is an array of ints (batch, edges, K, 2), or
     (batch, edges, 2) where K = 1, of coordinates (tail, head); repeated edges add up, and an edge
     whose head has a negative coordinate is padding. Other edges with coordinates outside the graph
-    are errors where `apply_fn` can see their values, and are left out where it cannot, and in
+    are errors in `apply_fn` with concrete patterns, and are left out of traced patterns and of
     kernels.
 
     Source: arXiv:1905.13192.
@@ -66,7 +66,7 @@ class Aggregate(Layer):
         pattern; None means all spatial axes.
       batch_axis: axis of the samples.
       channel_axis: axis of the channels.
-      to_dense: from a pattern as the user keeps it to a dense one; not used for SPARSE.
+      to_dense: returns the dense pattern from the user's own format; not used for SPARSE.
       implementation: an `AggregateImplementation` or its name.
 
     Raises:
@@ -105,8 +105,8 @@ class Aggregate(Layer):
         spatial, ndim = signal.spatial_axes, signal.ndim
         if self.aggregate_axis is None:
             return spatial
-        given: Iterable[int] = np.ravel(self.aggregate_axis).tolist()
-        axes = tuple(a % ndim if -ndim <= a < ndim else a for a in given)
+        listed: Iterable[int] = np.ravel(self.aggregate_axis).tolist()
+        axes = tuple(a % ndim if -ndim <= a < ndim else a for a in listed)
         if len(set(axes)) < len(axes) or not set(axes) <= set(spatial):
             raise ValueError(
                 f"expected aggregate_axis to name distinct spatial axes among {spatial} of an "
@@ -150,7 +150,7 @@ class Aggregate(Layer):
             missing = "x1" if first is None else "x2"
             raise NotImplementedError(
                 f"expected patterns for both x1 and x2, or for neither, got none for {missing}: "
-                "give the identity as its pattern"
+                "pass the identity as its pattern"
             )
         one = self._matrix(first, site.signal_in, site.signal_in.shape1)
         two = one if cov.symmetric else self._matrix(second, site.signal_in, site.signal_in.shape2)
@@ -160,7 +160,7 @@ class Aggregate(Layer):
         )
 
     def _matrix(self, pattern: Pattern, signal: Signal, shape: tuple[int, ...]) -> Array:
-        """Returns a pattern as a map of positions of one side, [n, head, tail]."""
+        """Returns the pattern of one side as a linear map of positions, [n, head, tail]."""
         side = Signal(shape, shape, signal.batch_axis, signal.channel_axis)
         if self.implementation == "DENSE":
             return self._dense(pattern, side)
@@ -190,7 +190,7 @@ class Aggregate(Layer):
         return ordered.reshape(signal.n1, math.prod(sizes), math.prod(sizes))
 
     def _edges(self, pattern: Pattern, signal: Signal) -> tuple[Array, Array]:
-        """Returns flat tails and heads [n, edges]; those of edges left out lie past the end."""
+        """Returns flat tails and heads [n, edges]; omitted edges have indices past the end."""
         sizes = np.array(self._sizes(signal), np.int32)
         shape, count = jnp.shape(pattern), len(sizes)
         fits = len(shape) == 4 and shape[2:] == (count, 2)
@@ -219,13 +219,13 @@ class Aggregate(Layer):
 
 
 def _sum_over_edges(rows: Array, tail: Array, head: Array) -> Array:
-    """Returns [p, c] summed over the edges of one graph."""
+    """Returns activations [p, c] summed over the edges of one graph."""
     sent = rows.at[tail].get(mode="fill", fill_value=0)
     return jnp.zeros_like(rows).at[head].add(sent, mode="drop")
 
 
 def _check_edges(ends: np.ndarray, fine: np.ndarray, sizes: tuple[int, ...]) -> None:
-    """Raises if an edge that is no padding has an end outside the graph."""
+    """Raises if an edge other than padding has an end outside the graph."""
     if fine.all():
         return
     sample, edge = np.argwhere(~fine)[0]

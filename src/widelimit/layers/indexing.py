@@ -47,7 +47,7 @@ Slice = _IndexExpression()
 
 
 class HashableSlice(NamedTuple):
-    """A slice; unlike Python's it can be hashed."""
+    """A slice that can be hashed (slices of Python cannot)."""
 
     start: int | None
     stop: int | None
@@ -55,11 +55,11 @@ class HashableSlice(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether it keeps an axis of any size as it is."""
+        """Whether it keeps the whole axis, whatever its size."""
         return self.start in (None, 0) and self.stop is None and self.step in (None, 1)
 
     def positions(self, size: int) -> tuple[int, ...]:
-        """Returns what it reads of an axis."""
+        """Returns the positions that it reads on an axis of this size."""
         return tuple(range(size)[slice(*self)])
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Index(Layer):
 
     Raises:
       TypeError: other indices than ints, slices and an Ellipsis.
-      ValueError: an index that does not fit the input, keeps nothing of an axis, or cuts an axis
+      ValueError: an index that does not fit the input, selects nothing on an axis, or cuts an axis
         of unknown size (-1).
       NotImplementedError: at kernel time, an int for the samples, or anything but `:` for the
         channels.
@@ -112,13 +112,13 @@ class Index(Layer):
 
     def _items(self, ndim: int) -> tuple[int | HashableSlice, ...]:
         """Returns an int or a slice for every axis of the input."""
-        given = [item for item in self.idx if item is not Ellipsis]
-        if len(given) > ndim:
+        items = [item for item in self.idx if item is not Ellipsis]
+        if len(items) > ndim:
             raise ValueError(
                 f"expected an index of at most {ndim} axes, as the input has, got {self._text()}"
             )
-        place = self.idx.index(Ellipsis) if Ellipsis in self.idx else len(given)
-        return (*given[:place], *[_ALL] * (ndim - len(given)), *given[place:])
+        place = self.idx.index(Ellipsis) if Ellipsis in self.idx else len(items)
+        return (*items[:place], *[_ALL] * (ndim - len(items)), *items[place:])
 
     def output_shape(self, shape: Shapes) -> Shapes:
         check_one_input(shape)
@@ -139,7 +139,8 @@ class Index(Layer):
                     )
             elif not item.positions(size):
                 raise ValueError(
-                    f"expected something left of axis {axis} of size {size}, got {self._text()}"
+                    f"expected an index that selects part of axis {axis} of size {size}, got "
+                    f"{self._text()}"
                 )
             else:
                 out.append(len(item.positions(size)))
@@ -184,7 +185,7 @@ class Index(Layer):
         return self._read(jnp.broadcast_to(mask, tuple(full)))
 
     def _positions(self, signal: Signal) -> tuple[tuple[int, ...], ...]:
-        """Returns what is read of every spatial axis."""
+        """Returns the positions that are read on every spatial axis."""
         items = self._items(signal.ndim)
         axes = zip(signal.spatial_axes, signal.spatial, strict=True)
         return tuple(
@@ -225,7 +226,7 @@ class Index(Layer):
         cov = take_positions(cov, self._positions(signal), site.signal_out, wide)
         samples = self._items(signal.ndim)[signal.batch_axis]
         assert isinstance(samples, HashableSlice)
-        # Axes that ints remove hold one row and one position: arrays stay as they are.
+        # Axes removed by ints hold one row and one position, so arrays do not change.
         return take_samples(cov, slice(*samples), site.signal_out).replace(need=need)
 
 

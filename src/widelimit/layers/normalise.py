@@ -19,7 +19,7 @@ from widelimit.typing import Arrays, Needs, Params, Shapes, Signals
 
 @pytree
 class _Norm(Layer):
-    """What normalisations over channels, and other axes beside them, share."""
+    """Base class of normalisations over channels, and perhaps other axes."""
 
     axis: int | tuple[int, ...] | list[int] = static(default=-1)
     eps: float = static(default=1e-12)
@@ -35,6 +35,14 @@ class _Norm(Layer):
         return self.batch_axis, self.channel_axis
 
     def normalised_axes(self, ndim: int) -> tuple[int, ...]:
+        """Returns the normalised axes as non-negative numbers, ascending.
+
+        Args:
+          ndim: number of axes of the input.
+
+        Raises:
+          ValueError: axes out of range, or repeated.
+        """
         axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
         if any(not -ndim <= a < ndim for a in axes) or len({a % ndim for a in axes}) < len(axes):
             raise ValueError(f"expected distinct axes of an input with {ndim} axes, got {axes}")
@@ -72,8 +80,9 @@ class _Norm(Layer):
 class LayerNorm(_Norm):
     """Returns a layer normalisation without learned scale or shift.
 
-    z = (x - mean) / sqrt(variance + eps) over `axis`. K' = K / sqrt(v1 v2) and T' likewise, with
-    v = eps + the variance averaged over the axes in `axis` other than channels.
+    z = (x - mean) / sqrt(variance + eps) over `axis`, so K' = K / sqrt(v1 v2) and
+    T' = T / sqrt(v1 v2), with v = eps + the variance averaged over the axes in `axis` other than
+    channels.
 
     Source: arXiv:1607.06450.
 
@@ -86,6 +95,10 @@ class LayerNorm(_Norm):
     Raises:
       ValueError: at kernel time, if `axis` lacks the channel axis.
       NotImplementedError: at kernel time, if the input is not Gaussian, or has masks per channel.
+
+    Example:
+      >>> from widelimit import stax
+      >>> net = stax.serial(stax.Dense(512), stax.LayerNorm(), stax.Relu(), stax.Dense(1))
     """
 
     def apply(self, params: Params, x: Arrays, context: Context) -> Arrays:
@@ -115,10 +128,11 @@ class LayerNorm(_Norm):
 class RMSNorm(_Norm):
     """Returns a normalisation by the root mean square, without learned scale.
 
-    z = x / sqrt(mean(x^2) + eps) over `axis`. K' = K / sqrt(v1 v2) and T' likewise, with v = eps +
-    K of a position with itself, averaged over the axes in `axis` other than channels. K is the
-    mean over channels of x^2, exactly so for raw input, so the input need not be Gaussian. Without
-    the channel axis each channel is divided by a random number of its own, and no kernel is known.
+    z = x / sqrt(mean(x^2) + eps) over `axis`, so K' = K / sqrt(v1 v2) and T' = T / sqrt(v1 v2),
+    with v = eps + K of a position with itself, averaged over the axes in `axis` other than
+    channels. The input need not be Gaussian: K is the mean of x^2 over channels, also for raw
+    input. If `axis` lacks the channel axis, each channel is divided by a different random number,
+    and no kernel is known.
 
     Source: arXiv:1910.07467.
 

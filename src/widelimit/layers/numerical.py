@@ -44,7 +44,7 @@ class SeriesLayer(ElementwiseLayer):
 
 @pytree
 class Tanh(SeriesLayer):
-    """Returns tanh(x). The kernel is a Mehler series; its error stands in `activations.series`."""
+    """Returns a nonlinearity tanh(x); its dual is a Mehler series (see `activations.series`)."""
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jnp.tanh(x)
@@ -52,7 +52,7 @@ class Tanh(SeriesLayer):
 
 @pytree
 class Sigmoid(SeriesLayer):
-    """Returns 1 / (1 + exp(-x)). The kernel is a Mehler series (`widelimit.activations.series`)."""
+    """Returns a nonlinearity 1 / (1 + exp(-x)); its dual is a Mehler series."""
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.sigmoid(x)
@@ -60,7 +60,7 @@ class Sigmoid(SeriesLayer):
 
 @pytree
 class Softplus(SeriesLayer):
-    """Returns log(1 + exp(x)). The kernel is a Mehler series (`widelimit.activations.series`)."""
+    """Returns a nonlinearity log(1 + exp(x)); its dual is a Mehler series."""
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.softplus(x)
@@ -68,7 +68,7 @@ class Softplus(SeriesLayer):
 
 @pytree
 class Elu(SeriesLayer):
-    """Returns x for x > 0, alpha (exp(x) - 1) else. The kernel is a Mehler series.
+    """Returns a nonlinearity x for x > 0, else alpha (exp(x) - 1); its dual is a Mehler series.
 
     Source: arXiv:1511.07289.
 
@@ -84,7 +84,7 @@ class Elu(SeriesLayer):
 
 @pytree
 class Selu(SeriesLayer):
-    """Returns the scaled ELU of self-normalising networks. The kernel is a Mehler series.
+    """Returns the scaled ELU of self-normalising networks; its dual is a Mehler series.
 
     Source: arXiv:1706.02515.
     """
@@ -95,7 +95,10 @@ class Selu(SeriesLayer):
 
 @pytree
 class Silu(SeriesLayer):
-    """Returns x sigmoid(x). The kernel is a Mehler series. Source: arXiv:1702.03118."""
+    """Returns a nonlinearity x sigmoid(x); its dual is a Mehler series.
+
+    Source: arXiv:1702.03118.
+    """
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.silu(x)
@@ -103,7 +106,10 @@ class Silu(SeriesLayer):
 
 @pytree
 class Mish(SeriesLayer):
-    """Returns x tanh(softplus(x)). The kernel is a Mehler series. Source: arXiv:1908.08681."""
+    """Returns a nonlinearity x tanh(softplus(x)); its dual is a Mehler series.
+
+    Source: arXiv:1908.08681.
+    """
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         return jax.nn.mish(x)
@@ -111,7 +117,7 @@ class Mish(SeriesLayer):
 
 @pytree
 class ElementwiseNumerical(SeriesLayer):
-    """Returns any function, with its kernel by a Mehler series.
+    """Returns the nonlinearity `fn`; its dual is a Mehler series.
 
     Args:
       fn: elementwise function of an array, written in JAX.
@@ -119,7 +125,14 @@ class ElementwiseNumerical(SeriesLayer):
       df: derivative of `fn`; automatic differentiation if None.
 
     Raises:
-      ValueError: deg is less than 1.
+      ValueError: `deg` is less than 1.
+      TypeError: `fn` is not a function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import stax
+      >>> layer = stax.ElementwiseNumerical(jnp.tanh, deg=25)
+      >>> net = stax.serial(stax.Dense(512), layer, stax.Dense(1))
     """
 
     fn: Callable[[Array], Array] = static()
@@ -147,18 +160,24 @@ class ElementwiseNumerical(SeriesLayer):
 
 @pytree
 class Elementwise(SeriesLayer):
-    """Returns any function, with its kernel by given formulas or else by a Mehler series.
+    """Returns the nonlinearity `fn`; its dual is `nngp_fn`, or a Mehler series of `fn` without it.
 
     Args:
-      fn: elementwise function of an array; without it `apply_fn` raises.
-      nngp_fn: scalar function (c, q1, q2) -> E[f(u) f(v)]; it is vectorised. Without it the
-        kernel is the Mehler series of `fn`.
+      fn: elementwise function of an array; without it `apply_fn` raises NotImplementedError.
+      nngp_fn: scalar function (c, q1, q2) -> E[f(u) f(v)] of the covariance c and the variances
+        q1, q2; it is vectorised. Without it the dual is the Mehler series of `fn`.
       d_nngp_fn: scalar function (c, q1, q2) -> E[f'(u) f'(v)]; the derivative of `nngp_fn` with
         respect to c if None.
 
     Raises:
-      ValueError: neither `fn` nor `nngp_fn` is given.
-      NotImplementedError: the finite network, without `fn`.
+      ValueError: neither `fn` nor `nngp_fn` is passed.
+      TypeError: one of them is not a function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import stax
+      >>> series = stax.Elementwise(fn=lambda x: jnp.sin(x) + x)
+      >>> formula = stax.Elementwise(fn=lambda x: x, nngp_fn=lambda c, q1, q2: c)
     """
 
     fn: Callable[[Array], Array] | None = static(default=None)
@@ -180,7 +199,9 @@ class Elementwise(SeriesLayer):
 
     def activation(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         if self.fn is None:
-            raise NotImplementedError("expected Elementwise(fn=...) for the finite network")
+            raise NotImplementedError(
+                "expected Elementwise(fn=...) for the finite network, got no fn"
+            )
         return self.fn(x)
 
     def features(self, q: Float[Array, "..."]) -> Arrays:

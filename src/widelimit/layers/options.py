@@ -10,7 +10,7 @@ def option_name(kind: type[enum.Enum], field: str, value: object) -> str:
 
     Args:
       kind: the enum.
-      field: what the option is called, for the message.
+      field: the name of the option, for the message.
       value: a member, or its exact name.
 
     Raises:

@@ -38,7 +38,7 @@ class _ReluFamily(ElementwiseLayer):
 
 @pytree
 class ABRelu(_ReluFamily):
-    """Returns a leaky ReLU a min(x, 0) + b max(x, 0).
+    """Returns a nonlinearity a min(x, 0) + b max(x, 0).
 
     Derivatives at coinciding or zero inputs are one-sided: the angle between the inputs has
     derivative 0 there. Source: Cho & Saul (2009), *Kernel methods for deep learning*.
@@ -46,7 +46,7 @@ class ABRelu(_ReluFamily):
     Args:
       a: slope for negative x.
       b: slope for positive x.
-      do_stabilize: without effect: every entry is scaled to order 1 before the formula.
+      do_stabilize: ignored: every entry is scaled to order 1 before the formula in any case.
     """
 
     a: Scalar
@@ -61,8 +61,18 @@ class ABRelu(_ReluFamily):
 class Relu(_ReluFamily):
     """Returns a ReLU max(x, 0).
 
+    Its dual is the arc-cosine kernel of order 1, see Cho & Saul (2009), *Kernel methods for deep
+    learning*.
+
     Args:
-      do_stabilize: see `ABRelu`.
+      do_stabilize: ignored; see `ABRelu`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from widelimit import stax
+      >>> net = stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))
+      >>> net.kernel_fn(jnp.array([[1.0, 0.0], [0.0, 1.0]]), None, "nngp")
+      Array([[0.25..., 0.0795...], [0.0795..., 0.25...]], dtype=float32)
     """
 
     do_stabilize: bool = static(default=False)
@@ -76,7 +86,7 @@ class Relu(_ReluFamily):
 
 @pytree
 class Abs(_ReluFamily):
-    """Returns the absolute value |x|.
+    """Returns a nonlinearity |x|.
 
     Args:
       do_stabilize: see `ABRelu`.
@@ -109,7 +119,10 @@ class LeakyRelu(_ReluFamily):
 
 @pytree
 class Sign(ClosedForm):
-    """Returns the sign of x. E[f' f'] is 0 by convention: gradients vanish almost everywhere."""
+    """Returns a nonlinearity sign(x).
+
+    E[f' f'] is 0 by convention: gradients vanish almost everywhere.
+    """
 
     _formula = staticmethod(activations.sign)
     kinked = True

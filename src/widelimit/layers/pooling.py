@@ -36,7 +36,7 @@ from widelimit.typing import (
 
 
 class _SpatialLayer(Layer):
-    """What layers that act on the spatial axes of an input share."""
+    """Base class of layers that act on the spatial axes."""
 
     batch_axis: int
     channel_axis: int
@@ -51,7 +51,7 @@ class _SpatialLayer(Layer):
 
 
 class _Pool(_SpatialLayer):
-    """What pooling over windows shares."""
+    """Base class of pooling over windows."""
 
     window_shape: Sizes
     strides: Sizes | None
@@ -144,7 +144,7 @@ def _pairs(shape: Shapes, mask: Array) -> Iterator[tuple[int, int]]:
 class AvgPool(_Pool):
     """Returns an average over windows.
 
-    K' is the mean of K over pairs of positions in the two windows, T' likewise.
+    K' and T' are the means of K and T over pairs of positions in the two windows.
 
     Args:
       window_shape: sizes of the window, one per spatial axis.
@@ -157,6 +157,12 @@ class AvgPool(_Pool):
 
     Raises:
       ValueError: strides, padding or an input that do not fit the window.
+      TypeError: sizes that are not ints.
+
+    Example:
+      >>> from widelimit import stax
+      >>> stax.AvgPool((2, 2), strides=(2, 2)).output_shape((8, 32, 32, 64))
+      (8, 16, 16, 64)
     """
 
     window_shape: Sizes = static()
@@ -175,7 +181,7 @@ class AvgPool(_Pool):
 class SumPool(_Pool):
     """Returns a sum over windows.
 
-    K' is the sum of K over pairs of positions in the two windows, T' likewise.
+    K' and T' are the sums of K and T over pairs of positions in the two windows.
 
     Args:
       window_shape: sizes of the window, one per spatial axis.
@@ -186,6 +192,7 @@ class SumPool(_Pool):
 
     Raises:
       ValueError: strides, padding or an input that do not fit the window.
+      TypeError: sizes that are not ints.
     """
 
     average = False
@@ -199,7 +206,7 @@ class SumPool(_Pool):
 
 @pytree
 class _GlobalPool(_SpatialLayer):
-    """What pooling over all positions shares."""
+    """Base class of pooling over all positions."""
 
     average: ClassVar[bool] = True
 
@@ -249,11 +256,16 @@ class _GlobalPool(_SpatialLayer):
 class GlobalAvgPool(_GlobalPool):
     """Returns the average over all positions, without spatial axes.
 
-    K' is the mean of K over all pairs of positions, T' likewise; masked positions do not count.
+    K' and T' are the means of K and T over all pairs of positions; masked positions do not count.
 
     Args:
       batch_axis: axis of the samples.
       channel_axis: axis of the channels.
+
+    Example:
+      >>> from widelimit import stax
+      >>> stax.GlobalAvgPool().output_shape((8, 32, 32, 64))
+      (8, 64)
     """
 
 
@@ -261,7 +273,7 @@ class GlobalAvgPool(_GlobalPool):
 class GlobalSumPool(_GlobalPool):
     """Returns the sum over all positions, without spatial axes.
 
-    K' is the sum of K over all pairs of positions, T' likewise.
+    K' and T' are the sums of K and T over all pairs of positions.
 
     Args:
       batch_axis: axis of the samples.

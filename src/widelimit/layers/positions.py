@@ -32,13 +32,13 @@ def similarity_factor(decay: Function, norm: int | float, spatial: tuple[int, ..
     """Returns the Cholesky factor of `similarities`.
 
     Raises:
-      ValueError: the matrix is not positive definite: no embeddings have it as covariance.
+      ValueError: the matrix is not positive definite, so it is not a covariance of embeddings.
     """
     values = similarities(decay, norm, spatial)
     try:
         return np.linalg.cholesky(values)
     except np.linalg.LinAlgError:
         raise ValueError(
-            "expected pos_emb_decay_fn to give a positive definite matrix of positions, got least "
-            f"eigenvalue {np.linalg.eigvalsh(values).min():.3g} on a grid of sizes {spatial}"
+            "expected pos_emb_decay_fn to give a positive definite matrix of positions, got "
+            f"smallest eigenvalue {np.linalg.eigvalsh(values).min():.3g} on a grid {spatial}"
         ) from None

@@ -1,7 +1,7 @@
-"""The computation of a kernel, recorded at its first call and run again without the layers.
+"""Recordings: the computation of a kernel, recorded at its first call and run without the layers.
 
-Layers decide what to compute from shapes alone. So a later call with the same shapes needs none of
-these decisions: it runs the compiled steps of the first, in order, on other arrays.
+Layers decide what to compute from shapes alone. So a later call with the same shapes skips these
+decisions: it runs the compiled steps of the first call, in order, on other arrays.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
 Leaf: TypeAlias = ArrayLike | None
-"""An array or a number; None where it is no longer needed."""
+"""An array or a number; None once it is not needed any more."""
 
-_STEPS = 1024  # compiled steps that are kept
+_STEPS = 1024  # most compiled steps in the cache
 
 _current: contextvars.ContextVar[Recording | None] = contextvars.ContextVar(
     "recording", default=None
@@ -31,7 +31,7 @@ _current: contextvars.ContextVar[Recording | None] = contextvars.ContextVar(
 
 
 class _CompiledStep:
-    """A function of trees as one of flat arrays, compiled for one structure of its arguments.
+    """A function of trees, compiled as a function of flat arrays for one structure of arguments.
 
     Attributes:
       run: the function of a tuple of arrays, which returns a list of arrays.
@@ -81,11 +81,11 @@ def recorded(inputs: Arrays, constants: Arrays) -> Iterator[Recording]:
 
 
 def run_compiled(function: Callable[[*_Args], _T], *args: *_Args) -> _T:
-    """Returns the function of trees of concrete arrays, compiled; a recording notes the step.
+    """Returns the result of a function of trees of concrete arrays, run compiled and recorded.
 
     Args:
-      function: a function of a module, which is the same object at every call.
-      *args: trees of arrays; what is static of them is in their structure.
+      function: a function of a module, so that it is the same object at every call.
+      *args: trees of arrays; their static parts are in their structure.
     """
     recording = _current.get()
     if recording is not None:
@@ -101,19 +101,19 @@ def _step_of(function: Function, structure: PyTreeDef) -> _CompiledStep:
 
 
 class Recording:
-    """What was computed of some arrays, step by step.
+    """The steps of a computation, from inputs to results.
 
     Attributes:
       complete: whether every argument of a step was an input, a constant, or the result of an
-        earlier step. If not, something was computed apart, and the steps are not all there is.
+        earlier step. If not, part of the computation was not recorded.
     """
 
     def __init__(self, inputs: Arrays, constants: Arrays) -> None:
-        """Begins.
+        """Begins a recording.
 
         Args:
-          inputs: tree of the arrays that will be others in later calls.
-          constants: tree of arrays that will be the same, such as hyper-parameters.
+          inputs: tree of the arrays that differ in later calls.
+          constants: tree of arrays that do not change, such as hyper-parameters.
         """
         self.complete = True
         self._values: list[Leaf] = []
@@ -125,7 +125,7 @@ class Recording:
         self._add(jax.tree.leaves(inputs))
 
     def call(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
-        """Returns the function of trees, compiled, and records the step; see `run_compiled`."""
+        """Returns the result of a function of trees, run compiled, and records the step."""
         leaves, structure = jax.tree.flatten(args)
         step = _step_of(function, structure)
         arguments = tuple(map(self._place, leaves))
@@ -135,19 +135,19 @@ class Recording:
         return jax.tree.unflatten(step.out, out)
 
     def end(self, results: Arrays) -> None:
-        """Ends with the arrays that later calls return, and forgets those of this one."""
+        """Ends the recording: later calls return the places of `results`. Arrays are dropped."""
         self._results = tuple(map(self._place, jax.tree.leaves(results)))
         self._values = [value if id(value) in self._fixed else None for value in self._values]
         self._places = {}
         last = {p: i for i, entry in enumerate(self._entries) for p in entry.arguments}
-        kept = {*self._results, *(p for p, value in enumerate(self._values) if value is not None)}
+        needed = {*self._results, *(p for p, value in enumerate(self._values) if value is not None)}
         self._entries = [
-            entry._replace(dead=tuple(p for p in {*entry.arguments} - kept if last[p] == i))
+            entry._replace(dead=tuple(p for p in {*entry.arguments} - needed if last[p] == i))
             for i, entry in enumerate(self._entries)
         ]
 
     def run(self, inputs: Arrays) -> list[Leaf]:
-        """Returns the same results of other inputs, of the same shapes and dtypes."""
+        """Returns the results for other inputs of the same shapes and dtypes."""
         values = self._values.copy()
         leaves = jax.tree.leaves(inputs)
         values[: len(leaves)] = leaves

@@ -19,7 +19,12 @@ from widelimit.typing import Arrays, Masks, Moduli, Needs, Params, Shapes, Signa
 
 @pytree
 class Identity(Layer):
-    """Returns a layer that changes nothing; also of lists of branches."""
+    """Returns a layer that returns its input, an array or a list of branches, unchanged.
+
+    Example:
+      >>> from widelimit import stax
+      >>> skip = stax.parallel(stax.Identity(), stax.serial(stax.Relu(), stax.Dense(64)))
+    """
 
     structural = True
 
@@ -44,7 +49,12 @@ class Flatten(Layer):
       batch_axis_out: axis of the samples in the output: 0, 1, -1 or -2.
 
     Raises:
-      ValueError: another `batch_axis_out`.
+      ValueError: `batch_axis_out` is another axis.
+
+    Example:
+      >>> from widelimit import stax
+      >>> stax.Flatten().output_shape((8, 32, 32, 3))
+      (8, 3072)
     """
 
     batch_axis: int = static(default=0)
@@ -57,7 +67,7 @@ class Flatten(Layer):
             )
 
     def input_axes(self) -> tuple[int, int] | None:
-        # Any other axis may hold the channels: all of them are averaged over.
+        # The channels may be on any other axis: Flatten averages over all of them.
         if self.batch_axis == -1:
             return -1, -2
         return self.batch_axis, 0 if self.batch_axis > 0 else -1
@@ -72,7 +82,15 @@ class Flatten(Layer):
         return super().output_signal(signal)
 
     def check_input(self, shape: Shapes, batch_axis: int | None) -> None:
-        """Raises unless Flatten fits inputs of `shape` with samples along `batch_axis`."""
+        """Raises unless Flatten fits the inputs.
+
+        Args:
+          shape: shape of the input.
+          batch_axis: axis of its samples, None if unknown.
+
+        Raises:
+          ValueError: another batch axis, or a shape that does not fit.
+        """
         axis = checked_axis(self.batch_axis, shape)
         if batch_axis is not None and batch_axis % len(shape) != axis:
             raise ValueError(
@@ -81,7 +99,7 @@ class Flatten(Layer):
             )
 
     def _check_axes(self, signal: Signal) -> None:
-        """Channels may stand anywhere: `output_signal` checks the batch axis."""
+        """Accepts channels on any axis: `output_signal` checks the batch axis."""
 
     def output_shape(self, shape: Shapes) -> Shapes:
         axis = checked_axis(self.batch_axis, shape)

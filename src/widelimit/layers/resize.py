@@ -34,21 +34,22 @@ _KEEP = -1
 class ImageResize(Layer):
     """Returns a layer that resamples its input to another size, as `jax.image.resize`.
 
-    z = (M_1 x ... x M_S) x with one matrix per axis, so K' = M K M^T and T' = M T M^T on both
-    copies of every axis.
+    z = (M_1 x ... x M_S) x with one matrix per axis, so K' = M K M^T and T' = M T M^T with M on
+    both copies of every axis.
 
     Args:
       shape: sizes of the output, one per axis; -1 keeps the size.
       method: name or member of `jax.image.ResizeMethod`. Kernels exist for linear and nearest.
       antialias: whether linear filters are widened where an axis shrinks.
-      precision: of the products of the finite layer.
+      precision: precision of the products of the finite layer.
       batch_axis: axis of the samples.
       channel_axis: axis of the channels.
 
     Raises:
       ValueError: an unknown method, sizes that do not fit, or (at kernel time) a channel axis that
         is resized.
-      NotImplementedError: at kernel time, other methods.
+      NotImplementedError: at kernel time, a method other than linear and nearest.
+      TypeError: sizes that are not ints.
     """
 
     shape: Sizes = static()
@@ -104,13 +105,13 @@ class ImageResize(Layer):
         visible = ~mask
         for axis, (old, new) in enumerate(zip(shape, self.output_shape(shape), strict=True)):
             if old != new and mask.shape[axis] > 1:
-                reads = jnp.abs(self._matrix(old, new)) > 1e-9  # zeros up to rounding
+                reads = jnp.abs(self._matrix(old, new)) > 1e-9  # zero up to rounding otherwise
                 counts = jnp.tensordot(reads.astype(int), visible.astype(int), (1, axis))
                 visible = jnp.moveaxis(counts > 0, 0, axis)
         return ~visible
 
     def _matrix(self, old: int, new: int) -> Array:
-        """Returns the map along one axis [new, old] in float64."""
+        """Returns the matrix [new, old] of one axis in float64."""
         with jax.enable_x64(True):
             identity = jnp.eye(old, dtype=jnp.float64)
             return jax.image.resize(identity, (new, old), self.method, self.antialias)

@@ -18,7 +18,7 @@ def as_shape(shape: Shapes) -> Shapes:
 
 
 def check_one_input(tree: object) -> None:
-    """Raises if the shape or signal is that of several branches."""
+    """Raises if a shape or signal has several branches."""
     if isinstance(tree, tuple) and any(not isinstance(part, int) for part in tree):
         raise ValueError(f"expected one input, got {len(tree)} branches: join them first")
 
@@ -27,7 +27,7 @@ def checked_axis(axis: int, shape: Shapes) -> int:
     """Returns an axis of an input as a non-negative number.
 
     Raises:
-      ValueError: several branches, fewer than two axes, or an axis that is not there.
+      ValueError: several branches, fewer than two axes, or an axis out of range.
     """
     check_one_input(shape)
     if len(shape) < 2:

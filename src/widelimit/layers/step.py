@@ -1,4 +1,4 @@
-"""One layer after another, with what holds for every layer: offsets, masks, exact diagonals."""
+"""The step through one layer, with the work common to all: offsets, masks, exact diagonals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from widelimit.typing import Covs, Masks, Needs
 
 @pytree
 class Trio:
-    """What networks that mix samples carry where x2 is not x1: each batch with itself, and both.
+    """Covariances of each batch with itself, and of both, for networks that mix samples.
 
     A layer that mixes samples needs the covariances between all samples of a batch.
 
@@ -34,10 +34,15 @@ class Trio:
 
 
 def step(layer: Layer, cov: Covs, site: Site) -> Covs:
-    """Returns the covariances after `layer`, with what holds for every layer.
+    """Returns the covariances after `layer`: offsets selected, masked, with exact diagonals.
 
-    On concrete arrays every layer without layers inside is compiled apart: equal layers share a
-    compilation, and XLA cannot fuse chains of windows, which it would compute over and over.
+    On concrete arrays every layer without layers inside is compiled separately: equal layers share
+    a compilation, and XLA cannot fuse chains of windows, which would repeat their work.
+
+    Args:
+      layer: the layer.
+      cov: covariances of its input.
+      site: its place in the network.
     """
     if layer.structural:
         return layer.propagate(cov, site)
@@ -46,15 +51,15 @@ def step(layer: Layer, cov: Covs, site: Site) -> Covs:
     if layer.called_anew or not is_concrete(cov):
         return _step(layer, cov, site)
     parts = (part for part in _leaves(cov) if isinstance(part, Covariances))
-    given = {name for part in parts for name in part.origins}
-    # Names in the structure would tell equal layers apart.
-    short = {name: f"@{i}" for i, name in enumerate(sorted(given)) if not name.startswith("<")}
+    origins = {name for part in parts for name in part.origins}
+    # Names in the structure would make equal layers compile twice.
+    short = {name: f"@{i}" for i, name in enumerate(sorted(origins)) if not name.startswith("<")}
     out = run_compiled(_step, layer, _renamed(cov, short), dataclasses.replace(site, path="@"))
     return _renamed(out, {"@": site.path, **{v: k for k, v in short.items()}})
 
 
 def select_each(tree: Covs, need: Needs) -> Covs:
-    """Returns trees of covariances (or trios) at the offsets needed, all of which are stored."""
+    """Returns trees of covariances (or trios) restricted to the offsets needed."""
     if isinstance(tree, Covariances):
         if tree.need == need or not is_concrete(tree):
             return at_offsets(tree, need)
@@ -74,7 +79,7 @@ def _select(cov: Covariances, wanted: _Wanted) -> Covariances:
 
 
 def _step_trio(layer: Layer, cov: Covs, site: Site) -> Covs:
-    """Returns trios after `layer`; each batch with itself tells the self-covariances of both."""
+    """Returns trios after `layer`; self-covariances come from each batch with itself."""
     sites = {"first": site.side(0), "second": site.side(1), "cross": site}
     parts = {name: step(layer, _pick(cov, name), at) for name, at in sites.items()}
     return join_trio(**parts)
@@ -104,7 +109,7 @@ def _step(layer: Layer, cov: Covs, site: Site) -> Covs:
 
 
 def _from_diagonal(out: Covs) -> Covs:
-    """Returns covariances whose self-covariances are the diagonal of their NNGP, if symmetric."""
+    """Returns covariances with self-covariances from the diagonal of the NNGP, if symmetric."""
     if not isinstance(out, Covariances):
         return type(out)(map(_from_diagonal, out))
     return out.replace(cov1=same_sample(out)) if out.symmetric else out
@@ -113,8 +118,8 @@ def _from_diagonal(out: Covs) -> Covs:
 def _settled(out: Covs, need: Needs, masks: Masks) -> Covs:
     """Returns covariances at the offsets needed, masked, with exact diagonals.
 
-    The diagonal of a symmetric kernel is the variance to the bit: one rounding error there would
-    be an angle of its square root at the next nonlinearity. Masked positions are zero.
+    The diagonal of a symmetric kernel equals the variance to the last bit: a rounding error there
+    would become an angle of its square root at the next nonlinearity. Masked positions are zero.
     """
     if isinstance(out, Covariances):
         return mask_covariances(at_offsets(exact_diagonal(out), need), masks)

@@ -1,4 +1,4 @@
-"""Transposed convolutions."""
+"""Transposed convolutions: ConvTranspose."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from widelimit.typing import Moduli, Signals
 
 @pytree
 class ConvTranspose(ConvolutionLayer):
-    """Returns a transposed convolution: inputs are set apart by the strides, then convolved.
+    """Returns a transposed convolution: inputs are spread out by the strides, then convolved.
 
-    The kernels are those of `Conv` with A the mean over the filter of what each output reads.
+    The kernels are those of `Conv`, with A the mean over the filter of the inputs of each output.
     'SAME' and 'VALID' are those of `jax.lax.conv_transpose`; 'CIRCULAR' is the adjoint of the
     circular convolution, with outputs of strides times the size of the input.
 
@@ -25,7 +25,7 @@ class ConvTranspose(ConvolutionLayer):
       out_chan: number of output channels.
       filter_shape: sizes of the filter.
       strides: distances between inputs; None means ones.
-      padding: 'SAME', 'VALID', 'CIRCULAR', or a pair per filter axis, of the input set apart.
+      padding: 'SAME', 'VALID', 'CIRCULAR', or a pair per filter axis, of the input spread out.
       W_std: standard deviation of the weights.
       b_std: standard deviation of the biases; None means no bias.
       dimension_numbers: see `Conv`.
@@ -39,7 +39,7 @@ class ConvTranspose(ConvolutionLayer):
     """
 
     def _pads(self, spatial: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Returns the padding of the input set apart, per axis."""
+        """Returns the padding of the input spread out, per axis."""
         windows = self.windows
         parts = zip(windows.shape, windows.strides, windows.dilation, strict=True)
         if isinstance(windows.padding, tuple):
@@ -116,7 +116,7 @@ class ConvTranspose(ConvolutionLayer):
         return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, x.dtype))(x)[0]
 
     def _mask_space(self, mask: Array) -> Array:
-        """An output is masked if any input that it reads is."""
+        """Returns the mask of the outputs: masked if any input that they read is."""
         axes = self.axes.spatial
         for axis, stencil in zip(
             axes, self._stencils(tuple(mask.shape[a] for a in axes)), strict=True

@@ -1,4 +1,4 @@
-"""Windows over space, as convolutions and pooling state them: sizes, strides, padding, axes."""
+"""Windows over space, of convolutions and pooling: sizes, strides, padding, axes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pair = tuple[int, int]
 
 
 class Padding(enum.Enum):
-    """How windows treat the border of an image."""
+    """The treatment of the border of an image by windows: CIRCULAR, SAME or VALID."""
 
     CIRCULAR = "CIRCULAR"
     SAME = "SAME"
@@ -32,7 +32,7 @@ def as_padding(padding: PaddingLike, ndim: int, what: str = "window") -> str | t
     Args:
       padding: a `Padding`, its exact name, or a sequence of pairs of ints >= 0.
       ndim: number of axes.
-      what: what has these axes, for the message.
+      what: the owner of these axes, for the message.
 
     Raises:
       ValueError: anything else.
@@ -100,7 +100,7 @@ class Windows:
 
     @property
     def circular(self) -> bool:
-        """Whether space closes on itself."""
+        """Whether space wraps around."""
         return self.padding == "CIRCULAR"
 
     def pads(self, spatial: tuple[int, ...]) -> tuple[Pair, ...]:
@@ -116,7 +116,7 @@ class Windows:
         """Returns the sizes of the output.
 
         Raises:
-          ValueError: another number of axes, or a window that is larger than the padded image.
+          ValueError: the number of axes is wrong, or the window is larger than the padded image.
         """
         if len(spatial) != len(self.shape):
             raise ValueError(
@@ -153,16 +153,16 @@ class Windows:
         return tuple(m // s if m % s == 0 else None for m, s in pairs)
 
     def temporaries(self, need: Need) -> tuple[float, int]:
-        """Returns what sums over the window allocate; see `Layer.temporaries`."""
-        return (2.5 if need.cross.moduli else 1.5), 0  # pairs of two kinds are summed apart
+        """Returns the memory that sums over the window allocate; see `Layer.temporaries`."""
+        return (2.5 if need.cross.moduli else 1.5), 0  # two kinds of pairs are summed separately
 
     def centres(self, mask: Array, axes: tuple[int, ...]) -> Array:
-        """Returns a mask read at the centres of the windows, unchanged where sizes do not change.
+        """Returns a mask read at the centres of the windows; unchanged if the sizes do not change.
 
         A centre in the padding is not masked.
 
         Args:
-          mask: bool, of any axes.
+          mask: array of bools.
           axes: its spatial axes.
         """
         spatial = tuple(mask.shape[axis] for axis in axes)
@@ -176,7 +176,7 @@ class Windows:
 
 
 def wrap(x: Array, pads: tuple[Pair, ...], axes: tuple[int, ...]) -> Array:
-    """Returns the array continued around its spatial axes."""
+    """Returns the array padded periodically along its spatial axes."""
     widths = [(0, 0)] * x.ndim
     for axis, pair in zip(axes, pads, strict=True):
         widths[axis] = pair

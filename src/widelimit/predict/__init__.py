@@ -1,7 +1,7 @@
 """Predictions of infinitely wide networks: posteriors, training dynamics, learning rates.
 
 Everything here works on kernels as arrays, or on a callable `kernel_fn(x1, x2, get, **kwargs)`.
-Systems are solved in float64 whatever the kernel's dtype, and results come back in that dtype.
+Systems are solved in float64 for every dtype of the kernel, and results have that dtype.
 """
 
 from widelimit.predict.discrete import (

@@ -13,12 +13,12 @@ from widelimit.typing import KernelArray, Keywords, Scalars, TargetsLike
 
 
 def check_finite_inputs(name: str, x: PyTree, keywords: Keywords) -> None:
-    """Raise ValueError if concrete inputs hold NaN or infinity that is not masked.
+    """Raises ValueError if concrete inputs hold NaN or infinity that is not masked.
 
     Args:
-      name: what errors call them.
+      name: the name of the inputs in errors.
       x: an array, or a tree of arrays and `MaskedArray`s.
-      keywords: those of the kernel function, `mask_constant` perhaps among them.
+      keywords: keywords of the kernel function, which may include `mask_constant`.
     """
     for leaf in jax.tree.leaves(x, is_leaf=is_masked_array):
         value = split_mask(leaf, None)[0] if is_masked_array(leaf) else leaf
@@ -26,16 +26,16 @@ def check_finite_inputs(name: str, x: PyTree, keywords: Keywords) -> None:
             check_finite(name, value, keywords.get("mask_constant"))
         except ValueError as error:
             raise ValueError(
-                f"{error}; padding is told by mask_constant=... among the keywords of kernel_fn, "
+                f"{error}; mark padding by mask_constant=... among the keywords of kernel_fn, "
                 "or by functools.partial(kernel_fn, mask_constant=...)"
             ) from None
 
 
 def check_not_negative(name: str, value: ArrayLike | Scalars) -> None:
-    """Raise unless a concrete number, or every entry of an array, is at least 0.
+    """Raises unless a concrete number, or every entry of an array, is at least 0.
 
     Raises:
-      TypeError: if it is no number.
+      TypeError: if it is not a number.
       ValueError: if it is negative or NaN.
     """
     if not is_concrete(value):
@@ -51,7 +51,7 @@ def check_not_negative(name: str, value: ArrayLike | Scalars) -> None:
 
 
 def check_real(name: str, x: PyTree) -> None:
-    """Raise TypeError if an array holds complex numbers, whose imaginary parts would be lost."""
+    """Raises TypeError if an array holds complex numbers, whose imaginary parts would be lost."""
     if any(map(np.iscomplexobj, jax.tree.leaves(x))):
         raise TypeError(
             f"expected real numbers in {name}, got complex ones: write complex outputs as pairs of "
@@ -60,11 +60,11 @@ def check_real(name: str, x: PyTree) -> None:
 
 
 def check_scalar(name: str, value: ArrayLike, advice: str = "") -> None:
-    """Raise unless `value` is one number, finite and at least 0 as far as it is concrete.
+    """Raises unless `value` is one number, finite and at least 0 as far as it is concrete.
 
     Raises:
-      TypeError: if it is no number.
-      ValueError: if it is an array, negative, infinite or NaN; the `advice` is for an array.
+      TypeError: if it is not a number.
+      ValueError: if it is an array, negative, infinite or NaN; `advice` is added for an array.
     """
     if np.ndim(value):
         raise ValueError(
@@ -75,15 +75,15 @@ def check_scalar(name: str, value: ArrayLike, advice: str = "") -> None:
 
 
 def test_set_advice(call: str) -> str:
-    """What to do with an array that belongs to a test set and was given for a number."""
-    return f"; what belongs to a test set goes to the function returned: {call}"
+    """Returns advice for an array of a test set that was passed in place of a number."""
+    return f"; pass arrays of a test set to the function returned: {call}"
 
 
 def as_flag(name: str, value: object) -> bool:
-    """True or False.
+    """Returns the value as True or False.
 
     Raises:
-      TypeError: if it is neither, such as an array that was meant for another argument.
+      TypeError: if it is neither, such as an array meant for another argument.
     """
     if not (isinstance(value, bool | np.bool_ | int) or _is_concrete_bool(value)):
         raise TypeError(f"expected {name} to be True or False, got {shown(value)}")
@@ -95,15 +95,15 @@ def _is_concrete_bool(value: object) -> bool:
 
 
 def as_targets(name: str, y: TargetsLike) -> KernelArray:
-    """The targets as an array of our own; concrete ones are finite.
+    """Returns a copy of the targets as an array; concrete ones are checked to be finite.
 
     Raises:
       TypeError: if they are not numbers.
       ValueError: if they are not finite, or empty.
     """
-    given, y = y, y if isinstance(y, jax.Array | np.ndarray) else np.asarray(y)
+    original, y = y, y if isinstance(y, jax.Array | np.ndarray) else np.asarray(y)
     if not jnp.issubdtype(y.dtype, jnp.number) and y.dtype != bool:
-        raise TypeError(f"expected numbers in {name}, got {shown(given)} of dtype {y.dtype}")
+        raise TypeError(f"expected numbers in {name}, got {shown(original)} of dtype {y.dtype}")
     check_real(name, y)
     if not y.size:
         raise ValueError(f"expected at least one training target, got {name} of shape {y.shape}")

@@ -26,7 +26,7 @@ def discrete_gradient_descent_mse(
     weight_decay: ArrayLike = 0.0,
     trace_axes: Axes = (-1,),
 ) -> TrainedOutputs:
-    """A function `predict_fn(t, fx_train_0, fx_test_0, k_test_train)` of outputs after t steps.
+    """Returns `predict_fn(t, fx_train_0, fx_test_0, k_test_train)`: outputs after t steps.
 
     The parameters of a linear (or infinitely wide) network are trained from theta(0) by full-batch
     gradient descent, as by `optax.sgd` and `torch.optim.SGD`: with g the gradient of
@@ -40,20 +40,20 @@ def discrete_gradient_descent_mse(
         f_test(t) = f_test(0) + K_td Kr^-1 (1 - P) (y - f_train(0)),
 
     Kr = K + N weight_decay I, where P is a polynomial of degree t in learning_rate Kr / N:
-    (1 - learning_rate Kr / N)^t without momentum. They are those of a run to rounding errors, after
-    any number of steps, at the cost of one eigendecomposition. For small learning rates, at fixed
-    learning_rate t, they become those of `gradient_descent_mse`; with momentum at its time
-    t / (1 - momentum). Steps that are too long diverge as they do in a run: see
+    (1 - learning_rate Kr / N)^t without momentum. These outputs agree with a run up to rounding
+    errors, after any number of steps, at the cost of one eigendecomposition. For small learning
+    rates, at fixed learning_rate t, they tend to those of `gradient_descent_mse`; with momentum to
+    those at its time t / (1 - momentum). Steps that are too long diverge as they do in a run: see
     `max_learning_rate`.
 
-    Weight decay pulls towards the initial parameters, not towards zero: only then is training a
-    matter of kernels alone. Eigenvalues of Kr within rounding of zero count as zero: along them
+    Weight decay pulls towards the initial parameters, not towards zero: only then does training
+    depend on kernels alone. Eigenvalues of Kr within rounding of zero count as zero: along them
     nothing moves. Systems are solved in float64; results have the dtype of `k_train_train`. Kernels
     and targets may be traced by JAX. Then nothing can be checked: a failed factorisation gives NaN,
-    as do t that are no numbers of steps, at most 2^53, and infinitely many steps that diverge.
+    as do t that are not whole numbers of steps up to 2^53, and infinitely many steps that diverge.
 
-    The function returned takes whole numbers t of steps, of any shape; None or `jnp.inf` is the
-    limit of many. Its other arguments, and what it returns, are those of `gradient_descent_mse`.
+    `predict_fn` takes whole numbers t of steps, of any shape; None or `jnp.inf` is the limit of
+    infinitely many. Its other arguments and its result are those of `gradient_descent_mse`.
 
     Args:
       k_train_train: kernel of the training set with itself (n, n, h, h, ...), commonly the NTK, of
@@ -61,19 +61,18 @@ def discrete_gradient_descent_mse(
         are `fx_train_0` and `fx_test_0`.
       y_train: targets (n, h, ..., outputs).
       learning_rate: the size of a step.
-      momentum: share of the velocity that is kept in a step, at least 0 and below 1.
-      nesterov: whether the gradient is taken where momentum leads.
-      weight_decay: strength of the pull towards the initial parameters, in the units of the loss,
-        of which it is a part.
+      momentum: fraction of the velocity that a step preserves, at least 0 and below 1.
+      nesterov: whether the gradient is taken after the step of the momentum (Nesterov).
+      weight_decay: strength of the pull towards the initial parameters, a term of the loss.
       trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
         given the inputs.
 
     Raises:
-      TypeError: if `nesterov` is no bool.
+      TypeError: if `nesterov` is not a bool.
       ValueError: if the kernel or `y_train` is not finite, their shapes do not fit,
-        `learning_rate` or `weight_decay` is negative, or `momentum` is not in [0, 1). The function
-        returned raises it for indefinite kernels, for t that are no whole numbers, and
-        for infinitely many steps that diverge.
+        `learning_rate` or `weight_decay` is negative, or `momentum` is not in [0, 1). `predict_fn`
+        raises it for indefinite kernels, for t that are not whole numbers, and for infinitely many
+        steps that diverge.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,17 +100,18 @@ def discrete_gradient_descent_mse_ensemble(
     memory: Bytes = DEFAULT_MEMORY,
     **kernel_kwargs: PyTree,
 ) -> EnsemblePrediction:
-    """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles after t steps.
+    """Returns `predict_fn(t, x_test, get, compute_cov)`: infinite ensembles after t steps.
 
     The networks of `gradient_descent_mse_ensemble`, trained by the optimiser of
     `discrete_gradient_descent_mse` instead of gradient flow. Initial outputs have mean zero and the
     covariance k of the prior: the NNGP kernel for "nngp" and "ntk", the NTK for "ntkgp". With
     A = K_td Kr^-1 (1 - P), Kr and P as there, on a test set the mean is A y and the covariance
-    k_tt + A k_dd A^T - A k_dt - k_td A^T. On the training set d stands for t.
+    k_tt + A k_dd A^T - A k_dt - k_td A^T. On the training set, read d for t.
 
     Weight decay pulls the parameters and adds no noise to the prior, unlike `diag_reg` of
-    `gradient_descent_mse_ensemble`. The function returned takes whole numbers t of steps; None or
-    `jnp.inf` is the limit of many, by the eigendecomposition. All else is as there.
+    `gradient_descent_mse_ensemble`. `predict_fn` takes whole numbers t of steps; None or `jnp.inf`
+    is the limit of infinitely many, through the eigendecomposition. Its other arguments are those
+    of `gradient_descent_mse_ensemble`.
 
     Args:
       kernel_fn: a function `kernel_fn(x1, x2, get, **kwargs)` of kernels (n1, n2, h1, h2, ...),
@@ -119,19 +119,20 @@ def discrete_gradient_descent_mse_ensemble(
       x_train: training inputs.
       y_train: targets (n, h, ..., outputs).
       learning_rate: the size of a step.
-      momentum: share of the velocity that is kept in a step, at least 0 and below 1.
-      nesterov: whether the gradient is taken where momentum leads.
+      momentum: fraction of the velocity that a step preserves, at least 0 and below 1.
+      nesterov: whether the gradient is taken after the step of the momentum (Nesterov).
       weight_decay: strength of the pull towards the initial parameters.
       trace_axes: the axes of `y_train` that the kernel lacks.
-      memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
-        kernels: larger ones are computed in tiles, see `wl.gram`. Traced inputs take one call.
+      memory: bytes, or text like "4GiB", for computing kernels, beside the inputs and the kernels
+        themselves: larger kernels are computed in tiles, see `wl.gram`. Traced inputs are computed
+        in one call.
       **kernel_kwargs: keywords of `kernel_fn` for the training set.
 
     Raises:
-      TypeError: if `nesterov` is no bool.
+      TypeError: if `nesterov` is not a bool, or `kernel_fn` is not a kernel function.
       ValueError: if `x_train` or `y_train` is not finite, `learning_rate` or `weight_decay` is
-        negative, or `momentum` is not in [0, 1). The function returned raises it for indefinite
-        kernels, for t that are no whole numbers, and for infinitely many steps that diverge.
+        negative, or `momentum` is not in [0, 1). `predict_fn` raises it for indefinite kernels, for
+        t that are not whole numbers, and for infinitely many steps that diverge.
 
     Example:
       >>> import jax.numpy as jnp
@@ -160,9 +161,9 @@ def _optimiser(
     size: int,
     call: str,
 ) -> tuple[Descent, Ridge]:
-    """The optimiser, and its weight decay as a ridge of the kernel, for so many targets.
+    """Returns the optimiser, and its weight decay as a ridge of the kernel, for `size` targets.
 
-    A test set that was given for a number belongs to the `call`.
+    Errors for an array passed in place of a number advise `call` instead.
     """
     check_scalar("learning_rate", learning_rate, test_set_advice(call))
     check_momentum(momentum)
@@ -173,7 +174,7 @@ def _optimiser(
 
 
 def check_momentum(momentum: Any) -> None:
-    """Raise unless a concrete momentum is a number of at least 0 and below 1."""
+    """Raises unless a concrete momentum is a number of at least 0 and below 1."""
     check_scalar("momentum", momentum)
     if is_concrete(momentum) and not momentum < 1:
         raise ValueError(f"expected momentum below 1, got {shown(momentum)}")

@@ -1,14 +1,14 @@
-"""Networks after training: how residuals become outputs, and prior covariance a posterior one.
+"""Networks after training: outputs from residuals, and posterior covariance from the prior.
 
 Gradient descent on 0.5 mean((f - y)^2) over N targets, in the limit of small steps, moves the
 outputs f of linear or infinitely wide networks by df/dtau = -K (f - y), where tau is
-learning_rate t / N. A fraction E = exp(-K tau) of a residual is left, and what has been learnt
-reaches a test point through K_td K^-1 (1 - E): K^-1 (1 - E) is called the response. Steps of a
-finite size do the same with other functions of K. Arrays here are float64 matrices with one leading
-axis of times.
+learning_rate t / N. A fraction E = exp(-K tau) of a residual remains, and a residual changes the
+output at a test point by K_td K^-1 (1 - E) times itself: K^-1 (1 - E) is called the response. Steps
+of a finite size do the same with other functions of K. Arrays here are float64 matrices with one
+leading axis of times.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +26,25 @@ from widelimit.predict.spectral import DECAY, RESPONSE, Eigenbasis
 from widelimit.predict.stepping import LEFT, MOST_STEPS, STEPPED_RESPONSE, Descent, Progress
 
 
+@runtime_checkable
+class RightFactor(Protocol):
+    """A matrix [r, r], or anything else to the right of `@`: some are known by products alone."""
+
+    def __rmatmul__(self, left: Any) -> Any:
+        """Returns left [m, t, r] times the matrix."""
+
+
 class Converged(NamedTuple):
     """Infinite time, E = 0; one leading axis of size 1."""
 
     factor: Factorisation
 
     def response(self, b: jax.Array) -> jax.Array:
-        """K^-1 b [1, r, c] for b [r, c]."""
+        """Returns K^-1 b [1, r, c] for b [r, c]."""
         return self.factor.solve(b)[None]
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """The posterior prior - K_td K^-1 K_dt [1, t, t]."""
+        """Returns the posterior prior - K_td K^-1 K_dt [1, t, t]."""
         return _symmetric(prior - self.factor.quadratic(k_td.T))[None]
 
 
@@ -47,30 +55,30 @@ class Evolving(NamedTuple):
     tau: jax.Array
 
     def response(self, b: jax.Array) -> jax.Array:
-        """K^-1 (1 - E) b [m, r, c] for b [r, c]."""
+        """Returns K^-1 (1 - E) b [m, r, c] for b [r, c]."""
         return self.factor.apply(RESPONSE, self.tau, b[None])
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """The posterior prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]."""
+        """Returns the posterior prior - K_td K^-1 (1 - E^2) K_dt [m, t, t]."""
         learnt = k_td @ self.factor.apply(RESPONSE, 2 * self.tau, k_td.T[None])
         return _symmetric(prior[None] - learnt)
 
     def decay(self, b: jax.Array) -> jax.Array:
-        """E b [m, r, c] for b [r, c]."""
+        """Returns E b [m, r, c] for b [r, c]."""
         return self.factor.apply(DECAY, self.tau, b[None])
 
     def train_covariance(self) -> jax.Array:
-        """K E^2 [m, r, r], the covariance on the training set when K itself is the prior."""
+        """Returns K E^2 [m, r, r], the training covariance when K itself is the prior."""
         return _symmetric(self.factor.state.decayed(2 * self.tau))
 
     def trained_train_covariance(self, nngp: jax.Array) -> jax.Array:
-        """E K E [m, r, r] on the training set, where E is of the NTK and K is the NNGP kernel."""
+        """Returns E K E [m, r, r], the training covariance: E of the NTK, K the NNGP kernel."""
         left = self.factor.apply(DECAY, self.tau, nngp[None])
         return _symmetric(self.factor.apply(DECAY, self.tau, left.swapaxes(-1, -2)))
 
 
 class Stepping(NamedTuple):
-    """Steps of gradient descent, p = p_n(Kr) and the response (1 - p) / Kr of `stepping`.
+    """Steps of gradient descent: p = p_n(Kr) and the response (1 - p) / Kr of `stepping`.
 
     Attributes:
       spectral: Kr = K + ridge I, where the ridge is that of weight decay.
@@ -83,23 +91,23 @@ class Stepping(NamedTuple):
     ridge: jax.Array
 
     def response(self, b: jax.Array) -> jax.Array:
-        """Kr^-1 (1 - p) b [m, r, c] for b [r, c]."""
+        """Returns Kr^-1 (1 - p) b [m, r, c] for b [r, c]."""
         return self.spectral.apply(STEPPED_RESPONSE, self.progress, b[None])
 
     def covariance(self, prior: jax.Array, k_td: jax.Array) -> jax.Array:
-        """The covariance [m, t, t] of outputs that start from the prior K and move by it, too."""
+        """Returns the covariance [m, t, t] of outputs with the prior K, trained by K itself."""
         return trained_covariance(self, prior, k_td, k_td, self._kernel())
 
     def decay(self, b: jax.Array) -> jax.Array:
-        """What is left of a residual, (1 - K Kr^-1 (1 - p)) b [m, r, c] for b [r, c]."""
+        """Returns the rest of a residual, (1 - K Kr^-1 (1 - p)) b [m, r, c] for b [r, c]."""
         return self._decay(b[None])
 
     def train_covariance(self) -> jax.Array:
-        """The covariance [m, r, r] on the training set when K itself is the prior."""
+        """Returns the training covariance [m, r, r] when K itself is the prior."""
         return self.trained_train_covariance(self._kernel())
 
     def trained_train_covariance(self, nngp: jax.Array) -> jax.Array:
-        """The covariance [m, r, r] on the training set when the prior is the NNGP kernel."""
+        """Returns the training covariance [m, r, r] when the prior is the NNGP kernel."""
         return _symmetric(self._decay(self._decay(nngp[None]).swapaxes(-1, -2)))
 
     def _decay(self, b: jax.Array) -> jax.Array:
@@ -117,9 +125,13 @@ Dynamics = Converged | Evolving | Stepping
 
 
 def trained_covariance(
-    dynamics: Dynamics, prior: jax.Array, ntk_td: jax.Array, nngp_td: jax.Array, nngp_dd: jax.Array
+    dynamics: Dynamics,
+    prior: jax.Array,
+    ntk_td: jax.Array,
+    nngp_td: jax.Array,
+    nngp_dd: RightFactor,
 ) -> jax.Array:
-    """The covariance of outputs [m, t, t] that start from the NNGP prior and move by the NTK.
+    """Returns the covariance [m, t, t] of outputs with the NNGP prior, trained by the NTK.
 
     prior + A K_dd A^T - A K_dt - K_td A^T with A = T_td T^-1 (1 - E); arXiv:1902.06720.
     """
@@ -135,13 +147,14 @@ def _symmetric(matrix: jax.Array) -> jax.Array:
 
 
 class Times(NamedTuple):
-    """Training times as they were given, arrays that JAX can trace.
+    """Training times as the user passed them, arrays that JAX can trace.
 
     Attributes:
       steps: t, of any shape; None is infinite time by Cholesky, in the eigenbasis if the kernel is
-        singular by rounding, or by the solver that was chosen.
-      learning_rate: time that passes in a step.
-      descent: the optimiser whose steps are counted; None is the flow, the limit of small steps.
+        singular by rounding, or by the user's solver.
+      learning_rate: time per step.
+      descent: the optimiser whose steps are counted; None is gradient flow, the limit of small
+        steps.
     """
 
     steps: Any = None
@@ -150,10 +163,10 @@ class Times(NamedTuple):
 
     @classmethod
     def of(cls, t: Any, learning_rate: ArrayLike, descent: Descent | None = None) -> "Times":
-        """The times t; steps of an optimiser are counted, and None is infinitely many.
+        """Returns the times t; for an optimiser they are numbers of steps, and None is infinity.
 
         Raises:
-          ValueError: if a concrete t is negative or NaN, or no whole number of steps.
+          ValueError: if a concrete t is negative or NaN, or not a whole number of steps.
         """
         if t is None and descent is None:
             return cls()
@@ -169,24 +182,24 @@ class Times(NamedTuple):
         return tuple(np.shape(self.steps)) if self.steps is not None else ()
 
     def factorise(self, kernel: TrainKernel) -> System:
-        """The training kernel, in the factorisation that these times ask for."""
+        """Returns the training kernel, factorised as these times require."""
         return kernel.inverse() if self.steps is None else kernel.spectral()
 
     def tau(self, size: int) -> jax.Array:
-        """learning_rate t / N, flat [m], for N targets."""
+        """Returns learning_rate t / N, flat [m], for N targets."""
         endless = jnp.isinf(self.steps)
-        # Infinity times a learning rate has no derivative worth having: it is 0.
+        # The derivative of infinity times a learning rate is set to 0.
         tau = self.learning_rate * jnp.where(endless, 0.0, self.steps) / size
         return jnp.where(endless, jnp.inf, tau).reshape(-1)
 
     def dynamics(self, system: System, size: int) -> Dynamics:
-        """What the training kernel does in these times to N targets; call it in float64."""
+        """Returns the dynamics of N targets at these times; call it in float64."""
         if self.steps is None:
             return Converged(system.factorised(Cholesky()))
         return self.progressing(system, size)
 
     def progressing(self, system: System, size: int) -> Evolving | Stepping:
-        """What the training kernel does in these times, None not among them; call it in float64.
+        """Returns the dynamics of N targets at times other than None; call it in float64.
 
         Raises:
           ValueError: if infinitely many steps of a concrete optimiser diverge.
@@ -199,12 +212,12 @@ class Times(NamedTuple):
         return Stepping(factor.state, progress, system.ridge.absolute)
 
     def unflatten(self, results: jax.Array) -> jax.Array:
-        """Results with the flat axis of times [m, ...] in the shape of t (..., ...)."""
+        """Returns results with the flat axis of times [m, ...] in the shape of t (..., ...)."""
         return results.reshape(self.shape + results.shape[1:])
 
 
 def _check_steps(t: ArrayLike) -> None:
-    """Raise ValueError unless concrete numbers of steps are whole, and not too large to be so."""
+    """Raises ValueError unless concrete numbers of steps are whole and at most 2^53."""
     if not is_concrete(t):
         return
     steps = np.asarray(t, np.float64)
@@ -216,7 +229,7 @@ def _check_steps(t: ArrayLike) -> None:
 
 
 def _check_converges(spectral: Eigenbasis, progress: Progress, size: int) -> None:
-    """Raise ValueError if concrete steps without end diverge."""
+    """Raises ValueError if infinitely many concrete steps diverge."""
     if not is_concrete(spectral.evals, progress) or not np.isinf(np.asarray(progress.steps)).any():
         return
     largest, rate = float(spectral.evals[-1]), float(progress.size) * size

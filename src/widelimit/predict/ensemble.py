@@ -60,17 +60,18 @@ def call_kernel(
     kwargs: Keywords,
     apart: bool = False,
 ) -> dict[str, KernelArray]:
-    """The kernels of those names between two sets of inputs, in tiles that fit into memory.
+    """Returns the named kernels between two sets of inputs, computed in tiles that fit memory.
 
     Raises:
-      ValueError: if one is missing; or if they are to be told `apart`, and there is a single array.
+      ValueError: if one is missing; or if `apart` asks for separate kernels, and `kernel_fn`
+        returns a single array.
     """
     get = names[0] if len(names) == 1 else tuple(names)
     kernels = kernels_between(kernel_fn, x1, x2, get, memory, kwargs)
     if apart and len(names) > 1 and is_one_kernel(kernels):
         raise ValueError(
-            f"expected the result of kernel_fn for get={get} to hold both kernels, of which the "
-            "covariance of trained networks is made, got a single array"
+            f"expected the result of kernel_fn for get={get} to hold both kernels, since the "
+            "covariance of trained networks needs both, got a single array"
         )
     return {name: pick(kernels, name, "the result of kernel_fn", name) for name in names}
 
@@ -90,10 +91,10 @@ class EnsemblePrediction:
         kernel_kwargs: Keywords,
         descent: Descent | None = None,
     ) -> None:
-        """Keeps the arguments; kernels are computed and factorised when they are first used.
+        """Stores the arguments; kernels are computed and factorised at first use.
 
         Raises:
-          TypeError: if there is no kernel function.
+          TypeError: if `kernel_fn` is not a kernel function.
           ValueError: if inputs are not finite where they are not masked.
         """
         kernel_fn = kernel_fn_of(kernel_fn)
@@ -113,23 +114,23 @@ class EnsemblePrediction:
         compute_cov: bool = False,
         **kernel_kwargs: PyTree,
     ) -> PyTree:
-        """Mean and covariance of the outputs of the ensemble after t steps.
+        """Returns mean and covariance of the outputs of the ensemble after t steps.
 
         Args:
           t: times in steps, of any shape; None is infinite time by Cholesky, `jnp.inf` infinite
-            time through the eigenbasis (they agree but for rounding).
+            time through the eigenbasis (they agree up to rounding).
           x_test: test inputs; None means the training set.
           get: "nngp" (only the last layer is trained; at t=None Bayesian inference), "ntk" (all
             layers are trained), "ntkgp" (a prior whose covariance is the NTK, trained by it), or a
             tuple of these; None means ("nngp", "ntk").
           compute_cov: whether to return `Gaussian(mean, covariance)` rather than the mean.
-          **kernel_kwargs: keywords of `kernel_fn` for the test set, each also given for the
-            training set. A pair of arrays belongs to the two inputs, and is paired anew between
-            test and training set; anything else must be the same for both.
+          **kernel_kwargs: keywords of `kernel_fn` for the test set; the training set must have
+            the same keywords. A pair of arrays has one array per input, and is paired anew
+            between test and training set; any other value must be the same for both.
 
         Returns:
-          For one mode the mean or a `Gaussian`; for a tuple a namedtuple with one field for each
-          mode. The shape of t comes before that of means and covariances.
+          For one mode the mean or a `Gaussian`; for a tuple a namedtuple with one field per mode.
+          The axes of t come first in means and covariances.
 
         Raises:
           ValueError: if a mode is unknown, a concrete t is negative, keywords do not fit those of
@@ -142,7 +143,7 @@ class EnsemblePrediction:
         modes, compute_cov = parse_get(get, MODES, KERNELS), as_flag("compute_cov", compute_cov)
         times = Times.of(t, self._learning_rate, self._descent)
         if x_test is None:
-            # At infinite time the covariance is zero, whatever it was before.
+            # At infinite time the covariance is zero.
             moved = compute_cov and times.steps is not None
             k_dd = self._train_kernels(_needed(modes, moved), _mixes(modes, moved))
             results = [self._on_train(mode, times, k_dd, compute_cov) for mode in modes]
@@ -249,7 +250,7 @@ def _predict_train(
     targets: Targets,
     dtype: jnp.dtype,
 ) -> Prediction:
-    """The mean (1 - E) y on the training set at finite times, or a `Gaussian`."""
+    """Returns the mean (1 - E) y on the training set at finite times, or a `Gaussian`."""
     dynamics, rows = times.progressing(system, y.size), targets.kept_shape
     aims = targets.to_matrix(y)
     mean = times.unflatten(targets.from_matrix(aims[None] - dynamics.decay(aims), rows))
@@ -275,7 +276,7 @@ def gradient_descent_mse_ensemble(
     memory: Bytes = DEFAULT_MEMORY,
     **kernel_kwargs: PyTree,
 ) -> EnsemblePrediction:
-    """A function `predict_fn(t, x_test, get, compute_cov)` of infinite ensembles during training.
+    """Returns `predict_fn(t, x_test, get, compute_cov)`: infinite ensembles during training.
 
     The loss is 0.5 mean((f - y)^2) over all N entries of `y_train`, trained by gradient descent in
     the limit of small steps, from initial outputs of mean zero and the covariance of the prior.
@@ -288,33 +289,35 @@ def gradient_descent_mse_ensemble(
 
     with A = K_td Kr^-1 (1 - E) and the NNGP kernel k ("ntkgp": arXiv:2007.05864). At t=None E = 0,
     and on the training set the mean is y and the covariance zero. Eigenvalues of Kr within
-    rounding of zero count as zero: along them nothing moves, at any time. At t=None that is the
-    limit of a vanishing ridge, and comes with a RuntimeWarning; see `gp_inference`.
+    rounding of zero count as zero: along them nothing moves, at any time. At t=None the result is
+    then the limit of a vanishing ridge, with a RuntimeWarning; see `gp_inference`.
 
-    The training kernels and their factorisations are computed when first needed and kept by the
-    function returned, which may be jitted. Systems are solved in float64; results have the dtype
-    of the kernel. If anything the training kernel depends on is traced by JAX, then nothing can be
-    checked, nothing is kept, and a failed factorisation, of a singular kernel too, gives NaN.
+    `predict_fn` computes the training kernels and their factorisations at first use and caches
+    them; it may be jitted. Systems are solved in float64; results have the dtype of the kernel. If
+    the training kernel depends on values traced by JAX, then nothing can be checked, nothing is
+    cached, and a failed factorisation, also of a singular kernel, gives NaN.
 
     Args:
       kernel_fn: a function `kernel_fn(x1, x2, get, **kwargs)` of kernels (n1, n2, h1, h2, ...),
         such as that of a network.
       x_train: training inputs.
       y_train: targets (n, h, ..., outputs).
-      learning_rate: the step: absolute time is learning_rate t.
+      learning_rate: size of a step: the time is learning_rate t.
       diag_reg: the ridge, in units of the mean diagonal of K.
       diag_reg_absolute_scale: whether `diag_reg` is the ridge itself.
       trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
         given the inputs.
-      memory: bytes, or text like "4GiB", that computing kernels may take beside the inputs and the
-        kernels: larger ones are computed in tiles, see `wl.gram`. Traced inputs take one call.
-      **kernel_kwargs: keywords of `kernel_fn` for the training set. What `mask_constant` masks,
-        NaN among it, need not be finite.
+      memory: bytes, or text like "4GiB", for computing kernels, beside the inputs and the kernels
+        themselves: larger kernels are computed in tiles, see `wl.gram`. Traced inputs are computed
+        in one call.
+      **kernel_kwargs: keywords of `kernel_fn` for the training set. Entries masked by
+        `mask_constant` need not be finite (it may be NaN).
 
     Raises:
+      TypeError: if `kernel_fn` is not a kernel function.
       ValueError: if `x_train` or `y_train` is not finite, or `learning_rate` or `diag_reg` is
-        negative or no single number. The function returned raises it for indefinite kernels; the
-        error names the smallest eigenvalue and a ridge that would do.
+        negative or not a single number. `predict_fn` raises it for indefinite kernels; the error
+        gives the smallest eigenvalue and a ridge that is large enough.
 
     Example:
       >>> import jax.numpy as jnp
@@ -339,7 +342,7 @@ def gradient_descent_mse_ensemble(
 
 
 def _needed(modes: Sequence[str], compute_cov: bool) -> list[str]:
-    """The kernels that the modes are made of, in a fixed order."""
+    """Returns the names of the kernels that the modes need, in a fixed order."""
     names = {DRIVING_KERNEL[mode] for mode in modes}
     if compute_cov:
         names |= {prior_kernel(mode) for mode in modes}
@@ -347,17 +350,17 @@ def _needed(modes: Sequence[str], compute_cov: bool) -> list[str]:
 
 
 def _mixes(modes: Sequence[str], compute_cov: bool) -> bool:
-    """Whether a covariance is made of both kernels."""
+    """Returns whether a covariance needs both kernels."""
     return compute_cov and "ntk" in modes
 
 
 def _test_kwargs(train: Keywords, test: Keywords) -> tuple[Keywords, Keywords]:
-    """The keywords of kernel_fn between test and training set, and within the test set."""
+    """Returns the keywords of kernel_fn between test and training set, and within the test set."""
     between, within = dict(train), dict(train)
     for name, value in test.items():
         if name not in train:
             raise ValueError(
-                f"expected keywords of kernel_fn that were given for the training set, "
+                f"expected keywords of kernel_fn that the training set has, "
                 f"{sorted(train)}, got {name!r}"
             )
         if _is_pair(train[name]) and _is_pair(value):

@@ -1,4 +1,4 @@
-"""The equation that outputs follow under a loss, and its solution by diffrax."""
+"""The differential equation of outputs under a loss, and its solution by diffrax."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from widelimit.typing import Arrays
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
-# Of steps in float32, whose results have an error of 6e-8 anyway.
+# Smallest tolerances in float32, whose results have an error of 6e-8 anyway.
 _TOLERANCE_32 = 1e-6
-# What reverse mode keeps of a path; the rest is computed again.
+# Steps that reverse mode stores of a path; the others are computed again.
 _CHECKPOINTS = 64
 
 
 @pytree
 class ODEState:
-    """Outputs during training and their velocities, of one time or with an axis of times in front.
+    """Outputs during training and their velocities, at one time or with a leading axis of times.
 
     Attributes:
       fx_train: outputs on the training set; None counts as 0.
@@ -46,7 +46,7 @@ class ODEState:
 
 
 class Tolerance(NamedTuple):
-    """How accurately the equation is solved, and how many steps that may take."""
+    """The accuracy of the solution, and the largest number of steps."""
 
     rtol: float
     atol: float
@@ -54,7 +54,7 @@ class Tolerance(NamedTuple):
 
 
 class Velocity:
-    """The right hand side of the equation; equal for losses that do the same, and compiled once.
+    """The right-hand side of the equation; equal for losses that do the same, so compiled once.
 
     Attributes:
       targets: layout of the training targets.
@@ -72,7 +72,7 @@ class Velocity:
         return self._loss == other._loss and self.targets == other.targets
 
     def __call__(self, tau: Any, state: ODEState, args: PyTree) -> ODEState:
-        """The velocity of a state, which depends on no time."""
+        """Returns the velocity of a state; it does not depend on time."""
         del tau
         k_dd, k_td, y, friction = args
         gradient = self.targets.to_matrix(jax.grad(self._loss)(state.fx_train, y))
@@ -91,7 +91,7 @@ class Velocity:
         )
 
     def check_loss(self, fx: jax.Array, y: jax.Array) -> None:
-        """Raise ValueError unless the loss is one real number."""
+        """Raises ValueError unless the loss is one real number."""
         out = jax.eval_shape(self._loss, fx, y)
         leaf = out if hasattr(out, "shape") else None
         if leaf is None or leaf.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -108,7 +108,7 @@ class Problem(NamedTuple):
       y: targets.
       start: initial state.
       k_test_train: test-train kernel, None without a test set.
-      learning_rate: the step.
+      learning_rate: size of a step.
       momentum: None for gradient flow without inertia.
     """
 
@@ -122,8 +122,8 @@ class Problem(NamedTuple):
 
 
 def solve(problem: Problem, velocity: Velocity, tolerance: Tolerance, dtype: jnp.dtype) -> ODEState:
-    """The states at all times, in the dtype of results."""
-    # Inside a user's jit whatever is computed is traced.
+    """Returns the states at all times, in the dtype of results."""
+    # Inside a user's jit everything computed is traced.
     now = is_concrete(problem) and is_concrete(jnp.zeros(()))
     if not now and jnp.result_type(float) != jnp.float64:
         tolerance = tolerance._replace(
@@ -164,10 +164,10 @@ def _integrated(
 def _integrate(
     velocity: Velocity, tau: jax.Array, first: ODEState, args: PyTree, tolerance: Tolerance
 ) -> ODEState:
-    """The states at times tau [m], in their order.
+    """Returns the states at times tau [m], in their order.
 
     Raises:
-      ValueError: if concrete states are not reached.
+      ValueError: if concrete states cannot be reached in `max_steps`.
       NotImplementedError: inside `jax.shard_map` with its default check.
     """
     try:
@@ -201,7 +201,7 @@ def _integrate(
     if is_concrete(succeeded) and not bool(succeeded):
         raise ValueError(
             f"expected to reach t in {tolerance.max_steps} steps of the solver, got no solution: "
-            "give a larger max_steps, larger rtol and atol, or check that the loss is smooth and "
+            "use a larger max_steps, larger rtol and atol, or check that the loss is smooth and "
             "finite"
         )
     places = jnp.argsort(order)

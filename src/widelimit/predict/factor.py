@@ -1,8 +1,8 @@
-"""The regularised train-train kernel, its factorisations, and the checks that they can be trusted.
+"""The regularised train-train kernel, its factorisations, and the checks of their accuracy.
 
 A factorisation of concrete numbers is checked on the host. A kernel that is singular by rounding
-alone is solved in its eigenbasis, with a warning; an indefinite one raises ValueError. Traced
-numbers can do neither: there a failed factorisation is NaN.
+alone is solved in its eigenbasis, with a warning; an indefinite one raises ValueError. With traced
+numbers neither is possible: there a failed factorisation is NaN.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ from widelimit.predict.spectral import Eigenbasis
 
 # Rounding errors of relative size eps move the eigenvalues of an n x n kernel by about
 # sqrt(n) eps times its largest entry, the noise floor. A Cholesky factor is used if the smallest
-# eigenvalue is at least one floor. Pivots alone do not tell: those of a matrix with one eigenvalue
-# of rounding errors may all be large.
+# eigenvalue is at least one floor. Pivots alone are not enough: all of them may be large although
+# one eigenvalue is a rounding error.
 
-# Kernels are checked so many rows at a time.
+# Number of rows of a kernel that are checked at a time.
 _ROWS = 512
 
 Remedy = Callable[[float, float], str]
@@ -43,8 +43,8 @@ def _matrix_and_ridge(system: System) -> tuple[jax.Array, jax.Array]:
 class TrainKernel:
     """A regularised train-train kernel, which owns its factorisations.
 
-    Concrete, it is factorised when that is first asked for, even inside the user's `jax.jit`, and
-    checked. Traced, it is factorised wherever it is used: a tracer must not outlive its trace.
+    A concrete kernel is factorised and checked at first use, even inside the user's `jax.jit`. A
+    traced one is factorised wherever it is used: a tracer must not outlive its trace.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class TrainKernel:
         """Checks the kernel.
 
         Args:
-          name: what errors call the kernel.
+          name: the name of the kernel in errors.
           kernel: zipped train-train kernel.
-          ridge: what to add to the diagonal.
-          remedy: words of an error, from a relative and an absolute ridge that would do.
-          solver: what solves it; None for what is asked for.
+          ridge: the ridge to add to the diagonal.
+          remedy: returns advice for an error, from a relative and an absolute ridge.
+          solver: the user's solver; None for the one of each method below.
 
         Raises:
           TypeError: if the kernel is complex.
@@ -81,11 +81,11 @@ class TrainKernel:
             _check_symmetric(name, np.asarray(kernel), self._bare.eps)
 
     def plain(self) -> System:
-        """The system, not factorised."""
+        """Returns the system, not factorised."""
         return self._bare
 
     def cholesky(self) -> System:
-        """The system, with its Cholesky factor, or by the solver chosen, if it is concrete.
+        """Returns the system with its Cholesky factor, or that of the user's solver, if concrete.
 
         Raises:
           ValueError: if the matrix is concrete and singular or indefinite to working precision:
@@ -95,7 +95,7 @@ class TrainKernel:
         return self._by(self._solver or Cholesky())
 
     def spectral(self) -> System:
-        """The system, with its eigendecomposition, or by the solver chosen, if it is concrete.
+        """Returns the system with its eigenbasis, or the user's factorisation, if concrete.
 
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
@@ -103,11 +103,11 @@ class TrainKernel:
         return self._by(self._solver or Spectral())
 
     def inverse(self) -> System:
-        """The system, with what solves it if it is concrete: the limit of a vanishing ridge.
+        """Returns the system factorised, if concrete, for the limit of a vanishing ridge.
 
-        That is its Cholesky factor. If there is none to be trusted it is its eigendecomposition,
-        in which eigenvalues lost in rounding are zero and contribute nothing: a RuntimeWarning says
-        so, once. A solver that was chosen has no such deputy.
+        It has a Cholesky factor. If that is not accurate, it has an eigendecomposition instead, in
+        which eigenvalues lost in rounding are zero and contribute nothing, and a RuntimeWarning
+        says so, once. The user's solver has no such fallback.
 
         Raises:
           ValueError: if the matrix is concrete and has a negative eigenvalue beyond rounding.
@@ -133,20 +133,20 @@ class TrainKernel:
         return system
 
     def _factor(self, solver: Solver) -> System | None:
-        """The system with a factor if it is concrete, None if that cannot be trusted; kept."""
+        """Returns the system, with a cached factor if concrete; None if that is not accurate."""
         if not self._bare.is_concrete():
             return self._bare
         key = type(solver)
         if key not in self._factorised:
             with jax.ensure_compile_time_eval(), jax.enable_x64(True):
                 factor = self._bare.factorised(solver)
-            # Nothing but the factor is read: the kernel would be copied to float64 at every use.
-            kept = self._bare._replace(kernel=None, factor=factor)
-            self._factorised[key] = None if factor.state is None else kept
+            # Only the factor is read: the kernel would be copied to float64 at every use.
+            solved = self._bare._replace(kernel=None, factor=factor)
+            self._factorised[key] = None if factor.state is None else solved
         return self._factorised[key]
 
     def _failure(self, failure: str) -> str:
-        """What was expected and what came: the smallest eigenvalue, and ridges that would do."""
+        """Returns the message of an error, with the smallest eigenvalue and sufficient ridges."""
         with jax.ensure_compile_time_eval():
             matrix, ridge = (np.asarray(value) for value in _matrix_and_ridge(self._bare))
         import scipy.linalg  # here, for a light `import widelimit`
@@ -156,7 +156,7 @@ class TrainKernel:
         floor = np.sqrt(len(matrix)) * self._bare.eps * max(diagonal.max(), 0.0)
         absolute = ridge + 2.0 * max(0.0, -smallest) + 100.0 * floor
         relative = absolute / max(diagonal.mean() - ridge, np.finfo(np.float64).tiny)
-        advice = self._remedy(_round_up(relative), _round_up(absolute))
+        advice = self._remedy(round_up(relative), round_up(absolute))
         added = f" after adding {float(ridge):.3g} to its diagonal" if ridge else ""
         return (
             f"expected a positive definite {self._name}, got one that is {failure}{added}: its "
@@ -166,33 +166,33 @@ class TrainKernel:
 
 
 def _lost(system: System) -> np.ndarray | None:
-    """Which eigenvalues of a factorised system are lost in rounding; None if it does not tell."""
+    """Returns which eigenvalues of a factorised system are lost in rounding; None if unknown."""
     state = None if system.factor is None else system.factor.state
     return np.asarray(state.evals) == 0 if isinstance(state, Eigenbasis) else None
 
 
 def advise_diag_reg(relative: float, absolute: float) -> str:
-    """Words for the ridge that would do, in the parameters of the functions of this package."""
+    """Returns advice to use a ridge, in the parameters of the functions of this package."""
     return (
-        f"diag_reg={relative:.0e} (relative to the mean diagonal), or diag_reg={absolute:.0e} with "
-        "diag_reg_absolute_scale=True, would do"
+        f"use diag_reg={relative:.0e} (relative to the mean diagonal), or diag_reg={absolute:.0e} "
+        "with diag_reg_absolute_scale=True"
     )
 
 
 def remedy(descent_size: int | None) -> Remedy:
-    """Words for the ridge, or for the weight decay of steps of gradient descent to N targets."""
+    """Returns a function of advice on a ridge, or on weight decay for descent to N targets."""
     if descent_size is None:
         return advise_diag_reg
 
     def advise(relative: float, absolute: float) -> str:
         del relative
-        return f"weight_decay={_round_up(absolute / descent_size):.0e} would do"
+        return f"use weight_decay={round_up(absolute / descent_size):.0e}"
 
     return advise
 
 
-def _round_up(x: float) -> float:
-    """The next number with one significant digit; nothing at all asks for 1."""
+def round_up(x: float) -> float:
+    """Returns the number rounded up to one significant digit; 1 for 0."""
     if not 0 < x < np.inf:
         return 1.0
     unit = 10.0 ** np.floor(np.log10(x))
@@ -202,7 +202,7 @@ def _round_up(x: float) -> float:
 def _check_symmetric(name: str, kernel: np.ndarray, eps: float) -> None:
     matrix = to_matrix(name, kernel)
     largest = difference = 0.0
-    for start in range(0, len(matrix), _ROWS):  # in pieces, for the sake of memory
+    for start in range(0, len(matrix), _ROWS):  # in pieces, to save memory
         rows, columns = matrix[start : start + _ROWS], matrix[:, start : start + _ROWS]
         largest = max(largest, float(np.abs(rows).max(initial=0.0)))
         difference = max(difference, float(np.abs(rows - columns.T).max(initial=0.0)))

@@ -1,4 +1,4 @@
-"""Gradient flow of the mean squared error in closed form, from given initial outputs."""
+"""Gradient flow of the mean squared error in closed form, from initial outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,13 @@ class TrainedOutputs:
         trace_axes: Axes,
         descent: Descent | None = None,
     ) -> None:
-        """Checks the kernel; it is factorised when it is first used.
+        """Checks the kernel; it is factorised at first use.
 
         Args:
           kernel: train-train kernel.
           y_train: targets.
-          learning_rate: the step.
-          ridge: what to add to the diagonal of the kernel.
+          learning_rate: size of a step.
+          ridge: the ridge to add to the diagonal of the kernel.
           trace_axes: the axes of the targets that the kernel lacks.
           descent: the optimiser, None for gradient flow.
 
@@ -54,25 +54,24 @@ class TrainedOutputs:
         fx_test_0: ArrayLike | None = None,
         k_test_train: TestKernel | None = None,
     ) -> PyTree:
-        """Outputs after t steps of gradient descent.
+        """Returns the outputs after t steps of gradient descent.
 
         Args:
           t: times in steps, of any shape; None is infinite time by Cholesky, `jnp.inf` infinite
-            time through the eigenbasis (they agree but for rounding).
+            time through the eigenbasis (they agree up to rounding).
           fx_train_0: initial outputs on the training set, shaped like the targets or a scalar;
-            None asks for the test set alone, and counts as 0.
-          fx_test_0: initial outputs on a test set, or a scalar; None asks for the training set
-            alone.
+            None counts as 0, and only test outputs are returned.
+          fx_test_0: initial outputs on a test set, or a scalar; None for training outputs only.
           k_test_train: kernel between test and training set (t, n, ...); needed with `fx_test_0`.
 
         Returns:
-          Outputs on the training set, on the test set, or the pair of both, each with the shape
-          of t before its own.
+          Outputs on the training set, on the test set, or the pair of both; the axes of t come
+          first.
 
         Raises:
-          ValueError: if no outputs are asked for, a kernel is missing or of the wrong shape, a
-            concrete t is negative, or the concrete training kernel is indefinite. Steps of
-            gradient descent are whole, and infinitely many converge.
+          ValueError: if both initial outputs are None, a kernel is missing or of the wrong shape,
+            a concrete t is negative, or the concrete training kernel is indefinite; for steps
+            of a finite size also if t is not whole, or infinitely many steps diverge.
 
         Warns:
           RuntimeWarning: if the concrete training kernel is singular by rounding (t=None).
@@ -111,7 +110,7 @@ def _train(
     targets: Targets,
     dtype: jnp.dtype,
 ) -> jax.Array:
-    """Y + E (f_train(0) - y)."""
+    """Returns y + E (f_train(0) - y)."""
     dynamics = times.progressing(system, y.size)
     aims = targets.to_matrix(y)
     start = targets.to_matrix(jnp.broadcast_to(fx_train_0, y.shape))
@@ -131,7 +130,7 @@ def _test(
     targets: Targets,
     dtype: jnp.dtype,
 ) -> jax.Array:
-    """f_test(0) + K_td Kr^-1 (1 - E) (y - f_train(0))."""
+    """Returns f_test(0) + K_td Kr^-1 (1 - E) (y - f_train(0))."""
     rows = row_shape(k_test_train)
     residual = targets.to_matrix(y - jnp.broadcast_to(fx_train_0, y.shape))
     driving = to_matrix("k_test_train", k_test_train)
@@ -148,7 +147,7 @@ def gradient_descent_mse(
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),
 ) -> TrainedOutputs:
-    """A function `predict_fn(t, fx_train_0, fx_test_0, k_test_train)` of outputs during training.
+    """Returns `predict_fn(t, fx_train_0, fx_test_0, k_test_train)`: outputs during training.
 
     The loss is 0.5 mean((f - y)^2) over all N entries of `y_train`, trained by gradient descent in
     the limit of small steps (arXiv:1902.06720). With Kr = K + ridge I and
@@ -158,15 +157,15 @@ def gradient_descent_mse(
         f_test(t) = f_test(0) + K_td Kr^-1 (1 - E) (y - f_train(0)),
 
     and at t=None f_train = y, E = 0. Eigenvalues of Kr within rounding of zero count as zero:
-    along them nothing moves, at any time. At t=None that is the limit of a vanishing ridge, and
-    comes with a RuntimeWarning; see `gp_inference`. Systems are solved in float64; results have the
-    dtype of `k_train_train`. Kernels and targets may be traced by JAX. Then nothing can be checked,
-    and a failed factorisation, of a singular kernel too, gives NaN.
+    along them nothing moves, at any time. At t=None the result is then the limit of a vanishing
+    ridge, with a RuntimeWarning; see `gp_inference`. Systems are solved in float64; results have
+    the dtype of `k_train_train`. Kernels and targets may be traced by JAX. Then nothing can be
+    checked, and a failed factorisation, also of a singular kernel, gives NaN.
 
     Args:
       k_train_train: kernel of the training set with itself (n, n, h, h, ...), commonly the NTK.
       y_train: targets (n, h, ..., outputs).
-      learning_rate: the step: absolute time is learning_rate t.
+      learning_rate: size of a step: the time is learning_rate t.
       diag_reg: the ridge, in units of the mean diagonal of K.
       diag_reg_absolute_scale: whether `diag_reg` is the ridge itself.
       trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
@@ -174,9 +173,9 @@ def gradient_descent_mse(
 
     Raises:
       ValueError: if the kernel or `y_train` is not finite, their shapes do not fit, or
-        `learning_rate` or `diag_reg` is negative or no single number. The function returned raises
-        it for indefinite kernels; the error names the smallest eigenvalue and a ridge that would
-        do.
+        `learning_rate` or `diag_reg` is negative or not a single number. `predict_fn` raises it for
+        indefinite kernels; the error gives the smallest eigenvalue and a ridge that is large
+        enough.
 
     Example:
       >>> import jax.numpy as jnp
@@ -193,7 +192,7 @@ def gradient_descent_mse(
 
 
 def check_fits(name: str, initial: ArrayLike, shape: tuple[int, ...]) -> None:
-    """Raise unless these are real, and a scalar or outputs, possibly with axes of size 1."""
+    """Raises unless outputs are real, and a scalar or of `shape` up to axes of size 1."""
     check_real(name, initial)
     have = tuple(jnp.shape(initial))
     same_rank = len(have) == len(shape)

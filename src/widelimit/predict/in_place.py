@@ -12,36 +12,36 @@ from jaxtyping import ArrayLike
 
 from widelimit.predict.matrices import to_matrix
 
-# JAX reads arrays of NumPy where they stand if they are aligned so.
+# Alignment in bytes with which JAX uses arrays of NumPy without a copy.
 _ALIGNMENT = 64
 _BLOCK = 512
 
 
 def regularised(kernel: ArrayLike, relative: SupportsFloat, absolute: SupportsFloat) -> np.ndarray:
-    """The symmetric part of a zipped kernel plus a ridge, as a new float64 matrix [r, r].
+    """Returns the symmetric part of a zipped kernel plus a ridge, as a new float64 matrix [r, r].
 
     Args:
       kernel: concrete kernel.
       relative: the ridge in units of the mean diagonal.
-      absolute: the ridge itself, which is added to that.
+      absolute: the ridge in absolute units, added to the relative one.
     """
-    given = to_matrix("kernel", np.asarray(kernel))
-    rows = len(given)
+    kernel_matrix = to_matrix("kernel", np.asarray(kernel))
+    rows = len(kernel_matrix)
     matrix = _aligned(rows)
-    matrix[...] = given
+    matrix[...] = kernel_matrix
     for start in range(0, rows, _BLOCK):
         stop = min(start + _BLOCK, rows)
         for left in range(0, stop, _BLOCK):
             block = slice(start, stop), slice(left, min(left + _BLOCK, stop))
             mean = (matrix[block] + matrix[block[::-1]].T) / 2
             matrix[block], matrix[block[::-1]] = mean, mean.T
-    ridge = float(relative) * np.diagonal(given).mean(dtype=np.float64) + float(absolute)
+    ridge = float(relative) * np.diagonal(kernel_matrix).mean(dtype=np.float64) + float(absolute)
     matrix[np.diag_indices(rows)] += ridge
     return matrix
 
 
 def cholesky(matrix: np.ndarray) -> np.ndarray | None:
-    """The lower triangular factor in the memory of the matrix, or None if there is none."""
+    """Returns the lower triangular factor, written over the matrix; None if it does not exist."""
     import scipy.linalg.lapack  # here, for a light `import widelimit`
 
     # LAPACK reads columns: the upper factor of its matrix is the lower one of ours.
@@ -50,32 +50,32 @@ def cholesky(matrix: np.ndarray) -> np.ndarray | None:
 
 
 def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The eigenvalues, ascending, and the eigenvectors as columns; the matrix is overwritten."""
+    """Returns ascending eigenvalues, and eigenvectors as columns; overwrites the matrix."""
     import scipy.linalg
 
     return scipy.linalg.eigh(matrix.T, overwrite_a=True, driver="evd", check_finite=False)
 
 
 def solve_lower(lower: ArrayLike, b: ArrayLike, transposed: bool) -> jax.Array:
-    """L^-1 b, or L^-T b, for a concrete lower triangular L [r, r] and b [r, c]; L is not copied."""
+    """Returns L^-1 b, or L^-T b, without a copy of the concrete lower L [r, r], for b [r, c]."""
     import scipy.linalg.blas
 
     upper = np.asarray(lower).T  # of which BLAS reads columns
     columns = np.array(b, np.float64, order="F")
-    found = scipy.linalg.blas.dtrsm(
+    solution = scipy.linalg.blas.dtrsm(
         1.0, upper, columns, lower=0, trans_a=0 if transposed else 1, overwrite_b=1
     )
-    return to_jax(np.ascontiguousarray(found))
+    return to_jax(np.ascontiguousarray(solution))
 
 
 def to_jax(matrix: np.ndarray) -> jax.Array:
-    """A float64 matrix as an array of JAX, on the CPU without a copy; it must not change again."""
+    """Returns a float64 matrix as a JAX array, on the CPU not a copy: do not change it later."""
     with jax.enable_x64(True):
         return jax.device_put(matrix)
 
 
 def _aligned(rows: int) -> np.ndarray:
-    """A new float64 matrix [rows, rows] that JAX can use as it stands."""
+    """Returns a new float64 matrix [rows, rows] that JAX can use without a copy."""
     count = rows * rows
     space = np.empty(count * 8 + _ALIGNMENT, np.uint8)
     start = -space.ctypes.data % _ALIGNMENT

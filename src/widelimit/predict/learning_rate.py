@@ -15,7 +15,7 @@ from widelimit.predict.precision import in_float64, result_dtype
 from widelimit.predict.selection import check_is_array
 from widelimit.typing import SquareKernel
 
-# Below this size all eigenvalues together cost less than Lanczos iterations for one.
+# Below this size all eigenvalues cost less than Lanczos iterations for one.
 _DENSE_UP_TO = 64
 
 
@@ -25,23 +25,25 @@ def max_learning_rate(
     momentum: ArrayLike = 0.0,
     eps: ArrayLike = 1e-12,
 ) -> jax.Array:
-    """The learning rate below which gradient descent converges, a scalar in the kernel's dtype.
+    """Returns the learning rate below which gradient descent converges, a scalar.
 
     It is 2 (1 + momentum) N / (largest eigenvalue + eps) for the loss 0.5 mean((f - y)^2) over N
-    entries, and for a linear or infinitely wide network. See arXiv:1902.06720.
+    entries, and for a linear or infinitely wide network, in the dtype of the kernel. See
+    arXiv:1902.06720.
 
     Args:
       ntk_train_train: NTK of the training set with itself (n, n, h, h, ...). Concrete, its largest
-        eigenvalue is found by Lanczos iterations; traced by JAX, by a dense eigendecomposition.
+        eigenvalue is computed by Lanczos iterations; traced by JAX, by a dense eigendecomposition.
       y_train_size: N, the number of entries of the targets; None takes the size of the matrix,
         which is right for one output.
       momentum: momentum of the optimiser.
       eps: added to the eigenvalue.
 
     Raises:
-      TypeError: if it is a function instead of an array, or a number is none.
-      ValueError: if it is a `Kernel`, not square, or concrete and not finite, or a number is an
-        array, or concrete and negative.
+      TypeError: if the kernel is a function instead of an array, or another argument is not a
+        number.
+      ValueError: if the kernel is a `Kernel`, not square, or concrete and not finite, or another
+        argument is an array, or concrete and negative.
 
     Example:
       >>> import jax.numpy as jnp
@@ -56,7 +58,7 @@ def max_learning_rate(
         )
     check_finite("ntk_train_train", ntk_train_train)
     if y_train_size is not None:
-        check_scalar("y_train_size", y_train_size, "; give y_train.size")
+        check_scalar("y_train_size", y_train_size, "; pass y_train.size")
     check_scalar("momentum", momentum)
     check_scalar("eps", eps)
     size = math.prod(row_shape(ntk_train_train)) if y_train_size is None else y_train_size
@@ -83,7 +85,7 @@ def _rate(
 
 
 def _concrete_eigenvalue(kernel: ArrayLike) -> float | None:
-    """The largest eigenvalue of a concrete kernel, None if it is traced."""
+    """Returns the largest eigenvalue of a concrete kernel, None if it is traced."""
     if not is_concrete(kernel):
         return None
     import scipy.linalg  # here, for a light `import widelimit`
@@ -93,7 +95,9 @@ def _concrete_eigenvalue(kernel: ArrayLike) -> float | None:
     n = len(matrix)
     if n <= _DENSE_UP_TO:
         return float(scipy.linalg.eigvalsh(matrix, subset_by_index=[n - 1, n - 1])[0])
-    # A fixed start makes results repeatable; drawn, it is not orthogonal to the answer.
+    # A fixed random start: results are repeatable, and it is not orthogonal to the eigenvector.
     start = np.random.default_rng(0).normal(size=n)
-    found = scipy.sparse.linalg.eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)
-    return float(found[0])
+    eigenvalues = scipy.sparse.linalg.eigsh(
+        matrix, k=1, which="LA", v0=start, return_eigenvectors=False
+    )
+    return float(eigenvalues[0])

@@ -1,4 +1,4 @@
-"""The shapes of kernels and targets: from zipped axes and trace axes to matrices, and back.
+"""Layouts of kernels and targets: from zipped axes and trace axes to matrices, and back.
 
 A kernel over outputs of shape (n, h, ...) has zipped axes (n1, n2, h1, h2, ...). The output axes
 that it lacks are the trace axes: along them the kernel is read as a multiple of the identity.
@@ -25,17 +25,17 @@ _Array = TypeVar("_Array", jax.Array, np.ndarray, jax.Array | np.ndarray)
 
 
 def row_shape(kernel: ArrayLike) -> Shape:
-    """The shape of the first argument's outputs, without trace axes."""
+    """Returns the shape of the first argument's outputs, without trace axes."""
     return tuple(jnp.shape(kernel)[::2])
 
 
 def column_shape(kernel: ArrayLike) -> Shape:
-    """The shape of the second argument's outputs, without trace axes."""
+    """Returns the shape of the second argument's outputs, without trace axes."""
     return tuple(jnp.shape(kernel)[1::2])
 
 
 def to_matrix(name: str, kernel: _Array) -> _Array:
-    """The kernel (n1, n2, h1, h2, ...) as a matrix [n1 h1 ..., n2 h2 ...].
+    """Returns the kernel (n1, n2, h1, h2, ...) as a matrix [n1 h1 ..., n2 h2 ...].
 
     Raises:
       ValueError: if the number of axes is odd.
@@ -50,7 +50,7 @@ def to_matrix(name: str, kernel: _Array) -> _Array:
 
 
 def from_matrix(matrix: jax.Array, rows: Shape, columns: Shape) -> jax.Array:
-    """The matrices [..., n1 h1 ..., n2 h2 ...] as kernels (..., n1, n2, h1, h2, ...)."""
+    """Returns the matrices [..., n1 h1 ..., n2 h2 ...] as kernels (..., n1, n2, h1, h2, ...)."""
     lead = matrix.ndim - 2
     order = [lead + i + side * len(rows) for i in range(len(rows)) for side in (0, 1)]
     kernel = matrix.reshape(matrix.shape[:lead] + rows + columns)
@@ -58,12 +58,12 @@ def from_matrix(matrix: jax.Array, rows: Shape, columns: Shape) -> jax.Array:
 
 
 class Targets(NamedTuple):
-    """How arrays shaped like the targets become matrices [kept axes, trace axes].
+    """The layout of arrays shaped like the targets as matrices [kept axes, trace axes].
 
     Attributes:
       shape: shape of the training targets.
       traced: the trace axes, sorted, non-negative, without duplicates.
-      name: what users call the targets.
+      name: the name of the targets in errors.
     """
 
     shape: Shape
@@ -72,10 +72,10 @@ class Targets(NamedTuple):
 
     @classmethod
     def of(cls, y: ArrayLike, trace_axes: Axes) -> "Targets":
-        """The layout of targets y.
+        """Returns the layout of targets y.
 
         Raises:
-          TypeError: if trace axes are no integers.
+          TypeError: if trace axes are not integers.
           ValueError: if a trace axis is out of range.
         """
         shape = tuple(jnp.shape(y))
@@ -104,19 +104,19 @@ class Targets(NamedTuple):
         return tuple([self.shape[axis] for axis in self.kept])
 
     def full_shape(self, kept_shape: Shape) -> Shape:
-        """The shape of outputs whose kept axes have other sizes, as on a test set."""
+        """Returns the shape of outputs whose kept axes have other sizes, as on a test set."""
         sizes = dict(zip(self.kept, kept_shape, strict=True))
         return tuple(sizes.get(axis, size) for axis, size in enumerate(self.shape))
 
     def to_matrix(self, outputs: jax.Array) -> jax.Array:
-        """Outputs on the training or a test set as a matrix [kept, traced]."""
-        kept = self.kept
-        matrix = outputs.transpose(kept + self.traced)
-        rows, columns = matrix.shape[: len(kept)], matrix.shape[len(kept) :]
+        """Returns outputs on the training or a test set as a matrix [kept, traced]."""
+        own = self.kept
+        matrix = outputs.transpose(own + self.traced)
+        rows, columns = matrix.shape[: len(own)], matrix.shape[len(own) :]
         return matrix.reshape(math.prod(rows), math.prod(columns))
 
     def from_matrix(self, matrix: jax.Array, kept_shape: Shape) -> jax.Array:
-        """The matrices [..., kept, traced] as outputs (..., *full_shape(kept_shape))."""
+        """Returns the matrices [..., kept, traced] as outputs (..., *full_shape(kept_shape))."""
         lead = matrix.ndim - 2
         axes = self.kept + self.traced
         traced_shape = tuple([self.shape[axis] for axis in self.traced])
@@ -124,7 +124,7 @@ class Targets(NamedTuple):
         return outputs.transpose(*range(lead), *(lead + np.argsort(axes)))
 
     def check_train_train(self, name: str, kernel: ArrayLike) -> None:
-        """Raise ValueError unless the kernel is square and fits the training targets."""
+        """Raises ValueError unless the kernel is square and fits the training targets."""
         shape = tuple(jnp.shape(kernel))
         if len(shape) % 2 or row_shape(kernel) != column_shape(kernel):
             raise ValueError(
@@ -137,12 +137,12 @@ class Targets(NamedTuple):
             )
 
     def _described(self) -> str:
-        """The targets, and which of their axes a kernel lacks."""
+        """Returns a description of the targets and of the axes that a kernel lacks."""
         axes = f"trace axes {self.traced}" if self.name == "y_train" else "independent outputs"
         return f"{self.name} of shape {self.shape} and {axes}"
 
     def _advice(self, kernel_shape: Shape) -> str:
-        """What is probably missing where a kernel does not fit."""
+        """Returns advice for a kernel whose shape does not fit."""
         if len(self.shape) == 1:
             return f"; write targets of one output as {self.name}[:, None]"
         if kernel_shape == _zipped(self.shape, self.shape):
@@ -153,7 +153,7 @@ class Targets(NamedTuple):
         return ""
 
     def check_test_train(self, name: str, kernel: ArrayLike | None) -> None:
-        """Raise unless the kernel is real and relates some outputs to the training targets."""
+        """Raises unless the kernel is real, and between some outputs and the training targets."""
         shape = () if kernel is None else tuple(jnp.shape(kernel))
         sizes = self.kept_shape
         paired = kernel is not None and len(shape) == 2 * len(sizes)
@@ -169,7 +169,7 @@ class Targets(NamedTuple):
 
 
 def check_test_test(name: str, k_test_test: ArrayLike, k_test_train: ArrayLike) -> None:
-    """Raise ValueError unless both sides of k_test_test are the rows of k_test_train."""
+    """Raises ValueError unless both sides of k_test_test are the rows of k_test_train."""
     rows = row_shape(k_test_train)
     if tuple(jnp.shape(k_test_test)) != _zipped(rows, rows):
         raise ValueError(
@@ -184,5 +184,5 @@ def _zipped(rows: tuple[_T, ...], columns: tuple[_T, ...]) -> tuple[_T, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _others(ndim: int, axes: Shape) -> Shape:
-    """Returns the axes that are not among the given ones."""
+    """Returns the axes other than `axes`."""
     return tuple(axis for axis in range(ndim) if axis not in axes)

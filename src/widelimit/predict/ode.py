@@ -36,7 +36,7 @@ class TrainedByOde:
         trace_axes: Axes,
         tolerance: Tolerance,
     ) -> None:
-        """Checks the kernel."""
+        """Checks the kernel; see `gradient_descent` for the arguments."""
         self._targets = Targets.of(y_train, trace_axes)
         self._targets.check_train_train("k_train_train", kernel)
         self._dtype = result_dtype(kernel)
@@ -52,32 +52,31 @@ class TrainedByOde:
         fx_test_0: ArrayLike | None = None,
         k_test_train: TestKernel | None = None,
     ) -> PyTree:
-        """Outputs after t steps of gradient descent.
+        """Returns the outputs after t steps of gradient descent.
 
         Args:
           t: finite times in steps, of any shape and in any order, counted from the initial outputs
             or state.
           fx_train_or_state_0: initial outputs on the training set, shaped like the targets or a
-            scalar; None asks for the test set alone, and counts as 0. Or an `ODEState`, such as an
-            earlier result at one time: training is resumed there.
-          fx_test_0: initial outputs on a test set, or a scalar; None asks for the training set
-            alone.
+            scalar; None counts as 0, and only test outputs are returned. Or an `ODEState`, such as
+            an earlier result at one time: training is resumed there.
+          fx_test_0: initial outputs on a test set, or a scalar; None for training outputs only.
           k_test_train: kernel between test and training set (t, n, ...); needed with outputs on a
             test set.
 
         Returns:
           Outputs on the training set, on the test set, or the pair of both; an `ODEState` if one
-          was given. The shape of t comes before that of each.
+          was passed. The axes of t come first.
 
         Raises:
-          ModuleNotFoundError: without diffrax, saying how to install it.
-          ValueError: if t is None or not finite, no outputs are asked for, a kernel is missing or
-            of the wrong shape, there is a velocity without momentum, or the equation cannot be
-            solved in so many steps.
+          ModuleNotFoundError: diffrax is not installed; the message names the extra to install.
+          ValueError: if t is None or not finite, both initial outputs are None, a kernel is missing
+            or of the wrong shape, there is a velocity without momentum, or the equation cannot be
+            solved in `max_steps` steps.
         """
         times = _finite_times(t)
-        given = fx_train_or_state_0
-        start = self._start(given, fx_test_0)
+        first = fx_train_or_state_0
+        start = self._start(first, fx_test_0)
         if start.fx_test is not None:
             if k_test_train is None:
                 raise ValueError("expected k_test_train beside outputs on a test set, got None")
@@ -90,39 +89,39 @@ class TrainedByOde:
         )
         velocity = Velocity(self._loss, self._targets)
         state = solve(problem, velocity, self._tolerance, self._dtype)
-        if isinstance(given, ODEState):
+        if isinstance(first, ODEState):
             return state
         if fx_test_0 is None:
             return state.fx_train
-        return state.fx_test if given is None else (state.fx_train, state.fx_test)
+        return state.fx_test if first is None else (state.fx_train, state.fx_test)
 
-    def _start(self, given: PyTree, fx_test_0: ArrayLike | None) -> ODEState:
-        """The initial state; outputs on the training set are there, others may not be."""
-        if not isinstance(given, ODEState):
-            if given is None and fx_test_0 is None:
+    def _start(self, first: PyTree, fx_test_0: ArrayLike | None) -> ODEState:
+        """Returns the initial state; only `fx_train` is certain not to be None."""
+        if not isinstance(first, ODEState):
+            if first is None and fx_test_0 is None:
                 raise ValueError(
                     "expected fx_train_or_state_0, fx_test_0 or both, got None for both"
                 )
-            given = ODEState(given, fx_test_0)
+            first = ODEState(first, fx_test_0)
         elif fx_test_0 is not None:
             raise ValueError(
                 "expected fx_test_0=None beside an ODEState, which has a field fx_test, got an "
                 f"array of shape {jnp.shape(fx_test_0)}"
             )
-        velocities = [q for q in (given.qx_train, given.qx_test) if q is not None]
+        velocities = [q for q in (first.qx_train, first.qx_test) if q is not None]
         if velocities and self._momentum is None:
             raise ValueError(
                 "expected no velocities qx_train and qx_test without momentum, got an ODEState "
                 "that has them"
             )
-        if given.qx_test is not None and given.fx_test is None:
+        if first.qx_test is not None and first.fx_test is None:
             raise ValueError("expected fx_test beside qx_test in an ODEState, got None")
         zero = None if self._momentum is None else 0.0
         return ODEState(
-            0.0 if given.fx_train is None else given.fx_train,
-            given.fx_test,
-            zero if given.qx_train is None else given.qx_train,
-            None if given.fx_test is None else zero if given.qx_test is None else given.qx_test,
+            0.0 if first.fx_train is None else first.fx_train,
+            first.fx_test,
+            zero if first.qx_train is None else first.qx_train,
+            None if first.fx_test is None else zero if first.qx_test is None else first.qx_test,
         )
 
     def _check_shapes(self, start: ODEState, k_test_train: KernelArray | None) -> None:
@@ -150,7 +149,7 @@ def gradient_descent(
     atol: Scalar = 1e-8,
     max_steps: SupportsIndex = 2**18,
 ) -> TrainedByOde:
-    """A function `predict_fn(t, fx_train_or_state_0, fx_test_0, k_test_train)` for any loss.
+    """Returns `predict_fn(t, fx_train_or_state_0, fx_test_0, k_test_train)` for any loss.
 
     Outputs f of a linear or infinitely wide network, trained by gradient descent on `loss(f, y)` in
     the limit of small steps (arXiv:1902.06720), follow
@@ -164,26 +163,27 @@ def gradient_descent(
         dq/dtau = -K grad loss(f_train) + (m - 1) / sqrt(learning_rate) q.
 
     The equation is solved by an adaptive explicit Runge-Kutta method (Tsitouras 5(4), of diffrax),
-    which steps to each of the times asked for, and takes about as many steps as training by
-    gradient descent at the largest stable learning rate. It works in float64; but inside `jax.jit`
-    and on values traced by JAX, while float64 is off, in float32 with tolerances of at least 1e-6:
-    diffrax is then compiled after `predict` could turn float64 on. Gradient flow of a convex loss
-    damps errors, so that little is lost. `gradient_descent_mse` and `discrete_gradient_descent_mse`
-    have closed forms for the mean squared error, which are faster and exact.
+    which steps to each requested time, and takes about as many steps as training by gradient
+    descent at the largest stable learning rate. It works in float64, except inside `jax.jit` and on
+    values traced by JAX with float64 off: there it works in float32 with tolerances of at least
+    1e-6, since diffrax is compiled outside the code that turns float64 on. Gradient flow of a
+    convex loss damps errors, so that little accuracy is lost. `gradient_descent_mse` and
+    `discrete_gradient_descent_mse` have closed forms for the mean squared error, which are faster
+    and exact.
 
     Times are finite: many losses, such as cross-entropy, have no finite limit, and how far one is
-    from it cannot be told from velocities. Results have the dtype of `k_train_train`. The function
-    returned can be jitted, vmapped and differentiated in reverse mode. On traced values nothing can
-    be checked: a solver that gives up, or times that are negative or not finite, then give NaN.
+    from it does not follow from velocities. Results have the dtype of `k_train_train`. `predict_fn`
+    can be jitted, vmapped and differentiated in reverse mode. On traced values nothing can be
+    checked: a solver that gives up, and times that are negative or not finite, then give NaN.
 
     Args:
       loss: a function `loss(fx, y_train)` of outputs and targets, both in the shape of the targets,
         which returns one number; differentiable by JAX.
       k_train_train: kernel of the training set with itself (n, n, h, h, ...), commonly the NTK.
       y_train: targets (n, h, ..., outputs), for cross-entropy one-hot or probabilities.
-      learning_rate: the step.
-      momentum: share of the velocity that is kept in a step, between 0 and 1; None is gradient flow
-        without inertia.
+      learning_rate: size of a step.
+      momentum: fraction of the velocity that a step preserves, between 0 and 1; None is gradient
+        flow without inertia.
       trace_axes: the axes of `y_train` that the kernel lacks, along which outputs are independent
         given the inputs.
       rtol: error of a step of the solver relative to outputs and velocities.
@@ -191,7 +191,7 @@ def gradient_descent(
       max_steps: largest number of steps of the solver, over all times.
 
     Raises:
-      TypeError: if `loss` is no function, or `max_steps` no int.
+      TypeError: if `loss` is not a function, or `max_steps` is not an int.
       ValueError: if the kernel or `y_train` is not finite, their shapes do not fit, or a number is
         out of range.
 
@@ -229,13 +229,13 @@ def gradient_descent(
 
 
 def _finite_times(t: Scalars | None) -> Times:
-    """The times t.
+    """Returns the times t.
 
     Raises:
       ValueError: if they are None, or concrete and not finite or negative.
     """
     explanation = (
-        "many losses have no finite limit (cross-entropy has none on data that can be told apart); "
+        "many losses have no finite limit (cross-entropy has none on separable data); "
         "gradient_descent_mse has the limit of the mean squared error"
     )
     if t is None:
@@ -247,7 +247,7 @@ def _finite_times(t: Scalars | None) -> Times:
 
 
 def _check_inertia(momentum: Any, learning_rate: ArrayLike) -> None:
-    """Raise ValueError unless concrete numbers make an equation with momentum."""
+    """Raises ValueError unless concrete numbers make an equation with momentum."""
     check_scalar("momentum", momentum)
     if is_concrete(momentum) and momentum > 1:
         raise ValueError(f"expected momentum of at most 1, got {shown(momentum)}")

@@ -64,7 +64,7 @@ def predict_test(
     targets: Targets,
     dtype: jnp.dtype,
 ) -> Prediction:
-    """The mean on a test set, or a `Gaussian` if the prior covariance k_tt is given.
+    """Returns the mean on a test set, or a `Gaussian` if the prior covariance k_tt is given.
 
     Args:
       system: the regularised kernel of the training set that drives the mode.
@@ -97,7 +97,7 @@ def predict_test(
 def needed_train_kernels(
     mode: str, k_dd: dict[str, KernelArray], k_tt: KernelArray | None
 ) -> dict[str, KernelArray]:
-    """The train-train kernels that `predict_test` reads: others would be copied to float64."""
+    """Returns only the train-train kernels that `predict_test` reads, to save copies to float64."""
     return {"nngp": k_dd["nngp"]} if mode == "ntk" and k_tt is not None else {}
 
 
@@ -107,7 +107,7 @@ class GPInference:
     def __init__(
         self, k_train_train: Kernels, y_train: KernelArray, ridge: Ridge, trace_axes: Axes
     ) -> None:
-        """Keeps the arguments; each kernel is factorised when it is first used."""
+        """Stores the arguments; each kernel is factorised at first use."""
         self._k_train_train, self._y, self._ridge = _owned(k_train_train), y_train, ridge
         self._targets = Targets.of(y_train, trace_axes)
         self._train_kernels: dict[str, TrainKernel] = {}
@@ -115,19 +115,19 @@ class GPInference:
     def __call__(
         self, get: Get = None, k_test_train: Kernels = None, k_test_test: Kernels = None
     ) -> PyTree:
-        """The posterior on a test set, or on the training set if `k_test_train` is None.
+        """Returns the posterior on a test set, or on the training set if `k_test_train` is None.
 
         Args:
           get: "nngp" (Bayesian inference), "ntk" (training to convergence), "ntkgp" (a Gaussian
             process whose prior covariance is the NTK), or a tuple of these; None means
-            ("nngp", "ntk"). A kernel that is a single array stands for the one that a mode needs.
-          k_test_train: kernel between test and training set, like `k_train_train`; None gives the
+            ("nngp", "ntk"). A kernel that is a single array is used as the one that a mode needs.
+          k_test_train: kernel between test and training set, like `k_train_train`; None returns the
             training targets with covariance zero.
-          k_test_test: kernel of the test set with itself; None asks for means alone.
+          k_test_test: kernel of the test set with itself; None for means alone.
 
         Returns:
-          For one mode the mean, or a `Gaussian` if `k_test_test` is given; for a tuple a
-          namedtuple with one field for each mode.
+          For one mode the mean, or a `Gaussian` if `k_test_test` is passed; for a tuple a
+          namedtuple with one field per mode.
 
         Raises:
           ValueError: if a mode is unknown, a needed kernel is missing or of the wrong shape, or
@@ -142,8 +142,8 @@ class GPInference:
         if several and k_test_train is not None and mixed:
             raise ValueError(
                 f"expected k_train_train and k_test_train to be an array each, or to hold 'nngp' "
-                f"and 'ntk' each, for get={get!r}, got one of either kind: name the one mode that "
-                "the array is meant for, such as get='nngp'"
+                f"and 'ntk' each, for get={get!r}, got one of either kind: pass the mode of the "
+                "array alone, such as get='nngp'"
             )
         return as_asked(
             "Gaussians",
@@ -183,13 +183,13 @@ class GPInference:
     ) -> dict[str, KernelArray]:
         if len(names) > 1 and is_one_kernel(kernels):
             raise ValueError(
-                f"expected {where} to hold both 'nngp' and 'ntk', of which the covariance of "
-                f"get={mode!r} is made, got a single array"
+                f"expected {where} to hold both 'nngp' and 'ntk', which the covariance of "
+                f"get={mode!r} needs, got a single array"
             )
         return {name: pick(kernels, name, where, mode) for name in sorted(names)}
 
     def _train_kernel(self, name: str, kernel: KernelArray) -> TrainKernel:
-        # A single array is factorised once, whatever it stands for.
+        # A single array is factorised once, whichever kernel it is used as.
         name = "" if is_one_kernel(self._k_train_train) else name
         if name not in self._train_kernels:
             self._train_kernels[name] = TrainKernel(
@@ -199,7 +199,7 @@ class GPInference:
 
 
 def _owned(kernels: Kernels) -> Kernels:
-    """The kernels with copies of arrays of NumPy, which callers may change before they are used."""
+    """Returns the kernels with arrays of NumPy copied, so that later writes do not change them."""
     if not is_one_kernel(kernels):
         names = sorted(set(DRIVING_KERNEL.values()))
         return types.SimpleNamespace(**{n: _owned(getattr(kernels, n, None)) for n in names})
@@ -216,22 +216,22 @@ def gp_inference(
     diag_reg_absolute_scale: bool = False,
     trace_axes: Axes = (-1,),
 ) -> GPInference:
-    """A function `predict_fn(get, k_test_train, k_test_test)` of Gaussian process posteriors.
+    """Returns `predict_fn(get, k_test_train, k_test_test)`: Gaussian process posteriors.
 
     With Kr = K + ridge I, mean = K_td Kr^-1 y. For "nngp" and "ntkgp" (arXiv:2007.05864), where K
     is the NNGP kernel or the NTK, covariance = K_tt - K_td Kr^-1 K_dt. For "ntk", networks trained
     to convergence (arXiv:1902.06720), K is the NTK in the mean and in A = K_td Kr^-1, and with the
     NNGP kernel k covariance = k_tt + A k_dd A^T - A k_dt - k_td A^T.
 
-    A Kr that is singular by rounding alone, as repeated samples make it without a ridge, gives the
-    limit of a vanishing ridge, with a RuntimeWarning: in its eigenbasis, without the eigenvalues
-    below 8 sqrt(n) eps times the largest diagonal entry or twice the most negative one, where eps
-    is the rounding error of the kernel's dtype. Repeated samples with different targets then count
-    by the mean of these. Negative eigenvalues beyond rounding are an error.
+    For a Kr that is singular by rounding alone (repeated samples without a ridge), the result is
+    the limit of a vanishing ridge, with a RuntimeWarning: it is computed in the eigenbasis, without
+    the eigenvalues below 8 sqrt(n) eps times the largest diagonal entry or twice the most negative
+    one, where eps is the rounding error of the kernel's dtype. For repeated samples with different
+    targets that is the mean of these targets. Negative eigenvalues beyond rounding are an error.
 
     Systems are solved in float64; results have the dtype of `k_train_train`. Kernels and targets
-    may be traced by JAX. Then nothing can be checked, and a failed factorisation, of a singular
-    kernel too, gives NaN.
+    may be traced by JAX. Then nothing can be checked, and a failed factorisation, also of a
+    singular kernel, gives NaN.
 
     Args:
       k_train_train: kernel of the training set with itself, (n, n, h, h, ...): an array, or
@@ -244,10 +244,10 @@ def gp_inference(
 
     Raises:
       TypeError: if `k_train_train` is a function instead of a kernel.
-      ValueError: if `y_train` is not finite, `diag_reg` is negative or no single number, or
-        `trace_axes` are out of range. The function returned raises it for kernels that are not
-        finite, of the wrong shape, or indefinite; the error names the smallest eigenvalue and a
-        ridge that would do.
+      ValueError: if `y_train` is not finite, `diag_reg` is negative or not a single number, or
+        `trace_axes` are out of range. `predict_fn` raises it for kernels that are not finite, of
+        the wrong shape, or indefinite; the error gives the smallest eigenvalue and a ridge that is
+        large enough.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""float64 inside, whatever the caller's setting: values, and derivatives as well."""
+"""float64 computations, whatever the caller's setting, of values and derivatives."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -13,7 +13,7 @@ from widelimit._pytree import is_concrete
 
 _T = TypeVar("_T")
 
-# Kernels are looked at so many rows at a time.
+# Number of rows of a kernel that are examined at a time.
 _ROWS = 512
 _LOW_BITS = np.uint32(0xFF)
 
@@ -25,14 +25,14 @@ _FORWARD_MODE = (
 
 
 def result_dtype(kernel: ArrayLike) -> jnp.dtype:
-    """The dtype of results: the kernel's own, canonicalised; the default float for integers."""
+    """Returns the dtype of results: the kernel's own, or the default float for integers."""
     return jnp.result_type(kernel, float)
 
 
 def resolution(kernel: ArrayLike) -> float:
-    """The relative rounding error of the kernel's entries as they were given.
+    """Returns the relative rounding error of the entries of the user's kernel.
 
-    It is that of their dtype, but of float32 where float64 only holds entries computed in it.
+    It is that of their dtype, or that of float32 if float64 entries were computed in float32.
     """
     dtype = jnp.asarray(kernel).dtype if not hasattr(kernel, "dtype") else kernel.dtype
     dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float64
@@ -42,7 +42,7 @@ def resolution(kernel: ArrayLike) -> float:
 
 
 def _rounded_to_float32(values: np.ndarray) -> bool:
-    """Whether all entries are numbers of float32, and not just integers or other short ones."""
+    """Returns whether all entries are float32 numbers, and not merely integers or short ones."""
     uses_all_bits = False
     for start in range(0, len(values) if values.ndim else 0, _ROWS):
         piece = np.asarray(values[start : start + _ROWS], np.float64)
@@ -55,15 +55,14 @@ def _rounded_to_float32(values: np.ndarray) -> bool:
 
 
 def in_float64(function: Callable[..., _T]) -> Callable[..., _T]:
-    """The function on float64 copies of its arrays, with derivatives in float64 too.
+    """Returns a function that computes on float64 copies of its arrays, derivatives included.
 
-    Positional arguments are trees of arrays; keywords are static. Where float64 is off, JAX would
-    transpose float64 operations outside of `jax.enable_x64`, and so round every cotangent to
-    float32. Hence the derivative there is a custom one that re-enters the context: first
-    derivatives in reverse mode. It is right only for results that are cast back to a dtype of the
-    caller's. Forward mode raises TypeError, with advice unless JAX meets it outside of this call,
-    as in the derivative of a jitted function. Where float64 is on, derivatives of every kind and
-    order are JAX's own.
+    Positional arguments are trees of arrays; keywords are static. With float64 off, JAX would
+    transpose float64 operations outside `jax.enable_x64`, and so round every cotangent to float32.
+    So the derivative there is a custom one that re-enters the context: first derivatives in reverse
+    mode. It is right only for results that are cast back to one of the caller's dtypes. Forward
+    mode raises TypeError, with advice unless it happens outside this call, as in the derivative of
+    a jitted function. With float64 on, derivatives of every kind and order are JAX's own.
     """
 
     @wraps(function)

@@ -1,4 +1,4 @@
-"""Which kernels a request is made of: modes of inference, and kernels out of containers."""
+"""The kernels of a request: those of modes of inference, and those in containers."""
 
 from collections.abc import Mapping
 
@@ -12,17 +12,17 @@ MODES = tuple(DRIVING_KERNEL)
 
 
 def prior_kernel(mode: str) -> str:
-    """The kernel that is the covariance before training."""
+    """Returns the kernel that is the covariance before training."""
     return "ntk" if mode == "ntkgp" else "nngp"
 
 
 def is_one_kernel(kernels: Kernels) -> bool:
-    """Whether this is one kernel, rather than a container with fields `nngp` and `ntk`."""
+    """Returns whether this is one kernel, rather than a container with fields `nngp` and `ntk`."""
     return not (hasattr(kernels, "nngp") or hasattr(kernels, "ntk"))
 
 
 def check_is_kernel(name: str, kernels: object) -> None:
-    """Raise TypeError if this is what makes kernels: a function, a network, a triple."""
+    """Raises TypeError if this is a function, a network or a triple instead of a kernel."""
     triple = isinstance(kernels, tuple) and any(map(callable, kernels))
     if callable(kernels) or triple or hasattr(kernels, "kernel_fn"):
         kind = "a network" if triple or hasattr(kernels, "kernel_fn") else "a function"
@@ -34,7 +34,7 @@ def check_is_kernel(name: str, kernels: object) -> None:
 
 
 def check_is_array(name: str, kernels: object) -> None:
-    """Raise TypeError or ValueError unless this is one kernel."""
+    """Raises TypeError or ValueError unless this is one kernel."""
     check_is_kernel(name, kernels)
     if not is_one_kernel(kernels):
         raise ValueError(
@@ -44,7 +44,7 @@ def check_is_array(name: str, kernels: object) -> None:
 
 
 def pick(kernels: Kernels, name: str, where: str, mode: str) -> KernelArray:
-    """The kernel of that name; a single array stands for whichever is asked for.
+    """Returns the kernel of that name; a single array is used for any name.
 
     Raises:
       TypeError: if it is a dict.

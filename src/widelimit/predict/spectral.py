@@ -18,7 +18,7 @@ from jaxtyping import ArrayLike, PyTree
 class SpectralFunction(NamedTuple):
     """A scalar function f(l, tau) of an eigenvalue and a time, for arrays of both.
 
-    In place of times tau [m] may stand a tree of arrays that tells more about each.
+    In place of times tau [m] there may be a tree of arrays that describes m times.
 
     Attributes:
       value: (l [r], tau [m]) -> f [m, r].
@@ -36,29 +36,29 @@ class AtTimes(NamedTuple):
 
     Attributes:
       function: the function of eigenvalues and times.
-      tau: times [m], or a tree of arrays that tells more about each.
+      tau: times [m], or a tree of arrays that describes m times.
     """
 
     function: SpectralFunction
     tau: PyTree
 
     def __call__(self, l: ArrayLike) -> jax.Array:
-        """The values [m, r] at eigenvalues l [r]."""
+        """Returns the values [m, r] at eigenvalues l [r]."""
         return self.function.value(jnp.asarray(l), self.tau)
 
 
 def _exponent(l: jax.Array, tau: jax.Array) -> jax.Array:
-    """L tau, where an eigenvalue of zero wins against infinite time."""
+    """Returns l tau, which is 0 for l = 0 also at infinite tau."""
     return jnp.where(l == 0, 0.0, l * jnp.where(l == 0, 1.0, tau))
 
 
 def _integral(l: jax.Array, tau: jax.Array) -> jax.Array:
-    """(1 - exp(-l tau)) / l, the integral of exp(-l s) over 0 < s < tau, also at l = 0."""
+    """Returns (1 - exp(-l tau)) / l, the integral of exp(-l s) over 0 < s < tau, also at l = 0."""
     return jnp.where(l == 0, tau, -jnp.expm1(-_exponent(l, tau)) / jnp.where(l == 0, 1.0, l))
 
 
 def _pairs(l: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The lower and the higher of each two eigenvalues [1, r, r], their gap, and tau [m, 1, 1]."""
+    """Returns the lower and higher of two eigenvalues [1, r, r], their gap, and tau [m, 1, 1]."""
     low = jnp.minimum(l[:, None], l[None, :])[None]
     high = jnp.maximum(l[:, None], l[None, :])[None]
     return low, high, high - low, tau[:, None, None]
@@ -72,7 +72,7 @@ def _decay_divided(l: jax.Array, tau: jax.Array) -> jax.Array:
     low, _, gap, tau = _pairs(l, tau)
     decay = jnp.exp(-_exponent(low, tau))
     integral = _integral(gap, tau)
-    # At infinite time decay is 0 for live eigenvalues, and a frozen pair stays frozen.
+    # At infinite time decay is 0 for nonzero eigenvalues, and a pair of zeros does not decay.
     finite = (decay > 0) & (integral < jnp.inf)
     return jnp.where(finite, -decay * jnp.where(finite, integral, 0.0), 0.0)
 
@@ -100,7 +100,7 @@ def _response_divided(l: jax.Array, tau: jax.Array) -> jax.Array:
 
 
 def _early(low: jax.Array, high: jax.Array, tau: jax.Array) -> jax.Array:
-    """Divided difference of the response by its series in tau, where the quotient would cancel."""
+    """Returns the divided difference of the response by its series in tau, for small high tau."""
     tau = jnp.where(jnp.isinf(tau), 0.0, tau)
     x, y = low * tau, high * tau
     total, homogeneous, power, factorial = jnp.zeros_like(y), jnp.ones_like(y), x, 1.0
@@ -149,29 +149,29 @@ class Eigenbasis(NamedTuple):
     evecs: jax.Array
 
     def apply(self, function: SpectralFunction, tau: PyTree, b: jax.Array) -> jax.Array:
-        """f(K, tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
+        """Returns f(K, tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
         return _apply(function, *self, tau, b)
 
     def decay(self, tau: jax.Array, b: jax.Array) -> jax.Array:
-        """exp(-K tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
+        """Returns exp(-K tau) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c]."""
         return self.apply(DECAY, tau, b)
 
     def response(self, tau: jax.Array, b: jax.Array) -> jax.Array:
-        """K^-1 (1 - exp(-K tau)) b [m, r, c] at times tau [m], for b of shape [1 or m, r, c].
+        """Returns K^-1 (1 - exp(-K tau)) b [m, r, c] at times tau [m], for b [1 or m, r, c].
 
         Eigenvalues of zero contribute nothing: at infinite time this is the pseudo-inverse.
         """
         return self.apply(RESPONSE, tau, b)
 
     def decayed(self, tau: jax.Array) -> jax.Array:
-        """K exp(-K tau) [m, r, r] at times tau [m]."""
+        """Returns K exp(-K tau) [m, r, r] at times tau [m]."""
         if self.matrix is not None:
             return self.decay(tau, self.matrix[None])
         weights = self.evals[None, :] * DECAY.value(self.evals, tau)
         return jnp.einsum("sr,mr,tr->mst", self.evecs, weights, self.evecs)
 
     def root(self, b: jax.Array) -> jax.Array:
-        """K^(1/2) b [m, r, c], the symmetric root, for b [m, r, c]; negatives count as zero."""
+        """Returns K^(1/2) b [m, r, c] for b [m, r, c]; negative eigenvalues count as zero."""
         return self.apply(ROOT, jnp.zeros((1,), b.dtype), b)
 
 

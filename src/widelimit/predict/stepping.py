@@ -1,15 +1,15 @@
 """Gradient descent in steps, with momentum and weight decay, as functions of an eigenvalue.
 
 Gradient descent on 0.5 mean((f - y)^2) + (w / 2) |theta - theta(0)|^2 over N targets, for f linear
-in theta with kernel K, moves along each eigenvector of K by itself. Let l be an eigenvalue of
+in theta with kernel K, moves along each eigenvector of K independently. Let l be an eigenvalue of
 Kr = K + N w I and x = rate l / N. The distance e of the parameters from their limit, and the
 velocity u of the optimiser times the rate, take the step
 
     u' = m u + x e,    e' = e - u'           (heavy ball)
     u' = m u + x e,    e' = e - x e - m u'   (Nesterov)
 
-or (e', u') = M(x) (e, u), from u = 0. After n steps e is p_n(x) = (M^n)[0, 0] times what it was,
-and what has been learnt reaches the outputs through the response (1 - p_n) / l. Powers are taken by
+or (e', u') = M(x) (e, u), from u = 0. After n steps e is p_n(x) = (M^n)[0, 0] times its initial
+value, and residuals change outputs through the response (1 - p_n) / l. Powers are taken by
 squaring, in terms of A = 1 - M^n: nothing cancels where x is small. Everything here is float64.
 """
 
@@ -25,7 +25,7 @@ from widelimit.predict.spectral import RESPONSE, SpectralFunction
 from widelimit.tracing.varying import varying_like
 from widelimit.typing import Scalar
 
-# Beyond it float64 does not tell odd numbers of steps from even ones.
+# Beyond it float64 cannot distinguish odd numbers of steps from even ones.
 BITS = 53
 MOST_STEPS = 2.0**BITS
 
@@ -35,23 +35,23 @@ _APART = 0.7
 
 
 class Descent(NamedTuple):
-    """The optimiser beside its learning rate.
+    """The optimiser, without its learning rate.
 
     Attributes:
       momentum: m.
-      nesterov: 1 for the gradient at the place where momentum leads, 0 for the heavy ball.
+      nesterov: 1 for the gradient after the step of the momentum (Nesterov), 0 for the heavy ball.
     """
 
     momentum: Any
     nesterov: Any
 
     def stable_below(self) -> Scalar:
-        """The x = rate l / N at which training stops converging, for m < 1."""
+        """Returns the x = rate l / N at which training stops converging, for m < 1."""
         return 2 * (1 + self.momentum) / (1 + 2 * self.nesterov * self.momentum)
 
 
 class Progress(NamedTuple):
-    """How long, and how, training has gone on: what functions of an eigenvalue depend on.
+    """Number and kind of steps of training: the parameters of functions of an eigenvalue.
 
     Attributes:
       steps: numbers of steps n [m], infinity among them.
@@ -94,7 +94,7 @@ class _Steps(NamedTuple):
     v: Any
 
     def then(self, other: _Steps, x: _Entry) -> _Steps:
-        """A of the sum of both numbers of steps, A + A' - A A'."""
+        """Returns A of the sum of both numbers of steps, A + A' - A A'."""
         xb, xc = x * self.b, x * self.c
         return _Steps(
             self.b + other.b - xb * other.b + self.u * other.c,
@@ -114,7 +114,7 @@ def _one_step(descent: Descent, constant: Callable[[jax.Array], _Entry]) -> _Ste
 
 
 def _after(step: _Steps, x: _Entry, count: jax.Array) -> _Steps:
-    """A after `count` steps, an array of finite numbers that broadcasts with the entries."""
+    """Returns A after `count` steps, an array of finite numbers that broadcasts with entries."""
 
     def choose(condition: jax.Array, yes: _Steps, no: _Steps) -> _Steps:
         return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
@@ -123,7 +123,7 @@ def _after(step: _Steps, x: _Entry, count: jax.Array) -> _Steps:
         total, power, left = carry
         total = choose(left % 2 == 1, total.then(power, x), total)
         left = jnp.floor(left / 2)
-        # Powers that no count needs are not taken: they may overflow.
+        # Powers that are not needed are not computed: they may overflow.
         power = choose(left > 0, power.then(power, x), power)
         return (total, power, left), None
 
@@ -133,13 +133,13 @@ def _after(step: _Steps, x: _Entry, count: jax.Array) -> _Steps:
 
 
 def _finite(progress: Progress) -> jax.Array:
-    """Numbers of steps [m], 0 where they are infinite."""
+    """Returns numbers of steps [m], 0 where they are infinite."""
     return jax.lax.stop_gradient(jnp.where(jnp.isinf(progress.steps), 0.0, progress.steps))
 
 
 @jax.jit
 def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
-    """(1 - p_n) / x [m, r] after finite numbers of steps, also at x = 0."""
+    """Returns (1 - p_n) / x [m, r] after finite numbers of steps, also at x = 0."""
     count = _finite(progress)[:, None]
     x, zero = (progress.size * l)[None, :], jnp.zeros((count.shape[0], l.shape[0]), l.dtype)
     step = _one_step(progress.descent, lambda entry: entry + zero)
@@ -150,7 +150,7 @@ def _learnt(l: jax.Array, progress: Progress) -> jax.Array:
 
 @jax.jit
 def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
-    """The divided differences of p_n and (1 - p_n) / x at all pairs, after finite numbers n."""
+    """Returns the divided differences of p_n and (1 - p_n) / x at all pairs, for finite n."""
     rows, r = progress.steps.shape[0], l.shape[0]
     shapes = (rows, r, 1), (rows, 1, r), (rows, r, r)
     first, second, between = (jnp.zeros(shape, l.dtype) for shape in shapes)
@@ -178,7 +178,7 @@ def _learnt_divided(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Ar
 
 
 def _endless(l: jax.Array, progress: Progress) -> tuple[jax.Array, jax.Array]:
-    """Whether numbers of steps are infinite [m, 1]; 1 where that converges, else NaN [1, r]."""
+    """Returns whether n is infinite [m, 1], and 1 where that converges, else NaN [1, r]."""
     converges = (progress.size * l < progress.descent.stable_below()) & (
         progress.descent.momentum < 1
     )
@@ -223,7 +223,7 @@ def _response_divided(l: jax.Array, progress: Progress) -> jax.Array:
 def _slope(
     value: Callable[[jax.Array, Progress], jax.Array],
 ) -> Callable[[jax.Array, Progress, Progress], jax.Array]:
-    """The derivative of a value along a change of rate or momentum."""
+    """Returns the derivative of a value along a change of rate or momentum."""
 
     def slope(l: jax.Array, progress: Progress, change: Progress) -> jax.Array:
         return jax.jvp(lambda p: value(l, p), (progress,), (change,))[1]
@@ -231,7 +231,7 @@ def _slope(
     return slope
 
 
-# p_n, what is left of the distance of parameters from their limit.
+# p_n, the remaining fraction of the distance of parameters from their limit.
 LEFT = SpectralFunction(_left_value, _left_divided, _slope(_left_value))
-# (1 - p_n) / l, by which residuals become outputs.
+# (1 - p_n) / l, the response of outputs to residuals.
 STEPPED_RESPONSE = SpectralFunction(_response_value, _response_divided, _slope(_response_value))

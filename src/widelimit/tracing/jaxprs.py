@@ -1,4 +1,4 @@
-"""Traced functions as their equations: how they are read, and how one of them is run."""
+"""Traced functions as equations, to read them and to run single ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jax.extend.core import Var as Var
 from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 
 Value: TypeAlias = Var | Literal
-"""What an equation takes: a variable, or a number that is known."""
+"""An input of an equation: a variable, or a known number."""
 
 
 class Equations:
@@ -26,12 +26,12 @@ class Equations:
     Attributes:
       inputs: its arguments.
       constants: arrays that it read besides them.
-      values: of the constants, as far as they are known.
+      values: values of the constants, if known.
       outputs: its results.
     """
 
     def __init__(self, jaxpr: ClosedJaxpr | Jaxpr) -> None:
-        """Reads what JAX has traced."""
+        """Reads a jaxpr."""
         self.values: Sequence[Any] = jaxpr.consts if isinstance(jaxpr, ClosedJaxpr) else ()
         inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
         self.inputs: Sequence[Var] = inner.invars
@@ -41,7 +41,7 @@ class Equations:
 
     @classmethod
     def of(cls, function: Callable[..., object], *args: object) -> Equations:
-        """Returns the equations of a function of arrays, for arrays or shapes like these."""
+        """Returns the equations of a function, traced for these arrays or shapes."""
         return cls(jax.make_jaxpr(function)(*args))
 
     def __iter__(self) -> Iterator[Equation]:
@@ -57,7 +57,7 @@ class Equations:
 
 @dataclasses.dataclass(frozen=True)
 class Equation:
-    """One operation."""
+    """One operation of a trace."""
 
     _equation: JaxprEqn
 
@@ -68,36 +68,36 @@ class Equation:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """What is static about it."""
+        """Its static parameters."""
         return self._equation.params
 
     @property
     def inputs(self) -> Sequence[Value]:
-        """What it takes."""
+        """Its inputs."""
         return self._equation.invars
 
     @property
     def outputs(self) -> Sequence[Var]:
-        """What it returns."""
+        """Its outputs."""
         return self._equation.outvars
 
     @property
     def bodies(self) -> list[Equations]:
         """The functions that it calls."""
-        found = []
+        bodies = []
         for value in self.params.values():
             for one in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(one, ClosedJaxpr | Jaxpr):
-                    found.append(Equations(one))
-        return found
+                    bodies.append(Equations(one))
+        return bodies
 
     def body(self, name: str | None) -> Equations | None:
-        """Returns the function that it calls by this parameter, if there is one."""
+        """Returns the function in this parameter, or None."""
         value = self.params.get(name) if name else None
         return Equations(value) if isinstance(value, ClosedJaxpr | Jaxpr) else None
 
     def runner(self) -> Callable[..., list[Any]]:
-        """Returns what takes values of the inputs to those of the outputs."""
+        """Returns a function from the values of the inputs to those of the outputs."""
         variables = list(dict.fromkeys(variables_of(self.inputs)))
         alone = _empty(len(variables), len(self.outputs)).replace(
             invars=variables,
@@ -112,12 +112,12 @@ class Equation:
 
 @functools.cache
 def _empty(inputs: int, outputs: int) -> Jaxpr:
-    """Returns a function of so many numbers with so many results, to be filled in."""
+    """Returns a jaxpr with these numbers of inputs and outputs, to be filled in."""
     return jax.make_jaxpr(lambda *_: (0.0,) * outputs)(*(0.0,) * inputs).jaxpr
 
 
 def variables_of(values: Sequence[Value]) -> list[Var]:
-    """Returns the variables among values, which are no numbers."""
+    """Returns the variables among values, without numbers."""
     return [value for value in values if isinstance(value, Var)]
 
 
@@ -127,7 +127,7 @@ def shape_of(value: Value) -> tuple[int, ...]:
 
 
 def bytes_of(values: Sequence[Value]) -> int:
-    """Returns the bytes that values take together."""
+    """Returns the total bytes of values."""
     return sum(
         math.prod(shape_of(v)) * getattr(getattr(v.aval, "dtype", None), "itemsize", 0)
         for v in values

@@ -1,9 +1,8 @@
-"""A user's function as it is now: what it reads besides its arguments is read at every call.
+"""Users' functions as they are now: values that they read besides arguments are read at each call.
 
-JAX compiles a function once and takes it for the same as long as it is one object: closures,
-globals and attributes that change later are not seen. Here a function is traced at every call, and
-what is compiled belongs to the equations that came out. Arrays that it reads are arguments of what
-is compiled, and so are numbers that have been seen to change.
+JAX compiles a function once per object: later changes of closures, globals and attributes have no
+effect. Here a function is traced at every call, and compiled once per distinct equations. Arrays
+that it reads become arguments of the compiled function, and so do numbers once they have changed.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class TracedFunction:
     """
 
     def __init__(self, jaxpr: Jaxpr, outputs: PyTree, key: Hashable) -> None:
-        """Keeps the equations and what tells them from others."""
+        """Stores the equations and the key by which they are compared."""
         self._jaxpr, self.outputs, self._key = jaxpr, outputs, key
         self._hash = hash(key)
 
     def __call__(self, constants: Sequence[AnyArray], *args: PyTree) -> PyTree:
-        """Returns the results, given the arrays that the function read and its arguments."""
+        """Returns the results for the arrays that the function reads, and its arguments."""
         run = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants))
         results = run(*jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(self.outputs), results)
@@ -61,31 +60,31 @@ class TracedFunction:
 
 
 class Untraced(TracedFunction):
-    """A function that is called wherever it stands; equal to itself alone."""
+    """A function that is called directly, without equations; equal only to itself."""
 
     def __init__(self, function: Callable[..., PyTree], outputs: PyTree) -> None:
-        """Keeps the function."""
+        """Stores the function."""
         self._function, self.outputs = function, outputs
         self._key: Hashable = _Same(self)
         self._hash = id(self)
 
     def __call__(self, constants: Sequence[AnyArray], *args: PyTree) -> PyTree:  # noqa: ARG002
-        """Returns the results; there are no constants."""
+        """Returns the results; `constants` are empty."""
         return self._function(*args)
 
 
 def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[TracedFunction, list[AnyArray]]:
-    """Returns the equations of a function, and copies of the arrays that it read besides arguments.
+    """Returns the equations of a function, and copies of the arrays that it reads.
 
-    Inside `jax.shard_map` values have a type beside their shape that says how they vary over the
-    devices, and that derivatives change: there the function is called as it is.
+    Inside `jax.shard_map` the type of a value includes the axes of devices along which it varies,
+    which derivatives change: there the function is called directly.
 
     Args:
       function: function of trees of arrays; it is called once.
       args: its arguments, or their shapes and dtypes.
     """
 
-    def anew(*values: PyTree) -> PyTree:  # JAX would know the function itself again
+    def anew(*values: PyTree) -> PyTree:  # a new object, since JAX caches by function
         return function(*varying_like(values, args))
 
     if jax.sharding.get_abstract_mesh().manual_axes:
@@ -103,19 +102,19 @@ def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[TracedFunctio
 def _with_changing_numbers(closed: ClosedJaxpr) -> ClosedJaxpr:
     """Returns the equations with numbers as constants that differ from those of an earlier trace.
 
-    Only those that change: compilers make use of numbers that they know.
+    Other numbers remain in the equations, for compilers to use.
     """
-    found = [
+    numbers = [
         (i, j, atom)
         for i, equation in enumerate(closed.jaxpr.eqns)
         for j, atom in enumerate(equation.invars)
         if isinstance(atom, Literal)
     ]
-    if not found:
+    if not numbers:
         return closed
-    key = _Key(_Reader(hidden={id(atom) for *_, atom in found}).jaxpr(closed.jaxpr))
-    changing = _changing(key, [_array_key(atom.val) for *_, atom in found])
-    return _hoisted(closed, [found[n] for n in changing])
+    key = _Key(_Reader(hidden={id(atom) for *_, atom in numbers}).jaxpr(closed.jaxpr))
+    changing = _changing(key, [_array_key(atom.val) for *_, atom in numbers])
+    return _hoisted(closed, [numbers[n] for n in changing])
 
 
 def _changing(key: _Key, values: list[Hashable]) -> list[int]:
@@ -129,26 +128,26 @@ def _changing(key: _Key, values: list[Hashable]) -> list[int]:
         return sorted(changing)
 
 
-# Numbers of the first trace of such equations, and which have changed.
+# Numbers of the first trace of such equations, and the indices of those that have changed.
 _numbers: dict[_Key, tuple[list[Hashable], set[int]]] = {}
 _MOST_NUMBERS = 1024
 _lock = threading.Lock()
 
 
-def _hoisted(closed: ClosedJaxpr, found: list[tuple[int, int, Literal]]) -> ClosedJaxpr:
+def _hoisted(closed: ClosedJaxpr, numbers: list[tuple[int, int, Literal]]) -> ClosedJaxpr:
     """Returns the equations with some numbers as constants.
 
     Args:
       closed: the equations.
-      found: equation, place among what it takes, and number.
+      numbers: equation, place among its inputs, and number.
     """
     equations = list(closed.jaxpr.eqns)
-    variables = [Var(atom.aval) for _, _, atom in found]
-    for (i, j, _), variable in zip(found, variables, strict=True):
-        taken = list(equations[i].invars)
-        taken[j] = variable
-        equations[i] = equations[i].replace(invars=taken)
-    constants = [np.asarray(atom.val, getattr(atom.aval, "dtype", None)) for _, _, atom in found]
+    variables = [Var(atom.aval) for _, _, atom in numbers]
+    for (i, j, _), variable in zip(numbers, variables, strict=True):
+        inputs = list(equations[i].invars)
+        inputs[j] = variable
+        equations[i] = equations[i].replace(invars=inputs)
+    constants = [np.asarray(atom.val, getattr(atom.aval, "dtype", None)) for _, _, atom in numbers]
     jaxpr = closed.jaxpr
     jaxpr = jaxpr.replace(constvars=[*variables, *jaxpr.constvars], eqns=equations)
     return ClosedJaxpr(jaxpr, [*constants, *closed.consts])
@@ -159,7 +158,7 @@ def compiled(function: Callable[..., PyTree], *examples: PyTree) -> Callable[...
 
     Args:
       function: function of trees of arrays.
-      examples: arguments of the shapes that it will be given.
+      examples: arguments with the shapes of later calls.
     """
     program, constants = trace(function, *examples)
     return lambda *args: _run(program, constants, args)
@@ -171,18 +170,18 @@ def _run(program: TracedFunction, constants: list[AnyArray], args: tuple[PyTree,
 
 
 class Snapshot:
-    """A function as a static argument, equal to another one that computes the same now.
+    """A function as a static argument, equal to any function that computes the same now.
 
-    Unlike a `TracedFunction` it takes arguments of any shape, and arrays that it reads count by
-    their entries: for small functions of few constants, such as nonlinearities and losses.
+    Unlike a `TracedFunction` it takes arguments of any shape, and the arrays that it reads are
+    compared by their entries: it is meant for small functions, such as nonlinearities and losses.
     """
 
     def __init__(self, function: Callable[..., PyTree], *shapes: tuple[int, ...]) -> None:
-        """Traces the function, in float64: whatever it reads then keeps its digits.
+        """Traces the function in float64, so that the values that it reads are not rounded.
 
         Args:
           function: the function.
-          shapes: shapes of arguments that it takes.
+          shapes: example shapes of its arguments.
         """
         self._function: Callable[..., PyTree] = function
         self._key = _Key(self._read(shapes))
@@ -196,11 +195,11 @@ class Snapshot:
                 examples = [jax.ShapeDtypeStruct(shape, np.float64) for shape in shapes]
                 program, constants = trace(function, *examples)
                 return program._key, tuple(map(_array_key, constants))
-        except Exception:  # it raises again where it is called
+        except Exception:  # the error is raised again by the call
             return _Same(self)
 
     def __call__(self, *args: PyTree) -> PyTree:
-        """Returns what the function does."""
+        """Returns the result of the function."""
         return self._function(*args)
 
     def __hash__(self) -> int:
@@ -224,7 +223,7 @@ class _Key:
 
 
 class _Same:
-    """Stands for one object, and is equal for no other."""
+    """A key of one object by identity."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -240,17 +239,17 @@ class _Reader:
     """Turns equations into nested tuples.
 
     Attributes:
-      rules: functions with derivative rules that are not JAX's own, and where these are written.
-        Rules are functions themselves, made anew by every trace.
+      rules: functions with derivative rules that are not JAX's own, and the source lines of these.
+        Rules are function objects that every trace makes anew.
     """
 
     def __init__(self, hidden: Collection[int] = ()) -> None:
-        """Keeps the ids of numbers whose value is left out."""
+        """Stores the ids of numbers whose values are left out."""
         self.rules: set[Rule] = set()
         self._hidden = hidden
 
     def jaxpr(self, jaxpr: Jaxpr) -> Hashable:
-        """Returns a tuple that says what a jaxpr does."""
+        """Returns a tuple that describes a jaxpr: equal ones compute the same."""
         numbers: dict[Var, int] = {}
 
         def number(variable: Var) -> int:
@@ -261,15 +260,15 @@ class _Reader:
                 return value.aval, None if id(value) in self._hidden else _array_key(value.val)
             return number(value)
 
-        given = [*jaxpr.constvars, *jaxpr.invars]
-        head = len(jaxpr.constvars), tuple(variable.aval for variable in given)
-        for variable in given:
+        values = [*jaxpr.constvars, *jaxpr.invars]
+        head = len(jaxpr.constvars), tuple(variable.aval for variable in values)
+        for variable in values:
             number(variable)
         body = []
         for equation in jaxpr.eqns:
-            taken = tuple(map(atom, equation.invars))
-            made = tuple(map(number, equation.outvars))
-            body.append((equation.primitive, taken, made, self._params(equation)))
+            inputs = tuple(map(atom, equation.invars))
+            outputs = tuple(map(number, equation.outvars))
+            body.append((equation.primitive, inputs, outputs, self._params(equation)))
         return head, tuple(body), tuple(map(atom, jaxpr.outvars))
 
     def _params(self, equation: JaxprEqn) -> Hashable:
@@ -284,7 +283,7 @@ class _Reader:
         return where, key
 
     def param(self, value: object) -> Hashable:
-        """Returns what tells a parameter of an equation from others."""
+        """Returns the key of a parameter of an equation."""
         if isinstance(value, ClosedJaxpr):
             return self._closed(value)
         if isinstance(value, Jaxpr):
@@ -302,7 +301,7 @@ class _Reader:
         return type(value), value
 
     def _closed(self, closed: ClosedJaxpr) -> _Key:
-        """Returns the key of a jaxpr inside, which JAX keeps for calls of the same function."""
+        """Returns the key of an inner jaxpr, which JAX caches for calls of the same function."""
         if closed not in _inner:
             reader = _Reader()
             constants = tuple(map(_array_key, closed.consts))
@@ -313,20 +312,20 @@ class _Reader:
 
 
 Rule: TypeAlias = tuple[tuple[str, ...], _Key]
-"""Where a function with a derivative rule is written, and what else tells it from others."""
+"""The source lines of a function with a derivative rule, and the rest of its key."""
 
 _inner: weakref.WeakKeyDictionary[ClosedJaxpr, tuple[_Key, set[Rule]]] = weakref.WeakKeyDictionary()
 
 
 def _derivative_key(closed: ClosedJaxpr, rules: Set[Rule]) -> Hashable:
-    """Returns what tells functions with derivative rules of their own apart: the rules, applied.
+    """Returns the key of functions with custom derivative rules: the equations of the derivatives.
 
-    Rules may call functions with rules: they are applied until those have been seen before.
+    Rules may call functions with rules: derivatives are taken until no new rules appear.
     """
-    seen: set[Rule] = set()
+    earlier: set[Rule] = set()
     keys: list[Hashable] = []
-    while not rules <= seen:
-        seen |= rules
+    while not rules <= earlier:
+        earlier |= rules
         if len(keys) == _MOST_ORDERS:
             return _Same(closed)
         try:
@@ -347,17 +346,17 @@ def _derivative(closed: ClosedJaxpr) -> ClosedJaxpr:
     variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
     count = len(closed.consts)
 
-    def derivative(given: list[jax.Array]) -> PyTree:
-        chosen = [i for i, v in enumerate(given) if _is_inexact(v)]
+    def derivative(arguments: list[jax.Array]) -> PyTree:
+        chosen = [i for i, v in enumerate(arguments) if _is_inexact(v)]
 
         def f(values: list[jax.Array]) -> list[jax.Array]:
-            filled = list(given)
+            filled = list(arguments)
             for i, value in zip(chosen, values, strict=True):
                 filled[i] = value
             run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, filled[:count]))
             return [out for out in run(*filled[count:]) if _is_inexact(out)]
 
-        out, pull = jax.vjp(f, [given[i] for i in chosen])
+        out, pull = jax.vjp(f, [arguments[i] for i in chosen])
         return pull(out)
 
     return jax.make_jaxpr(derivative)([variable.aval for variable in variables])
@@ -372,7 +371,7 @@ def _is_jaxpr(value: object) -> bool:
 
 
 def _array_key(value: object) -> Hashable:
-    """Returns what tells an array or a number from others: its entries, where they are known."""
+    """Returns the key of an array or a number: its entries if known, else the object."""
     is_key = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
     if is_key or not is_concrete(value):
         return _Same(value)
@@ -387,6 +386,6 @@ def shape_like(array: Outline, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 def type_of(array: Outline) -> Hashable:
-    """Returns all that JAX knows of the type of an array; what is equal has equal traces."""
+    """Returns the full type of an array in JAX; arrays of equal types have equal traces."""
     weak = getattr(array, "weak_type", False)
     return array.shape, array.dtype, weak, varying_axes(array)

@@ -1,7 +1,7 @@
 """Mesh axes along which arrays vary, inside `jax.shard_map`.
 
-There JAX tells apart arrays that are the same on all devices and arrays that vary along axes of
-the mesh. Carries of loops, cotangents and tangents must vary as what they meet does; arrays made
+There JAX distinguishes arrays that are the same on all devices and arrays that vary along axes of
+the mesh. Carries of loops, cotangents and tangents must vary like their counterparts; arrays made
 from shapes alone do not. The derivative with respect to parameters that are the same everywhere
 is a sum over devices; with respect to parameters that vary, it is that of one device.
 """
@@ -17,28 +17,28 @@ _T = TypeVar("_T")
 
 
 def varying_like(tree: _T, *references: PyTree) -> _T:
-    """Returns a tree whose arrays vary along every mesh axis that those of references vary along.
+    """Returns a tree whose arrays vary along every mesh axis along which the references vary.
 
-    Outside of `jax.shard_map` it is the tree itself.
+    Outside `jax.shard_map` it is the tree itself.
 
     Args:
       tree: tree of arrays.
       *references: trees of arrays, or of their shapes and dtypes from `jax.eval_shape`.
     """
-    wanted = varying_axes(references)
-    if not wanted:
+    axes = varying_axes(references)
+    if not axes:
         return tree
 
     def cast(leaf: PyTree) -> PyTree:
         if not hasattr(leaf, "dtype"):
             return leaf
-        missing = tuple(sorted(wanted - varying_axes(leaf)))
+        missing = tuple(sorted(axes - varying_axes(leaf)))
         return _to_varying(leaf, missing) if missing else leaf
 
     return jax.tree.map(cast, tree)
 
 
-def alike(*trees: PyTree) -> PyTree:
+def varying_together(*trees: PyTree) -> PyTree:
     """Returns the trees, whose arrays all vary along the same mesh axes.
 
     Inside `jax.shard_map` a function may carry one argument through a loop with another.
@@ -48,16 +48,16 @@ def alike(*trees: PyTree) -> PyTree:
 
 def varying_axes(tree: PyTree) -> frozenset[str]:
     """Returns the mesh axes along which arrays of a tree vary."""
-    found: frozenset[str] = frozenset()
+    axes: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(tree):
         if not hasattr(leaf, "dtype"):
             continue
-        # structs and types of JAX say it themselves
+        # Structs and types of JAX have the attribute themselves.
         aval: Any = jax.typeof(leaf) if isinstance(leaf, jax.Array) else leaf
-        # `vma` in older releases
+        # It is called `vma` in older releases.
         kind = getattr(aval, "vma", None) or getattr(aval, "manual_axis_type", None)
-        found |= getattr(kind, "varying", kind) or frozenset()
-    return found
+        axes |= getattr(kind, "varying", kind) or frozenset()
+    return axes
 
 
 def _to_varying(x: ArrayLike, axes: tuple[str, ...]) -> jax.Array:

@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from examples.demo import calibration
 from examples.demo.calibration import largest_probabilities
+from widelimit.plot import reliability_bins
 
 
 def test_two_classes_have_a_closed_form():
@@ -107,7 +108,7 @@ def test_scores_by_hand():
     expected = -np.mean(np.log([0.9, 0.6, 0.2, 0.7]))
     assert calibration.negative_log_likelihood(probabilities, labels) == pytest.approx(expected)
     # Two bins: all confidences are in (0.5, 1].
-    confidence, correct, count = calibration.reliability(probabilities, labels, bins=2)
+    confidence, correct, count = reliability_bins(probabilities, labels, bins=2)
     np.testing.assert_array_equal(count, [0, 4])
     np.testing.assert_allclose(confidence, [np.nan, 0.75])
     np.testing.assert_allclose(correct, [np.nan, 0.75])
@@ -119,7 +120,7 @@ def test_scores_by_hand():
 
 def test_bins_are_closed_on_the_right():
     probabilities = np.array([[0.5, 0.5], [1.0, 0.0]])
-    assert calibration.reliability(probabilities, np.array([0, 0]), bins=2)[2].tolist() == [1, 1]
+    assert reliability_bins(probabilities, np.array([0, 0]), bins=2)[2].tolist() == [1, 1]
 
 
 def test_certain_and_wrong_is_finite():

@@ -18,7 +18,12 @@ import threadpoolctl
 
 
 def count_threads() -> int:
-    """Returns how many processors this process may use."""
+    """Returns how many processors this process may use, no more than WIDELIMIT_THREADS."""
+    most = int(os.environ.get("WIDELIMIT_THREADS", "0"))
+    return min(most, _processors()) if most > 0 else _processors()
+
+
+def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What kernels of two sets of inputs are given: which keywords belong to which, what is mapped."""
+"""Arguments of kernels of two sets of inputs: their keywords, and the axes of their samples."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Arguments(NamedTuple):
 
 
 def two_sides(x1: PyTree, x2: PyTree, kwargs: Keywords) -> tuple[Arguments, Arguments | None]:
-    """Returns both sets of inputs with their keywords, the second None where it is the first.
+    """Returns both sets of inputs with their keywords, the second None if equal to the first.
 
-    Pairs (tuples of two) are split: the first belongs to x1, the second to x2. One random key `rng`
-    serves x1; x2 gets it too if it is equal to x1, and otherwise a key made from it.
+    Pairs (tuples of two) are split between x1 and x2. A single random key `rng` belongs to x1; x2
+    gets the same key if it is equal to x1, and otherwise a key derived from it.
 
     Args:
       x1: tree of inputs.
@@ -42,9 +42,9 @@ def two_sides(x1: PyTree, x2: PyTree, kwargs: Keywords) -> tuple[Arguments, Argu
     Raises:
       ValueError: x1 and x2 with trees that differ.
     """
-    given = bool(jax.tree.leaves(x2))
+    has_x2 = bool(jax.tree.leaves(x2))
     trees: tuple[PyTreeDef, PyTreeDef] = (jax.tree.structure(x1), jax.tree.structure(x2))
-    if given and trees[0] != trees[1]:
+    if has_x2 and trees[0] != trees[1]:
         raise ValueError(
             f"expected x1 and x2 with the same tree of arrays, got {trees[0]} and {trees[1]}"
         )
@@ -52,15 +52,15 @@ def two_sides(x1: PyTree, x2: PyTree, kwargs: Keywords) -> tuple[Arguments, Argu
     for name, value in kwargs.items():
         pair = type(value) is tuple and len(value) == 2
         if name == "rng" and value is not None:
-            first[name], second[name] = _keys(value, pair, x1, x2 if given else None)
+            first[name], second[name] = _keys(value, pair, x1, x2 if has_x2 else None)
         elif pair:
             first[name] = value[0]
-            second[name] = value[0] if value[1] is None and not given else value[1]
+            second[name] = value[0] if value[1] is None and not has_x2 else value[1]
         else:
             first[name] = second[name] = value
-    if not given and _same(first, second):
+    if not has_x2 and _same(first, second):
         return Arguments(x1, first), None
-    return Arguments(x1, first), Arguments(x2 if given else x1, second)
+    return Arguments(x1, first), Arguments(x2 if has_x2 else x1, second)
 
 
 def _keys(rng: PyTree, pair: bool, x1: PyTree, x2: PyTree) -> tuple[PyTree, PyTree]:
@@ -69,7 +69,7 @@ def _keys(rng: PyTree, pair: bool, x1: PyTree, x2: PyTree) -> tuple[PyTree, PyTr
         if x2 is None and not _same(*rng):
             warnings.warn(
                 "expected one random key for one set of inputs, got two: the first is used for "
-                "both, since noise of its own would make the kernel of x1 with itself another one",
+                "both, since different noise would change the kernel of x1 with itself",
                 stacklevel=4,
             )
             return rng[0], rng[0]
@@ -82,7 +82,7 @@ def _keys(rng: PyTree, pair: bool, x1: PyTree, x2: PyTree) -> tuple[PyTree, PyTr
 
 
 def _equal_inputs(x1: PyTree, x2: PyTree) -> bool | jax.Array:
-    """Returns whether inputs are equal: a bool, or a traced one where they are traced."""
+    """Returns whether inputs are equal: a bool, which is traced if they are."""
     if x2 is None or same_values(x1, x2):
         return True
     pairs = list(zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True))
@@ -117,24 +117,24 @@ def is_array(leaf: object) -> TypeGuard[jax.Array | np.ndarray]:
 
 
 class Constants:
-    """Leaves of arguments that are no arrays, as a static argument of compiled functions.
+    """Leaves of arguments that are not arrays, as a static argument of compiled functions.
 
-    Two are equal if they hold the same objects, or equal ones of the same type.
+    Two are equal if they hold the same objects, or equal objects of the same type.
     """
 
     def __init__(self, structure: PyTreeDef, leaves: tuple[object, ...]) -> None:
-        """Keeps the structure of a tree and its leaves, with holes for the arrays."""
+        """Stores the structure of a tree and its leaves, with placeholders for the arrays."""
         self.structure, self.leaves = structure, leaves
 
     @classmethod
     def of(cls, tree: PyTree) -> Constants:
-        """Returns a tree without arrays, None being a leaf."""
+        """Returns the constants of a tree, in which None is a leaf."""
         leaves, structure = jax.tree.flatten(tree, is_leaf=lambda v: v is None)
         return cls(structure, tuple(leaves))
 
     @property
     def tree(self) -> PyTree:
-        """The tree; holes where arrays were."""
+        """The tree, with placeholders in place of arrays."""
         return jax.tree.unflatten(self.structure, self.leaves)
 
     def __hash__(self) -> int:
@@ -150,7 +150,7 @@ class Constants:
 
 
 class _Hole:
-    """Stands among constants where an array belongs."""
+    """The placeholder of an array among constants."""
 
     def __repr__(self) -> str:
         return "array"
@@ -160,7 +160,7 @@ _HOLE = _Hole()
 
 
 def split_arrays(tree: PyTree) -> tuple[list[AnyArray], Constants]:
-    """Returns the arrays of a tree, and the rest of it: flags, text, numbers, functions.
+    """Returns the arrays of a tree, and its other leaves: flags, text, numbers, functions.
 
     Arrays of NumPy are copied.
     """
@@ -171,9 +171,9 @@ def split_arrays(tree: PyTree) -> tuple[list[AnyArray], Constants]:
 
 
 def join_arrays(arrays: Sequence[Outline], constants: Constants) -> PyTree:
-    """Returns the tree that `split_arrays` took apart."""
-    given = iter(arrays)
-    leaves = [next(given) if leaf is _HOLE else leaf for leaf in constants.leaves]
+    """Returns the tree whose arrays and constants `split_arrays` returned."""
+    rest = iter(arrays)
+    leaves = [next(rest) if leaf is _HOLE else leaf for leaf in constants.leaves]
     return jax.tree.unflatten(constants.structure, leaves)
 
 
@@ -183,7 +183,7 @@ def _is_traceable(leaf: object) -> bool:
 
 
 def path_text(path: KeyPath) -> str:
-    """Returns where a leaf stands, for messages: nothing if it is the whole tree."""
+    """Returns the place of a leaf, for messages; empty if it is the whole tree."""
     return f" at {jax.tree_util.keystr(path)}" if path else ""
 
 
@@ -194,10 +194,10 @@ def mapped_axes(axes: PyTree, tree: PyTree, name: str) -> list[int | None]:
       axes: an integer or None for all leaves, or a tree of those like `tree`, or the upper part of
         one.
       tree: the arguments.
-      name: what errors call them.
+      name: the name of the arguments in errors.
 
     Raises:
-      ValueError: a tree that does not fit, or an axis that a leaf does not have.
+      ValueError: a tree that does not fit, or an axis out of range.
       TypeError: axes that are neither integers nor None.
     """
     try:
@@ -206,14 +206,14 @@ def mapped_axes(axes: PyTree, tree: PyTree, name: str) -> list[int | None]:
         raise ValueError(
             f"expected vmap_axes for {name} like {jax.tree.structure(tree)}, got {axes}"
         ) from error
-    found: list[int | None] = []
+    places: list[int | None] = []
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: v is None)
     each = jax.tree.leaves(spread, is_leaf=lambda v: v is None)
     for axis, (path, leaf) in zip(each, leaves, strict=True):
         if leaf is None:
             continue
         if axis is None or not hasattr(leaf, "ndim"):
-            found.append(None)
+            places.append(None)
             continue
         if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
             raise TypeError(
@@ -224,8 +224,8 @@ def mapped_axes(axes: PyTree, tree: PyTree, name: str) -> list[int | None]:
                 f"expected an array with axis {axis} in {name}{path_text(path)}, as vmap_axes say, "
                 f"got shape {leaf.shape}"
             )
-        found.append(int(axis) % leaf.ndim)
-    return found
+        places.append(int(axis) % leaf.ndim)
+    return places
 
 
 class MappedAxes(NamedTuple):
@@ -237,16 +237,16 @@ class MappedAxes(NamedTuple):
 
     @classmethod
     def of(cls, vmap_axes: PyTree) -> MappedAxes:
-        """Returns the axes from what a caller gave: a triple, or the same for x and f(x)."""
+        """Returns the axes from the argument of a user: a triple, or the same for x and f(x)."""
         if type(vmap_axes) is tuple and len(vmap_axes) == 3:
             return cls(*vmap_axes)
         return cls(vmap_axes, vmap_axes, {})
 
     def of_kwargs(self, kwargs: Keywords) -> Keywords:
-        """Returns the axes of these keywords: not mapped where nothing is said.
+        """Returns the axes of these keywords; keywords without axes are not mapped.
 
         Raises:
-          ValueError: axes for keywords that were not given.
+          ValueError: axes for keywords that are missing.
         """
         if self.kwargs is None or isinstance(self.kwargs, int):
             return {name: None if name == "rng" else self.kwargs for name in kwargs}

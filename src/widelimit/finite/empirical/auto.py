@@ -1,4 +1,4 @@
-"""Choice between ways to compute the same thing, by counting what they do; nothing is run."""
+"""Choice between functions with the same result, by counting their operations in traces."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from widelimit.tracing.jaxprs import Equation, Equations, Value, shape_of
 
 _K = TypeVar("_K")
 
-# What an operation takes, in multiply-adds of a large matrix product, as measured on CPUs: a number
-# that is read or written beside those products, and one of a product that no matrix library does,
-# such as a convolution in groups.
+# Costs in multiply-adds of a large matrix product, measured on CPUs: of a number read or written
+# beside those products, and of a multiply-add of a product without a matrix library, such as a
+# convolution in groups.
 TRAFFIC = 4.0
 GROUPED = 8.0
 
 
 def cheapest(ways: Mapping[_K, Callable[..., PyTree]], *args: PyTree) -> _K:
-    """Returns the key of the function that takes the fewest operations, the first of equals.
+    """Returns the key of the function with the fewest operations, the first of equals.
 
     Functions that cannot be traced, such as those that need a derivative that does not exist, are
-    left out. If none can be, the first says why.
+    left out. If no function can be traced, the error of the first is raised.
 
     Args:
       ways: functions with the same result.
-      args: of all of them, arrays or their shapes; only traced.
+      args: arguments of all functions, arrays or their shapes; they are only traced.
     """
     counts: dict[_K, float] = {}
     failures: list[Exception] = []
@@ -42,9 +42,10 @@ def cheapest(ways: Mapping[_K, Callable[..., PyTree]], *args: PyTree) -> _K:
 
 
 def multiply_adds(function: Equations) -> float:
-    """Returns what a traced function takes, in multiply-adds.
+    """Returns the cost of a traced function, in multiply-adds.
 
-    The rounds of a `scan` are multiplied out, those of a `while_loop` unknown: it counts as one.
+    All rounds of a `scan` count; the number of rounds of a `while_loop` is unknown and counts as
+    one.
     """
     return sum(map(_multiply_adds, function), start=0.0)
 
@@ -63,16 +64,16 @@ def _multiply_adds(equation: Equation) -> float:
         return size * math.prod(rows[a] for a in summed) + traffic
     if name == "conv_general_dilated":
         return size * _taps(equation.params, shape_of(inputs[1])) + traffic
-    # Other operations are fused: each takes one pass over its result.
+    # Other operations are fused: each costs one pass over its result.
     return TRAFFIC * size if name not in _FREE else 0.0
 
 
-# Changes of the description of an array, and numbers that are made where they are used.
+# Operations that only change the description of an array, or make numbers where they are used.
 _FREE = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "copy", "stop_gradient"}
 
 
 def _taps(params: Mapping[str, Any], kernel: tuple[int, ...]) -> float:
-    """Returns the multiply-adds of a convolution for each number of its result."""
+    """Returns the multiply-adds of a convolution per number of its result."""
     taps = math.prod(kernel) / max(kernel[params["dimension_numbers"].rhs_spec[0]], 1)
     grouped = params["feature_group_count"] > 1 or params["batch_group_count"] > 1
     return taps * (GROUPED if grouped else 1.0)

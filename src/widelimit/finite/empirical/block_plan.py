@@ -1,4 +1,4 @@
-"""How samples are cut into blocks, so that what is held of their derivatives stays in a budget."""
+"""Plans of blocks of samples whose stored derivatives fit a memory budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from widelimit.finite.empirical.network import Network
 from widelimit.finite.empirical.outputs import Output
 from widelimit.finite.empirical.slot_factors import (
     SLOT,
-    Given,
+    NetworkArguments,
     SlotFactors,
     slot_counts,
     slot_factors,
@@ -25,23 +25,23 @@ from widelimit.gram.liveness import live_bytes
 from widelimit.gram.sizes import human_bytes
 from widelimit.tracing.jaxprs import Equations, bytes_of
 
-# Samples that one call differentiates, as long as they take no more than this share of the budget.
+# One call differentiates as many samples as fit into this fraction of the budget.
 _MOST_CALLED = 32
 _CALLED_SHARE = 8
 
 
 class Blocks(NamedTuple):
-    """How samples are cut.
+    """The blocks into which samples are cut.
 
     Attributes:
       traces: trace indices at a time.
       diagonals: diagonal indices at a time.
-      samples: samples of a block of both sides.
-      called: samples that one call differentiates, of both sides.
-      blocks: number of those that are held, one after another.
-      passing: number of those that pass each of them, or fewer where they are the same.
+      samples: samples of a block, on both sides.
+      called: samples that one call differentiates, on both sides.
+      blocks: number of held blocks, one after another.
+      passing: number of blocks that pass each held block; fewer if both sides are the same.
       computed_at_most: how often any block is computed, for each set of indices.
-      bytes: estimated memory of it all.
+      bytes: estimated memory of all of these.
     """
 
     traces: int
@@ -55,7 +55,7 @@ class Blocks(NamedTuple):
 
 
 class PlannedBlocks(NamedTuple):
-    """Blocks, what is computed for them, and what that takes in multiply-adds."""
+    """Blocks, the factors computed for them, and the cost in multiply-adds."""
 
     factors: SlotFactors
     blocks: Blocks
@@ -63,31 +63,35 @@ class PlannedBlocks(NamedTuple):
 
 
 class _Effort(NamedTuple):
-    """What a function takes: multiply-adds, and bytes beside its arguments."""
+    """The cost of a function: multiply-adds, and bytes beside its arguments."""
 
     cost: float
     bytes: int
 
     @classmethod
     def of(cls, function: Callable[..., PyTree], *args: PyTree) -> _Effort:
-        found = Equations.of(function, *args)
-        return cls(multiply_adds(found), live_bytes(found) - bytes_of(found.inputs))
+        equations = Equations.of(function, *args)
+        return cls(multiply_adds(equations), live_bytes(equations) - bytes_of(equations.inputs))
 
 
 def choose_blocks(
-    network: Network, output: Output, held: Given, passing: Given | None, memory: int
+    network: Network,
+    output: Output,
+    held: NetworkArguments,
+    passing: NetworkArguments | None,
+    memory: int,
 ) -> PlannedBlocks:
-    """Returns the plan of the fewest operations: of large blocks, or smaller ones of more slots.
+    """Returns the plan with the fewest operations: large blocks, or smaller ones of more slots.
 
     Args:
       network: the function.
-      output: which output.
+      output: the output.
       held: samples whose blocks are held.
-      passing: samples whose blocks pass them, no fewer; None for the same ones.
+      passing: samples whose blocks pass them, at least as many; None for the same samples.
       memory: the budget in bytes.
 
     Raises:
-      ValueError: nothing fits; the message says what would do.
+      ValueError: nothing fits; the message gives a sufficient budget.
     """
     slots = slot_counts(output)
     single = _sample_bytes(slot_factors(output, held, network, (1, 1)), held)
@@ -113,43 +117,43 @@ def choose_blocks(
             break
     if best is None:
         raise ValueError(
-            f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), what "
-            f"the derivatives of two samples take, got {memory} ({human_bytes(memory)})"
+            f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), for "
+            f"the derivatives of two samples, got {memory} ({human_bytes(memory)})"
         )
     return best
 
 
 class _SampleBytes(NamedTuple):
-    """Bytes of the values of one sample: of cotangents, of others, and of those of all samples."""
+    """Bytes of the values of one sample: cotangents and others; and of values of all samples."""
 
     cotangents: int
     varying: int
     fixed: int
 
     def least(self, slots: int) -> int:
-        """Returns about what they take for so many slots at a time."""
+        """Returns an estimate of the bytes for this number of slots at a time."""
         return slots * self.cotangents + self.varying
 
     def of(self, samples: int) -> int:
-        """Returns what they take for so many samples."""
+        """Returns the bytes for this number of samples."""
         return samples * self.least(1) + self.fixed
 
 
-def _sample_bytes(factors: SlotFactors, given: Given) -> _SampleBytes:
+def _sample_bytes(factors: SlotFactors, arguments: NetworkArguments) -> _SampleBytes:
     def size(tree: PyTree) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
-    return _SampleBytes(*map(size, factors.values_types(given, 1)))
+    return _SampleBytes(*map(size, factors.values_types(arguments, 1)))
 
 
 def _plan(
     factors: SlotFactors,
     slots: tuple[int, int],
-    sides: tuple[Given, Given | None],
+    sides: tuple[NetworkArguments, NetworkArguments | None],
     block: tuple[int, int],
     memory: int,
 ) -> PlannedBlocks:
-    """Returns the plan for blocks of so many samples, whether it fits or not."""
+    """Returns the plan for blocks of this size, whether it fits or not."""
     held, same = sides[0], sides[1] is None
     counts = held.size, (sides[1] or held).size
     number = -(-counts[0] // block[0]), -(-counts[1] // block[1])
@@ -172,7 +176,7 @@ def _plan(
 
 
 def _tile(factors: SlotFactors, first: Values, second: Values | None) -> _Effort:
-    """Returns what the kernel of two blocks takes, parameter by parameter."""
+    """Returns the cost of the kernel of two blocks, parameter by parameter."""
     parts = [
         _Effort.of(lambda a, b, leaf=leaf: factors.kernel(leaf, a, b), first, second)
         for leaf in factors.factors.uses
@@ -183,17 +187,17 @@ def _tile(factors: SlotFactors, first: Values, second: Values | None) -> _Effort
 
 
 def _call(
-    factors: SlotFactors, given: Given, block: tuple[int, int], room: int
+    factors: SlotFactors, arguments: NetworkArguments, block: tuple[int, int], room: int
 ) -> tuple[_Effort, tuple[int, int]]:
-    """Returns the cost per sample and the bytes of calls that fit, and how many samples they take.
+    """Returns the cost per sample and the bytes of calls that fit, and their numbers of samples.
 
     Args:
-      factors: what is computed.
-      given: samples.
+      factors: the factors to compute.
+      arguments: samples.
       block: samples of the blocks of both sides, which calls fill.
-      room: bytes for a call.
+      room: budget of a call in bytes.
     """
-    one, two = (_Effort.of(factors.values, given.of_samples(n), SLOT) for n in (1, 2))
+    one, two = (_Effort.of(factors.values, arguments.of_samples(n), SLOT) for n in (1, 2))
     more = max(two.bytes - one.bytes, 1)
     most = max(1, min(_MOST_CALLED, 1 + (room - one.bytes) // more))
     called = _even(block[0], most), _even(block[1], most)
@@ -211,7 +215,7 @@ def _halves(count: int) -> Iterator[int]:
 
 
 def _divisors(traces: int, diagonals: int) -> Iterator[tuple[int, int]]:
-    """Yields how many trace and diagonal indices to take at a time, fewer and fewer."""
+    """Yields decreasing numbers of trace and diagonal indices to compute at a time."""
     for size in range(traces, 0, -1):
         if traces % size == 0:
             yield size, diagonals
@@ -221,5 +225,5 @@ def _divisors(traces: int, diagonals: int) -> Iterator[tuple[int, int]]:
 
 
 def _even(count: int, most: int) -> int:
-    """Returns the size of the fewest equal parts of at most so many."""
+    """Returns the size of the fewest equal parts of at most `most`."""
     return -(-count // -(-count // most))

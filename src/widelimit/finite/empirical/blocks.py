@@ -1,7 +1,8 @@
-"""Tangent kernels within a budget of memory, from factors of Jacobians of blocks of samples.
+"""Tangent kernels within a memory budget, from factors of Jacobians of blocks of samples.
 
-Of a block of samples its values and cotangents are computed once and held, which is much less than
-its Jacobian; products of those of two blocks give the kernel between them, parameter by parameter.
+The values and cotangents of a block of samples are computed once and held, which takes much less
+memory than its Jacobian; their products for two blocks are the kernel between them, parameter by
+parameter.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from widelimit.finite.empirical.block_plan import Blocks, choose_blocks
 from widelimit.finite.empirical.kernel_axes import kernel_dtype
 from widelimit.finite.empirical.loops import ForLoop, compiled_loop, python_loop
 from widelimit.finite.empirical.outputs import Call, Output
-from widelimit.finite.empirical.slot_factors import AXES, Given, SlotFactors, slot_counts
+from widelimit.finite.empirical.slot_factors import AXES, NetworkArguments, SlotFactors, slot_counts
 from widelimit.finite.empirical.structured.derivatives import Values
 from widelimit.finite.empirical.structured.halves import mirrored
 from widelimit.finite.empirical.structured.pairs import kept_labels
@@ -37,18 +38,18 @@ def _fill(
     factors: SlotFactors,
     held: Values,
     at: Integer,
-    given: Given,
+    arguments: NetworkArguments,
     samples: Array,
     slot: _Slot,
 ) -> Values:
-    """Returns the values of a block with those of some samples put in from place `at` on."""
-    found = factors.values(given.picked(samples), slot)
+    """Returns the values of a block with those of some samples written from place `at` on."""
+    computed = factors.values(arguments.picked(samples), slot)
 
     def put(old: Array, new: Array) -> Array:
         return lax.dynamic_update_slice_in_dim(old, new, at, 0)
 
-    cotangents, varying = jax.tree.map(put, held[:2], found[:2])
-    return Values(cotangents, varying, found.fixed)
+    cotangents, varying = jax.tree.map(put, held[:2], computed[:2])
+    return Values(cotangents, varying, computed.fixed)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -61,8 +62,8 @@ def _add(
     place: tuple[Integer, ...],
     mirror: tuple[Integer, ...] | None,
 ) -> Array:
-    """Returns the kernel with the part of one parameter added, in its place and that mirrored."""
-    # One parameter after the other where this is part of a larger program.
+    """Returns the kernel with the part of one parameter added, in its place and mirrored."""
+    # One parameter after the other, also inside a larger program.
     kernel, first, second = lax.optimization_barrier((kernel, first, second))
     tile = factors.kernel(leaf, first, second)
     if tile is None:
@@ -80,21 +81,21 @@ def _added(kernel: Array, tile: Array, place: tuple[Integer, ...]) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockWork:
-    """All that is to be done for one kernel.
+    """The work of one kernel in blocks.
 
     Attributes:
-      output: which output.
+      output: the output.
       held: samples whose blocks are held.
-      passing: samples whose blocks pass them; None for the same ones.
-      swapped: whether those held are x2.
-      factors: how values are made and multiplied.
-      chunks: how samples are cut.
+      passing: samples whose blocks pass them; None for the same samples.
+      swapped: whether the held samples are x2.
+      factors: the factors to compute and multiply.
+      chunks: the blocks.
       cost: multiply-adds.
     """
 
     output: Output
-    held: Given
-    passing: Given | None
+    held: NetworkArguments
+    passing: NetworkArguments | None
     swapped: bool
     factors: SlotFactors
     chunks: Blocks
@@ -105,14 +106,14 @@ class BlockWork:
         """Returns the work with the largest blocks that fit.
 
         Raises:
-          ValueError: samples are not mapped, or on an axis that is not kept, or x1 and x2 of
+          ValueError: samples are not mapped, or on a trace or diagonal axis, or x1 and x2 have
             different shapes; or not even two samples fit.
         """
         problem = _problem(first, second, output)
         if problem:
             raise ValueError(f"expected {problem}, for structured derivatives within memory")
-        one = Given.of(first)
-        two = None if second is None else Given.of(second)
+        one = NetworkArguments.of(first)
+        two = None if second is None else NetworkArguments.of(second)
         if two is not None and one.types() != two.types():
             raise ValueError(
                 "expected x1 and x2 whose samples have the same shapes, for structured "
@@ -138,9 +139,9 @@ class BlockWork:
         alone = self.passing is None and blocks.blocks == 1
 
         def place(slot: _Slot, i: Integer, j: Integer) -> tuple[Integer, ...]:
-            found: list[Integer] = [slot[1], *(0,) * (kernel.ndim - 1)]
-            found[axis : axis + 2] = i * blocks.samples[0], j * blocks.samples[1]
-            return tuple(map(jnp.int32, found))
+            starts: list[Integer] = [slot[1], *(0,) * (kernel.ndim - 1)]
+            starts[axis : axis + 2] = i * blocks.samples[0], j * blocks.samples[1]
+            return tuple(map(jnp.int32, starts))
 
         def slot_step(index: Integer, carry: _Carry) -> _Carry:
             slot = index // rounds[1] * blocks.traces, index % rounds[1] * blocks.diagonals
@@ -169,26 +170,26 @@ class BlockWork:
         carry = kernel, self._zeros(0), None if alone else self._zeros(1)
         return self._finished(loop(math.prod(rounds), slot_step, carry)[0])
 
-    def _side(self, side: int) -> Given:
+    def _side(self, side: int) -> NetworkArguments:
         return self.passing or self.held if side else self.held
 
     def _zeros(self, side: int) -> Values:
-        """Returns room for the values of a block of one side."""
+        """Returns zeros for the values of a block of one side."""
         types = self.factors.values_types(self._side(side), self.chunks.samples[side])
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), types)
 
     def _filled(
         self, values: Values, side: int, index: Integer, slot: _Slot, loop: ForLoop
     ) -> Values:
-        """Returns the values of a block of one side, in the room of others."""
-        given = self._side(side)
+        """Returns the values of a block of one side, written over others."""
+        arguments = self._side(side)
         size, step = self.chunks.samples[side], self.chunks.called[side]
-        start, last = index * size, given.size - 1
+        start, last = index * size, arguments.size - 1
 
         def fill(i: Integer, values: Values) -> Values:
             at = jnp.minimum(i * step, size - step)
             samples = jnp.minimum(start + at + jnp.arange(step), last)
-            return _fill(self.factors, values, at, given, samples, slot)
+            return _fill(self.factors, values, at, arguments, samples, slot)
 
         return loop(-(-size // step), fill, values)
 
@@ -200,13 +201,13 @@ class BlockWork:
         place: tuple[Integer, ...],
         mirror: tuple[Integer, ...] | None,
     ) -> Array:
-        """Returns the kernel with the tile between two blocks added, or that of one with itself."""
+        """Returns the kernel with the tile of two blocks, or of one with itself, added."""
         for leaf in self.factors.factors.uses:
             kernel = _add(self.factors, leaf, kernel, first, second, place, mirror)
         return kernel
 
     def _finished(self, kernel: Array) -> Array:
-        """Returns a kernel [diagonal, *pairs of kept], which may have more samples, as wanted."""
+        """Returns a kernel [diagonal, *pairs of kept] without padding, in the public layout."""
         axis = 1 + 2 * (self.factors.axis - 2)
         counts = self.held.size, self._side(1).size
         for a, n in zip((axis, axis + 1), counts, strict=True):
@@ -226,7 +227,7 @@ class BlockWork:
 
 
 def _problem(first: Call, second: Call | None, output: Output) -> str | None:
-    """Returns what would have to be different, None for nothing."""
+    """Returns the requirement that the call does not meet, or None."""
     if output.axis is None:
         return "vmap_axes"
     if output.axis in (*output.axes.trace, *output.axes.diagonal):
@@ -234,5 +235,5 @@ def _problem(first: Call, second: Call | None, output: Output) -> str | None:
     if second is not None and second.network != first.network:
         return "x1 and x2 that f treats in the same way"
     if varying_axes((first.params, first.arrays, second and second.arrays)):
-        return "arrays outside of `jax.shard_map`"
+        return "arrays outside `jax.shard_map`"
     return None

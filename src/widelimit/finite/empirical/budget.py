@@ -1,8 +1,8 @@
-"""How a Jacobian is cut, so that what is held of it stays within a budget of memory.
+"""Plans of chunks of a Jacobian that fit a memory budget.
 
 Rows of a Jacobian are derivatives of single outputs of single samples. Some rows are resident while
-others stream past them a few at a time; each pair of rows meets once. Where not even a few rows
-fit, parameters are cut into groups, whose kernels add up.
+others stream past them a few at a time; each pair of rows meets once. If not even a few rows fit,
+parameters are cut into groups, whose kernels are summed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 
 from widelimit.gram.sizes import human_bytes
 
-# What a call works with is known from its trace only, and may be some more; compiled programs and
-# gaps between arrays take room as well.
+# The memory of a call is estimated from its trace, and may be higher; compiled programs and gaps
+# between arrays take memory as well.
 SPARE = 1.25
 USED_SHARE = 13 / 16
-# Products of fewer rows are slow; more are no faster.
+# Products of fewer rows are slow; products of more are not faster.
 _MOST_STREAMED = 32
 _STREAMED_SHARE = 3
 
 
 class Chunks(NamedTuple):
-    """How the Jacobians of two sets of rows are cut.
+    """The chunks into which the Jacobians of two sets of rows are cut.
 
     Attributes:
       groups: indices of the parameters of each group.
@@ -34,7 +34,7 @@ class Chunks(NamedTuple):
       called: rows that one call computes.
       blocks: number of sets of resident rows, one after another.
       computed_at_most: how often any block of the Jacobian is computed.
-      bytes: estimated memory of it all.
+      bytes: estimated memory of all of these.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -53,23 +53,22 @@ def choose_chunks(
     memory: int,
     call: Callable[[tuple[int, ...]], tuple[int, int]],
 ) -> Chunks:
-    """Returns the chunks with the fewest computations that fit, groups of parameters last of all.
+    """Returns the chunks that fit with the fewest computations; groups of parameters come last.
 
     Args:
-      rows: number of rows of both sides; None for the second where it is the first.
+      rows: number of rows of both sides; None for the second if it is the first.
       leaf_bytes: bytes of a row for each parameter.
-      slots: number of separate contractions of so many rows, one for each index of trace and
-        diagonal axes.
+      slots: number of separate contractions of these rows, one for each index of trace and diagonal
+        axes.
       memory: the budget in bytes.
-      call: of a group of parameters, what one call works with in bytes and the number of rows it
-        computes.
+      call: function from a group of parameters to the bytes of one call and its number of rows.
 
     Raises:
-      ValueError: nothing fits; the message says what would do.
+      ValueError: nothing fits; the message gives a sufficient budget.
     """
     total = sum(leaf_bytes) * slots * (rows[0] + (rows[1] or 0))
     limit = max(math.ceil(total / memory), 1)
-    found: list[Chunks] = []
+    plans: list[Chunks] = []
     least = math.inf
     count = 1
     while True:
@@ -77,33 +76,33 @@ def choose_chunks(
         heaviest = max(groups, key=lambda group: sum(leaf_bytes[i] for i in group))
         row = max(sum(leaf_bytes[i] for i in heaviest), 1)
         work, called = call(heaviest)
-        # Products of rows with s others copy s rows of a leaf, and cut them out before.
+        # Products of rows with s others slice out and copy s rows of a leaf.
         leaf = max(leaf_bytes[i] for i in heaviest)
         fixed = Fixed(row, 2 * leaf, int(SPARE * work), called)
         least = min(least, (fixed.work + 2 * row + 2 * leaf) / USED_SHARE)
         chunks = _cut(rows, groups, fixed, int(USED_SHARE * memory))
         if chunks is not None:
-            found.append(chunks)
+            plans.append(chunks)
             if chunks.computed_at_most <= limit:
                 return chunks
         if len(groups) < count or count >= len(leaf_bytes):
             break
         count = min(2 * count, len(leaf_bytes))
-    if not found:
+    if not plans:
         raise ValueError(
-            f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), what "
-            f"two rows of the Jacobian take, got {memory} ({human_bytes(memory)})"
+            f"expected memory of at least about {int(least)} bytes ({human_bytes(least)}), for "
+            f"two rows of the Jacobian, got {memory} ({human_bytes(memory)})"
         )
-    return min(found, key=lambda c: c.computed_at_most)
+    return min(plans, key=lambda c: c.computed_at_most)
 
 
 class Fixed(NamedTuple):
-    """What is known before rows are cut.
+    """Sizes that do not depend on how rows are cut.
 
     Attributes:
       row: bytes of a row of the largest group.
-      product: bytes that a product takes for each streamed row.
-      work: bytes that a call takes.
+      product: bytes of a product per streamed row.
+      work: bytes of a call.
       called: rows that a call computes.
     """
 
@@ -124,26 +123,26 @@ def _cut(
     )
     most = max(1, most)
     called = min(fixed.called, most)
-    found = []
+    plans = []
     for streamed in range(called, most + 1, called):
         used = _streaming(held, other is None, room, streamed, fixed)
         if used is None:
             continue
         resident, blocks, size = used
         often = 1 if blocks == 1 and other is None else 1 + blocks // 2 if other is None else blocks
-        found.append(Chunks(groups, resident, streamed, called, blocks, often, fixed.work + size))
-    return min(found, key=_effort, default=None)
+        plans.append(Chunks(groups, resident, streamed, called, blocks, often, fixed.work + size))
+    return min(plans, key=_effort, default=None)
 
 
 def _effort(chunks: Chunks) -> float:
-    """Returns roughly how long it takes: products of few rows are slow."""
+    """Returns a rough estimate of the time: products of few rows are slow."""
     return (1 + chunks.blocks) * (1 + 4 / chunks.streamed)
 
 
 def _streaming(
     held: int, same: bool, room: int, streamed: int, fixed: Fixed
 ) -> tuple[int, int, int] | None:
-    """Returns resident rows, blocks and bytes for so many streamed rows; None: they do not fit."""
+    """Returns resident rows, blocks and bytes for `streamed` rows, or None if nothing fits."""
     row, product = fixed.row, streamed * fixed.product
     whole = _up(held, streamed)
     if same and whole * row + product <= room:
@@ -156,7 +155,7 @@ def _streaming(
 
 
 def _grouped(leaf_bytes: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
-    """Returns at most so many groups of neighbouring leaves of similar size."""
+    """Returns at most `count` groups of neighbouring leaves of similar size."""
     goal = sum(leaf_bytes) / count
     groups: list[list[int]] = [[]]
     size = 0.0
@@ -175,12 +174,12 @@ def _up(count: int, step: int) -> int:
 
 
 class Schedule(NamedTuple):
-    """Which rows stream past which resident ones.
+    """The order in which rows stream past resident ones.
 
     Attributes:
-      starts: [blocks, most] first streamed rows of every chunk.
+      starts: array [blocks, most], the first streamed row of every chunk.
       counts: number of chunks of each block.
-      known: [blocks, blocks] bool, whether a block of the kernel of rows with themselves is
+      known: bools [blocks, blocks], whether a block of the kernel of rows with themselves is
         computed and not mirrored; None for two sets of rows.
     """
 
@@ -190,28 +189,28 @@ class Schedule(NamedTuple):
 
     @classmethod
     def of(cls, chunks: Chunks, rows: int, same: bool) -> Schedule:
-        """Returns the schedule; of rows with themselves each pair of blocks meets once.
+        """Returns the schedule; for rows with themselves each pair of blocks meets once.
 
         Args:
-          chunks: how rows are cut.
+          chunks: the chunks of rows.
           rows: number of streamed rows.
-          same: whether they are the resident rows too.
+          same: whether the resident rows are the same.
         """
         if not same:
             starts = np.arange(0, max(rows, 1), chunks.streamed, dtype=np.int32)
             counts = np.full(chunks.blocks, len(starts), np.int32)
             return cls(np.tile(starts, (chunks.blocks, 1)), counts, None)
         known = np.eye(chunks.blocks, dtype=bool)
-        found: list[list[int]] = []
+        rows_of: list[list[int]] = []
         for i in range(chunks.blocks):
-            # Around a circle, so that all blocks are computed equally often.
+            # In circular order, so that all blocks are computed equally often.
             others = [(i + step) % chunks.blocks for step in range(1, chunks.blocks // 2 + 1)]
             others = [j for j in others if not known[j, i]]
             known[i, others] = True
             spans = [range(j * chunks.resident, (j + 1) * chunks.resident) for j in others]
-            found.append([s for span in spans for s in span[:: chunks.streamed] if s < rows])
-        most = max(1, *map(len, found))
-        starts = np.array([s + [0] * (most - len(s)) for s in found], np.int32)
+            rows_of.append([s for span in spans for s in span[:: chunks.streamed] if s < rows])
+        most = max(1, *map(len, rows_of))
+        starts = np.array([s + [0] * (most - len(s)) for s in rows_of], np.int32)
         return cls(
-            starts.reshape(chunks.blocks, most), np.array([*map(len, found)], np.int32), known
+            starts.reshape(chunks.blocks, most), np.array([*map(len, rows_of)], np.int32), known
         )

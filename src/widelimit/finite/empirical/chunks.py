@@ -1,4 +1,4 @@
-"""Tangent kernels within a budget of memory, from Jacobians computed in chunks."""
+"""Tangent kernels within a memory budget, from Jacobians computed in chunks."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def _fill(
     entries: Array,
 ) -> list[Array]:
     """Returns buffers [rows, *leaf] with computed rows from place `at` on."""
-    found = rows.compute(group, Call(rows.network, params, arrays), samples, entries)
+    leaves = rows.compute(group, Call(rows.network, params, arrays), samples, entries)
     return [
         lax.dynamic_update_slice_in_dim(buffer, leaf.astype(buffer.dtype), at, 0)
-        for buffer, leaf in zip(buffers, found, strict=True)
+        for buffer, leaf in zip(buffers, leaves, strict=True)
     ]
 
 
@@ -62,8 +62,8 @@ def _add_tile(
       kernel: the sums so far.
       first: rows [rows, *leaf].
       second: rows of which `size` are taken.
-      at: the first of these.
-      place: slot, row and column where the products belong.
+      at: the first of these rows.
+      place: slot, row and column of the products in the kernel.
       size: number of rows of `second`.
     """
     for a, b in zip(first, second, strict=True):
@@ -76,7 +76,7 @@ def _add_product(kernel: Array, a: Array, b: Array, at: Integer, place: _Place, 
     """Returns the kernels with products of rows of one leaf added; see `_add_tile`."""
     if size < len(b):
         b = lax.dynamic_slice_in_dim(b, at, size, 0)
-    # One leaf after the other where this is part of a larger program.
+    # One leaf after the other, also inside a larger program.
     kernel, b = lax.optimization_barrier((kernel, b))
     tile = kernel_of_arrays(a.reshape(len(a), -1), b.reshape(size, -1), _PAIRS, 1)
     old = lax.dynamic_slice(kernel, place, (1, *tile.shape))
@@ -85,14 +85,14 @@ def _add_product(kernel: Array, a: Array, b: Array, at: Integer, place: _Place, 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Work:
-    """All that is to be done for one kernel.
+    """The work of one kernel in chunks of Jacobians.
 
     Attributes:
-      output: which output.
+      output: the output.
       resident: rows that are held.
-      streamed: rows that stream past them; None for the same ones.
+      streamed: rows that stream past them; None for the same rows.
       swapped: whether the resident rows are those of x2.
-      chunks: how it is cut.
+      chunks: the chunks.
     """
 
     output: Output
@@ -123,7 +123,7 @@ class Work:
 
     @property
     def cost(self) -> float:
-        """What it takes, in multiply-adds."""
+        """The cost in multiply-adds."""
         chunks, other = self.chunks, self.streamed or self.resident
         real = jax.eval_shape(self.resident.call.network.parameters.real, self.resident.call.params)
         schedule = Schedule.of(chunks, other.count, self.streamed is None)
@@ -149,8 +149,8 @@ class Work:
         sizes = [self.output.shapes[0][a] for a in self.output.axes.diagonal]
         real = self.resident.call.network.parameters.real(self.resident.call.params)
         dtype = kernel_dtype(*(leaf.dtype for leaf in real))
-        given = real, self.resident.call.arrays, other.call.arrays
-        kernel = varying_like(jnp.zeros((math.prod(sizes), height, width), dtype), given)
+        arrays = real, self.resident.call.arrays, other.call.arrays
+        kernel = varying_like(jnp.zeros((math.prod(sizes), height, width), dtype), arrays)
         eager = is_concrete(self.resident.call.params, self.resident.call.arrays, other.call.arrays)
         loop = python_loop if eager else compiled_loop
         ids = self.resident.padded(height), other.padded(width)
@@ -163,8 +163,8 @@ class Work:
             kernel = self._add_group(group, leaves, kernel, schedule, ids, loop)
         if schedule.known is not None:
             step = np.ones((chunks.resident,) * 2, bool)
-            known = np.kron(schedule.known, step)[None]
-            kernel = jnp.where(known, kernel, kernel.swapaxes(1, 2))
+            computed = np.kron(schedule.known, step)[None]
+            kernel = jnp.where(computed, kernel, kernel.swapaxes(1, 2))
         kernel = kernel[:, : self.resident.count, : other.count]
         if self.swapped:
             kernel = kernel.swapaxes(1, 2)
@@ -249,16 +249,16 @@ def _filled(
     def step(i: Integer, buffers: list[Array]) -> list[Array]:
         at = i * called
         if loop is python_loop and start + at >= side.count:
-            return buffers  # rows that fill up the last chunk, and are cut
+            return buffers  # padding of the last chunk, which is cut off
         samples, entries = (_pick_rows(v, slot, start + at, called) for v in ids)
-        given = side.call.params, side.call.arrays
-        return _fill(rows, group, buffers, at, *given, samples, entries)
+        arrays = side.call.params, side.call.arrays
+        return _fill(rows, group, buffers, at, *arrays, samples, entries)
 
     return loop(size // called, step, buffers)
 
 
 def _pick(table: np.ndarray, index: tuple[Integer, ...]) -> Integer:
-    """Returns an entry of a table, as a Python integer where the index is one."""
+    """Returns an entry of a table, as a Python integer if the index is one."""
     if all(isinstance(i, int) for i in index):
         return int(table[index])
     return jnp.asarray(table)[index]

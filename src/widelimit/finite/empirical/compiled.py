@@ -23,13 +23,13 @@ from widelimit.finite.empirical.structured import Explanation
 from widelimit.finite.empirical.structured import explain as explain_structured
 from widelimit.finite.empirical.subset import real_names
 from widelimit.finite.empirical.within_memory import CutWork, work_within
-from widelimit.tracing.varying import alike
+from widelimit.tracing.varying import varying_together
 from widelimit.typing import ApplyFunction, Axes, Inputs, Keywords, Params, Subset, VmapAxes
 
 
 @dataclasses.dataclass(frozen=True)
 class EmpiricalOptions:
-    """How kernels of a function are computed; see `empirical_ntk_fn`."""
+    """Options of the kernels of a function; see `empirical_ntk_fn`."""
 
     trace_axes: Axes
     diagonal_axes: Axes
@@ -43,10 +43,10 @@ class Kernels:
     """Empirical kernels of one function, compiled once per shape of its arguments."""
 
     def __init__(self, f: ApplyFunction, options: EmpiricalOptions) -> None:
-        """Checks what does not depend on arguments.
+        """Checks f, as far as possible without arguments.
 
         Raises:
-          TypeError: f is no function.
+          TypeError: f is not a function.
         """
         if not callable(f):
             raise TypeError(f"expected a function f(params, x), got {type(f).__name__}")
@@ -61,25 +61,25 @@ class Kernels:
         if self.options.memory is None or "ntk" not in names:
             return self._run(names, first, second)
         rest = tuple(name for name in names if name != "ntk")
-        found = self._run(rest, first, second) if rest else {}
-        return {**found, "ntk": self._within_memory(first, second)}
+        kernels = self._run(rest, first, second) if rest else {}
+        return {**kernels, "ntk": self._within_memory(first, second)}
 
     def calls(
         self, x1: Inputs, x2: Inputs, params: Params, kwargs: Keywords, differentiated: bool = True
     ) -> tuple[Call, Call | None]:
-        """Returns the network on both sets of inputs, None for the second where it is the first."""
+        """Returns the network on both sets of inputs, None for the second if it is the first."""
         one, other = two_sides(x1, x2, kwargs)
         if differentiated:
             parameters = Parameters.of(params, self.options.subset)
         else:
             parameters = Parameters.fixed(params)
-        parameters, one, other = alike(parameters, one, other)
+        parameters, one, other = varying_together(parameters, one, other)
         axes = self.options.vmap_axes
         first = Call.of(self.f, parameters, one, axes)
         return first, other and Call.of(self.f, parameters, other, axes, like=first)
 
     def outputs(self, first: Call, second: Call | None) -> tuple[PyTreeDef, list[Output]]:
-        """Returns the tree of outputs, and what is to be known of each."""
+        """Returns the tree of outputs, and the description of each."""
         return outputs_of(first, second, self.options.trace_axes, self.options.diagonal_axes)
 
     def _run(self, names: tuple[str, ...], first: Call, second: Call | None) -> dict[str, PyTree]:
@@ -120,7 +120,7 @@ class Kernels:
         return jax.tree.unflatten(structure, [None if w is None else w.chunks for w in works])
 
     def explain(self, x1: Inputs, x2: Inputs, params: Params, kwargs: Keywords) -> PyTree:
-        """Returns what structured derivatives do, for every output in a tree like those of f."""
+        """Returns explanations of structured derivatives, for every output in a tree like f's."""
         first, second = self.calls(x1, x2, params, kwargs)
         structure, outputs = self.outputs(first, second)
         real = first.network.parameters.real(first.params)
@@ -188,7 +188,7 @@ def _summed_ntk(
 
 
 def _no_entries(output: Output, real: list[Array]) -> Array:
-    """Returns the sum over trace axes of an output that has no entries, in real numbers."""
+    """Returns the sum over trace axes of an output without entries, in real numbers."""
     parts = (2,) * jnp.issubdtype(output.dtype, jnp.complexfloating)
     one, two = ((*shape, *parts) for shape in output.shapes)
     dtype = kernel_dtype(*(leaf.dtype for leaf in real))
@@ -198,7 +198,7 @@ def _no_entries(output: Output, real: list[Array]) -> Array:
 def _finished(kernel: Array, output: Output, real: list[Array]) -> Array:
     """Returns the kernel from its sum over trace axes, in real numbers.
 
-    Whatever computed it, it has the digits of the output, of the parameters, and of float32.
+    For every implementation its dtype is that of output and parameters, at least float32.
     """
     dtype = kernel_dtype(jnp.finfo(output.dtype).dtype, *(leaf.dtype for leaf in real))
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, dtype))

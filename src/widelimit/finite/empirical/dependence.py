@@ -1,4 +1,4 @@
-"""Whether outputs depend on parameters at all, read off a trace."""
+"""Checks in a trace that outputs depend on parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from widelimit._pytree import Outline
 from widelimit.tracing.jaxprs import Equations, shape_of, variables_of
 from widelimit.tracing.varying import varying_axes, varying_like
 
-# Operations along axes of a mesh that send nothing.
+# Operations along axes of a mesh that do not send data.
 _LOCAL = {"pvary", "pcast", "axis_index"}
 
 
@@ -20,7 +20,7 @@ def check_dependence(
 ) -> None:
     """Raises if no derivative of f with respect to the parameters exists.
 
-    Derivatives that happen to be zero are none of its business.
+    Derivatives whose values are zero are not detected.
 
     Args:
       f: f(params, arguments).
@@ -31,14 +31,14 @@ def check_dependence(
       ValueError: no output depends on any of these parameters; or, inside `jax.shard_map`, outputs
         on one device depend on arrays of another.
     """
-    given = params, arguments
+    everything = params, arguments
 
     def derivative(p: list[jax.Array], tangents: list[jax.Array], arguments: PyTree) -> PyTree:
-        p, tangents, arguments = varying_like((p, tangents, arguments), given)
+        p, tangents, arguments = varying_like((p, tangents, arguments), everything)
         return jax.jvp(lambda p: f(p, arguments), (p,), (tangents,))[1]
 
     traced = Equations.of(derivative, params, params, arguments)
-    axes = varying_axes(given)
+    axes = varying_axes(everything)
     if axes:
         _check_separate(traced, axes)
     count = len(jax.tree.leaves(params))
@@ -56,10 +56,10 @@ def check_dependence(
 
 
 def _check_separate(traced: Equations, axes: frozenset[str]) -> None:
-    """Raises where a trace exchanges arrays along axes of a mesh.
+    """Raises if a trace exchanges arrays along axes of a mesh.
 
     The derivatives of the outputs on one device with respect to the parameters would be spread over
-    all devices, and those of several devices added up.
+    all devices, and those of several devices would be summed.
     """
     for equation in traced.walk():
         name, params = equation.name, equation.params
@@ -68,5 +68,5 @@ def _check_separate(traced: Equations, axes: frozenset[str]) -> None:
         if name not in _LOCAL and any(isinstance(a, str) and a in axes for a in named):
             raise ValueError(
                 f"expected f that treats devices separately inside jax.shard_map, got one with "
-                f"{name} along {named}: gather what it needs before, as an argument"
+                f"{name} along {named}: gather the arrays before, and pass them as an argument"
             )

@@ -1,4 +1,4 @@
-"""The ways to compute a tangent kernel, and what they promise."""
+"""The ways to compute a tangent kernel, and their contract."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from widelimit.finite.empirical.vector_products import ntk_vector_products
 
 
 class NtkImplementation(enum.IntEnum):
-    """Ways to compute the same tangent kernel; what is fastest depends on the network.
+    """Ways to compute the same tangent kernel; the fastest depends on the network.
 
     Attributes:
-      AUTO: the one of the others with the fewest operations.
+      AUTO: the cheapest of the others, by the number of operations.
       JACOBIAN_CONTRACTION: the Jacobians of both outputs, and their product.
       NTK_VECTOR_PRODUCTS: products of the kernel with all unit vectors.
       STRUCTURED_DERIVATIVES: products of Jacobians layer by layer, by the structure of each.
@@ -31,7 +31,7 @@ class NtkImplementation(enum.IntEnum):
 
 @runtime_checkable
 class Implementation(Protocol):
-    """What every implementation is: a function that works under `jit` and `vmap`."""
+    """The contract of an implementation: a function that works under `jit` and `vmap`."""
 
     def __call__(
         self, f1: OutputFunction, f2: OutputFunction | None, params: PyTree, axes: KernelAxes
@@ -40,9 +40,9 @@ class Implementation(Protocol):
 
         Args:
           f1: a function of the parameters, with one real array as its output.
-          f2: another one; None for f1 itself.
+          f2: a second function; None for f1 itself.
           params: tree of real arrays.
-          axes: what becomes of the axes of the output.
+          axes: trace and diagonal axes of the output.
         """
 
 
@@ -60,14 +60,14 @@ def find_implementation(implementation: object) -> NtkImplementation:
       implementation: a member, its number, or its name.
 
     Raises:
-      KeyError: no such implementation.
+      KeyError: an unknown implementation.
     """
     if isinstance(implementation, str) and implementation in NtkImplementation.__members__:
         return NtkImplementation[implementation]
-    found = {int(member): member for member in NtkImplementation}
-    if isinstance(implementation, bool | str) or implementation not in found:
+    members = {int(member): member for member in NtkImplementation}
+    if isinstance(implementation, bool | str) or implementation not in members:
         raise KeyError(
             f"expected implementation to be one of {[*NtkImplementation.__members__]} or 0 to 3, "
             f"got {implementation!r}"
         )
-    return found[implementation]
+    return members[implementation]

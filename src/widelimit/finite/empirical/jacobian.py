@@ -25,7 +25,7 @@ def jacobian_contraction(
 ) -> Array:
     """Returns the kernel of two outputs as the product of their Jacobians.
 
-    Takes the memory of both Jacobians: parameters times outputs. See `Implementation`.
+    It takes the memory of both Jacobians: parameters times outputs. See `Implementation`.
     """
     first = jacobian(f1, params)
     second = first if f2 is None else jacobian(f2, params)
@@ -36,13 +36,13 @@ def jacobian_contraction(
 def kernel_of_jacobians(
     first: PyTree, second: PyTree, axes: KernelAxes, shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> Array:
-    """Returns the product of two Jacobians, leaf by leaf; zeros if there is no leaf.
+    """Returns the product of two Jacobians, leaf by leaf; zeros for a tree without leaves.
 
     Args:
       first: tree of arrays [*shape of output 1, *leaf].
       second: tree of arrays [*shape of output 2, *leaf].
-      axes: what becomes of the axes of the outputs.
-      shapes: of both outputs.
+      axes: trace and diagonal axes of the outputs.
+      shapes: shapes of both outputs.
     """
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     total = [kernel_of_arrays(a, b, axes, len(shapes[0])) for a, b in pairs]
@@ -55,8 +55,8 @@ def jacobian(f: OutputFunction, params: PyTree, forward: bool | None = None) -> 
     Args:
       f: a function of the parameters with one real array as its output.
       params: tree of real arrays.
-      forward: whether by forward mode; None for what takes fewer passes, or the other mode for
-        functions that have one alone: those with a rule for reverse mode, loops of unknown length.
+      forward: whether to use forward mode; None for the mode with fewer passes, or the other one if
+        the function has only one mode (a custom rule for reverse mode, loops of unknown length).
     """
     out = jax.eval_shape(f, params)
     leaves = jax.tree.leaves(params)
@@ -71,9 +71,9 @@ def jacobian(f: OutputFunction, params: PyTree, forward: bool | None = None) -> 
 
 
 def either(first: Callable[..., _T], second: Callable[..., _T]) -> Callable[..., _T]:
-    """Returns a function that does the first, and where that has no derivative the second.
+    """Returns a function that calls the first, or the second if the first has no derivative.
 
-    It raises what the first does if neither has one.
+    If neither has one, it raises the error of the first.
     """
 
     def do(*args: object) -> _T:
@@ -109,8 +109,10 @@ def _forward_jacobian(f: OutputFunction, params: PyTree) -> PyTree:
 
         if leaf.size:
             basis = jnp.eye(leaf.size, dtype=leaf.dtype).reshape(leaf.size, *leaf.shape)
-            found = jax.vmap(column, out_axes=-1)(varying_like(basis, leaf))
-            columns.append(found.reshape(*found.shape[:-1], *leaf.shape).astype(leaf.dtype))
+            column_rows = jax.vmap(column, out_axes=-1)(varying_like(basis, leaf))
+            columns.append(
+                column_rows.reshape(*column_rows.shape[:-1], *leaf.shape).astype(leaf.dtype)
+            )
         else:
             out = jax.eval_shape(f, params)
             columns.append(jnp.zeros(out.shape + leaf.shape, leaf.dtype))
@@ -128,8 +130,8 @@ def pulled(
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """Returns the shapes and dtypes of outputs, and the linear map v -> J^T v.
 
-    Inside `jax.shard_map` J is that of one device: parameters that are the same on all devices
-    count as copies, one for each, where outputs vary.
+    Inside `jax.shard_map` J is that of one device: if outputs vary between devices, parameters that
+    are the same on all devices count as one copy per device.
     """
     out = jax.eval_shape(f, params)
     _, pull = jax.vjp(f, varying_like(params, out))

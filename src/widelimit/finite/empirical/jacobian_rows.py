@@ -1,4 +1,4 @@
-"""Rows of Jacobians: which there are, and calls that compute some of them."""
+"""Rows of Jacobians: their indices, and calls that compute some of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from widelimit.finite.empirical.outputs import Call, Output
 from widelimit.gram.liveness import live_bytes
 from widelimit.tracing.jaxprs import Equations, bytes_of
 
-# Rows that one call computes, as long as they take no more than this share of the budget.
+# One call computes as many rows as fit into this fraction of the budget.
 _MOST_CALLED = 32
 _CALLED_SHARE = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class JacobianRows:
-    """Rows of the Jacobian of one output of a network: the static part.
+    """The static description of rows of the Jacobian of one output of a network.
 
     Attributes:
       network: the function.
-      index: which leaf of f(params, x).
-      mapped: whether samples are mapped, so that a row takes one of them.
+      index: index of the leaf of f(params, x).
+      mapped: whether samples are mapped, so that a row needs one sample only.
       called: number of rows that one call computes.
     """
 
@@ -44,8 +44,8 @@ class JacobianRows:
         """Returns rows [called, *leaf] of the leaves of a group.
 
         Args:
-          group: which parameters.
-          call: the network with its arrays, samples first where they are mapped.
+          group: indices of the parameters.
+          call: the network with its arrays, samples first if they are mapped.
           samples: sample of every row.
           entries: entry of the raveled real output of every row.
         """
@@ -76,9 +76,9 @@ class SlotRows:
     """All rows of one set of inputs, by slot: an index of trace and diagonal axes.
 
     Attributes:
-      call: the network, with samples first in its arrays where they are mapped.
-      samples: [slots, rows] sample of every row.
-      entries: [slots, rows] entry of the raveled real output of one sample, or of all.
+      call: the network, with samples first in its arrays if they are mapped.
+      samples: array [slots, rows], the sample of every row.
+      entries: array [slots, rows], the entry of the raveled real output of one sample, or of all.
       kept: shape of the axes of the output that rows run over.
     """
 
@@ -96,9 +96,9 @@ class SlotRows:
     def of(cls, call: Call, output: Output, shape: tuple[int, ...]) -> SlotRows:
         """Returns the rows of an output of this real shape."""
         axes, rank = output.axes, len(shape)
-        slots, kept = (*axes.trace, *axes.diagonal), axes.kept(rank)
+        slots, paired = (*axes.trace, *axes.diagonal), axes.kept(rank)
         places = np.moveaxis(
-            np.indices(shape, np.int32), [1 + a for a in (*slots, *kept)], range(1, 1 + rank)
+            np.indices(shape, np.int32), [1 + a for a in (*slots, *paired)], range(1, 1 + rank)
         )
         places = places.reshape(rank, math.prod(shape[a] for a in slots), -1)
         samples = np.zeros_like(places[0])
@@ -111,14 +111,14 @@ class SlotRows:
         entries = samples * 0
         for axis in range(rank):
             entries = entries * single[axis] + places[axis]
-        return cls(call, samples, entries, tuple(shape[a] for a in kept))
+        return cls(call, samples, entries, tuple(shape[a] for a in paired))
 
     def rows(self, output: Output, called: int) -> JacobianRows:
-        """Returns what is static about the rows."""
+        """Returns the static description of the rows."""
         return JacobianRows(self.call.network, output.index, output.axis is not None, called)
 
     def padded(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns samples and entries of so many rows, the last repeated."""
+        """Returns samples and entries of `count` rows, the last repeated."""
         where = np.minimum(np.arange(count), self.count - 1)
         return self.samples[:, where], self.entries[:, where]
 
@@ -126,13 +126,13 @@ class SlotRows:
 def work_of_call(
     side: SlotRows, output: Output, group: tuple[int, ...], memory: int
 ) -> tuple[int, int]:
-    """Returns what a call works with beside its arguments in bytes, and how many rows it computes.
+    """Returns the bytes of a call beside its arguments, and its number of rows.
 
-    On a CPU convolutions of many samples with derivatives of their own are slow: one row per call.
+    On a CPU batched convolutions with a different derivative per sample are slow: one row per call.
     """
-    found = traced_call(side, output, group, 1)
-    one = _work(found)
-    convolves = any(equation.name == "conv_general_dilated" for equation in found.walk())
+    equations = traced_call(side, output, group, 1)
+    one = _work(equations)
+    convolves = any(equation.name == "conv_general_dilated" for equation in equations.walk())
     if convolves and jax.default_backend() == "cpu":
         return one, 1
     more = max(_work(traced_call(side, output, group, 2)) - one, 1)
@@ -141,7 +141,7 @@ def work_of_call(
 
 
 def traced_call(side: SlotRows, output: Output, group: tuple[int, ...], called: int) -> Equations:
-    """Returns what a call does that computes so many rows."""
+    """Returns the equations of a call that computes `called` rows."""
     rows = side.rows(output, called)
     ids = jax.ShapeDtypeStruct((called,), np.int32)
 

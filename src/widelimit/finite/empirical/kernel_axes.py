@@ -1,4 +1,4 @@
-"""Which axes of an output a kernel keeps once, twice or not at all, and the sum that says so.
+"""Axes of an output in its kernel: twice, once or not at all, and the sums of products.
 
 A kernel of two outputs of shapes [n1, h, c] and [n2, h, c] has both copies of each axis side by
 side: [n1, n2, h, h, c, c]. Trace axes are equal in both copies and summed over, diagonal axes are
@@ -45,7 +45,7 @@ class KernelAxes(NamedTuple):
         return tuple(shape)
 
     def trace_size(self, shape: Shape) -> int:
-        """Returns the number of entries that a trace adds up: a sum divided by it is the mean."""
+        """Returns the number of entries that a trace sums: the sum divided by it is the mean."""
         return math.prod(shape[axis] for axis in self.trace)
 
     def kept(self, rank: int) -> Shape:
@@ -53,15 +53,15 @@ class KernelAxes(NamedTuple):
         return tuple(a for a in range(rank) if a not in self.trace and a not in self.diagonal)
 
     def zipped_order(self, rank: int) -> Shape:
-        """Returns the transposition of [*diagonal, *kept, *kept] to the layout of kernels."""
-        kept = self.kept(rank)
+        """Returns the transposition of [*diagonal, *paired, *paired] to the layout of kernels."""
+        paired = self.kept(rank)
         order: list[int] = []
         for axis in range(rank):
             if axis in self.diagonal:
                 order.append(self.diagonal.index(axis))
-            elif axis in kept:
-                first = len(self.diagonal) + kept.index(axis)
-                order += [first, first + len(kept)]
+            elif axis in paired:
+                first = len(self.diagonal) + paired.index(axis)
+                order += [first, first + len(paired)]
         return tuple(order)
 
 
@@ -72,15 +72,15 @@ def resolve_axes(
 
     Args:
       trace_axes: axes to take the mean over, an integer or several, may be negative.
-      diagonal_axes: axes to keep once, likewise.
+      diagonal_axes: axes that appear once, an integer or several, may be negative.
       shape1: shape of f(x1).
       shape2: shape of f(x2).
-      name: what errors call the output.
+      name: the name of the output in errors.
 
     Raises:
-      TypeError: axes that are no integers.
-      ValueError: axes that the output does not have, axes that are both, outputs of different rank,
-        or of different size on one of these axes.
+      TypeError: axes that are not integers.
+      ValueError: axes out of range, axes that are both, outputs of different rank, or of different
+        size on one of these axes.
     """
     if len(shape1) != len(shape2):
         raise ValueError(
@@ -111,25 +111,25 @@ def kernel_of_arrays(a1: Array, a2: Array, axes: KernelAxes, rank: int) -> Array
     Args:
       a1: array [*shape of output 1, *rest], for example a Jacobian with respect to one parameter.
       a2: array [*shape of output 2, *rest].
-      axes: what becomes of the axes of the output.
-      rank: number of axes of the output; with no further ones this is the kernel of the outputs.
+      axes: trace and diagonal axes of the output.
+      rank: number of axes of the output; without further axes this is the kernel of the outputs.
 
-    Nothing is conjugated. The sum is not divided by the size of the trace axes. Products of float16
-    and bfloat16 are added, and returned, in float32.
+        Arrays are not conjugated. The sum is not divided by the size of the trace axes. Products of
+        float16 and bfloat16 are summed, and returned, in float32.
     """
     summed = (*axes.trace, *range(rank, a1.ndim))
     dtype = kernel_dtype(a1.dtype, a2.dtype)
     if a1.dtype != a2.dtype:
         a1, a2 = a1.astype(dtype), a2.astype(dtype)
-    kept = axes.kept(rank)
-    if not axes.diagonal and kept == tuple(range(len(kept))):
-        shapes = [a.shape[: len(kept)] for a in (a1, a2)]
-        length = math.prod(a1.shape[len(kept) :])
+    paired = axes.kept(rank)
+    if not axes.diagonal and paired == tuple(range(len(paired))):
+        shapes = [a.shape[: len(paired)] for a in (a1, a2)]
+        length = math.prod(a1.shape[len(paired) :])
         rows1 = a1.reshape(math.prod(shapes[0]), length)
         rows2 = a2.reshape(math.prod(shapes[1]), length)
         product = rows_product(rows1, rows2, dtype).reshape(*shapes[0], *shapes[1])
         return product.transpose(axes.zipped_order(rank))
-    # [*diagonal, *kept of a1, *kept of a2]
+    # [*diagonal, *paired of a1, *paired of a2]
     product = lax.dot_general(
         a1,
         a2,
@@ -141,9 +141,9 @@ def kernel_of_arrays(a1: Array, a2: Array, axes: KernelAxes, rank: int) -> Array
 
 
 def kernel_dtype(*dtypes: DTypeLike) -> np.dtype:
-    """Returns the dtype in which products of these are added up: at least float32."""
-    found = jnp.result_type(*dtypes)
-    return np.dtype(jnp.promote_types(found, jnp.float32) if found.itemsize < 4 else found)
+    """Returns the dtype in which products of these are summed: at least float32."""
+    dtype = jnp.result_type(*dtypes)
+    return np.dtype(jnp.promote_types(dtype, jnp.float32) if dtype.itemsize < 4 else dtype)
 
 
 def mean_over_trace(kernel: Array, axes: KernelAxes, shape: Shape) -> Array:
@@ -152,8 +152,8 @@ def mean_over_trace(kernel: Array, axes: KernelAxes, shape: Shape) -> Array:
 
 
 def _resolve(axes: Axes, shape: Shape, kind: str, name: str) -> Shape:
-    """Returns axes in ascending order, none negative, none twice."""
-    found = set()
+    """Returns distinct non-negative axes in ascending order."""
+    positive = set()
     for axis in axes if isinstance(axes, Sequence | np.ndarray) and np.ndim(axes) else (axes,):
         if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
             raise TypeError(f"expected integers in {kind}, got {axis!r}")
@@ -162,5 +162,5 @@ def _resolve(axes: Axes, shape: Shape, kind: str, name: str) -> Shape:
                 f"expected {kind} of {name} of shape {shape}, which has {len(shape)} axes, "
                 f"got {axes}"
             )
-        found.add(int(axis) % len(shape))
-    return tuple(sorted(found))
+        positive.add(int(axis) % len(shape))
+    return tuple(sorted(positive))

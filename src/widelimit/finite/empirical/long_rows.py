@@ -1,6 +1,6 @@
 """Products of few long rows, such as those of Jacobians.
 
-XLA computes them several times slower on a CPU than it computes their pieces one after the other.
+On a CPU, XLA computes them several times slower than it computes their pieces one by one.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from jaxtyping import Array
 from widelimit.tracing.varying import varying_like
 from widelimit.typing import Integer
 
-# With more rows one product is as fast.
+# With more rows a single product is as fast.
 _MOST_ROWS = 128
-# Numbers of a piece of rows: it stays in cache.
+# Numbers of a piece of rows: it fits into the cache.
 _PIECE = 2**18
 _LEAST_PIECES = 8
 
 
 def rows_product(a: Array, b: Array, dtype: DTypeLike) -> Array:
-    """Returns a b^T, added up and returned in a dtype.
+    """Returns a b^T, summed and returned in a dtype.
 
     Args:
       a: rows [n, k].
       b: rows [m, k] of the same dtype.
-      dtype: of the sums.
+      dtype: dtype of the sums.
     """
     rows = max(len(a), len(b), 1)
     piece = _PIECE // rows
@@ -50,7 +50,7 @@ def _whole(a: Array, b: Array, dtype: DTypeLike) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _in_pieces(a: Array, b: Array, dtype: DTypeLike, piece: int) -> Array:
-    """Returns the product as a sum over pieces of the rows, so many numbers of each at a time."""
+    """Returns the product as a sum over pieces of the rows, `piece` numbers of each at a time."""
     count = a.shape[1] // piece
 
     def product(start: Integer, size: int) -> Array:

@@ -1,4 +1,4 @@
-"""Loops of Python where everything is known, and compiled ones elsewhere."""
+"""Python loops for concrete arrays, and compiled loops for traced ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ForLoop(Protocol):
     """A loop of Python, or a compiled one."""
 
     def __call__(self, count: Integer, body: Callable[[Integer, _C], _C], carry: _C, /) -> _C:
-        """Returns the carry after so many rounds."""
+        """Returns the carry after `count` rounds."""
 
 
 def python_loop(count: Integer, body: Callable[[Integer, _C], _C], carry: _C) -> _C:

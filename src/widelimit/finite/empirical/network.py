@@ -1,4 +1,4 @@
-"""One function with its inputs, as functions of the chosen parameters alone."""
+"""A function with its inputs, as a function of the chosen parameters alone."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from widelimit.typing import ApplyFunction, Params, Subset
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """What is static about parameters: how chosen ones become real arrays, and back.
+    """The static description of parameters: how chosen ones become real arrays, and back.
 
     A complex array counts as two: its real and its imaginary part.
 
     Attributes:
-      constants: leaves that are no arrays. They tell no two apart: the equations of f do.
-      chosen: for every array, whether the kernel is taken with respect to it.
+      constants: leaves that are not arrays. They do not enter comparisons: the equations of f do.
+      chosen: for every array, whether the kernel includes derivatives with respect to it.
     """
 
     constants: Constants = dataclasses.field(compare=False)
@@ -45,11 +45,11 @@ class Parameters:
         """Returns the description and the arrays of a tree of parameters.
 
         Raises:
-          TypeError: chosen leaves that are no floating-point or complex numbers.
-          ValueError: a wrong subset.
+          TypeError: chosen leaves that are not floating-point or complex numbers.
+          ValueError: an invalid subset.
         """
         flags = choose_leaves(params, subset)
-        # Python numbers among the chosen become arrays.
+        # Chosen Python numbers become arrays.
         leaves, structure = jax.tree.flatten(params)
         leaves = [
             jnp.asarray(leaf) if flag and not is_array(leaf) else leaf
@@ -61,44 +61,44 @@ class Parameters:
 
     @classmethod
     def fixed(cls, params: Params) -> tuple[Parameters, list[AnyArray]]:
-        """Returns the description and the arrays of parameters none of which is chosen."""
+        """Returns the description and the arrays of parameters of which none is chosen."""
         arrays, constants = split_arrays(params)
         return cls(constants, (False,) * len(arrays)), arrays
 
     def real(self, arrays: AnyArrays) -> list[Array]:
         """Returns the chosen parameters as real arrays."""
-        found = []
+        real = []
         for array, flag in self._flagged(arrays):
             if flag and jnp.iscomplexobj(array):
-                found += [jnp.real(array), jnp.imag(array)]
+                real += [jnp.real(array), jnp.imag(array)]
             elif flag:
-                found.append(jnp.asarray(array))
-        return found
+                real.append(jnp.asarray(array))
+        return real
 
     def filled(self, arrays: AnyArrays, real: list[Array]) -> list[AnyArray]:
-        """Returns the arrays of all parameters, the chosen ones from real arrays."""
-        given = iter(real)
+        """Returns the arrays of all parameters, with the chosen ones from real arrays."""
+        values = iter(real)
         filled: list[AnyArray] = []
         for array, flag in self._flagged(arrays):
             if flag and jnp.iscomplexobj(array):
-                filled.append(jax.lax.complex(next(given), next(given)))
+                filled.append(jax.lax.complex(next(values), next(values)))
             else:
-                filled.append(next(given) if flag else array)
+                filled.append(next(values) if flag else array)
         return filled
 
     def _flagged(self, arrays: AnyArrays) -> Iterator[tuple[AnyArray, bool]]:
-        """Returns the arrays of parameters, which may be followed by others, with their flags."""
+        """Returns the arrays of parameters, the first of `arrays`, with their flags."""
         return zip(arrays[: len(self.chosen)], self.chosen, strict=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class StaticInputs:
-    """What is static about inputs and keywords of f.
+    """The static description of inputs and keywords of f.
 
     Attributes:
-      constants: leaves that are no arrays, which tell no two apart either.
+      constants: leaves that are not arrays; they do not enter comparisons either.
       mapped: the axis of samples of every array, None for arrays that all samples share.
-      outputs: the axis of samples of the outputs, as given; None where samples are not mapped.
+      outputs: the user's axes of samples of the outputs; None if samples are not mapped.
     """
 
     constants: Constants = dataclasses.field(compare=False)
@@ -110,7 +110,7 @@ class StaticInputs:
         """Returns the description and the arrays of inputs.
 
         Raises:
-          TypeError: axes that are no integers.
+          TypeError: axes that are not integers.
           ValueError: axes that do not fit the inputs, or numbers of samples that differ.
         """
         x = jax.tree.map(_as_array, arguments.x)
@@ -122,17 +122,17 @@ class StaticInputs:
         for name, axis in sorted(axes.of_kwargs(arguments.kwargs).items()):
             mapped += mapped_axes(axis, arguments.kwargs[name], f"keyword {name}")
         leaves = jax.tree.leaves((x, arguments.kwargs))
-        kept = [axis for axis, leaf in zip(mapped, leaves, strict=True) if is_array(leaf)]
-        counts = {a.shape[i] for a, i in zip(arrays, kept, strict=True) if i is not None}
+        array_axes = [axis for axis, leaf in zip(mapped, leaves, strict=True) if is_array(leaf)]
+        counts = {a.shape[i] for a, i in zip(arrays, array_axes, strict=True) if i is not None}
         if len(counts) != 1:
             raise ValueError(
                 "expected vmap_axes that map inputs with one number of samples, got "
                 f"{sorted(counts) or 'no mapped input'}"
             )
-        return cls(constants, tuple(kept), Constants.of(axes.outputs)), arrays
+        return cls(constants, tuple(array_axes), Constants.of(axes.outputs)), arrays
 
     def count(self, arrays: AnyArrays) -> int:
-        """Returns the number of samples, 0 where they are not mapped."""
+        """Returns the number of samples, 0 if they are not mapped."""
         pairs = zip(arrays, self.mapped, strict=True)
         return next((a.shape[axis] for a, axis in pairs if axis is not None), 0)
 
@@ -143,7 +143,7 @@ class StaticInputs:
         return mapped, [a for a, axis in pairs if axis is None]
 
     def some(self, mapped: list[Array], shared: AnyArrays) -> list[AnyArray]:
-        """Returns the arrays of a batch of some samples, given samples first."""
+        """Returns the arrays of a batch of some samples, from arrays with samples first."""
         batch, common = iter(mapped), iter(shared)
         return [
             next(common) if axis is None else jnp.moveaxis(next(batch), 0, axis)
@@ -151,7 +151,7 @@ class StaticInputs:
         ]
 
     def resized(self, arrays: AnyArrays, count: int | None) -> Sequence[Outline]:
-        """Returns the arrays with mapped ones as shapes of so many samples; None keeps all."""
+        """Returns the arrays, mapped ones as shapes of `count` samples; all unchanged for None."""
         if count is None:
             return arrays
 
@@ -166,14 +166,14 @@ class StaticInputs:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A function f with its inputs, as it was traced; see `Call.of`.
+    """A traced function f with its inputs; see `Call.of`.
 
-    Arrays of parameters are followed by those that f read besides its arguments.
+    Arrays of parameters are followed by those that f reads besides its arguments.
 
     Attributes:
-      parameters: what is static about its parameters.
-      inputs: what is static about its inputs.
-      programs: what f does with batches, by their number of samples; None stands for all.
+      parameters: static description of its parameters.
+      inputs: static description of its inputs.
+      programs: the equations of f, by the number of samples of a batch; None is all samples.
     """
 
     parameters: Parameters
@@ -190,18 +190,18 @@ class Network:
         arrays: AnyArrays,
         counts: tuple[int | None, ...],
     ) -> tuple[Network, list[AnyArray]]:
-        """Returns the network, and the arrays of its parameters and those that f read.
+        """Returns the network, and the arrays of its parameters and those that f reads.
 
         Args:
           f: f(params, x, **kwargs).
-          parameters: what is static about its parameters.
-          inputs: what is static about its inputs.
+          parameters: static description of its parameters.
+          inputs: static description of its inputs.
           params: arrays of its parameters.
           arrays: arrays of its inputs and keywords.
           counts: numbers of samples to trace f for.
 
         Raises:
-          TypeError: outputs that are no arrays.
+          TypeError: outputs that are not arrays.
         """
 
         def call(params: list[AnyArray], arrays: list[AnyArray]) -> PyTree:
@@ -219,11 +219,11 @@ class Network:
         return cls(parameters, inputs, tuple(programs)), values
 
     def fits(self, inputs: StaticInputs, traced: AnyArrays, arrays: AnyArrays) -> bool:
-        """Returns whether f was traced for batches of these inputs too.
+        """Returns whether the trace of f is valid for batches of these inputs.
 
         Args:
-          inputs: what is static about the inputs.
-          traced: arrays of the inputs that it was traced for.
+          inputs: static description of the inputs.
+          traced: arrays of the inputs of the trace.
           arrays: arrays of these inputs.
         """
         same = inputs == self.inputs and inputs.constants == self.inputs.constants
@@ -240,14 +240,14 @@ class Network:
     def some(
         self, params: AnyArrays, mapped: list[Array], shared: AnyArrays, real: list[Array]
     ) -> list[Array]:
-        """Returns the outputs of a batch of some samples, given samples first."""
+        """Returns the outputs of a batch of some samples, from arrays with samples first."""
         arrays = self.inputs.some(mapped, shared)
         return self._outputs(mapped[0].shape[0], params, arrays, real)
 
     def one(
         self, params: AnyArrays, mapped: list[Array], shared: AnyArrays, real: list[Array]
     ) -> list[Array]:
-        """Returns the outputs of a batch of one sample, given without its axis."""
+        """Returns the outputs of a batch of one sample, from arrays without its axis."""
         return self.some(params, [a[None] for a in mapped], shared, real)
 
     def _outputs(
@@ -258,7 +258,7 @@ class Network:
         return output_leaves(out)
 
     def output_axes(self) -> list[int | None]:
-        """Returns the axis of samples of every output, None for those that are not mapped."""
+        """Returns the axis of samples of every output, None for outputs that are not mapped."""
         if self.inputs.outputs is None:
             return [None] * len(jax.tree.leaves(self.outputs))
         return mapped_axes(self.inputs.outputs.tree, self.outputs, "outputs of f")
@@ -270,12 +270,13 @@ class Network:
 
 
 class Traced(NamedTuple):
-    """What a network does with a batch.
+    """The equations of a network on a batch.
 
     Attributes:
       program: the equations.
-      start: the first array that it read, among the arrays of parameters and those that follow.
-      size: number of these.
+      start: index of the first array that it reads besides its arguments, among the arrays of
+        parameters and those that follow.
+      size: number of these arrays.
     """
 
     program: TracedFunction
@@ -290,7 +291,7 @@ class Traced(NamedTuple):
 
 
 def output_names(out: PyTree) -> list[str]:
-    """Returns what errors call every output."""
+    """Returns the name of every output in errors."""
     paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(out))
     return [f"an output{path_text(path)}" for path in paths]
 
@@ -299,7 +300,7 @@ def output_leaves(out: PyTree) -> list[Array]:
     """Returns the arrays of an output.
 
     Raises:
-      TypeError: leaves that are no arrays, or no leaf.
+      TypeError: leaves that are not arrays, or a tree without leaves.
     """
     leaves = jax.tree_util.tree_leaves_with_path(out)
     if not leaves:
@@ -313,7 +314,7 @@ def output_leaves(out: PyTree) -> list[Array]:
 
 
 def real_output(y: Array) -> Array:
-    """Returns a real array: of complex numbers both parts, along a new last axis."""
+    """Returns a real array, for complex numbers both parts along a new last axis."""
     return jnp.stack([y.real, y.imag], -1) if jnp.iscomplexobj(y) else y
 
 
@@ -327,6 +328,6 @@ def complex_kernel(kernel: Array) -> Array:
 
 
 def _as_array(leaf: PyTree) -> PyTree:
-    """Returns numbers as arrays, anything else as it is."""
+    """Returns numbers as arrays, anything else unchanged."""
     is_number = isinstance(leaf, int | float | complex) and not isinstance(leaf, bool)
     return jnp.asarray(leaf) if is_number else leaf

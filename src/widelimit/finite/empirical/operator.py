@@ -22,7 +22,7 @@ from widelimit.finite.empirical.outputs import Call, Output, only_output
 from widelimit.finite.empirical.products import complex_product
 from widelimit.finite.empirical.vector_products import ntk_vector_product, pushed
 from widelimit.predict.solvers.conjugate_gradients import Solution, conjugate_gradients
-from widelimit.tracing.varying import alike, varying_like
+from widelimit.tracing.varying import varying_like, varying_together
 from widelimit.typing import (
     ApplyFunction,
     Axes,
@@ -40,15 +40,25 @@ from widelimit.typing import (
 class NTKOperator:
     """The NTK of a network at x, as a linear operator on vectors shaped like its output.
 
-    It is a JAX tree: an argument of `jit`, `vmap` and the like. Nothing of the size of the matrix
-    is ever stored. A product takes a reverse and a forward pass.
+    It is a pytree, so it can be an argument of `jit`, `vmap` and other transformations. The matrix
+    is never stored. A product takes one reverse and one forward pass.
 
     Attributes:
       params: arrays of the parameters.
       arrays: arrays of the inputs and keywords.
-      network: the function, and what is static about its arguments.
-      output: what is known of its output.
+      network: the function, and the static description of its arguments.
+      output: the static description of its output.
       batch_size: number of samples computed at a time; None for all.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import widelimit as wl
+      >>> f = lambda params, x: x @ params
+      >>> ntk = wl.NTKOperator(f, jnp.ones((3, 1)), 2 * jnp.eye(3), trace_axes=(-1,))
+      >>> ntk.shape, (ntk @ jnp.ones(3)).tolist()
+      ((3, 3), [4.0, 4.0, 4.0])
+      >>> [round(float(u), 4) for u in ntk.solve(jnp.ones(3), ridge=1.0)]
+      [0.2, 0.2, 0.2]
     """
 
     params: list[AnyArray]
@@ -77,28 +87,31 @@ class NTKOperator:
           x: tree of inputs.
           trace_axes: axes of the output to take the mean over; vectors lack them.
           subset: parameters to differentiate by; see `empirical_ntk_fn`.
-          batch_size: number of samples to compute at a time, of functions that treat samples
-            independently; None computes all at once.
-          vmap_axes: with `batch_size`, where samples are, see `empirical_ntk_fn`; None for the
-            first axes of x and of the output.
+          batch_size: number of samples to compute at a time, for functions that treat samples
+            independently; None for all at once.
+          vmap_axes: with `batch_size`, the axes of the samples, see `empirical_ntk_fn`; None for
+            the first axes of x and of the output.
           **kwargs: keywords of f.
 
         Raises:
-          TypeError: parameters that are no floating-point numbers, or other than one array as
-            output.
-          ValueError: f that does not depend on the parameters, wrong axes, or a wrong batch size.
+          TypeError: parameters that are not floating-point numbers, or an output that is not one
+            array.
+          ValueError: f does not depend on the parameters, axes are out of range, or `batch_size` is
+            below 1.
         """
         if batch_size is None and vmap_axes is not None:
             raise ValueError(
-                "expected batch_size with vmap_axes, which say where samples are, got "
-                "batch_size=None: give it, or leave vmap_axes out"
+                "expected batch_size with vmap_axes, the axes of samples, got batch_size=None: "
+                "pass it, or leave vmap_axes out"
             )
         if batch_size is not None:
             is_count = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
             if not is_count or batch_size < 1:
                 raise ValueError(f"expected batch_size of at least 1, got {batch_size!r}")
             vmap_axes = 0 if vmap_axes is None else vmap_axes
-        parameters, arguments = alike(Parameters.of(params, subset), Arguments(x, kwargs))
+        parameters, arguments = varying_together(
+            Parameters.of(params, subset), Arguments(x, kwargs)
+        )
         call = Call.of(f, parameters, arguments, vmap_axes, batch_size)
         output = only_output(call, trace_axes)
         call.check_differentiable([output])
@@ -131,33 +144,33 @@ class NTKOperator:
           v: array of the shape `vector_shape`, or flat; real or complex.
 
         Raises:
-          ValueError: another shape.
+          ValueError: the vectors have another shape.
         """
         v = self._checked(v, ())
         return _matvec(self, v.reshape(self.vector_shape)).reshape(v.shape)
 
     def matmat(self, vectors: Num[Array | np.ndarray, "*outputs k"]) -> Array:
-        """Returns the products with several vectors, one after the other.
+        """Returns the products with several vectors, computed one after the other.
 
         Args:
           vectors: array [*vector_shape, k], or [size, k].
 
         Raises:
-          ValueError: another shape.
+          ValueError: the vectors have another shape.
         """
         vectors = self._checked(vectors, (jnp.shape(vectors)[-1:]))
         columns = jnp.moveaxis(vectors, -1, 0).reshape(vectors.shape[-1], *self.vector_shape)
         return jnp.moveaxis(_matmat(self, columns), 0, -1).reshape(vectors.shape)
 
     def __matmul__(self, v: Vector) -> Array:
-        """Returns the product with a vector (in its shape, or flat) or a matrix [size, k]."""
+        """Returns the product with a vector, in its shape or flat, or with a matrix [size, k]."""
         is_vector = jnp.shape(v) in (self.vector_shape, self.shape[:1])
         return self.matvec(v) if is_vector else self.matmat(v)
 
     def diagonal(self) -> Array:
         """Returns the diagonal of the matrix, in the shape of vectors: squared norms of gradients.
 
-        One gradient is computed at a time, or `batch_size` of them.
+        One gradient is computed at a time, or `batch_size` gradients.
         """
         return _diagonal(self)
 
@@ -173,23 +186,23 @@ class NTKOperator:
 
         Args:
           b: array of the shape `vector_shape`, or flat.
-          ridge: what is added to the diagonal; larger ones converge sooner.
+          ridge: number added to the diagonal; with a larger one fewer products are needed.
           tol: largest norm of the residual relative to that of b; None for 1e-8 in float64 and 1e-4
-            else.
+            otherwise.
           maxiter: largest number of products; None for ten times the size.
 
         Raises:
-          ValueError: another shape, a wrong ridge, or no convergence. Where arguments are
-            traced, the result is NaN then.
+          ValueError: b has another shape, a negative ridge, or no convergence. With traced
+            arguments the result is NaN then.
         """
         b = self._checked(b, ())
         is_number = np.ndim(ridge) == 0 and not jnp.iscomplexobj(ridge)
         if not is_number or (is_concrete(ridge) and not float(ridge) >= 0):
             raise ValueError(f"expected a ridge of at least 0, one real number, got {ridge}")
         tol = float((1e-8 if jnp.finfo(self.dtype).eps < 1e-10 else 1e-4) if tol is None else tol)
-        found = _solve(self, b.reshape(self.vector_shape), jnp.asarray(ridge), tol, maxiter)
-        advice = "a larger ridge, tol or maxiter would do, or float64"
-        return found.checked(tol, advice).reshape(b.shape)
+        solution = _solve(self, b.reshape(self.vector_shape), jnp.asarray(ridge), tol, maxiter)
+        advice = "use a larger ridge, tol or maxiter, or float64"
+        return solution.checked(tol, advice).reshape(b.shape)
 
     def to_scipy(self) -> Any:
         """Returns the operator as a `scipy.sparse.linalg.LinearOperator`."""
@@ -211,10 +224,10 @@ class NTKOperator:
         )
 
     def _checked(self, v: ArrayLike, more: tuple[int, ...]) -> Array:
-        """Returns an array of vectors.
+        """Returns a copy of an array of vectors.
 
         Raises:
-          ValueError: its shape is not that of vectors, or flat, with further axes.
+          ValueError: its shape is neither that of vectors nor flat, followed by `more`.
         """
         shapes = (*self.vector_shape, *more), (self.shape[0], *more)
         if jnp.shape(v) not in shapes:
@@ -238,7 +251,7 @@ class NTKOperator:
         return max(self.output.shapes[0][self.output.axis], 1)
 
     def _chunked_product(self, v: Array, real: list[Array], size: int) -> Array:
-        """Returns the product, `size` samples at a time; the last ones repeated to fill up."""
+        """Returns the product, `size` samples at a time; padded by repeating the last sample."""
         axis = self.output.axis
         assert axis is not None
         mapped, shared = self.network.inputs.split(self.arrays)
@@ -257,8 +270,8 @@ class NTKOperator:
             return f
 
         def pull(total: list[Array], chunk: tuple[Array, Array]) -> tuple[list[Array], None]:
-            found = pulled(function(chunk[0]), real)[1](chunk[1])
-            return jax.tree.map(jnp.add, total, found), None
+            gradient = pulled(function(chunk[0]), real)[1](chunk[1])
+            return jax.tree.map(jnp.add, total, gradient), None
 
         start = varying_like(jax.tree.map(jnp.zeros_like, real), v)
         weights, _ = lax.scan(pull, start, (where, rows))
@@ -270,7 +283,7 @@ class NTKOperator:
 @jax.jit
 def _matvec(operator: NTKOperator, v: Array) -> Array:
     """Returns the product with a vector in its own shape."""
-    operator, v = alike(operator, v)
+    operator, v = varying_together(operator, v)
     output = operator.output
     shape, dtype = output.shapes[0], operator.dtype
     like = [jax.ShapeDtypeStruct(shape, dtype)]
@@ -284,7 +297,7 @@ def _matvec(operator: NTKOperator, v: Array) -> Array:
     sizes = tuple(shape[a] for a in trace)
 
     def slot(total: Array, index: Array) -> tuple[Array, None]:
-        """Adds the part of one index of the trace axes."""
+        """Adds the product of one index of the trace axes."""
         where: list[slice | Array] = [slice(None)] * len(shape)
         for a, i in zip(trace, jnp.unravel_index(index, sizes), strict=True):
             where[a] = i
@@ -347,8 +360,8 @@ def _solve(
 ) -> Solution:
     """Returns the solution by conjugate gradients."""
     b = b.astype(jnp.result_type(b.dtype, operator.dtype))
-    # Conjugate gradients want all that they read to vary along the same axes of a mesh.
-    operator, b, ridge = alike(operator, b, ridge)
+    # Conjugate gradients need all of their arrays to vary along the same axes of a mesh.
+    operator, b, ridge = varying_together(operator, b, ridge)
 
     def product(v: Array) -> Array:
         return _matvec(operator, v) + ridge.astype(b.real.dtype) * v

@@ -28,15 +28,15 @@ from widelimit.typing import ApplyFunction, Axes
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """One output, between x1 and x2.
+    """The static description of one output, for x1 and x2.
 
     Attributes:
-      index: which leaf of f(params, x).
-      name: what errors call it.
-      axis: its axis of samples; None where they are not mapped.
+      index: index of the leaf of f(params, x).
+      name: its name in errors.
+      axis: its axis of samples; None if they are not mapped.
       axes: trace and diagonal axes.
       shapes: its shapes for x1 and for x2, with all samples.
-      dtype: its dtype, that of both if they differ.
+      dtype: its dtype, the common one if both differ.
     """
 
     index: int
@@ -49,12 +49,12 @@ class Output:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """A network and the arrays that it is called with.
+    """A network and the arrays of a call.
 
     Attributes:
-      network: the function, and what is static about its arguments.
+      network: the function, and the static description of its arguments.
       params: arrays of its parameters.
-      arrays: arrays of its inputs and keywords; or the mapped ones, samples first, and the others.
+      arrays: arrays of its inputs and keywords; or the mapped ones, samples first, and the rest.
     """
 
     network: Network
@@ -71,19 +71,19 @@ class Call:
         batch_size: int | None = None,
         like: Call | None = None,
     ) -> Call:
-        """Returns f with its arguments, traced for the batches that it will be given.
+        """Returns f with its arguments, traced for the batches on which it will be called.
 
         Args:
           f: f(params, x, **kwargs).
-          params: what `Parameters.of` returns.
+          params: the result of `Parameters.of`.
           arguments: inputs and keywords.
-          vmap_axes: where samples are, None if they are not mapped.
-          batch_size: number of samples of other batches that it will be given, if there are as
-            many; None for none.
-          like: the same with other inputs, whose trace serves if batches have the same shapes.
+          vmap_axes: axes of the samples, None if they are not mapped.
+          batch_size: number of samples of further batches, unless there are fewer samples; None for
+            no further batches.
+          like: a call with other inputs, whose trace is used if batches have the same shapes.
 
         Raises:
-          TypeError: outputs that are no arrays, or axes that are no integers.
+          TypeError: outputs that are not arrays, or axes that are not integers.
           ValueError: axes that do not fit the inputs.
         """
         inputs, arrays = StaticInputs.of(arguments, vmap_axes)
@@ -111,10 +111,10 @@ class Call:
         return SampledOutput(of_sample, mapped, axis)
 
     def check_differentiable(self, outputs: list[Output]) -> None:
-        """Raises where a tangent kernel makes no sense.
+        """Raises if the outputs have no tangent kernel.
 
         Raises:
-          TypeError: outputs that are no floating-point or complex numbers.
+          TypeError: outputs that are not floating-point or complex numbers.
           ValueError: no output depends on the chosen parameters.
         """
         for output in outputs:
@@ -126,7 +126,7 @@ class Call:
         real = jax.eval_shape(self.network.parameters.real, self.params)
         if self.network.inputs.outputs is None:
             check_dependence(
-                lambda p, given: self.network.whole(given[0], given[1], p),
+                lambda p, arguments: self.network.whole(arguments[0], arguments[1], p),
                 real,
                 (self.params, self.arrays),
             )
@@ -134,7 +134,7 @@ class Call:
         mapped, shared = jax.eval_shape(self.network.inputs.split, self.arrays)
         one = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in mapped]
         check_dependence(
-            lambda p, given: self.network.one(given[0], given[1], given[2], p),
+            lambda p, arguments: self.network.one(arguments[0], arguments[1], arguments[2], p),
             real,
             (self.params, one, shared),
         )
@@ -156,18 +156,18 @@ class Call:
 def outputs_of(
     first: Call, second: Call | None, trace_axes: Axes, diagonal_axes: Axes
 ) -> tuple[PyTreeDef, list[Output]]:
-    """Returns the tree of outputs, and what is to be known of each.
+    """Returns the tree of outputs, and the description of each.
 
     Args:
       first: the network on x1.
       second: the network on x2; None for x1.
       trace_axes: axes to take the mean over, the same for all outputs.
-      diagonal_axes: axes to keep once.
+      diagonal_axes: axes that appear once.
 
     Raises:
-      TypeError: outputs that are no arrays.
-      ValueError: wrong axes, outputs for x2 that do not fit those for x1, or a mapped output of one
-        sample that does not have size 1.
+      TypeError: outputs that are not arrays.
+      ValueError: axes out of range, outputs for x2 that do not fit those for x1, or a mapped output
+        of one sample whose axis of samples does not have size 1.
     """
     tree1, shapes1 = _shapes(first)
     tree2, shapes2 = (tree1, shapes1) if second is None else _shapes(second)
@@ -178,23 +178,23 @@ def outputs_of(
             f"{structure} and {jax.tree.structure(tree2)}"
         )
     axes, names = first.network.output_axes(), output_names(tree1)
-    found = []
+    described = []
     leaves = zip(jax.tree.leaves(tree1), jax.tree.leaves(tree2), strict=True)
     for index, (pair, name, axis, *shapes) in enumerate(
         zip(leaves, names, axes, shapes1, shapes2, strict=True)
     ):
         resolved = resolve_axes(trace_axes, diagonal_axes, shapes[0], shapes[1], name)
         dtype = jnp.promote_types(*(leaf.dtype for leaf in pair))
-        found.append(Output(index, name, axis, resolved, (shapes[0], shapes[1]), dtype))
-    return structure, found
+        described.append(Output(index, name, axis, resolved, (shapes[0], shapes[1]), dtype))
+    return structure, described
 
 
 def only_output(call: Call, trace_axes: Axes) -> Output:
-    """Returns what is to be known of the one output of a network.
+    """Returns the description of the single output of a network.
 
     Raises:
-      TypeError: several outputs, or one that is no array.
-      ValueError: wrong axes.
+      TypeError: several outputs, or one that is not an array.
+      ValueError: axes out of range.
     """
     _, outputs = outputs_of(call, None, trace_axes, ())
     if len(outputs) != 1:

@@ -21,7 +21,7 @@ from widelimit.finite.empirical.network import (
 )
 from widelimit.finite.empirical.outputs import Call, outputs_of
 from widelimit.finite.empirical.vector_products import ntk_vector_product
-from widelimit.tracing.varying import alike
+from widelimit.tracing.varying import varying_together
 from widelimit.typing import ApplyFunction, Arrays, Inputs, Params, Subset
 
 
@@ -36,8 +36,9 @@ def empirical_ntk_vp_fn(
 ) -> Callable[[Arrays], Arrays]:
     """Returns the linear map v -> J1 J2^H v of a network between x1 and x2.
 
-    v is shaped like f(params, x2), and the result like f(params, x1). Nothing is averaged. With
-    several outputs, each meets all others. See `empirical_ntk_fn` for complex numbers.
+    v is shaped like f(params, x2), and the result like f(params, x1). No axes are averaged over.
+    With several outputs, kernels between different outputs are included. See `empirical_ntk_fn` for
+    complex numbers.
 
     Args:
       f: f(params, x, **kwargs).
@@ -48,12 +49,20 @@ def empirical_ntk_vp_fn(
       **kwargs: keywords of f; see `empirical_ntk_fn`.
 
     Raises:
-      TypeError: parameters that are no floating-point numbers, or outputs that are no arrays.
-      ValueError: f that does not depend on the parameters. The function returned raises it for v
-        that is not like f(params, x2).
+      TypeError: parameters that are not floating-point numbers, or outputs that are not arrays.
+      ValueError: f does not depend on the parameters. The map raises it if v is not like
+        f(params, x2).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import widelimit as wl
+      >>> f = lambda params, x: x @ params
+      >>> product = wl.empirical_ntk_vp_fn(f, 2 * jnp.eye(3), None, jnp.ones((3, 1)))
+      >>> product(jnp.ones((3, 1)))[:, 0].tolist()
+      [4.0, 4.0, 4.0]
     """
     one, other = two_sides(x1, x2, kwargs)
-    parameters, one, other = alike(Parameters.of(params, subset), one, other)
+    parameters, one, other = varying_together(Parameters.of(params, subset), one, other)
     first = Call.of(f, parameters, one, None)
     second = other and Call.of(f, parameters, other, None, like=first)
     structure, outputs = outputs_of(first, second, (), ())
@@ -62,10 +71,10 @@ def empirical_ntk_vp_fn(
     expected = jax.tree.leaves(last.network.outputs)
 
     calls = [first] if second is None else [first, second]
-    given = [(call.params, call.arrays) for call in calls]
+    sides = [(call.params, call.arrays) for call in calls]
 
     def product(v: Arrays) -> Arrays:
-        leaves, arrays = alike(checked_vectors(v, structure, expected), given)
+        leaves, arrays = varying_together(checked_vectors(v, structure, expected), sides)
         functions = [
             functools.partial(_real_outputs, call.network, *own)
             for call, own in zip(calls, arrays, strict=True)
@@ -90,7 +99,7 @@ def checked_vectors(
     """Returns the leaves of a vector.
 
     Raises:
-      ValueError: it is not like the output.
+      ValueError: its tree or shapes are not those of the output.
     """
     if jax.tree.structure(v) != structure:
         raise ValueError(f"expected a vector like {structure}, got {jax.tree.structure(v)}")
@@ -108,28 +117,28 @@ def complex_product(
     leaves: list[Array],
     like: Sequence[jax.ShapeDtypeStruct],
 ) -> list[Array]:
-    """Returns the product with a kernel J1 J2^H of complex or real vectors.
+    """Returns the product of a kernel J1 J2^H with complex or real vectors.
 
     Args:
-      product: the product of real vectors with the kernel of real outputs, in which complex
-        outputs are pairs of real ones along a last axis.
+      product: the product of the kernel of real outputs with real vectors; complex outputs are
+        pairs of real ones along a last axis.
       leaves: the vectors.
       like: shapes and dtypes of outputs.
     """
     is_complex = [jnp.issubdtype(o.dtype, jnp.complexfloating) for o in like]
 
     def on_real(vectors: list[Array]) -> list[Array]:
-        """Returns real parts of products; vectors of real outputs are taken as real."""
-        given = [
+        """Returns the real parts of products; vectors of real outputs are treated as real."""
+        parts = [
             jnp.stack([v.real, v.imag], -1).astype(jnp.finfo(o.dtype).dtype)
             if c
             else v.real.astype(o.dtype)
             for v, o, c in zip(vectors, like, is_complex, strict=True)
         ]
-        found = product(given)
+        results = product(parts)
         return [
             jax.lax.complex(u[..., 0], u[..., 1]) if c else u
-            for u, c in zip(found, is_complex, strict=True)
+            for u, c in zip(results, is_complex, strict=True)
         ]
 
     real = on_real(leaves)

@@ -17,7 +17,7 @@ from widelimit.finite.empirical.kernel_axes import kernel_of_arrays, mean_over_t
 from widelimit.finite.empirical.network import Network, Parameters
 from widelimit.finite.empirical.outputs import Call, only_output
 from widelimit.finite.empirical.vector_products import pushed
-from widelimit.tracing.varying import alike, varying_like
+from widelimit.tracing.varying import varying_like, varying_together
 from widelimit.typing import ApplyFunction, Axes, Inputs, Key, Params, Size, Subset
 
 
@@ -40,7 +40,7 @@ class ProjectedGradients:
     The directions w have independent standard normal entries, so that the product of the features
     of two entries, averaged over directions, is the NTK in expectation. For an entry of the kernel
     without trace axes its variance is (K(x, x) K(x', x') + K(x, x')^2) / k: the relative error of
-    the diagonal is sqrt(2 / k), whatever the number of parameters.
+    the diagonal is sqrt(2 / k), for any number of parameters.
 
     Attributes:
       features: array [*shape of the output, k], not divided by sqrt(k).
@@ -59,17 +59,17 @@ class ProjectedGradients:
         trace_axes: Axes = (-1,),
         diagonal_axes: Axes = (),
     ) -> KernelEstimate:
-        """Returns the estimated kernel and its standard error, laid out as by `empirical_ntk_fn`.
+        """Returns the estimated kernel and its standard error, in the layout of `empirical_ntk_fn`.
 
         Args:
           other: gradients of other samples along the same directions (the same key, dimension,
-            parameters and subset); None for these.
+            parameters and subset); None for the samples of this object.
           trace_axes: axes of the output to take the mean over.
-          diagonal_axes: axes of which only equal indices are kept.
+          diagonal_axes: axes of which only equal indices are returned.
 
         Raises:
-          TypeError: another `other`.
-          ValueError: wrong axes, numbers of directions that differ, or fewer than two.
+          TypeError: `other` is not a `ProjectedGradients`.
+          ValueError: axes out of range, numbers of directions that differ, or fewer than two.
         """
         other = self if other is None else other
         if not isinstance(other, ProjectedGradients):
@@ -119,7 +119,7 @@ def projected_gradients(
 ) -> ProjectedGradients:
     """Returns the derivatives of a network along random directions of its parameters.
 
-    Each direction takes a forward pass; memory is that of a few of them, not of a Jacobian.
+    Each direction takes a forward pass; memory is that of a few passes, not of a Jacobian.
 
     Args:
       f: f(params, x, **kwargs), with one array as its output.
@@ -132,8 +132,8 @@ def projected_gradients(
       **kwargs: keywords of f.
 
     Raises:
-      TypeError: parameters that are no floating-point numbers, or other than one array as output.
-      ValueError: f that does not depend on the parameters, or numbers below 1.
+      TypeError: parameters that are not floating-point numbers, or an output that is not one array.
+      ValueError: f does not depend on the parameters, or `dimension` or `batch_size` is below 1.
 
     Example:
       >>> import jax
@@ -151,7 +151,9 @@ def projected_gradients(
         is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_count or value < 1:
             raise ValueError(f"expected {name} of at least 1, got {value!r}")
-    parameters, arguments, key = alike(Parameters.of(params, subset), Arguments(x, kwargs), key)
+    parameters, arguments, key = varying_together(
+        Parameters.of(params, subset), Arguments(x, kwargs), key
+    )
     call = Call.of(f, parameters, arguments, None)
     call.check_differentiable([only_output(call, ())])
     directions = jax.random.split(key, int(dimension))

@@ -26,8 +26,8 @@ class SampledOutput:
     """One output of a network, sample by sample.
 
     Attributes:
-      function: what takes the arrays of one sample to the output as a function of parameters; its
-        axis of samples has size 1.
+      function: maps the arrays of one sample to its output as a function of the parameters; the
+        axis of samples of that output has size 1.
       arrays: the arrays of all samples, samples first.
       axis: the axis of samples of the output.
     """
@@ -62,7 +62,7 @@ class SampledOutput:
         return jax.tree.map(self._merged, rows)
 
     def _merged(self, row: Array) -> Array:
-        """Returns [n, ..., 1, ...] with samples along their own axis of the output."""
+        """Returns an array [n, ..., 1, ...] with samples moved to their axis of the output."""
         return jnp.moveaxis(row, 0, self.axis).squeeze(self.axis + 1)
 
 
@@ -76,12 +76,12 @@ def kernel_of_samples(
     """Returns the kernel of two outputs, summed over trace axes.
 
     Args:
-      implementation: computes the kernel of two single samples; of Jacobians and structured
-        derivatives, what concerns one sample is computed once for each.
+      implementation: computes the kernel of two single samples; for Jacobians and structured
+        derivatives, the work per sample is done once.
       first: the first output.
       second: the second; None for the first.
       params: tree of real arrays.
-      axes: what becomes of the axes of the output.
+      axes: trace and diagonal axes of the output.
     """
     other = first if second is None else second
     if implementation is jacobian_contraction:
@@ -100,7 +100,7 @@ def kernel_of_samples(
     rank, axis = len(first.one(params).shape), first.axis
     if axis in axes.trace:
         return jax.vmap(of_pair)(first.arrays, other.arrays).sum(0)
-    # The axes of the kernel in front of that of samples.
+    # The number of axes of the kernel in front of that of samples.
     before = sum(1 + (a in axes.kept(rank)) for a in range(axis) if a not in axes.trace)
     if axis in axes.diagonal:
         pairs = jax.vmap(of_pair)(first.arrays, other.arrays)

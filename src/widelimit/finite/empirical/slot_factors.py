@@ -1,4 +1,4 @@
-"""Factors of the derivatives of one output at some of its trace and diagonal indices."""
+"""Factors of the derivatives of one output at some of its trace and diagonal indices (slots)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _Structs: TypeAlias = tuple[Struct, ...]
 SLOT = Struct((), jnp.int32), Struct((), jnp.int32)
 
 
-class Given(NamedTuple):
-    """What a network takes for samples: arrays, or their shapes.
+class NetworkArguments(NamedTuple):
+    """The arguments of a network for some samples: arrays, or their shapes.
 
     Attributes:
       params: arrays of its parameters.
@@ -44,8 +44,8 @@ class Given(NamedTuple):
     shared: list[AnyArray]
 
     @classmethod
-    def of(cls, call: Call) -> Given:
-        """Returns what a call whose samples are mapped gives to its network."""
+    def of(cls, call: Call) -> NetworkArguments:
+        """Returns the arguments of a call whose samples are mapped."""
         return cls(call.params, *call.network.inputs.split(call.arrays))
 
     @property
@@ -54,17 +54,17 @@ class Given(NamedTuple):
         return self.mapped[0].shape[0]
 
     def of_samples(self, number: int) -> PyTree:
-        """Returns shapes and dtypes of the same with so many samples."""
+        """Returns the shapes and dtypes of the same arguments with `number` samples."""
         params, mapped, shared = self.types()
         several = (Struct((number, *a.shape), a.dtype) for a in mapped)
-        return Given(*map(list, (params, several, shared)))  # type: ignore[arg-type]
+        return NetworkArguments(*map(list, (params, several, shared)))  # type: ignore[arg-type]
 
-    def picked(self, samples: Array) -> Given:
-        """Returns the same for some of the samples."""
+    def picked(self, samples: Array) -> NetworkArguments:
+        """Returns the arguments for some of the samples."""
         return self._replace(mapped=[jnp.take(a, samples, axis=0) for a in self.mapped])
 
     def types(self) -> tuple[_Structs, _Structs, _Structs]:
-        """Returns shapes and dtypes of all arrays, of one sample where they are mapped."""
+        """Returns the shapes and dtypes of all arrays; those of one sample for mapped arrays."""
         mapped = tuple(Struct(a.shape[1:], a.dtype) for a in self.mapped)
         params, shared = (
             tuple(Struct(jnp.shape(a), jnp.result_type(a)) for a in arrays)
@@ -75,14 +75,14 @@ class Given(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SlotFactors:
-    """The factors of an output, with so many trace and diagonal indices at a time.
+    """The factors of an output, for a number of trace and diagonal indices at a time.
 
     Attributes:
       network: the function.
-      factors: of its program.
-      axis: of the samples in [trace, diagonal, *kept].
-      shape: [trace, diagonal, *kept] of one sample.
-      dtype: of the output.
+      factors: the factors of its program.
+      axis: the axis of samples in [trace, diagonal, *kept].
+      shape: the shape [trace, diagonal, *kept] of one sample.
+      dtype: dtype of the output.
     """
 
     network: Network
@@ -91,29 +91,29 @@ class SlotFactors:
     shape: tuple[int, ...]
     dtype: jnp.dtype
 
-    def values(self, given: Given, slot: tuple[Integer, Integer]) -> Values:
-        """Returns what the derivatives of all given samples are made of.
+    def values(self, arguments: NetworkArguments, slot: tuple[Integer, Integer]) -> Values:
+        """Returns the factors of the derivatives of all samples.
 
         Args:
-          given: the samples.
+          arguments: the samples.
           slot: first trace index and first diagonal index.
         """
-        leaves = self.network.parameters.real(given.params)
-        shared = [*given.params, *given.shared, *(jnp.asarray(s, jnp.int32) for s in slot)]
-        return self.factors.values(leaves, Batch(given.mapped, self.axis, shared))
+        leaves = self.network.parameters.real(arguments.params)
+        shared = [*arguments.params, *arguments.shared, *(jnp.asarray(s, jnp.int32) for s in slot)]
+        return self.factors.values(leaves, Batch(arguments.mapped, self.axis, shared))
 
     def kernel(self, leaf: int, first: Values, second: Values | None) -> Array | None:
-        """Returns the part of the kernel [diagonal, *pairs of kept] that one parameter gives."""
+        """Returns the part of the kernel [diagonal, *pairs of kept] of one parameter."""
         one = self.factors.derivatives(leaf, first, self.axis)
         other = None if second is None else self.factors.derivatives(leaf, second, self.axis)
         return kernel_of_parameter(one, other, AXES, self.factors.rank)[0]
 
-    def values_types(self, given: Given, samples: int) -> Values:
-        """Returns shapes and dtypes of the values of so many samples."""
-        return jax.eval_shape(self.values, given.of_samples(samples), SLOT)
+    def values_types(self, arguments: NetworkArguments, samples: int) -> Values:
+        """Returns the shapes and dtypes of the values of a number of samples."""
+        return jax.eval_shape(self.values, arguments.of_samples(samples), SLOT)
 
     def kernel_shape(self, diagonals: int, samples: tuple[int, int]) -> tuple[int, ...]:
-        """Returns the shape of the kernel for so many diagonal indices and samples."""
+        """Returns the shape of the kernel for numbers of diagonal indices and of samples."""
         one, two = ((self.shape[0], diagonals, *self.shape[2:]) for _ in samples)
         one, two = (
             (*shape[: self.axis], n, *shape[self.axis + 1 :])
@@ -130,18 +130,18 @@ def slot_counts(output: Output) -> tuple[int, int]:
 
 
 def slot_factors(
-    output: Output, given: Given, network: Network, sizes: tuple[int, int]
+    output: Output, arguments: NetworkArguments, network: Network, sizes: tuple[int, int]
 ) -> SlotFactors:
-    """Returns the factors of an output whose samples are mapped; the same object for the same.
+    """Returns the factors of an output whose samples are mapped; cached.
 
     Args:
-      output: which output; its samples are on an axis that is kept.
-      given: what the network takes.
+      output: the output; its samples are not on a trace or diagonal axis.
+      arguments: the arguments of the network.
       network: the function.
-      sizes: how many trace and how many diagonal indices at a time.
+      sizes: numbers of trace and diagonal indices at a time.
     """
     assert output.axis is not None
-    return _slot_factors(network, output.index, output.axis, output.axes, sizes, given.types())
+    return _slot_factors(network, output.index, output.axis, output.axes, sizes, arguments.types())
 
 
 @functools.lru_cache(maxsize=64)
@@ -165,11 +165,11 @@ def _slot_factors(
         diagonal: Array,
     ) -> Array:
         y = real_output(network.one(params, mapped, shared, real)[index])
-        kept = axes.kept(y.ndim)
-        y = y.transpose((*axes.trace, *axes.diagonal, *kept))
+        paired = axes.kept(y.ndim)
+        y = y.transpose((*axes.trace, *axes.diagonal, *paired))
         traced = math.prod(y.shape[: len(axes.trace)])
-        y = y.reshape(traced, -1, *y.shape[y.ndim - len(kept) :])
-        starts = trace, diagonal, *(jnp.int32(0),) * len(kept)
+        y = y.reshape(traced, -1, *y.shape[y.ndim - len(paired) :])
+        starts = trace, diagonal, *(jnp.int32(0),) * len(paired)
         return lax.dynamic_slice(y, starts, (*sizes, *y.shape[2:]))
 
     program = program_of(output, real, mapped, params, shared, *SLOT)

@@ -1,4 +1,4 @@
-"""Which parameters a tangent kernel is made of."""
+"""The choice of the parameters of a tangent kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from widelimit.typing import Params, Subset
 
 
 def choose_leaves(params: Params, subset: Subset) -> tuple[bool, ...]:
-    """Returns for every leaf of the parameters whether the kernel is taken with respect to it.
+    """Returns, for every leaf of the parameters, whether the kernel includes it.
 
     Args:
       params: tree of parameters.
@@ -23,12 +23,13 @@ def choose_leaves(params: Params, subset: Subset) -> tuple[bool, ...]:
         tree, whether it can be called (a module) or not; or a function of a path and a leaf.
 
     Raises:
-      TypeError: a chosen leaf that is no array of floating-point or complex numbers.
-      ValueError: no leaf is chosen, a pattern that no path matches, or another tree.
+      TypeError: a chosen leaf that is not an array of floating-point or complex numbers.
+      ValueError: no leaf is chosen, no path matches a pattern, or the tree of booleans does not
+        fit.
     """
-    found = jax.tree_util.tree_leaves_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
-    leaves = [leaf for _, leaf in found]
+    entries = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in entries]
+    leaves = [leaf for _, leaf in entries]
     if not leaves:
         raise ValueError("expected parameters, got a tree without leaves: the kernel has no terms")
     chosen = _chosen(params, paths, leaves, subset)
@@ -45,10 +46,10 @@ def choose_leaves(params: Params, subset: Subset) -> tuple[bool, ...]:
 
 
 def real_names(params: Params, subset: Subset) -> list[str]:
-    """Returns the path of every real array that the kernel is taken with respect to."""
+    """Returns the path of every real array that the kernel includes."""
     names = []
-    found = jax.tree_util.tree_leaves_with_path(params)
-    for (path, leaf), chosen in zip(found, choose_leaves(params, subset), strict=True):
+    entries = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), chosen in zip(entries, choose_leaves(params, subset), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if chosen:
             names += [f"{name}.real", f"{name}.imag"] if jnp.iscomplexobj(leaf) else [name]
@@ -85,7 +86,7 @@ def _chosen(
 
 
 def _broadcast(subset: Subset, params: Params) -> list[object] | None:
-    """Returns what a tree like the parameters, or like its upper part, says of every leaf."""
+    """Returns the leaves of a tree like the parameters, or like its upper part, for every leaf."""
     try:
         return jax.tree.leaves(jax.tree.broadcast(subset, params))
     except ValueError:
@@ -93,10 +94,10 @@ def _broadcast(subset: Subset, params: Params) -> list[object] | None:
 
 
 def _is_tree(subset: Subset, fits: bool) -> bool:
-    """Returns whether what can be called is meant as a tree of booleans, as modules can be.
+    """Returns whether a callable is meant as a tree of booleans, as modules can be.
 
-    Booleans in a tree that does not fit the parameters were made for other ones, unless they are
-    arguments filled in.
+    A tree of booleans that does not fit was made for other parameters, unless the booleans are
+    arguments of a partial function.
     """
     leaves = jax.tree.leaves(subset)
     if not leaves or leaves[0] is subset:

@@ -1,4 +1,4 @@
-"""Tangent kernels within a budget of memory, in the way that takes the fewest operations."""
+"""Tangent kernels within a memory budget, by the implementation with the fewest operations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from widelimit.finite.empirical.implementations import NtkImplementation
 from widelimit.finite.empirical.outputs import Call, Output
 
 CutWork: TypeAlias = Work | BlockWork
-"""All that is to be done for one kernel, cut so that it fits."""
+"""The work of one kernel, cut so that it fits."""
 
 _WAYS: dict[NtkImplementation, Callable[[Call, Call | None, Output, int], CutWork]] = {
     NtkImplementation.JACOBIAN_CONTRACTION: Work.of,
     NtkImplementation.STRUCTURED_DERIVATIVES: BlockWork.of,
 }
 CUT = (NtkImplementation.AUTO, *_WAYS)
-"""Implementations that work within a budget."""
+"""Implementations that support a memory budget."""
 
 
 def work_within(
@@ -29,13 +29,13 @@ def work_within(
     memory: int,
     implementation: NtkImplementation,
 ) -> CutWork | None:
-    """Returns the work that takes the fewest operations; None if there are no entries at all.
+    """Returns the work with the fewest operations; None for an output without entries.
 
     Args:
       first: the network on x1.
       second: the network on x2; None for x1.
-      output: which output.
-      memory: bytes that derivatives may take.
+      output: the output.
+      memory: budget of derivatives in bytes.
       implementation: one of `CUT`.
 
     Raises:
@@ -45,13 +45,13 @@ def work_within(
     if not all(map(math.prod, output.shapes)):
         return None
     ways = [*_WAYS] if implementation is NtkImplementation.AUTO else [implementation]
-    found: list[CutWork] = []
+    works: list[CutWork] = []
     failures: list[Exception] = []
     for way in ways:
         try:
-            found.append(_WAYS[way](first, second, output, memory))
+            works.append(_WAYS[way](first, second, output, memory))
         except (TypeError, ValueError) as error:
             failures.append(error)
-    if not found:
+    if not works:
         raise failures[0]
-    return min(found, key=lambda work: work.cost) if len(found) > 1 else found[0]
+    return min(works, key=lambda work: work.cost) if len(works) > 1 else works[0]

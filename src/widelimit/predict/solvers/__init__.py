@@ -1,1 +1,1 @@
-"""What solves the systems of training sets: the contract of a solver, and three of them."""
+"""Solvers of the linear systems of training sets: their contract, and three of them."""

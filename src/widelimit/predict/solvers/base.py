@@ -1,4 +1,4 @@
-"""The contract of a solver, and the system of a training set that it is given."""
+"""The contract of a solver, and the linear system of a training set that it solves."""
 
 import abc
 import math
@@ -17,10 +17,10 @@ from widelimit.predict.matrices import row_shape, to_matrix
 from widelimit.predict.spectral import AtTimes, SpectralFunction
 from widelimit.typing import Scalar
 
-# From a start that is drawn at random, these find an eigenvalue far below all others.
+# Enough, from a random start, to find an eigenvalue far below all others.
 _INVERSE_ITERATIONS = 3
 
-# What not every solver has: what needs it, and solvers that do.
+# Optional methods: the operation that needs each of them, and a solver that has it.
 _OPTIONAL = {
     "apply": ("functions of eigenvalues, which finite times need", "Spectral()"),
     "log_determinant": ("a determinant, which the marginal likelihood needs", "Cholesky()"),
@@ -28,22 +28,22 @@ _OPTIONAL = {
 
 
 Truth: TypeAlias = bool | np.bool_ | jax.Array
-"""Whether something is so; it may be traced."""
+"""A truth value, which may be traced."""
 
 
 class Ridge(NamedTuple):
-    """What is added to the diagonal: relative times the mean diagonal, plus absolute."""
+    """The ridge added to the diagonal: relative times the mean diagonal, plus absolute."""
 
     relative: Any = 0.0
     absolute: Any = 0.0
 
     @classmethod
     def of(cls, diag_reg: ArrayLike, diag_reg_absolute_scale: object, advice: str = "") -> "Ridge":
-        """The ridge of the parameters of this package's functions.
+        """Returns the ridge from the parameters of this package's functions.
 
         Raises:
-          TypeError: if diag_reg is no number, or diag_reg_absolute_scale neither True nor False.
-          ValueError: if diag_reg is negative, or an array: then with the advice.
+          TypeError: if `diag_reg` is not a number, or `diag_reg_absolute_scale` not a bool.
+          ValueError: if `diag_reg` is negative, or an array: then with the advice.
         """
         check_scalar("diag_reg", diag_reg, advice)
         diag_reg = own(diag_reg)
@@ -55,11 +55,11 @@ class System(NamedTuple):
     """The symmetric matrix K + ridge I of a training set with r outputs, to be used in float64.
 
     Attributes:
-      kernel: zipped train-train kernel K, which JAX may trace; None where there is a factor of
+      kernel: zipped train-train kernel K, which JAX may trace; None if there is a factor of
         concrete numbers.
-      ridge: what is added to its diagonal.
+      ridge: the ridge added to its diagonal.
       eps: relative rounding error of the kernel's entries.
-      factor: the solver that was chosen, and its factorisation if there is one already.
+      factor: the solver, and its factorisation if it exists already; None before one is chosen.
     """
 
     kernel: Any
@@ -68,34 +68,38 @@ class System(NamedTuple):
     factor: "Factorisation | None" = None
 
     def matrix(self) -> jax.Array:
-        """K + ridge I [r, r]."""
+        """Returns K + ridge I [r, r]."""
         matrix = jnp.asarray(to_matrix("kernel", self.kernel), float)
         matrix = (matrix + matrix.T) / 2
         return matrix + self.added() * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
 
     def host_matrix(self) -> np.ndarray:
-        """The same, if it is concrete, as a new array of NumPy, which may be overwritten."""
+        """Returns K + ridge I [r, r], if concrete, as a new NumPy array, free to be overwritten."""
         return in_place.regularised(self.kernel, *self.ridge)
 
     def added(self) -> jax.Array:
-        """The ridge, a scalar."""
+        """Returns the ridge, a scalar."""
         return self.ridge.relative * self._diagonal().mean() + self.ridge.absolute
 
     def noise_floor(self) -> jax.Array:
-        """How far rounding errors of the kernel move eigenvalues: smaller ones mean nothing."""
+        """Returns the size of rounding errors in eigenvalues: smaller eigenvalues are noise."""
         diagonal = self._diagonal()
         return np.sqrt(len(diagonal)) * self.eps * (diagonal.max() + self.added())
 
     def is_concrete(self) -> bool:
-        """Whether the matrix is known, and not traced by JAX."""
+        """Returns whether the matrix is concrete, not traced by JAX."""
         return is_concrete(self.kernel, self.ridge)
 
     def is_on_host(self) -> bool:
-        """Whether the matrix is known, and JAX computes on the CPU."""
+        """Returns whether the matrix is concrete, and JAX computes on the CPU."""
         return self.is_concrete() and jax.default_backend() == "cpu"
 
     def factorised(self, solver: "Solver") -> "Factorisation":
-        """The factorisation, by the given solver if no other was chosen; call it in float64."""
+        """Returns the factorisation; call it in float64.
+
+        Args:
+          solver: the solver to use unless the system has one already.
+        """
         factor = Factorisation(None, solver) if self.factor is None else self.factor
         return factor.of(self) if factor.state is None else factor
 
@@ -104,18 +108,17 @@ class System(NamedTuple):
 
 
 class Solver(abc.ABC):
-    """Solves (K + ridge I) u = b, where K is the kernel of the training set.
+    """Base class of solvers of (K + ridge I) u = b, with K the kernel of the training set.
 
-    One of your own is a class with `factorise` and `solve`, and `apply` where it can, of which an
-    instance is given to `InfiniteEnsemble(..., solver=...)`. All arrays are float64. Of concrete
-    kernels the factorisation is kept, and checked: three solutions tell whether the smallest
-    eigenvalue is above the rounding errors of the kernel, else a ValueError names a ridge that
-    would do.
+    Your own solver is a class with `factorise` and `solve`, and `apply` if possible; pass an
+    instance to `InfiniteEnsemble(..., solver=...)`. All arrays are float64. The factorisation of a
+    concrete kernel is cached, and checked: if three solutions show that the smallest eigenvalue is
+    below the rounding errors of the kernel, a ValueError recommends a ridge.
 
     Attributes:
       traceable: whether it works on arrays that JAX traces, inside `jax.jit` or `jax.grad`. Then
-        states are trees of arrays, and failures are NaN. A solver that is not refuses them.
-      failure: words for a matrix that `factorise` refuses.
+        states are trees of arrays, and failures are NaN. Otherwise traced arrays are refused.
+      failure: description, in errors, of a matrix that `factorise` refuses.
     """
 
     traceable: ClassVar[bool] = False
@@ -126,48 +129,73 @@ class Solver(abc.ABC):
 
     @abc.abstractmethod
     def factorise(self, system: System) -> Any:
-        """Returns the state that the other methods are given, anything but None.
+        """Returns the state that is passed to the other methods, anything but None.
 
         Args:
-          system: its `matrix()` is K + ridge I [r, r] as an array of JAX, its `host_matrix()` a
-            new one of NumPy, of a system that is not traced.
+          system: the linear system: `system.matrix()` is K + ridge I [r, r] as an array of JAX,
+            `system.host_matrix()` the same as a new NumPy array, for concrete numbers only.
 
         Returns:
-          None for a concrete matrix that is not positive definite, of which an error then says how
-          far it is from that.
+          The state; None for a concrete matrix that is not positive definite, for which an error
+          then gives the smallest eigenvalue.
         """
 
     @abc.abstractmethod
     def solve(self, state: Any, b: Any) -> ArrayLike:
-        """Returns (K + ridge I)^-1 b [r, c] for b [r, c]."""
+        """Returns (K + ridge I)^-1 b [r, c].
+
+        Args:
+          state: the result of `factorise`.
+          b: right-hand sides [r, c].
+        """
 
     def apply(self, state: Any, function: AtTimes, b: Any) -> ArrayLike:
         """Returns f(K + ridge I) b [m, r, c], with a function f for each of m times.
 
-        Without it there is no training for a finite time, since exp(-K t) is such a function.
+        Training for a finite time needs it, since exp(-K t) is such a function.
 
         Args:
-          state: what `factorise` returned.
-          function: maps eigenvalues [r] to f of them, [m, r]. Those that are lost in rounding
-            should be exactly 0: nothing moves along them.
-          b: [m, r, c], or [1, r, c] for all times.
+          state: the result of `factorise`.
+          function: returns f of eigenvalues [r], as [m, r]. Set eigenvalues lost in rounding to
+            exactly 0: nothing moves along them.
+          b: arrays [m, r, c], or [1, r, c] for all times.
+
+        Raises:
+          NotImplementedError: the solver has no such method.
         """
         del state, function, b
         raise _refusal(self, "apply")
 
     def quadratic(self, state: Any, b: Any) -> ArrayLike:
-        """Returns b^T (K + ridge I)^-1 b [c, c] for b [r, c]."""
+        """Returns b^T (K + ridge I)^-1 b [c, c].
+
+        Args:
+          state: the result of `factorise`.
+          b: right-hand sides [r, c].
+        """
         return b.T @ jnp.asarray(self.solve(state, b))
 
     def log_determinant(self, state: Any) -> ArrayLike:
-        """Returns log det (K + ridge I), a scalar; without it there is no marginal likelihood."""
+        """Returns log det (K + ridge I), a scalar; the marginal likelihood needs it.
+
+        Args:
+          state: the result of `factorise`.
+
+        Raises:
+          NotImplementedError: the solver has no such method.
+        """
         del state
         raise _refusal(self, "log_determinant")
 
     def is_trusted(self, state: Any, rows: int, floor: Scalar) -> Truth:
-        """Whether the smallest of the eigenvalues, all positive, is at least `floor`.
+        """Returns whether the smallest of the eigenvalues, all positive, is at least `floor`.
 
-        It is found from above by inverse iteration.
+        Inverse iteration estimates that eigenvalue from above.
+
+        Args:
+          state: the result of `factorise`.
+          rows: r, the size of the matrix.
+          floor: the bound.
         """
         xp: Any = np if is_concrete(state, floor) else jnp
         vector = xp.asarray(np.random.default_rng(0).normal(size=(rows, 1)))
@@ -177,7 +205,7 @@ class Solver(abc.ABC):
 
 
 def require(solver: Solver | None, method: str) -> None:
-    """Raise NotImplementedError if a solver lacks an optional method; None stands for any."""
+    """Raises NotImplementedError if a solver lacks an optional method; None has all of them."""
     if solver is not None and getattr(type(solver), method) is getattr(Solver, method):
         raise _refusal(solver, method)
 
@@ -186,16 +214,16 @@ def _refusal(solver: Solver, method: str) -> NotImplementedError:
     what, instead = _OPTIONAL[method]
     return NotImplementedError(
         f"expected a solver with {what}, got {type(solver).__name__}, which has no {method}: "
-        f"solver={instead} or solver=None would do"
+        f"use solver={instead} or solver=None"
     )
 
 
 @pytree
 class Factorisation:
-    """A solver with its state; concrete ones are constants to JAX, whatever they are.
+    """A solver with its state; JAX treats a concrete one as a constant.
 
     Attributes:
-      state: what `factorise` returned, None before.
+      state: the result of `factorise`, None before.
       solver: the solver.
     """
 
@@ -203,7 +231,7 @@ class Factorisation:
     solver: Solver = static()
 
     def of(self, system: System) -> "Factorisation":
-        """The factorisation of a system: None if it fails for a concrete one, NaN for others."""
+        """Returns the factorisation of a system; a failed one has state None, or NaN if traced."""
         concrete, solver = system.is_concrete(), self.solver
         self._check_traceable(system.kernel, system.ridge)
         state, floor = solver.factorise(system), system.noise_floor()
@@ -216,29 +244,29 @@ class Factorisation:
         return Factorisation(jax.tree.map(lambda leaf: _unless(trusted, leaf), state), solver)
 
     def solve(self, b: jax.Array) -> jax.Array:
-        """K^-1 b for b [r, c]."""
+        """Returns K^-1 b for b [r, c]."""
         return self._checked("solve", b.shape, (b,))
 
     def apply(self, function: SpectralFunction, tau: PyTree, b: jax.Array) -> jax.Array:
-        """f(K, tau) b [m, r, c] at times tau [m], for b [1 or m, r, c]."""
+        """Returns f(K, tau) b [m, r, c] at times tau [m], for b [1 or m, r, c]."""
         shape = (len(jax.tree.leaves(tau)[0]), *b.shape[1:])
         return self._checked("apply", shape, (AtTimes(function, tau), b))
 
     def quadratic(self, b: jax.Array) -> jax.Array:
-        """b^T K^-1 b [c, c] for b [r, c]."""
+        """Returns b^T K^-1 b [c, c] for b [r, c]."""
         return self._checked("quadratic", (b.shape[1],) * 2, (b,))
 
     def log_determinant(self) -> jax.Array:
-        """Log det K, a scalar."""
+        """Returns log det K, a scalar."""
         return self._checked("log_determinant", (), ())
 
     def _checked(
         self, method: str, shape: tuple[int, ...], arguments: tuple[object, ...]
     ) -> jax.Array:
-        """What the solver returns, as an array of JAX.
+        """Returns the result of a method of the solver, as an array of JAX.
 
         Raises:
-          TypeError: if it is given traced arrays and does not take them.
+          TypeError: if arrays are traced and the solver does not take these.
           ValueError: if the result has another shape.
         """
         self._check_traceable(*[value for value in arguments if not isinstance(value, AtTimes)])
@@ -254,19 +282,19 @@ class Factorisation:
         if not (self.solver.traceable or is_concrete(arrays)):
             raise TypeError(
                 f"expected concrete numbers for the solver {type(self.solver).__name__}, got ones "
-                "that JAX traces: call it outside of jax.jit, jax.grad and the like, or give "
+                "that JAX traces: call it outside jax.jit, jax.grad and the like, or use "
                 "solver=None or one with traceable=True"
             )
 
 
 def _unless(trusted: Truth, leaf: jax.Array) -> jax.Array:
-    """The leaf of a state, NaN unless it can be trusted; whole numbers cannot say so."""
+    """Returns the leaf of a state, NaN unless it can be trusted; integers cannot be NaN."""
     inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
     return jnp.where(trusted, leaf, jnp.nan) if inexact else leaf
 
 
 def check_solver(solver: object) -> None:
-    """Raise TypeError unless it is None or a solver."""
+    """Raises TypeError unless it is None or a solver."""
     if not (solver is None or isinstance(solver, Solver)):
         raise TypeError(
             "expected solver to be None or a widelimit.predict.Solver such as Cholesky(), got "

@@ -1,4 +1,4 @@
-"""Systems by a Cholesky factor."""
+"""Linear systems by a Cholesky factor."""
 
 from typing import ClassVar
 
@@ -16,8 +16,8 @@ from widelimit.typing import Scalar
 class Cholesky(Solver):
     """A direct solver of positive definite systems; its state is the lower factor [r, r].
 
-    It has means, covariances and the marginal likelihood of posteriors and of training to infinite
-    time. Kernels that are singular by rounding are an error.
+    It computes means, covariances and the marginal likelihood of posteriors, and training to
+    infinite time. Kernels that are singular by rounding raise ValueError.
     """
 
     traceable: ClassVar[bool] = True
@@ -43,13 +43,13 @@ class Cholesky(Solver):
         return 2.0 * jnp.log(jnp.diagonal(state)).sum()
 
     def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Scalar) -> Truth:
-        """Whether the smallest eigenvalue, no larger than any pivot, is at least `floor`."""
+        """Returns whether the smallest eigenvalue is at least `floor`; pivots are not below it."""
         pivots = state.diagonal()
         return (pivots.min() ** 2 >= floor) & super().is_trusted(state, rows, floor)
 
 
 def _half(lower: jax.Array, b: ArrayLike, transposed: bool = False) -> jax.Array:
-    """L^-1 b, or L^-T b."""
+    """Returns L^-1 b, or L^-T b."""
     if is_concrete(lower, b) and jax.default_backend() == "cpu":
         return in_place.solve_lower(lower, b, transposed)
     return solve_triangular(lower, b, lower=True, trans=int(transposed))

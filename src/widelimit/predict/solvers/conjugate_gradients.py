@@ -1,4 +1,4 @@
-"""Systems by conjugate gradients, from products alone."""
+"""Linear systems by conjugate gradients, from products alone."""
 
 import functools
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from jaxtyping import ArrayLike, Float
 from widelimit._pytree import is_concrete
 from widelimit._text import shown
 from widelimit.predict.solvers.base import Solver, System, Truth
-from widelimit.tracing.varying import alike, varying_like
+from widelimit.tracing.varying import varying_like, varying_together
 from widelimit.typing import Scalar
 
 Product = Callable[[jax.Array], jax.Array]
 
 
 class Solution(NamedTuple):
-    """What conjugate gradients found.
+    """The result of conjugate gradients.
 
     Attributes:
-      value: the solution, in the shape of the right hand side.
-      residual: the norm of its residual relative to that of the right hand side, a scalar.
-      is_definite: whether v^T A v was positive for all directions v that were met.
+      value: the solution, in the shape of the right-hand side.
+      residual: the norm of its residual relative to that of the right-hand side, a scalar.
+      is_definite: whether v^T A v was positive for all search directions v.
     """
 
     value: jax.Array
@@ -34,10 +34,10 @@ class Solution(NamedTuple):
     is_definite: jax.Array
 
     def checked(self, tol: float, advice: str) -> jax.Array:
-        """The value; NaN, without convergence, where anything is traced.
+        """Returns the value; without convergence it raises, or is NaN if anything is traced.
 
         Raises:
-          ValueError: if a concrete residual is above the tolerance: with the advice.
+          ValueError: if a concrete residual is above the tolerance; the message ends in `advice`.
         """
         if not is_concrete(self.residual):
             return jnp.where(self.residual <= tol, self.value, jnp.nan)
@@ -53,7 +53,7 @@ class Solution(NamedTuple):
 def conjugate_gradients(
     product: Product, b: jax.Array, tol: float, maxiter: int | None
 ) -> Solution:
-    """The solution u of A u = b, with its derivatives.
+    """Returns the solution u of A u = b, with its derivatives.
 
     Args:
       product: u -> A u, for a symmetric or Hermitian A.
@@ -67,8 +67,7 @@ def conjugate_gradients(
         return jnp.vdot(v, v, precision=lax.Precision.HIGHEST).real
 
     def solve(product: Product, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Half of what is asked for: the residual that the recursion tracks is not quite the true
-        # one.
+        # Half of the tolerance: the residual of the recursion differs a little from the true one.
         enough = (tol / 2) ** 2 * norm2(b)
 
         def goes_on(carry: Any) -> jax.Array:
@@ -86,8 +85,8 @@ def conjugate_gradients(
 
         start = varying_like((jnp.zeros_like(b), jnp.asarray(True)), b)
         first = start[0], b, b, norm2(b), start[1], 0
-        found = lax.while_loop(goes_on, step, first)
-        return found[0], found[4]
+        result = lax.while_loop(goes_on, step, first)
+        return result[0], result[4]
 
     u, is_definite = lax.custom_linear_solve(product, b, solve, symmetric=True, has_aux=True)
     error, norm = jnp.linalg.norm(b - product(u)), jnp.linalg.norm(b)
@@ -96,25 +95,25 @@ def conjugate_gradients(
 
 
 class _IndefiniteError(ValueError):
-    """A negative eigenvalue was met."""
+    """Raised when conjugate gradients meet a negative eigenvalue."""
 
 
 @dataclass(frozen=True)
 class ConjugateGradients(Solver):
     """An iterative solver of positive definite systems; its state is the matrix [r, r].
 
-    It has means and covariances of posteriors and of training to infinite time. Each right hand
-    side, an output or a test point, takes about sqrt(c) products with the matrix, where c is the
-    largest of its eigenvalues over the smallest: for few of them and much noise, fewer operations
+    It computes means and covariances of posteriors, and training to infinite time. Each right-hand
+    side, an output or a test point, takes about sqrt(c) products with the matrix, where c is its
+    largest eigenvalue over the smallest: with few right-hand sides and much noise, fewer operations
     than a Cholesky factor.
 
     Attributes:
-      tol: largest norm of the residual relative to that of the right hand side.
+      tol: largest norm of the residual relative to that of the right-hand side.
       maxiter: largest number of products; None for ten times the size r.
 
     Raises:
-      ValueError: if tol or maxiter is not positive; from an ensemble, if solutions do not converge
-        or the kernel is indefinite. Where JAX traces, results are NaN then.
+      ValueError: if `tol` or `maxiter` is not positive; from an ensemble, if solutions do not
+        converge or the kernel is indefinite. Traced results are NaN then.
     """
 
     tol: float = 1e-8
@@ -139,18 +138,18 @@ class ConjugateGradients(Solver):
         Raises:
           ValueError: if concrete columns do not converge, or meet a negative eigenvalue.
         """
-        found = _columns(state, jnp.asarray(b), tol=float(self.tol), maxiter=self.maxiter)
-        if is_concrete(found) and not bool(found.is_definite.all()):
+        result = _columns(state, jnp.asarray(b), tol=float(self.tol), maxiter=self.maxiter)
+        if is_concrete(result) and not bool(result.is_definite.all()):
             raise _IndefiniteError(
                 "expected a positive definite kernel for conjugate gradients, got one with a "
-                "negative eigenvalue: a larger noise or jitter would do"
+                "negative eigenvalue: use a larger noise or jitter"
             )
-        good = jnp.where(found.is_definite, found.residual, jnp.nan)
-        advice = "a larger noise, jitter, tol or maxiter would do, or solver=None"
-        return found._replace(residual=good[None]).checked(self.tol, advice)
+        good = jnp.where(result.is_definite, result.residual, jnp.nan)
+        advice = "use a larger noise, jitter, tol or maxiter, or solver=None"
+        return result._replace(residual=good[None]).checked(self.tol, advice)
 
     def is_trusted(self, state: Float[jax.Array, "r r"], rows: int, floor: Scalar) -> Truth:
-        """Whether there is no negative eigenvalue, and none below `floor`."""
+        """Returns whether no eigenvalue is negative or below `floor`."""
         try:
             return super().is_trusted(state, rows, floor)
         except _IndefiniteError:
@@ -159,8 +158,8 @@ class ConjugateGradients(Solver):
 
 @functools.partial(jax.jit, static_argnames=("tol", "maxiter"))
 def _columns(matrix: jax.Array, b: jax.Array, tol: float, maxiter: int | None) -> Solution:
-    """The solutions for the columns of b, each with its residual [c]."""
-    matrix, b = alike(matrix, b)
+    """Returns the solutions for the columns of b, each with its residual [c]."""
+    matrix, b = varying_together(matrix, b)
 
     def solve(column: jax.Array) -> Solution:
         return conjugate_gradients(lambda v: matrix @ v, column, tol, maxiter)

@@ -1,4 +1,4 @@
-"""Systems by their eigenvalues and eigenvectors."""
+"""Linear systems by eigenvalues and eigenvectors."""
 
 from typing import Any, ClassVar
 
@@ -22,11 +22,11 @@ INDEFINITE_BELOW = 128.0
 
 
 class Spectral(Solver):
-    """A direct solver in the eigenbasis, of singular systems too; its state is an `Eigenbasis`.
+    """A direct solver in the eigenbasis, also of singular systems; its state is an `Eigenbasis`.
 
     Eigenvalues lost in rounding are zero and contribute nothing, which is the limit of a vanishing
-    ridge. It has means and covariances of posteriors and of training to any time, but no marginal
-    likelihood. It takes about ten times as long as Cholesky factors.
+    ridge. It computes means and covariances of posteriors, and training to any time, but not the
+    marginal likelihood. It takes about ten times as long as a Cholesky factor.
     """
 
     traceable: ClassVar[bool] = True
@@ -36,13 +36,13 @@ class Spectral(Solver):
         """Returns the eigendecomposition, with eigenvalues lost in rounding set to zero."""
         if system.is_on_host():
             evals, evecs = in_place.eigh(system.host_matrix())
-            live = _live(evals, system.noise_floor(), np)
-            constant = Eigenbasis(None, in_place.to_jax(live), in_place.to_jax(evecs))
-            return None if np.isnan(live).any() else constant
+            alive = live(evals, system.noise_floor(), np)
+            constant = Eigenbasis(None, in_place.to_jax(alive), in_place.to_jax(evecs))
+            return None if np.isnan(alive).any() else constant
         matrix = system.matrix()
         constants = jax.lax.stop_gradient((matrix, system.noise_floor()))
         lowest_first, eigenvectors = jnp.linalg.eigh(constants[0])
-        alive = _live(lowest_first, constants[1], jnp)
+        alive = live(lowest_first, constants[1], jnp)
         failed = is_concrete(alive) and bool(jnp.isnan(alive).any())
         return None if failed else Eigenbasis(matrix, alive, eigenvectors)
 
@@ -57,19 +57,19 @@ class Spectral(Solver):
         return state.apply(function.function, function.tau, b)
 
     def is_trusted(self, state: Eigenbasis, rows: int, floor: Scalar) -> Truth:
-        """True: what is lost in rounding is zero already."""
+        """Returns True: eigenvalues lost in rounding are zero already."""
         del state, rows, floor
         return True
 
 
-def _live(evals: Any, floor: Any, xp: Any) -> Any:
-    """Eigenvalues, by NumPy or jax.numpy, of which those lost in rounding are zero.
+def live(evals: Any, floor: Any, xp: Any) -> Any:
+    """Returns eigenvalues, by NumPy or jax.numpy, with those lost in rounding set to zero.
 
     All are NaN if the lowest cannot be negative by rounding.
     """
     solver_error = len(evals) * np.finfo(np.float64).eps * xp.abs(evals).max()
     lowest = evals.min()
     lost = xp.maximum(ZERO_BELOW * floor + solver_error, -2.0 * lowest)
-    live = xp.where(xp.abs(evals) <= lost, 0.0, evals)
+    alive = xp.where(xp.abs(evals) <= lost, 0.0, evals)
     trusted = lowest >= -(INDEFINITE_BELOW * floor + solver_error)
-    return xp.where(trusted, live, xp.nan)
+    return xp.where(trusted, alive, xp.nan)

@@ -22,7 +22,7 @@ class FusedActivation:
     `record`, `pair` and `own` are static methods of numbers; numba compiles them into loops. There
     `p` holds what `numbers` returns, in the working dtype, and `cst` the constants of
     `engines/fused/constants.py`. A literal such as 0.5 is float64, and makes the loop so: put it
-    among the numbers.
+    among the numbers. Their arguments and results::
 
         numbers(layer)              the hyper-parameters, at most 6 floats
         record(q, p, cst)           a tuple of `planes` numbers, from the variance q at a position

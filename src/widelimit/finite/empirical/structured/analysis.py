@@ -1,4 +1,4 @@
-"""Which uses of the parameters a program has, by the rules; and which parameters have none."""
+"""Analysis of a program by rules: the uses of its parameters, and parameters without structure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from widelimit.finite.empirical.structured.links import Link, Scope, Use, disjoi
 from widelimit.finite.empirical.structured.program import Path, Program, Step, split_scan
 from widelimit.finite.empirical.structured.rules import RULES
 
-# Without derivative, whatever the type of the result.
+# Operations without derivative, for any type of the result.
 CONSTANT = {"stop_gradient"}
-# Ways in which one value may depend on a parameter: powers of a matrix have any number of them.
+# Most ways in which one value may depend on a parameter: powers of a matrix have many.
 MOST_LINKS = 16
 
 Links = dict[int, tuple[Link, ...]]
@@ -24,11 +24,11 @@ Links = dict[int, tuple[Link, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """What rules found in a program.
+    """The result of applying rules to a program.
 
     Attributes:
-      uses: of each parameter that has any.
-      without: parameters without structure, and why.
+      uses: the uses of each parameter with structure.
+      without: the parameters without structure, and the reason.
     """
 
     uses: Mapping[int, tuple[Use, ...]]
@@ -39,7 +39,7 @@ def analyse(program: Program, count: int, shared: int = 0) -> Analysis:
     """Returns the uses of the parameters of a program.
 
     Args:
-      program: of parameters, and of arrays.
+      program: program of parameters and arrays.
       count: number of parameters, its first inputs.
       shared: number of arrays that are the same for all samples, its last inputs.
     """
@@ -56,18 +56,18 @@ def analyse(program: Program, count: int, shared: int = 0) -> Analysis:
     for leaf, uses in walk.uses.items():
         if not compatible(uses, uses):
             walk.refuse(leaf, "different parts of it overlap")
-    kept = {leaf: tuple(uses) for leaf, uses in walk.uses.items() if leaf not in walk.without}
-    return Analysis(kept, walk.without)
+    structured = {leaf: tuple(uses) for leaf, uses in walk.uses.items() if leaf not in walk.without}
+    return Analysis(structured, walk.without)
 
 
 def compatible(uses1: Sequence[Use], uses2: Sequence[Use]) -> bool:
-    """Returns whether all pairs have the same axes of the parameter, or nothing in common."""
+    """Returns whether all pairs of uses have the same frame, or share no entries."""
     frames1, frames2 = ({use.frame for use in uses} for uses in (uses1, uses2))
     return all(a == b or disjoint(a, b) for a, b in itertools.product(frames1, frames2))
 
 
 class _LinkWalk:
-    """Follows links through a program and the scans in it."""
+    """Follows links through a program and the scans inside it."""
 
     def __init__(self) -> None:
         self.uses: dict[int, list[Use]] = {}
@@ -83,11 +83,11 @@ class _LinkWalk:
         """Walks one program.
 
         Args:
-          program: a whole one, or the body of a scan.
-          links: of its inputs.
+          program: a whole program, or the body of a scan.
+          links: links of its inputs.
           weights: inputs that depend on parameters and numbers alone.
           fixed: inputs that depend on numbers alone.
-          path: of the program.
+          path: path of the program.
         """
         scope = Scope(path, program.types, self.counter)
         scope.weights = set(weights)
@@ -112,9 +112,9 @@ class _LinkWalk:
                 self.refuse(link.leaf, "part of the result" if not path else "carried by a scan")
 
     def step(self, step: Step, links: Links, scope: Scope) -> None:
-        """Applies the rule of a step to every link that it takes."""
+        """Applies the rule of a step to every link of its inputs."""
         rule = RULES.get(step.name)
-        found: list[list[Link]] = [[] for _ in step.outputs]
+        outgoing: list[list[Link]] = [[] for _ in step.outputs]
         for position, number in enumerate(step.inputs):
             for link in links.get(number, ()):
                 if link.leaf in self.without:
@@ -125,24 +125,26 @@ class _LinkWalk:
                 elif isinstance(outcome, Use):
                     self.uses.setdefault(link.leaf, []).append(outcome)
                 else:
-                    for each, one in zip(found, outcome, strict=True):
+                    for each, one in zip(outgoing, outcome, strict=True):
                         each.append(one)
-        for each in found:
+        for each in outgoing:
             for leaf, count in collections.Counter(link.leaf for link in each).items():
                 if count > MOST_LINKS:
                     self.refuse(leaf, "one value depends on it in too many ways")
-        links.update({n: tuple(each) for n, each in zip(step.outputs, found, strict=True) if each})
+        links.update(
+            {n: tuple(each) for n, each in zip(step.outputs, outgoing, strict=True) if each}
+        )
 
     def scan(self, step: Step, links: Links, scope: Scope, path: Path) -> None:
         """Walks the body of a scan."""
         body = step.body
         assert body is not None
         outer, inner = split_scan(step, step.inputs), split_scan(step, body.inputs)
-        found: Links = {}
+        entering: Links = {}
         weights: set[int] = set()
         fixed: set[int] = set()
-        for kind, (taken, names) in enumerate(zip(outer, inner, strict=True)):
-            for number, name in zip(taken, names, strict=True):
+        for kind, (numbers, names) in enumerate(zip(outer, inner, strict=True)):
+            for number, name in zip(numbers, names, strict=True):
                 if kind != 1 and number in scope.fixed:
                     (weights if number in scope.weights else fixed).add(name)
                 for link in links.get(number, ()):
@@ -152,8 +154,8 @@ class _LinkWalk:
                     labels = link.labels if kind == 0 else link.labels[1:]
                     (loop,) = scope.fresh() if kind == 0 else link.labels[:1]
                     entered = dataclasses.replace(link, labels=labels, loops=(*link.loops, loop))
-                    found[name] = (*found.get(name, ()), entered)
-        self.run(body, found, weights, fixed, path)
+                    entering[name] = (*entering.get(name, ()), entered)
+        self.run(body, entering, weights, fixed, path)
 
 
 def _dtype(program: Program, number: int) -> Any:

@@ -1,8 +1,8 @@
 """Convolutions in forms whose derivatives are faster on a CPU.
 
-XLA pulls cotangents back through strides by a slow path of its own: here it takes 2 to 4 times as
-long as through the plain convolution that is left if blocks of the image become channels. Depthwise
-convolutions it computes 3 to 60 times slower than the sum over their taps that they are.
+XLA pulls cotangents back through strides by a slow special path: it takes 2 to 4 times as long as
+the plain convolution that remains if blocks of the image become channels. It computes depthwise
+convolutions 3 to 60 times slower than the equivalent sum over taps.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _MOST_TAPS = 64
 
 
 def fast_to_derive(program: Program) -> Program:
-    """Returns a program with the same values but for rounding, and faster derivatives.
+    """Returns a program with the same values up to rounding, and faster derivatives.
 
-    The numbers of values and steps stay. Elsewhere than on a CPU it is the same program.
+    The numbers of values and steps do not change. On other backends than CPU it is the same
+    program.
     """
     if jax.default_backend() != "cpu":
         return program
@@ -37,7 +38,7 @@ def fast_to_derive(program: Program) -> Program:
 
 
 def _fast(step: Step, types: Mapping[int, Any]) -> Step:
-    """Returns a step that does the same, with faster derivatives if there is a form for it."""
+    """Returns an equivalent step, with faster derivatives if one of the forms applies."""
     if step.body is not None:
         return dataclasses.replace(step, body=fast_to_derive(step.body))
     if step.name != "conv_general_dilated" or step.params["batch_group_count"] != 1:
@@ -50,7 +51,7 @@ def _fast(step: Step, types: Mapping[int, Any]) -> Step:
 
 
 def _is_depthwise(step: Step, types: Mapping[int, Any]) -> bool:
-    """Returns whether every channel has a small kernel of its own; sums need 4 bytes or more."""
+    """Returns whether it is a small depthwise convolution, with dtypes of at least 4 bytes."""
     image, kernel = (types[number] for number in step.inputs)
     output = types[step.outputs[0]]
     out_axis, in_axis, *taps = step.params["dimension_numbers"].rhs_spec
@@ -67,12 +68,12 @@ def _is_depthwise(step: Step, types: Mapping[int, Any]) -> bool:
 
 
 def sum_of_taps(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
-    """Returns a depthwise convolution, one shifted image times its weights after the other.
+    """Returns a depthwise convolution as a sum over taps of shifted images times weights.
 
     Args:
-      x: images, as the primitive takes them.
-      kernel: likewise, one for each channel.
-      params: of the primitive; without groups of samples.
+      x: images, in the layout of the primitive.
+      kernel: kernels, one per channel, in the layout of the primitive.
+      params: parameters of the primitive; without groups of samples.
     """
     numbers = params["dimension_numbers"]
     out_axis, in_axis, *taps = numbers.rhs_spec
@@ -103,7 +104,7 @@ def _as_stated(result: Array, numbers: lax.ConvDimensionNumbers) -> Array:
 
 
 def _has_strides_alone(params: Mapping[str, Any]) -> bool:
-    """Returns whether there are strides, and no dilations."""
+    """Returns whether the convolution has strides, and no dilations."""
     dilations = (*params["lhs_dilation"], *params["rhs_dilation"])
     return max(params["window_strides"], default=1) > 1 and max(dilations) == 1
 
@@ -112,10 +113,10 @@ class _Axis(NamedTuple):
     """One spatial axis, cut into blocks as long as the stride.
 
     Attributes:
-      stride: of the windows.
+      stride: stride of the windows.
       low: padding before the image; may be negative.
-      taps: of the kernel.
-      size: of the output.
+      taps: size of the kernel.
+      size: size of the output.
     """
 
     stride: int
@@ -135,12 +136,12 @@ class _Axis(NamedTuple):
 
 
 def convolve_blocks(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
-    """Returns a convolution with strides, computed as one of blocks without strides.
+    """Returns a convolution with strides, computed as one without strides on blocks.
 
     Args:
-      x: images, as the primitive takes them.
-      kernel: likewise.
-      params: of the primitive; without dilations and groups of samples.
+      x: images, in the layout of the primitive.
+      kernel: kernel, in the layout of the primitive.
+      params: parameters of the primitive; without dilations and groups of samples.
     """
     numbers = params["dimension_numbers"]
     batch, channel, *space = numbers.lhs_spec

@@ -21,11 +21,11 @@ from widelimit.tracing.varying import varying_like
 
 
 class Batch(NamedTuple):
-    """Samples that a program takes one by one.
+    """Samples on which a program is evaluated one by one.
 
     Attributes:
-      arrays: further arguments of the program, samples first; empty for none.
-      axis: the axis of the output that has size 1, for the one sample; None for none.
+      arrays: further arguments of the program, samples first; may be empty.
+      axis: the axis of the output of size 1, for the one sample; None without samples.
       shared: the last arguments of the program, the same for all samples.
     """
 
@@ -35,11 +35,11 @@ class Batch(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What the derivatives by all parameters are made of.
+    """The factors of the derivatives by all parameters.
 
     Attributes:
-      cotangents: of values and parameters, [*output, *value], samples first if there are any.
-      varying: values, samples first if there are any.
+      cotangents: cotangents of values and parameters, [*output, *value], samples first if any.
+      varying: values that depend on samples, samples first if any.
       fixed: values that are the same for all samples.
     """
 
@@ -51,34 +51,36 @@ class Values(NamedTuple):
 def derivatives_of(
     program: Program, leaves: Sequence[Array], analysis: Analysis, batch: Batch
 ) -> dict[int, list[Derivative]]:
-    """Returns the derivatives of the one output by every parameter, as factors.
+    """Returns the derivatives of the single output by every parameter, as factors.
 
     Args:
-      program: of parameters and the arrays of one sample, with one real output.
+      program: program of parameters and the arrays of one sample, with one real output.
       leaves: the parameters.
-      analysis: their uses; those without structure get the Jacobian.
-      batch: the samples: all of them are in the factors.
+      analysis: their uses; for parameters without structure the factor is the Jacobian.
+      batch: the samples, all of which are in the factors.
     """
     factors = Factors(program, analysis)
-    # Without a barrier XLA may compute cotangents anew in every product that they enter.
+    # Without a barrier XLA may compute cotangents again in every product.
     values = lax.optimization_barrier(factors.values(leaves, batch))
     return {leaf: factors.derivatives(leaf, values, batch.axis) for leaf in factors.uses}
 
 
 class Factors:
-    """Which values of a program the derivatives by its parameters are made of, and how.
+    """The factors of the derivatives by parameters, as places of values in a program.
 
     Attributes:
-      uses: of every parameter that the output depends on.
-      rank: of the output.
+      uses: the uses of every parameter on which the output depends.
+      rank: rank of the output.
     """
 
     def __init__(self, program: Program, analysis: Analysis) -> None:
         """Collects the values.
 
         Args:
-          program: of parameters, arrays of one sample and shared ones, with one real output.
-          analysis: the uses of the parameters; those without structure get the Jacobian.
+          program: program of parameters, arrays of one sample and shared ones, with one real
+            output.
+          analysis: the uses of the parameters; for those without structure the factor is the
+            Jacobian.
         """
         self.program = program
         self.uses = {leaf: list(uses) for leaf, uses in analysis.uses.items()}
@@ -109,20 +111,20 @@ class Factors:
         """Returns the derivatives of the output by one parameter, as factors.
 
         Args:
-          leaf: its number.
-          values: for all samples.
-          axis: of the samples in the output; None for none.
+          leaf: number of the parameter.
+          values: values for all samples.
+          axis: axis of the samples in the output; None without samples.
         """
         cotangents = dict(zip([*self._inside, *self._whole], values.cotangents, strict=True))
         arrays = dict(zip(self._varying, values.varying, strict=True))
         arrays.update(zip(self._constant, values.fixed, strict=True))
-        found = []
+        derivatives = []
         for use in self.uses[leaf]:
             cotangent = cotangents[use.leaf if use.place is None else use.place]
             if axis is not None:
                 cotangent = _on_axis(cotangent, axis)
-            found.append(_derivative(use, cotangent, self.rank, arrays, axis))
-        return merged(found)
+            derivatives.append(_derivative(use, cotangent, self.rank, arrays, axis))
+        return merged(derivatives)
 
     def _of_sample(
         self, leaves: Sequence[Array], arrays: Sequence[AnyArray]
@@ -139,8 +141,8 @@ class Factors:
             for leaf, value in zip(self._whole, chosen, strict=True):
                 args[leaf] = value
             shifted = dict(zip(self._inside, shifts, strict=True))
-            (output,), found = evaluate(program, args, shifted, self._varying)
-            return jnp.asarray(output), [found[place] for place in self._varying]
+            (output,), derivatives = evaluate(program, args, shifted, self._varying)
+            return jnp.asarray(output), [derivatives[place] for place in self._varying]
 
         output, pull, values = jax.vjp(run, zeros, chosen, has_aux=True)
         basis = jnp.eye(output.size, dtype=output.dtype).reshape(output.size, *output.shape)
@@ -148,20 +150,20 @@ class Factors:
         return [row.reshape(output.shape + row.shape[1:]) for row in rows], values
 
     def _fixed(self, leaves: Sequence[Array], arrays: Sequence[AnyArray]) -> list[Array]:
-        """Returns values that are the same for all samples, given the arrays of any one."""
+        """Returns values that are the same for all samples, from the arrays of any sample."""
         if not self._constant:
             return []
-        found = evaluate(self.program, [*leaves, *arrays], {}, self._constant)[1]
-        return [found[place] for place in self._constant]
+        derivatives = evaluate(self.program, [*leaves, *arrays], {}, self._constant)[1]
+        return [derivatives[place] for place in self._constant]
 
 
 def _on_axis(cotangent: Array, axis: int) -> Array:
-    """Returns [samples, ..., 1, ...] with the samples in place of the 1."""
+    """Returns an array [samples, ..., 1, ...] with the samples moved to the axis of size 1."""
     return jnp.moveaxis(cotangent, 0, axis).squeeze(axis + 1)
 
 
 def _direct(leaf: int, shape: tuple[int, ...]) -> Use:
-    """Returns the use that stands for all uses of a parameter: its cotangent is the Jacobian."""
+    """Returns a single use in place of all uses of a parameter: its cotangent is the Jacobian."""
     return Use(leaf, (), shape, None, tuple(range(len(shape))))
 
 
@@ -218,7 +220,7 @@ def _part(
 
 
 def _cut(part: Factor | OneHot, crop: Crop) -> Factor | OneHot:
-    """Returns a factor along what a crop leaves of one of its labels."""
+    """Returns a factor with one of its labels cropped."""
     if isinstance(part, OneHot) and part.picked == crop.outer:
         part = part._replace(where=part.where - crop.start, picked=crop.inner, size=crop.size)
     if crop.outer not in part.labels:

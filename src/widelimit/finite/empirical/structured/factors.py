@@ -1,4 +1,4 @@
-"""Sums of products of arrays with labelled axes, in the order that takes the fewest operations."""
+"""Sums of products of arrays with labelled axes, in the order with the fewest operations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from widelimit.finite.empirical.long_rows import rows_product
 
 Labels = tuple[Hashable, ...]
 
-# What reading or writing a number takes, in multiply-adds: both per second on one machine.
+# Cost of reading or writing a number in multiply-adds, measured on one machine.
 TRAFFIC = 8.0
 
 
 class Factor(NamedTuple):
-    """An array whose axes have labels, no label twice."""
+    """An array whose axes have distinct labels."""
 
     array: Array
     labels: Labels
@@ -34,7 +34,7 @@ class Factor(NamedTuple):
 
 
 class OneHot(NamedTuple):
-    """An array [*labels, picked] of zeros and ones, given by where the ones are."""
+    """An array [*labels, picked] of zeros and ones, stored as the places of the ones."""
 
     where: Array
     labels: Labels
@@ -42,13 +42,13 @@ class OneHot(NamedTuple):
     size: int
 
     def dense(self, dtype: DTypeLike) -> Factor:
-        """Returns the array itself; an index outside picks nothing."""
+        """Returns the dense array; an index out of range picks nothing."""
         hot = self.where[..., None] == jnp.arange(self.size).reshape((1,) * self.where.ndim + (-1,))
         return Factor(hot.astype(dtype), (*self.labels, self.picked))
 
 
 class ProductOrder(NamedTuple):
-    """In which order to multiply: pairs of positions, the product put last; and what it takes."""
+    """An order of products: pairs of positions (the product goes last), and the cost."""
 
     pairs: tuple[tuple[int, int], ...]
     cost: float
@@ -56,24 +56,24 @@ class ProductOrder(NamedTuple):
 
 def sizes_of(factors: Sequence[Factor]) -> dict[Hashable, int]:
     """Returns the size of every label."""
-    found: dict[Hashable, int] = {}
+    sizes: dict[Hashable, int] = {}
     for factor in factors:
-        found.update(factor.sizes())
-    return found
+        sizes.update(factor.sizes())
+    return sizes
 
 
 @functools.lru_cache(maxsize=4096)
 def cheapest_order(
     operands: tuple[frozenset[Hashable], ...],
-    kept: frozenset[Hashable],
+    out: frozenset[Hashable],
     sizes: frozenset[tuple[Hashable, int]],
 ) -> ProductOrder:
     """Returns the cheapest order of pairwise products.
 
     Args:
       operands: labels of each factor.
-      kept: labels of the result.
-      sizes: of all labels.
+      out: labels of the result.
+      sizes: sizes of all labels.
     """
     size = dict(sizes)
 
@@ -88,58 +88,60 @@ def cheapest_order(
         for i, j in itertools.combinations(range(len(rest)), 2):
             others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
             both = rest[i] | rest[j]
-            product = both & kept.union(*others)
+            product = both & out.union(*others)
             moved = volume(rest[i]) + volume(rest[j]) + volume(product)
             cost = volume(both) + TRAFFIC * moved
             after = best((*others, product)) if len(rest) <= 5 else ProductOrder((), 0.0)
             orders.append(ProductOrder(((i, j), *after.pairs), cost + after.cost))
-        found = min(orders, key=lambda order: order.cost)
-        if len(rest) > 5:  # the cheapest pair first: all orders would be too many
-            i, j = found.pairs[0]
+        best_order = min(orders, key=lambda order: order.cost)
+        if len(rest) > 5:  # the cheapest pair first: trying all orders would take too long
+            i, j = best_order.pairs[0]
             others = tuple(x for k, x in enumerate(rest) if k not in (i, j))
-            after = best((*others, (rest[i] | rest[j]) & kept.union(*others)))
-            found = ProductOrder((*found.pairs, *after.pairs), found.cost + after.cost)
-        return found
+            after = best((*others, (rest[i] | rest[j]) & out.union(*others)))
+            best_order = ProductOrder(
+                (*best_order.pairs, *after.pairs), best_order.cost + after.cost
+            )
+        return best_order
 
     return best(operands)
 
 
-def factor_order(factors: Sequence[Factor], kept: Labels) -> ProductOrder:
-    """Returns the order of multiplying factors for a result with the labels that are kept."""
+def factor_order(factors: Sequence[Factor], out: Labels) -> ProductOrder:
+    """Returns the cheapest order of multiplying factors for a result with labels `out`."""
     labels = tuple(frozenset(factor.labels) for factor in factors)
-    return cheapest_order(labels, frozenset(kept), frozenset(sizes_of(factors).items()))
+    return cheapest_order(labels, frozenset(out), frozenset(sizes_of(factors).items()))
 
 
-def product(factors: Sequence[Factor], kept: Labels, order: ProductOrder | None = None) -> Array:
-    """Returns the sum of products over all labels but `kept`, with axes in that order.
+def product(factors: Sequence[Factor], out: Labels, order: ProductOrder | None = None) -> Array:
+    """Returns the sum of products over all labels but `out`, with axes in that order.
 
-    Every label that is kept must be one of a factor.
+    Every label in `out` must be one of a factor.
     """
-    last = unordered_product(factors, kept, order)
-    return last.array.transpose([last.labels.index(x) for x in kept])
+    last = unordered_product(factors, out, order)
+    return last.array.transpose([last.labels.index(x) for x in out])
 
 
 def unordered_product(
-    factors: Sequence[Factor], kept: Labels, order: ProductOrder | None = None
+    factors: Sequence[Factor], out: Labels, order: ProductOrder | None = None
 ) -> Factor:
-    """Returns the same with the axes in the order in which they are cheapest to have."""
+    """Returns the same as `product`, with axes in the cheapest order."""
     left = list(factors)
-    for i, j in (order or factor_order(factors, kept)).pairs:
+    for i, j in (order or factor_order(factors, out)).pairs:
         others = [factor for k, factor in enumerate(left) if k not in (i, j)]
-        wanted = set(kept).union(*(factor.labels for factor in others))
-        left = [*others, _multiply(left[i], left[j], wanted)]
+        needed = set(out).union(*(factor.labels for factor in others))
+        left = [*others, _multiply(left[i], left[j], needed)]
     (last,) = left
-    return _summed(last, set(kept))
+    return _summed(last, set(out))
 
 
-def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
-    """Returns the product of two factors, summed over labels that nothing else needs."""
+def _multiply(one: Factor, two: Factor, needed: set[Hashable]) -> Factor:
+    """Returns the product of two factors, summed over labels that are not needed."""
     two = _without_units(two, one.labels)
-    one, two = _summed(one, wanted | set(two.labels)), _summed(two, wanted | set(one.labels))
+    one, two = _summed(one, needed | set(two.labels)), _summed(two, needed | set(one.labels))
     large, small = (one, two) if one.array.size >= two.array.size else (two, one)
     common = [x for x in large.labels if x in small.labels]
-    shared = [x for x in common if x in wanted]
-    summed = [x for x in common if x not in wanted]
+    shared = [x for x in common if x in needed]
+    summed = [x for x in common if x not in needed]
     if not summed and (len(shared) in (len(one.labels), len(two.labels))):
         return _entrywise(one, two)
     dtype = kernel_dtype(one.array.dtype, two.array.dtype)
@@ -163,23 +165,23 @@ def _multiply(one: Factor, two: Factor, wanted: set[Hashable]) -> Factor:
 
 
 def _without_units(factor: Factor, others: Labels) -> Factor:
-    """Returns a factor without axes of size 1 whose labels are among others."""
+    """Returns a factor without axes of size 1 whose labels are in `others`."""
     sizes = factor.sizes()
-    kept = tuple(x for x in factor.labels if sizes[x] != 1 or x not in others)
-    return Factor(factor.array.reshape([sizes[x] for x in kept]), kept)
+    rest = tuple(x for x in factor.labels if sizes[x] != 1 or x not in others)
+    return Factor(factor.array.reshape([sizes[x] for x in rest]), rest)
 
 
 def _as_matrices(
     factor: Factor, shared: Sequence[Hashable], summed: Sequence[Hashable]
 ) -> tuple[Array, int]:
-    """Returns a factor as matrices, one for each entry of shared labels, and the summed axis.
+    """Returns a factor as matrices, one per entry of shared labels, and the summed axis.
 
-    Several labels become one axis here: XLA would transpose more than it has to.
+    Several labels become one axis here: XLA would transpose more than necessary.
     """
     free = [x for x in factor.labels if x not in shared and x not in summed]
     sizes = factor.sizes()
     last = next((x for x in reversed(factor.labels) if sizes[x] > 1), None)
-    # What is contiguous stays so.
+    # Contiguous axes remain contiguous.
     groups = (
         [list(shared), free, list(summed)] if last in summed else [list(shared), list(summed), free]
     )
@@ -191,7 +193,7 @@ def _as_matrices(
 
 
 def _entrywise(one: Factor, two: Factor) -> Factor:
-    """Returns the product of two factors of which one has all labels of the other."""
+    """Returns the product of two factors, one of which has all labels of the other."""
     large, small = (one, two) if len(one.labels) >= len(two.labels) else (two, one)
     order = sorted(range(len(small.labels)), key=lambda a: large.labels.index(small.labels[a]))
     missing = [a for a, x in enumerate(large.labels) if x not in small.labels]
@@ -200,22 +202,22 @@ def _entrywise(one: Factor, two: Factor) -> Factor:
     return Factor(large.array.astype(dtype) * spread.astype(dtype), large.labels)
 
 
-def _summed(factor: Factor, wanted: set[Hashable]) -> Factor:
-    """Returns a factor summed over labels that are not wanted."""
-    gone = tuple(a for a, x in enumerate(factor.labels) if x not in wanted)
+def _summed(factor: Factor, needed: set[Hashable]) -> Factor:
+    """Returns a factor summed over labels that are not needed."""
+    gone = tuple(a for a, x in enumerate(factor.labels) if x not in needed)
     if not gone:
         return factor
     dtype = kernel_dtype(factor.array.dtype)
-    labels = tuple(x for x in factor.labels if x in wanted)
-    gone = tuple(a for a in gone if factor.array.shape[a] != 1)  # a new shape takes no time
+    labels = tuple(x for x in factor.labels if x in needed)
+    gone = tuple(a for a in gone if factor.array.shape[a] != 1)  # a reshape costs nothing
     array = factor.array.sum(gone, dtype=dtype) if gone else factor.array
     return Factor(array.astype(dtype).reshape([factor.sizes()[x] for x in labels]), labels)
 
 
-def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> list[Factor]:
-    """Returns factors with the same sum of products over all labels but those that are kept.
+def without_one_hots(parts: Sequence[Factor | OneHot], out: Labels = ()) -> list[Factor]:
+    """Returns factors without one-hots, with the same sum of products over all labels but `out`.
 
-    Those of fewer digits than the sum has are converted: products among them would round.
+    Factors with fewer digits than the sum are converted: their products would be rounded.
     """
     left = list(parts)
     dtype = kernel_dtype(*(part.array.dtype for part in parts if isinstance(part, Factor)))
@@ -226,7 +228,7 @@ def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> lis
         left = [part for part in left if part is not hot]
         touched = [i for i, part in enumerate(left) if _has(part, hot.picked)]
         if (
-            hot.picked in kept
+            hot.picked in out
             or len(touched) != 1
             or set(_labels(left[touched[0]])) & set(hot.labels)
         ):
@@ -236,7 +238,7 @@ def without_one_hots(parts: Sequence[Factor | OneHot], kept: Labels = ()) -> lis
 
 
 def _widened(factor: Factor, dtype: DTypeLike) -> Factor:
-    """Returns a factor whose products with its like are added up in a dtype."""
+    """Returns a factor whose products are summed in at least this dtype."""
     if kernel_dtype(factor.array.dtype) == dtype:
         return factor
     return factor._replace(array=factor.array.astype(dtype))
@@ -251,7 +253,7 @@ def _has(part: Factor | OneHot, label: Hashable) -> bool:
 
 
 def _picked(part: Factor | OneHot, hot: OneHot, dtype: DTypeLike) -> Factor:
-    """Returns the entries of a factor that a one-hot picks, along its axes."""
+    """Returns the entries of a factor that a one-hot picks, along the axes of the one-hot."""
     if isinstance(part, OneHot):
         a = part.where.reshape(part.where.shape + (1,) * hot.where.ndim)
         b = hot.where.reshape((1,) * part.where.ndim + hot.where.shape)

@@ -1,4 +1,4 @@
-"""The tangent kernel by structured derivatives, and what it did."""
+"""The tangent kernel by structured derivatives, and reports of the rules that it used."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from widelimit.tracing.varying import varying_axes, varying_like
 
 
 class LeafReport(NamedTuple):
-    """How structured derivatives treat one parameter.
+    """Report on the structured derivatives by one parameter.
 
     Attributes:
       name: its path in the tree of parameters.
       shape: its shape.
       rules: names of the primitives that it enters, each with a rule; empty without structure.
-      reason: why its Jacobian is contracted instead; empty with structure.
-      whole: whether its Jacobian is formed, from factors or not.
-      cost: multiply-adds of the contraction, traffic of memory included.
+      reason: the reason for contracting its Jacobian instead; empty with structure.
+      whole: whether its Jacobian is formed, from factors or directly.
+      cost: multiply-adds of the contraction, memory traffic included.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Structured:
     """Structured derivatives as a way to compute tangent kernels.
 
     Attributes:
-      reports: where to put how every parameter is treated, call by call; None for nowhere.
+      reports: list to which the reports of each call are appended; None for no reports.
     """
 
     reports: list[LeafReport] | None = None
@@ -62,10 +62,10 @@ class Structured:
         """Returns the tangent kernel of two outputs, summed over trace axes.
 
         Args:
-          f1: takes parameters, returns one real array.
-          f2: likewise, of the same rank; None stands for f1.
-          params: a tree of real arrays.
-          axes: of the outputs.
+          f1: function of the parameters that returns one real array.
+          f2: a second such function, with output of the same rank; None for f1.
+          params: tree of real arrays.
+          axes: trace and diagonal axes of the outputs.
         """
         batches = Batch(), None if f2 is None else Batch()
         return self.of_samples(lambda _: f1, lambda _: f2 or f1, batches, params, axes)
@@ -78,14 +78,14 @@ class Structured:
         params: PyTree,
         axes: KernelAxes,
     ) -> Array:
-        """Returns the same for functions of single samples: what concerns one is computed once.
+        """Returns the same for functions of single samples: the work per sample is done once.
 
         Args:
-          f1: takes the arrays of a sample to a function of parameters, as above.
-          f2: likewise.
+          f1: maps the arrays of a sample to a function of the parameters.
+          f2: the same for the second output.
           batches: the samples of both; None for those of f1, which then is f2.
-          params: a tree of real arrays.
-          axes: of the outputs of all samples.
+          params: tree of real arrays.
+          axes: trace and diagonal axes of the outputs of all samples.
         """
         one = _Side(f1, batches[0], params)
         two = None if batches[1] is None else _Side(f2, batches[1], params)
@@ -99,7 +99,7 @@ structured = Structured()
 
 
 class Explanation(tuple[LeafReport, ...]):
-    """How structured derivatives treat every parameter; its text is a table."""
+    """The reports on all parameters; as text, a table."""
 
     __slots__ = ()
 
@@ -112,12 +112,12 @@ def explain(
     params: PyTree,
     names: Sequence[str] | None = None,
 ) -> Explanation:
-    """Returns which rules apply to each parameter, and why it has none; nothing is computed.
+    """Returns the rules for each parameter, or the reason for having none; only traces.
 
     Args:
-      compute: compute(structured, params), a kernel.
-      params: a tree of arrays, or of their shapes.
-      names: of the parameters; None for their paths.
+      compute: function `compute(structured, params)` that returns a kernel.
+      params: tree of arrays, or of their shapes.
+      names: names of the parameters; None for their paths.
     """
     recorder = Structured([])
     jax.eval_shape(lambda p: compute(recorder, p), params)
@@ -160,7 +160,7 @@ class _Side:
 
 
 def _sample(array: Array) -> Array | jax.ShapeDtypeStruct:
-    """Returns what to trace a function of one sample with."""
+    """Returns the argument with which to trace a function of one sample."""
     if len(array) and varying_axes(array):
         return array[0]
     return jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
@@ -169,7 +169,7 @@ def _sample(array: Array) -> Array | jax.ShapeDtypeStruct:
 def _kernel(
     one: _Side, other: _Side | None, params: PyTree, axes: KernelAxes
 ) -> tuple[Array, list[LeafReport]]:
-    """Returns the kernel, and how every parameter was treated."""
+    """Returns the kernel, and a report on every parameter."""
     paths = jax.tree_util.tree_leaves_with_path(params)
     leaves = [jnp.asarray(leaf) for _, leaf in paths]
     two = one

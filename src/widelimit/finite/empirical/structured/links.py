@@ -1,4 +1,4 @@
-"""How a parameter enters a program: what rules pass on, and what they end in.
+"""Links and uses: how a parameter enters a program, as rules describe it.
 
 Every derivative here is a sum of products. With names for axes ("labels"), the derivative of the
 output by a parameter theta through one use of it is
@@ -8,7 +8,7 @@ output by a parameter theta through one use of it is
 with the derivative of the output by the result of that use (the cotangent) and values of the
 program (reads). For y = x W it is J[o, i, j] = sum over p of cotangent[o, p, j] * x[p, i].
 
-A label is an integer for an axis of the parameter, else a pair that stands for one sum.
+A label is an integer for an axis of the parameter, or a pair for a sum.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Read:
     """A value of the program as a factor.
 
     Attributes:
-      source: which value, or an array of numbers.
-      labels: of its axes after `change`.
-      loops: of the leading axes, one per scan around it.
-      change: applied to the value of one round and one sample, None for none.
+      source: place of the value, or an array of numbers.
+      labels: labels of its axes after `change`.
+      loops: labels of the leading axes, one per scan around it.
+      change: function applied to the value of one round and one sample, or None.
       fixed: whether the value is the same for all samples.
     """
 
@@ -58,9 +58,9 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Pick:
-    """A factor that is 1 where the label `picked`, of `size` values, is what `index` says, else 0.
+    """A factor that is 1 where the label `picked`, of `size` values, equals `index`, else 0.
 
-    An index outside of 0 ... size - 1 picks nothing.
+    An index outside 0 ... size - 1 picks nothing.
     """
 
     index: Read
@@ -77,11 +77,11 @@ class Link:
 
     Attributes:
       leaf: number of the parameter.
-      frame: what was done to the parameter to give it the axes that its labels stand for: reshaped,
-        sliced, turned around. Two uses in one frame have the same axes.
-      shape: of the parameter in that frame.
-      labels: of the axes of the value.
-      loops: of the scans around it.
+      frame: the changes of the parameter (reshape, slice, reverse) after which labels number its
+        axes. Two uses in the same frame have the same axes.
+      shape: shape of the parameter in that frame.
+      labels: labels of the axes of the value.
+      loops: labels of the scans around it.
       parts: further factors.
     """
 
@@ -108,10 +108,10 @@ class Use:
     """A place where a parameter enters the rest of the program, with its factors.
 
     Attributes:
-      leaf, frame, shape: as in `Link`.
+      leaf, frame, shape: see `Link`.
       place: the value whose cotangent is the first factor; None for the parameter itself.
-      labels: of the cotangent behind the axes of the output and of `loops`.
-      loops: of the scans around it.
+      labels: labels of the cotangent behind the axes of the output and of `loops`.
+      loops: labels of the scans around it.
       parts: the other factors.
       rule: name of the primitive.
       change: shape of the cotangent with these labels, None for that of the value.
@@ -129,13 +129,13 @@ class Use:
 
 
 class Scope:
-    """What rules see of the program around a step.
+    """The part of the program around a step that rules can read.
 
     Attributes:
-      path: of the program.
-      types: of its values.
-      fixed: numbers of values that depend on parameters and numbers alone, on no other array.
-      weights: those of them that depend on parameters.
+      path: path of the program.
+      types: types of its values.
+      fixed: numbers of the values that depend on no array but parameters.
+      weights: numbers of the values among these that depend on parameters.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Scope:
 
 
 def disjoint(frame1: tuple[Any, ...], frame2: tuple[Any, ...]) -> bool:
-    """Returns whether two frames surely share no entry of the parameter."""
+    """Returns whether two frames certainly share no entry of the parameter."""
     for change1, change2 in zip(frame1, frame2, strict=False):
         if change1 == change2:
             continue

@@ -1,4 +1,4 @@
-"""What convolutions read."""
+"""Patches: the inputs of the windows of convolutions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jax import lax
 
 
 def padded_image(x: Any, params: Mapping[str, Any]) -> Any:
-    """Returns images as the windows of a convolution meet them: [sample, *space, channel].
+    """Returns padded and dilated images [sample, *space, channel] for the windows of a convolution.
 
     Args:
-      x: images, as the convolution takes them.
-      params: of the primitive.
+      x: images, in the layout of the convolution.
+      params: parameters of the primitive.
     """
     batch, channel, *space = params["dimension_numbers"].lhs_spec
     x = x.transpose((batch, *space, channel))
@@ -26,13 +26,13 @@ def padded_image(x: Any, params: Mapping[str, Any]) -> Any:
 def image_patches(
     x: Any, params: Mapping[str, Any], window: tuple[int, ...], spatial: tuple[int, ...]
 ) -> Any:
-    """Returns what each output position of a convolution reads.
+    """Returns the patch that each output position of a convolution reads.
 
     Args:
-      x: images, as the convolution takes them.
-      params: of the primitive.
+      x: images, in the layout of the convolution.
+      params: parameters of the primitive.
       window: size of the kernel along each spatial axis.
-      spatial: size of the output along each.
+      spatial: size of the output along each spatial axis.
 
     The result is [sample, *positions, *taps, (group,) channel].
     """

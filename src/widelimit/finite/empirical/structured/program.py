@@ -1,7 +1,7 @@
 """A traced function as a flat list of steps, and its evaluation with shifts added inside.
 
-Calls that mean what their body means are inlined; a function
-with a derivative rule of its own stays one step; a `scan` keeps its body as a program.
+Calls that are equivalent to their bodies are inlined; a function with a custom derivative rule
+is one step; a `scan` has its body as a program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from widelimit.tracing.jaxprs import Equation, Equations, Literal, Value
 
-# Calls whose body may stand in their place, and where they keep it.
+# Calls that may be replaced by their bodies, and the parameter that holds the body.
 INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -29,7 +29,7 @@ INLINED = {
 
 _V = TypeVar("_V")
 
-# Where something happens: the numbers of the scans around it, from the outermost.
+# The path of a step: the numbers of the scans around it, from the outermost.
 Path = tuple[int, ...]
 # A value inside the program: the path of the scans around it, and its number there.
 Place = tuple[Path, int]
@@ -40,12 +40,12 @@ class Step:
     """One primitive operation.
 
     Attributes:
-      name: of the primitive.
-      params: of the primitive.
-      inputs: numbers of the values that it takes.
-      outputs: numbers of those that it returns.
-      run: takes the values and returns the list of results.
-      body: of a scan, else None.
+      name: name of the primitive.
+      params: parameters of the primitive.
+      inputs: numbers of its input values.
+      outputs: numbers of its output values.
+      run: function of the input values that returns the list of results.
+      body: body of a scan, else None.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Program:
     Attributes:
       inputs: numbers of the arguments.
       outputs: numbers of the results.
-      steps: in the order of evaluation.
-      constants: values that are no arguments, by number: literals, arrays that were closed over.
-      types: of every value, with `shape` and `dtype`.
+      steps: the steps in the order of evaluation.
+      constants: values other than arguments, by number: literals, arrays that were closed over.
+      types: type of every value, with `shape` and `dtype`.
     """
 
     inputs: tuple[int, ...]
@@ -81,7 +81,7 @@ def program_of(function: Callable[..., PyTree], *args: PyTree) -> Program:
 
 
 class _Flattener:
-    """Numbers the values of equations, and replaces calls by what they call."""
+    """Numbers the values of equations, and replaces calls by their bodies."""
 
     def __init__(self) -> None:
         self.numbers: Iterator[int] = itertools.count()
@@ -90,7 +90,7 @@ class _Flattener:
         self.types: dict[int, Any] = {}
 
     def program(self, equations: Equations) -> Program:
-        """Returns the whole of it."""
+        """Returns the whole program."""
         inputs = tuple(self.new(v.aval) for v in equations.inputs)
         outputs = self.inline(equations, inputs)
         steps = _needed(self.steps, outputs)
@@ -108,35 +108,35 @@ class _Flattener:
 
     def inline(self, equations: Equations, inputs: Sequence[int]) -> tuple[int, ...]:
         """Adds the steps of equations; returns the numbers of their results."""
-        known = dict(zip(equations.inputs, inputs, strict=True))
+        number_of = dict(zip(equations.inputs, inputs, strict=True))
         for variable, value in zip(equations.constants, equations.values, strict=True):
-            known[variable] = self.constant(value, variable.aval)
+            number_of[variable] = self.constant(value, variable.aval)
 
         def number(value: Value) -> int:
             if isinstance(value, Literal):
                 return self.constant(value.val, value.aval)
-            return known[value]
+            return number_of[value]
 
         for equation in equations:
-            taken = tuple(map(number, equation.inputs))
+            arguments = tuple(map(number, equation.inputs))
             body = equation.body(INLINED.get(equation.name))
             if body is not None and len(body.values) == len(body.constants):
-                given = self.inline(body, taken)
+                results = self.inline(body, arguments)
             else:
-                given = tuple(self.new(v.aval) for v in equation.outputs)
-                self.steps.append(_step(equation, taken, given))
-            known.update(zip(equation.outputs, given, strict=True))
+                results = tuple(self.new(v.aval) for v in equation.outputs)
+                self.steps.append(_step(equation, arguments, results))
+            number_of.update(zip(equation.outputs, results, strict=True))
         return tuple(map(number, equations.outputs))
 
 
 def _needed(steps: Sequence[Step], outputs: Sequence[int]) -> tuple[Step, ...]:
-    """Returns the steps that any of these values depends on."""
-    wanted, kept = set(outputs), []
+    """Returns the steps on which these values depend."""
+    needed, ordered = set(outputs), []
     for step in reversed(steps):
-        if not wanted.isdisjoint(step.outputs):
-            wanted.update(step.inputs)
-            kept.append(step)
-    return tuple(reversed(kept))
+        if not needed.isdisjoint(step.outputs):
+            needed.update(step.inputs)
+            ordered.append(step)
+    return tuple(reversed(ordered))
 
 
 def _step(equation: Equation, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Step:
@@ -156,24 +156,24 @@ def evaluate(
     """Returns the results of a program, and values inside it.
 
     Args:
-      program: what to run.
+      program: the program.
       args: its arguments.
-      shifts: what to add to values once they are computed. Inside scans they have one more leading
-        axis per scan, over its rounds, the outermost first.
-      reads: which values to return too, with such axes inside scans.
-      path: of this program.
+      shifts: arrays to add to values once these are computed. Inside scans they have one more
+        leading axis per scan, over its rounds, the outermost first.
+      reads: places of values to return too, with the same axes inside scans.
+      path: path of this program.
     """
     values = {**program.constants, **dict(zip(program.inputs, args, strict=True))}
     inside: dict[Place, Array] = {}
     for index, step in enumerate(program.steps):
-        taken = [values[number] for number in step.inputs]
+        arguments = [values[number] for number in step.inputs]
         deeper = (*path, index)
         if step.body is not None and any(p[: len(deeper)] == deeper for p, _ in (*shifts, *reads)):
-            given, found = _run_scan(step, taken, shifts, reads, deeper)
-            inside.update(found)
+            results, read = _run_scan(step, arguments, shifts, reads, deeper)
+            inside.update(read)
         else:
-            given = step.run(*taken)
-        for number, value in zip(step.outputs, given, strict=True):
+            results = step.run(*arguments)
+        for number, value in zip(step.outputs, results, strict=True):
             shift = shifts.get((path, number))
             values[number] = value if shift is None else value + shift
     inside.update({(p, number): jnp.asarray(values[number]) for p, number in reads if p == path})
@@ -182,29 +182,29 @@ def evaluate(
 
 def _run_scan(
     step: Step,
-    taken: Sequence[ArrayLike],
+    arguments: Sequence[ArrayLike],
     shifts: Mapping[Place, Array],
     reads: Collection[Place],
     path: Path,
 ) -> tuple[list[ArrayLike], dict[Place, Array]]:
-    """Returns what `evaluate` does, for the body of one scan."""
-    consts, carry, over = split_scan(step, taken)
+    """Returns the same as `evaluate`, for the body of one scan."""
+    consts, carry, over = split_scan(step, arguments)
     inner = {place: shift for place, shift in shifts.items() if place[0][: len(path)] == path}
     body = step.body
     assert body is not None
 
     places = list(inner)
-    wanted = [place for place in reads if place[0][: len(path)] == path]
+    needed = [place for place in reads if place[0][: len(path)] == path]
 
     def one_round(
         carry: list[ArrayLike], over: tuple[list[ArrayLike], list[Array]]
     ) -> tuple[list[ArrayLike], PyTree]:
         shifted = dict(zip(places, over[1], strict=True))
-        given, found = evaluate(body, [*consts, *carry, *over[0]], shifted, wanted, path)
-        return given[: len(carry)], (given[len(carry) :], [found[place] for place in wanted])
+        results, read = evaluate(body, [*consts, *carry, *over[0]], shifted, needed, path)
+        return results[: len(carry)], (results[len(carry) :], [read[place] for place in needed])
 
     params = step.params
-    carry, (given, found) = jax.lax.scan(
+    carry, (results, read) = jax.lax.scan(
         one_round,
         carry,
         (over, [inner[place] for place in places]),
@@ -212,11 +212,11 @@ def _run_scan(
         reverse=params["reverse"],
         unroll=params["unroll"],
     )
-    return [*carry, *given], dict(zip(wanted, found, strict=True))
+    return [*carry, *results], dict(zip(needed, read, strict=True))
 
 
 def split_scan(step: Step, values: Sequence[_V]) -> tuple[list[_V], list[_V], list[_V]]:
-    """Returns what a scan takes: what stays, what is carried, what it goes over."""
+    """Returns the arguments of a scan: constants, initial carry, and scanned arrays."""
     first = step.params["num_consts"]
     second = first + step.params["num_carry"]
     return list(values[:first]), list(values[first:second]), list(values[second:])

@@ -1,10 +1,10 @@
-"""Rules of primitives: what becomes of a value that is linear in a parameter.
+"""Rules of primitives for values that are linear in a parameter.
 
 A rule takes the scope, the step, the position of the operand and its link, and returns
 
 - links, one per output: the output is linear in the parameter, with known factors,
 - a use: the parameter enters the rest of the program here,
-- or None: there is no rule for this case.
+- or None: this case has no rule.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _reshape(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
 def _unit_axes(
     scope: Scope, link: Link, before: tuple[int, ...], after: tuple[int, ...]
 ) -> Outcome:
-    """Returns the link after axes of size 1 were put in or taken out."""
+    """Returns the link after axes of size 1 are inserted or removed."""
     rest = iter([x for x, size in zip(link.labels, before, strict=True) if size != 1])
     labels = tuple(next(rest) if size != 1 else scope.fresh()[0] for size in after)
     return [link.relabelled(labels)]
@@ -98,17 +98,17 @@ def _unit_axes(
 def _new_frame(
     link: Link, before: tuple[int, ...], after: tuple[int, ...], change: tuple[Any, ...]
 ) -> list[Link] | None:
-    """Returns the link after a change of the parameter that keeps or drops entries of it."""
+    """Returns the link after a change of the parameter that rearranges or drops entries."""
     if not link.own():
         return None
-    # Axes that scans go over stand first.
+    # Scanned axes come first.
     over = tuple(x for x in link.loops if isinstance(x, int))
     names = {x: k for k, x in enumerate(over)}
     loops = tuple(names.get(x, x) if isinstance(x, int) else x for x in link.loops)
     labels = tuple(range(len(over), len(over) + len(after)))
     shape = (*(link.shape[x] for x in over), *after)
     frame = (*link.frame, ((*over, *link.labels), before, *change))
-    # Those are scalars, one for each round of the first of these scans.
+    # These are scalars, one per round of the first of these scans.
     parts = tuple(
         dataclasses.replace(part, loops=loops[: len(part.loops)])
         for part in link.parts
@@ -140,10 +140,10 @@ def _split(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
         starts = tuple(start if a == axis else 0 for a in range(len(before)))
         after = tuple(size if a == axis else n for a, n in enumerate(before))
         limits = tuple(s + n for s, n in zip(starts, after, strict=True))
-        found = _new_frame(link, before, after, ("slice", starts, limits, (1,) * len(before)))
-        if found is None:
+        sliced = _new_frame(link, before, after, ("slice", starts, limits, (1,) * len(before)))
+        if sliced is None:
             return None
-        links += found
+        links += sliced
         start += size
     return links
 
@@ -218,7 +218,7 @@ def _multiply(scope: Scope, step: Step, position: int, link: Link) -> Outcome:
     other = step.inputs[1 - position]
     change = jnp.reciprocal if step.name == "div" else None
     labels = _spread(scope, step, position, link)
-    # A mask on a matrix goes on to where the matrix is used; the scale of activations does not.
+    # A mask on a matrix is part of the link; a scale of activations that varies is not.
     mask = len(labels) > 1 and all(isinstance(x, int) for x in labels)
     shape = scope.types[other].shape
     if shape and other not in scope.fixed and not mask:
@@ -270,13 +270,13 @@ def _dot_general(scope: Scope, step: Step, position: int, link: Link) -> Outcome
     shared = [sides[0][a] for a in batched[0]]
     free = [
         x
-        for side, summed, kept in zip(sides, contracted, batched, strict=True)
+        for side, summed, batch in zip(sides, contracted, batched, strict=True)
         for a, x in enumerate(side)
-        if a not in summed and a not in kept
+        if a not in summed and a not in batch
     ]
     labels = (*shared, *free)
     factor = scope.read(other, tuple(sides[1 - position]), link)
-    # A product of weights is a weight. What is made of numbers alone may be activations.
+    # A product of weights is a weight. Values of numbers alone may be activations.
     if scope.weights.issuperset(step.inputs):
         return [link.relabelled(labels, factor)]
     return scope.use(step, link, labels, factor)
@@ -379,7 +379,7 @@ def _dynamic_slice(scope: Scope, step: Step, position: int, link: Link) -> Outco
 
 
 def _signed(index: Any) -> Any:
-    """Returns integers in a type that holds the size of a table, and negative ones."""
+    """Returns integers in a signed dtype that holds the size of a table."""
     return index.astype(jnp.promote_types(index.dtype, jnp.int32))
 
 
@@ -388,7 +388,7 @@ def _all_fixed(scope: Scope, step: Step) -> bool:
 
 
 def _becomes_complex(scope: Scope, step: Step, position: int) -> bool:
-    """Returns whether numbers become complex or real: of products only real parts would count."""
+    """Returns whether numbers become complex or real: only real parts of products would count."""
     dtypes = [scope.types[n].dtype for n in (step.inputs[position], step.outputs[0])]
     return len({bool(jnp.issubdtype(d, jnp.complexfloating)) for d in dtypes}) > 1
 
