@@ -31,6 +31,14 @@ def loop(function: Callable[..., Any]) -> Any:
     return njit(**INLINED)(inspect.unwrap(function))
 
 
+def piece(function: Callable[..., Any]) -> Any:
+    """Returns a compiled function that entries call, for work that outweighs a call.
+
+    The time to compile an entry grows faster than what is compiled into it.
+    """
+    return njit(**_OPTIONS)(inspect.unwrap(function))
+
+
 def entry(function: Callable[..., Any]) -> Any:
     """Returns a compiled function whose machine code is kept on disk, where that can be written.
 

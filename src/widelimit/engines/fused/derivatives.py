@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.buffer_callback import buffer_callback
+from jax.flatten_util import ravel_pytree
 
 from widelimit.engines.fused.callbacks import PullHost, TracedCall, ValuesHost
 from widelimit.engines.plan import leading_flatten
@@ -64,24 +65,25 @@ def _derivative(call: TracedCall, primals: Any, tangents: Any) -> tuple[Values, 
 
 def _transposable(point: _Point, directions: list[Any], values: Values) -> Values:
     """Returns tangents by plain JAX, whose transpose is a callback."""
-    # Zeros that depend on the directions: JAX transposes a system by all that it is given.
-    total = sum(jnp.sum(direction) for direction in directions)
-    nothing = {name: jnp.where(False, total, jnp.zeros_like(v)) for name, v in values.items()}
+    # One array: JAX transposes a system by all that it is given, or not at all.
+    given, apart = ravel_pytree((directions, jax.tree.map(jnp.zeros_like, values)))
 
     def apply(given: Any) -> Any:
-        directions, found = given
-        return directions, jax.tree.map(jnp.subtract, found, point.push(directions))
+        directions, found = apart(given)
+        return joined(directions, jax.tree.map(jnp.subtract, found, point.push(directions)))
 
     def solve(_: Any, given: Any) -> Any:
-        directions, found = given
-        return directions, jax.tree.map(jnp.add, found, point.push(directions))
+        directions, found = apart(given)
+        return joined(directions, jax.tree.map(jnp.add, found, point.push(directions)))
 
     def solve_transposed(_: Any, given: Any) -> Any:
-        directions, found = given
-        return jax.tree.map(jnp.add, directions, point.pull(found)), found
+        directions, found = apart(given)
+        return joined(jax.tree.map(jnp.add, directions, point.pull(found)), found)
 
-    given = (directions, nothing)
-    found: Values = lax.custom_linear_solve(apply, given, solve, solve_transposed)[1]
+    def joined(directions: list[Any], values: Values) -> jax.Array:
+        return ravel_pytree((directions, values))[0]
+
+    found: Values = apart(lax.custom_linear_solve(apply, given, solve, solve_transposed))[1]
     return found
 
 

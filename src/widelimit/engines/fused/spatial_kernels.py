@@ -16,10 +16,10 @@ from widelimit.covariance.offsets import Offsets
 from widelimit.covariance.signal import Signal
 from widelimit.engines.fused.adjoints.cotangents import Cotangents, Pulled
 from widelimit.engines.fused.adjoints.images import ImageAdjoints
-from widelimit.engines.fused.adjoints.order import missing_partials
+from widelimit.engines.fused.adjoints.order import is_read_up, missing_partials
 from widelimit.engines.fused.engine import ImageKernels, Prepared, pair_order
 from widelimit.engines.fused.geometry import store_places, stored_pairs
-from widelimit.engines.fused.instructions import AVERAGE
+from widelimit.engines.fused.instructions import AVERAGE, FINAL
 from widelimit.engines.fused.kernels import KernelValues, NetworkKernel, rounded
 from widelimit.engines.fused.near import nearly_equal
 from widelimit.engines.fused.stages import SpatialProgram, Stage
@@ -252,6 +252,8 @@ def _no_way_back(program: SpatialProgram) -> str | None:
         return "space is circular"
     if any(stage.code[:, AVERAGE].any() for stage in program.stages):
         return "a normalisation runs over positions"
+    if not all(is_read_up(stage.code, stage.sizes[FINAL]) for stage in program.stages):
+        return "its program computes what nothing reads"
     return next(filter(None, (missing_partials(s.activations) for s in program.stages)), None)
 
 

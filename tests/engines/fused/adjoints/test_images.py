@@ -32,7 +32,9 @@ NETS = {
         conv(), stax.Relu(), conv((3, 3), (2, 2)), stax.Gelu(), conv((1, 3), (1, 2), "VALID"),
         stax.Relu(), stax.GlobalSumPool(),
     ),
-    "padded": serial(conv(padding=((2, 1), (0, 2)), rhs_dilation=(2, 1)), stax.Relu(), stax.Flatten()),
+    "padded": serial(
+        conv(padding=((2, 1), (0, 2)), rhs_dilation=(2, 1)), stax.Relu(), stax.Flatten()
+    ),
     "pools": serial(
         conv(), stax.Relu(), stax.AvgPool((2, 2), (2, 2)), conv(), stax.Sin(),
         stax.SumPool((2, 2), (1, 1), "SAME"), conv(), stax.Relu(), stax.GlobalAvgPool(),

@@ -13,6 +13,7 @@ from widelimit.engines.fused.adjoints.order import (
     LAST_READ,
     READ,
     in_own_slots,
+    is_read_up,
     missing_partials,
     slots_of,
     values_read,
@@ -61,6 +62,15 @@ def test_every_value_has_a_slot_of_its_own() -> None:
     assert len(forward) == len(numbers) == len(code) + 1  # a copy before the nonlinearity
     kept = forward[forward[:, m.CODE] != m.COPY, m.TARGET]
     assert sorted(kept) == sorted(set(kept))
+
+
+def test_what_is_computed_is_read() -> None:
+    code = program(serial(Dense(1), stax.Relu(), Dense(1))).code
+    final = int(code[-1, m.TARGET])
+    assert is_read_up(code, final)
+    assert not is_read_up(code, final + 1)
+    code[-1, m.SOURCE] = code[0, m.TARGET]
+    assert not is_read_up(code, final)
 
 
 def test_what_has_no_partials_is_named() -> None:

@@ -34,7 +34,10 @@ class FusedPolynomial(FusedActivation):
 
     @classmethod
     def planes_of(cls, layer: Any) -> int:
-        return len(_coefficients(layer))
+        match layer:
+            case Polynomial(coef=coef):  # which may be traced
+                return max(1, len(coef))
+        return int(layer.degree) + 1
 
     @classmethod
     def table(cls, layer: Any, single: bool) -> Float[np.ndarray, "entries"]:

@@ -12,7 +12,7 @@ from widelimit.engines.fused.adjoints.order import HOME, JOINED, LAST_JOINED, LA
 from widelimit.engines.fused.adjoints.pools import unpool_columns, unpool_rows
 from widelimit.engines.fused.adjoints.sums import pull_product, put
 from widelimit.engines.fused.adjoints.windows import pull_window
-from widelimit.engines.fused.compiling import borrowed, call, entry, loop, pointer
+from widelimit.engines.fused.compiling import borrowed, call, entry, loop, piece, pointer
 from widelimit.engines.fused.ends import fill_masks, pack_ends, stretch
 from widelimit.engines.fused.instructions import (
     ADD,
@@ -93,7 +93,7 @@ def _gather(geometry: Any, b: Any, level: Any, bars: Any, source: Any, buf: Any,
             buf[target + x] += bars[at + x]
 
 
-@loop
+@piece
 def _pull_inputs(
     geometry: Any, sizes: Any, b: Any, k_bar: Any, images: Any, bars: Any, buf: Any
 ) -> None:
@@ -118,7 +118,7 @@ def _pull_inputs(
                     bars2[at2 + x] += inverse * buf[source + x] * prep1[from1 + x]
 
 
-@loop
+@piece
 def _pull_load(
     geometry: Any, b: Any, k_bar: Any, t_bar: Any, inputs: Any, store_bar: Any, buf: Any
 ) -> None:
@@ -136,7 +136,7 @@ def _pull_load(
                 store_bar[to_t + x] += factor * buf[t + x]
 
 
-@loop
+@piece
 def _pull_nonlinear(
     code: Any, reads: Any, pulls: Any, places: Any, numbers: Any, cst: Any, geometry: Any,
     sizes: Any, b: Any, i: Any, own: Any, ends: Any, bars: Any, buf: Any,
@@ -173,7 +173,7 @@ def _pull_nonlinear(
         _gather(geometry, b, level, bars1, base1 + places[i], buf, home_k)
 
 
-@loop
+@piece
 def _pull_join(code: Any, reads: Any, sizes: Any, i: Any, n: Any, buf: Any) -> None:
     """Passes the cotangents of a sum, a product or a copy to what it reads."""
     source, first = reads[i, READ], reads[i, JOINED]
@@ -195,7 +195,7 @@ def _pull_join(code: Any, reads: Any, sizes: Any, i: Any, n: Any, buf: Any) -> N
         put(buf, u(slot(sizes, home, 1)), t_bar, anew, n)
 
 
-@loop
+@piece
 def _begin(
     geometry: Any, sizes: Any, b: Any, rows: Any, pool: Any, middle: Any, given: Any, home: Any,
     buf: Any,
@@ -213,6 +213,16 @@ def _begin(
     for x in range(n):
         buf[k_bar + x] = k * buf[mask + x]
         buf[t_bar + x] = t * buf[mask + x]
+
+
+@piece
+def _forward(
+    code: Any, numbers: Any, cst: Any, geometry: Any, sizes: Any, b: Any, same: Any, inputs: Any,
+    ends: Any, masks: Any, buf: Any,
+) -> None:  # fmt: skip
+    """Runs all layers of a stage on one block of one pair, each in a slot of its own."""
+    fill_masks(geometry, sizes, b, masks, buf)
+    run_layers(code, numbers, cst, geometry, sizes, b, same, False, inputs, ends, buf)
 
 
 @entry
@@ -283,9 +293,8 @@ def pull_stage(
                 if sizes[END] == POOL:
                     width = geometry[2][b, sizes[FINAL_LEVEL], WIDTH]
                     unpool_columns(sizes, column, width, pool, middle, store_out_bar, m * step_out)
-            fill_masks(geometry, sizes, b, masks, buf)
-            run_layers(
-                forward, forward_numbers, cst, geometry, sizes, b, same, False, loaded, ends, buf
+            _forward(
+                forward, forward_numbers, cst, geometry, sizes, b, same, loaded, ends, masks, buf
             )
             _begin(geometry, sizes, b, rows, pool, middle, given[m], reads[last, HOME], buf)
             for i in range(last, -1, -1):

@@ -11,7 +11,6 @@ import numpy as np
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.adjoints.cotangents import Cotangents, Pulled
 from widelimit.engines.fused.adjoints.order import in_own_slots, slots_of, values_read
-from widelimit.engines.fused.adjoints.pulls import pull_address
 from widelimit.engines.fused.constants import table
 from widelimit.engines.fused.engine import (
     BoundStage,
@@ -50,14 +49,14 @@ class _Backward:
     rows: slice
 
 
-class _Sums:
+class _ImageSums:
     """What a thread adds up: cotangents of numbers, and of pixels and variances of images."""
 
     def __init__(self, ops: int, sizes: tuple[int, ...], room: int) -> None:
         self.numbers = np.zeros((ops, m.NUMBERS))
         self.images = [np.zeros((n, room)) for n in sizes]
 
-    def add(self, other: _Sums) -> None:
+    def add(self, other: _ImageSums) -> None:
         """Adds those of another thread."""
         self.numbers += other.numbers
         for mine, theirs in zip(self.images, other.images, strict=True):
@@ -132,7 +131,7 @@ class ImageAdjoints:
         return planes[..., :width]
 
     def _variances(
-        self, side: Prepared, values: np.ndarray, sums: _Sums, place: int, inputs: bool
+        self, side: Prepared, values: np.ndarray, sums: _ImageSums, place: int, inputs: bool
     ) -> None:
         """Adds what variances of the output contribute."""
         n = len(side.digests)
@@ -144,7 +143,7 @@ class ImageAdjoints:
 
     def _pairs(
         self, first: Prepared, second: Prepared | None, pairs: Any, bars: Any, inputs: bool
-    ) -> _Sums:
+    ) -> _ImageSums:
         """Returns what pairs of images contribute."""
         other = first if second is None else second
         sizes = tuple(len(side.digests) for side in (first, second) if side is not None)
@@ -156,7 +155,7 @@ class ImageAdjoints:
             tasks = [slice(i, i + 1) for i in range(len(full))]
         return self._on_threads(self._cross, full, bars, images, sizes, tasks, False, inputs)
 
-    def _own_pairs(self, side: Prepared, sums: _Sums, place: int, inputs: bool) -> None:
+    def _own_pairs(self, side: Prepared, sums: _ImageSums, place: int, inputs: bool) -> None:
         """Adds what the variances at all nonlinearities contribute."""
         if not self._own:
             return
@@ -164,7 +163,7 @@ class ImageAdjoints:
         lock, bars = threading.Lock(), sums.images[place]
 
         def part(i: int) -> None:
-            found = _Sums(self._ops, (), 0)
+            found = _ImageSums(self._ops, (), 0)
             found.images = [bars[i : i + 1]]  # rows of images are those of one task
             here = tuple(v[i : i + 1] for v in images)
             pair = np.array([[0, 0, 1]])
@@ -184,27 +183,34 @@ class ImageAdjoints:
         tasks: list[slice],
         own: bool,
         inputs: bool,
-    ) -> _Sums:
+    ) -> _ImageSums:
         """Returns the sums over pairs; every thread has its own until the end."""
         local, all_sums, lock = threading.local(), [], threading.Lock()
 
         def part(task: slice) -> None:
             if not hasattr(local, "sums"):
-                local.sums = _Sums(self._ops, sizes, self._room)
+                local.sums = _ImageSums(self._ops, sizes, self._room)
                 with lock:
                     all_sums.append(local.sums)
             self._run(stages, pairs[task], given[task], images, local.sums, own, inputs)
 
         run_parallel(part, tasks)
         if not all_sums:
-            return _Sums(self._ops, sizes, self._room)
+            return _ImageSums(self._ops, sizes, self._room)
         for sums in all_sums[1:]:
             all_sums[0].add(sums)
-        total: _Sums = all_sums[0]
+        total: _ImageSums = all_sums[0]
         return total
 
     def _run(
-        self, stages: Any, pairs: Any, given: Any, images: Any, sums: _Sums, own: bool, inputs: bool
+        self,
+        stages: Any,
+        pairs: Any,
+        given: Any,
+        images: Any,
+        sums: _ImageSums,
+        own: bool,
+        inputs: bool,
     ) -> None:
         """Adds what pairs contribute: all stages forwards, then backwards."""
         stores = [np.zeros(0)]
@@ -237,6 +243,8 @@ class ImageAdjoints:
 
 def _backward(stage: Stage, bound: BoundStage, places: np.ndarray, rows: slice) -> _Backward:
     """Returns a stage that runs backwards."""
+    from widelimit.engines.fused.adjoints.pulls import pull_address
+
     reads = values_read(stage.code)
     pulls = [
         0 if placed is None else pull_address(placed.activation, np.dtype(float), "pairs")
@@ -275,7 +283,7 @@ def _pull(
     given: np.ndarray,
     images: Any,
     stores: Any,
-    sums: _Sums,
+    sums: _ImageSums,
     own: bool,
     inputs: bool,
 ) -> None:

@@ -54,6 +54,13 @@ def _house(reads: np.ndarray) -> None:
         free.append(int(reads[i, HOME]))
 
 
+def is_read_up(code: np.ndarray, final: int) -> bool:
+    """Returns whether the last instruction writes the result, and all others something read."""
+    reads = values_read(code)
+    read = {int(value) for value in reads[:, [READ, JOINED]].ravel()}
+    return int(code[-1, m.TARGET]) == final and read >= set(range(len(code) - 1))
+
+
 def slots_of(reads: np.ndarray) -> int:
     """Returns how many slots values and cotangents take."""
     return 1 + int(reads[:, HOME].max())

@@ -11,7 +11,6 @@ import numpy as np
 from widelimit.engines.fused import instructions as m
 from widelimit.engines.fused.adjoints.cotangents import Cotangents, Pulled
 from widelimit.engines.fused.adjoints.order import values_read
-from widelimit.engines.fused.adjoints.pulls import pull_address
 from widelimit.engines.fused.flat import FlatProgram, PreparedRows, RowKernels, row_parts
 from widelimit.engines.fused.parallel import one_blas_thread, run_parallel
 from widelimit.layers.base import Layer
@@ -21,7 +20,7 @@ _PARTS = 5  # K, T, the gap, and the cotangents of K and T
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sums:
+class _RowSums:
     """What the strips add up.
 
     Attributes:
@@ -48,6 +47,8 @@ class RowAdjoints:
     """
 
     def __init__(self, program: FlatProgram, net: Layer) -> None:
+        from widelimit.engines.fused.adjoints.pulls import pull_address
+
         self.kernels = RowKernels(program, net, np.float64, single=False)
         self._reads = values_read(program.code)
         self._pulls = np.array(
@@ -74,7 +75,7 @@ class RowAdjoints:
         """
         other = first if second is None else second
         n1, n2, ops = len(first.x), len(other.x), len(self._reads)
-        sums = _Sums(
+        sums = _RowSums(
             np.zeros((ops, m.NUMBERS)),
             np.zeros((ops, n1)),
             np.zeros((ops, n2)),
@@ -110,7 +111,7 @@ class RowAdjoints:
         given: Cotangents,
         rows: np.ndarray,
         inputs: bool,
-        sums: _Sums,
+        sums: _RowSums,
         lock: Any,
     ) -> None:
         """Adds what rows low to high - 1 contribute."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from widelimit.engines.fused.adjoints.order import HOME, LAST_READ, READ
 from widelimit.engines.fused.adjoints.sums import dot
-from widelimit.engines.fused.compiling import loop
+from widelimit.engines.fused.compiling import loop, piece
 from widelimit.engines.fused.instructions import (
     BACK,
     COUNT,
@@ -39,7 +39,7 @@ from widelimit.engines.fused.places import region, slot, u, whole
 from widelimit.engines.fused.stencils import clear, sum_taps, total
 
 
-@loop
+@piece
 def pull_window(
     geometry: Any, sizes: Any, b: Any, code: Any, reads: Any, i: Any, buf: Any, numbers: Any,
     numbers_bar: Any,
