@@ -18,6 +18,7 @@ OUTER += ["estimators", "plot"]
 
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
+# WIDELIMIT_X64=1 turns float64 on for tests that do not say.
 jax.config.update("jax_enable_x64", os.environ.get("WIDELIMIT_X64", "0") != "0")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
