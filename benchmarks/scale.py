@@ -178,7 +178,7 @@ def large(folder: Path, data: datasets.LabelledImages, n: int) -> dict[str, Any]
     solution = _timed(
         report,
         "solve_s",
-        lambda: scale.pcg(
+        lambda: scale.solve(
             operator,
             y,
             ridge=ridge,

@@ -6,7 +6,7 @@ from tests.scale.problems import Counting, kernel, smooth_kernel
 from widelimit.scale.evidence import estimate_determinant, likelihood_of
 from widelimit.scale.nystrom_preconditioner import NystromPreconditioner
 from widelimit.scale.operator import DenseOperator
-from widelimit.scale.pcg import pcg
+from widelimit.scale.pcg import solve
 
 
 def determinant(matrix, ridge):
@@ -50,14 +50,14 @@ def test_the_marginal_likelihood_of_a_gaussian():
     operator = DenseOperator(matrix)
     found = likelihood_of(
         y,
-        pcg(operator, y, ridge=ridge, tol=1e-10),
+        solve(operator, y, ridge=ridge, tol=1e-10),
         estimate_determinant(operator, ridge=ridge, probes=60),
     )
     density = scipy.stats.multivariate_normal(np.zeros(60), matrix + ridge * np.eye(60))
     np.testing.assert_allclose(found.value, density.logpdf(y.T).sum(), rtol=1e-9)
     rough = likelihood_of(
         y,
-        pcg(operator, y, ridge=ridge, tol=1e-2),
+        solve(operator, y, ridge=ridge, tol=1e-2),
         estimate_determinant(operator, ridge=ridge, probes=60),
     )
     assert abs(rough.value - density.logpdf(y.T).sum()) <= rough.error

@@ -121,7 +121,9 @@ class Problem(NamedTuple):
     momentum: Any
 
 
-def solve(problem: Problem, velocity: Velocity, tolerance: Tolerance, dtype: jnp.dtype) -> ODEState:
+def integrate(
+    problem: Problem, velocity: Velocity, tolerance: Tolerance, dtype: jnp.dtype
+) -> ODEState:
     """Returns the states at all times, in the dtype of results."""
     # Inside a user's jit everything computed is traced.
     now = is_concrete(problem) and is_concrete(jnp.zeros(()))

@@ -121,9 +121,11 @@ class InfiniteEnsemble:
 
         kernels = self._call(x, None, self._kernel_names)
         targets = Targets.of(y, (-1,))._replace(name="y")
-        seen, told = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
-        if seen != told:
-            raise ValueError(f"expected as many samples in x as in y, got {seen} in x, {told} in y")
+        samples, targeted = jnp.shape(kernels["nngp"])[0], jnp.shape(y)[0]
+        if samples != targeted:
+            raise ValueError(
+                f"expected as many samples in x as in y, got {samples} in x, {targeted} in y"
+            )
         for kernel in kernels.values():
             targets.check_train_train("the kernel of x", kernel)
         self._nngp, driving = kernels["nngp"], kernels[self._kernel_names[-1]]
@@ -303,7 +305,7 @@ class InfiniteEnsemble:
         if not self._layout.bayes:
             raise ValueError(
                 "expected inference='bayes' for a marginal likelihood, got 'gradient_descent': "
-                "networks trained from a random start are no posterior of a probability model"
+                "networks trained from a random start are not a posterior of a probability model"
             )
 
     def _call(

@@ -14,7 +14,7 @@ from widelimit._samples import check_finite
 from widelimit._text import shown
 from widelimit.predict.checks import as_targets, check_scalar, test_set_advice
 from widelimit.predict.dynamics import Times
-from widelimit.predict.equation import Loss, ODEState, Problem, Tolerance, Velocity, solve
+from widelimit.predict.equation import Loss, ODEState, Problem, Tolerance, Velocity, integrate
 from widelimit.predict.factor import Ridge, TrainKernel, advise_diag_reg
 from widelimit.predict.gradient_flow import check_fits
 from widelimit.predict.matrices import Axes, Targets, row_shape
@@ -88,7 +88,7 @@ class TrainedByOde:
             *(self._learning_rate, self._momentum),
         )
         velocity = Velocity(self._loss, self._targets)
-        state = solve(problem, velocity, self._tolerance, self._dtype)
+        state = integrate(problem, velocity, self._tolerance, self._dtype)
         if isinstance(first, ODEState):
             return state
         if fx_test_0 is None:

@@ -18,7 +18,7 @@ from widelimit.scale.operator import Operator as Operator
 from widelimit.scale.operator import ShardedOperator as ShardedOperator
 from widelimit.scale.operator import as_scipy as as_scipy
 from widelimit.scale.pcg import PCGResult as PCGResult
-from widelimit.scale.pcg import pcg as pcg
+from widelimit.scale.pcg import solve as solve
 from widelimit.scale.plan import StorePlan as StorePlan
 from widelimit.scale.store import Store as Store
 from widelimit.scale.store import gram as gram

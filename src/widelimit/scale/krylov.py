@@ -16,7 +16,7 @@ from widelimit.scale.evidence import Determinant, estimate_determinant
 from widelimit.scale.lanczos import BlockLanczos
 from widelimit.scale.nystrom_preconditioner import NystromPreconditioner
 from widelimit.scale.operator import DenseOperator, Operator
-from widelimit.scale.pcg import PCGResult, pcg
+from widelimit.scale.pcg import PCGResult, solve
 from widelimit.typing import Bytes
 
 # Columns share a Krylov basis as long as one of so many steps fits into memory.
@@ -28,7 +28,7 @@ class Krylov(Solver):
     """A solver that reads a kernel by its products alone; its state is a `KrylovState`.
 
     It has everything that an ensemble asks for: solutions by preconditioned conjugate gradients
-    (`pcg`), functions of eigenvalues by block Lanczos (`dynamics`), and the determinant by
+    (`solve`), functions of eigenvalues by block Lanczos (`dynamics`), and the determinant by
     stochastic Lanczos quadrature (`estimate_determinant`), which is an estimate. On kernels in
     memory it may replace `predict.ConjugateGradients` where a preconditioner or finite times are
     needed; it is not traceable.
@@ -75,7 +75,7 @@ class Krylov(Solver):
         told = state.is_targets(b)
         if told and state.solved is not None:
             return state.solved
-        result = pcg(
+        result = solve(
             state.operator,
             b,
             ridge=state.ridge,

@@ -36,7 +36,7 @@ class PCGResult:
     seconds: float
 
 
-def pcg(
+def solve(
     operator: Operator,
     b: Float64[np.ndarray, "n c"],
     *,
@@ -73,7 +73,7 @@ def pcg(
     Example:
       >>> import numpy as np
       >>> from widelimit.scale.operator import DenseOperator
-      >>> pcg(DenseOperator(np.diag([1.0, 3.0])), np.ones((2, 1)), ridge=1.0).value
+      >>> solve(DenseOperator(np.diag([1.0, 3.0])), np.ones((2, 1)), ridge=1.0).value
       array([[0.5 ],
              [0.25]])
     """
