@@ -69,8 +69,9 @@ def test_what_is_computed_is_read() -> None:
     final = int(code[-1, m.TARGET])
     assert is_read_up(code, final)
     assert not is_read_up(code, final + 1)
-    code[-1, m.SOURCE] = code[0, m.TARGET]
-    assert not is_read_up(code, final)
+    unread = code[-1:].copy()
+    unread[0, m.TARGET] = 99
+    assert not is_read_up(np.concatenate([code[:-1], unread, code[-1:]]), final)
 
 
 def test_what_has_no_partials_is_named() -> None:
