@@ -30,7 +30,7 @@ from widelimit.layers.description import to_json as to_json
 from widelimit.network import KernelFn as KernelFn
 from widelimit.predict.infinite import InfiniteEnsemble as InfiniteEnsemble
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 # Imported at first use: they serve optional libraries.
