@@ -98,6 +98,7 @@ def gram(
       10
       >>> store.operator().matmat(np.ones((100, 1))).shape
       (100, 1)
+      >>> folder.cleanup()
     """
     location = _location(store)
     _check_tile(tile)

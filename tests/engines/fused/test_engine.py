@@ -205,7 +205,7 @@ def test_an_error_on_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_call", stop)
+        patch.setattr(engine, "call_stage", stop)
         with pytest.raises(KeyboardInterrupt):
             net.kernel_fn(x, None, "nngp", engine="fused")
     np.testing.assert_array_equal(net.kernel_fn(x, None, "nngp", engine="fused"), expected)
