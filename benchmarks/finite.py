@@ -104,7 +104,7 @@ def page(results: dict[str, Results], facts: Sequence[str]) -> str:
     parts = ["# Empirical kernels of finite networks", "\n".join(facts)]
     parts.append(
         "Ratio: the fastest way of the other library over the fastest of widelimit. PyTorch's "
-        "recipe computes the Jacobians of x1 and of x2; here x2 is x1, and one would do."
+        "recipe computes the Jacobians of x1 and of x2; here x2 is x1, and one is enough."
     )
     rows = []
     for network, found in results.items():

@@ -166,7 +166,7 @@ def page(
     parts = ["# Benchmarks", "Written by `make bench`; do not edit.", "\n".join(facts), "## Times"]
     parts.append(
         "Warm calls, from arrays on the host to an array on the host: median (fastest to slowest, "
-        "how many). First call: what it takes beyond a warm one, mostly compilation; widelimit may "
+        "how many). First call: its time beyond a warm one, mostly compilation; widelimit may "
         "find compiled code on disk. The second ratio is to the other side in its faster dtype. "
         "MB: growth of the peak memory since the imports, compilation included."
     )

@@ -1,4 +1,4 @@
-"""Docstrings and messages: the sections that public objects need, examples, and plain English."""
+"""Docstrings, messages and pages: sections of public objects, examples, plain English."""
 
 from __future__ import annotations
 
@@ -93,6 +93,9 @@ HABITS = {
     "American": r"\b(?:initiali|factori|optimi|normali|summari|recogni|vectori)z(?:e|es|ed|ing)\b"
     r"|\bcolors?\b|\bbehaviors?\b|\bcentered\b",
 }
+CHECKOUT = pathlib.Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md")
+MEASURED_PAGES = ("benchmarks.md", "finite_benchmarks.md", "estimators_benchmark.md")
 PARTICIPLES = ("found", "kept", "given", "wanted", "told", "seen")
 
 
@@ -248,6 +251,39 @@ def test_plain_english(habit: str) -> None:
         for match in pattern.finditer(text)
     ]
     assert not hits, "\n".join(hits)
+
+
+def pages() -> list[pathlib.Path]:
+    paths = itertools.chain.from_iterable(CHECKOUT.glob(pattern) for pattern in PAGES)
+    return sorted(p for p in paths if "_build" not in p.parts)
+
+
+def paragraphs(text: str, *, tables: bool) -> Iterator[tuple[int, str]]:
+    """Yields first line and text of every paragraph, without blocks of code."""
+    text = re.sub(r"(?ms)^ *```.*?^ *```", lambda m: "\n" * m.group().count("\n"), text)
+    if not tables:
+        text = re.sub(r"(?m)^\|.*", "", text)
+    for match in re.finditer(r"(?:.*\S.*(?:\n|$))+", text):
+        yield text.count("\n", 0, match.start()) + 1, " ".join(match.group().split())
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_plain_english_of_pages(habit: str) -> None:
+    hits = [
+        f"{page.relative_to(CHECKOUT)}:{line}: {match.group()}"
+        for page in pages()
+        for line, text in paragraphs(
+            page.read_text(encoding="utf8"), tables=page.name not in MEASURED_PAGES
+        )
+        for match in re.finditer(HABITS[habit], text)
+    ]
+    assert not hits, "\n".join(hits)
+
+
+def test_paragraphs_leave_out_code_and_tables() -> None:
+    text = "One\ntwo.\n\n```python\nstands\n```\n\n| alike |\n\n- Three.\n"
+    assert list(paragraphs(text, tables=False)) == [(1, "One two."), (10, "- Three.")]
+    assert (8, "| alike |") in paragraphs(text, tables=True)
 
 
 def assigned_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
