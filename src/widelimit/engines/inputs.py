@@ -96,7 +96,7 @@ def _check(x: Inputs, name: str, mask_constant: Scalar | None) -> list[Kernel]:
     if not isinstance(x, np.ndarray | jax.Array):
         raise TypeError(
             f"expected an array, a Kernel, or a list or tuple of them for {name}, got "
-            f"{type(x).__name__}"
+            f"{type(x).__name__}: make an array of nested lists, np.array(x)"
         )
     if not (
         jnp.issubdtype(x.dtype, jnp.floating)

@@ -107,7 +107,8 @@ class InfiniteNetwork(BaseEstimator):
         if isinstance(self.network, str) and self.network == "cnn" and x.ndim != 4:
             raise ValueError(
                 "expected images [n, height, width, channels] for network='cnn', got X of shape "
-                f"{x.shape}: image_shape=(height, width, channels) makes images of rows"
+                f"{X.shape} with image_shape={self.image_shape}: image_shape=(height, width, "
+                "channels) makes images of rows, and X[..., None] has one channel"
             )
         self._input_shape = X.shape[1:]
         self._standardiser = Standardiser.of(x, weights) if self.normalize_X else None

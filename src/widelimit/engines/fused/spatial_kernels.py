@@ -252,7 +252,7 @@ def _no_way_back(program: SpatialProgram) -> str | None:
         return "space is circular"
     if any(stage.code[:, AVERAGE].any() for stage in program.stages):
         return "a normalisation runs over positions"
-    if not all(is_read_up(stage.code, stage.sizes[FINAL]) for stage in program.stages):
+    if not all(is_read_up(stage.code, int(stage.sizes[FINAL])) for stage in program.stages):
         return "its program computes what nothing reads"
     return next(filter(None, (missing_partials(s.activations) for s in program.stages)), None)
 
