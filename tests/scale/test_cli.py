@@ -58,6 +58,23 @@ def test_sigterm_finishes_the_tile_and_asks_for_another_start(tmp_path, monkeypa
     assert main(["gram", "fill", store.path]) == 0
 
 
+def test_sigterm_stops_a_repair_too(tmp_path, monkeypatch):
+    store, tile = small_store(tmp_path), TileMaker.tile
+    store.fill(progress=False)
+    for place in [(0, 1), (0, 2)]:
+        flip(chunk(store, *place))
+
+    def terminated(self, place):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return tile(self, place)
+
+    monkeypatch.setattr(TileMaker, "tile", terminated)
+    assert main(["gram", "repair", store.path]) == 75
+    monkeypatch.setattr(TileMaker, "tile", tile)
+    assert main(["gram", "fill", store.path]) == 0
+    assert store.verify(progress=False)
+
+
 def test_errors_are_a_line(tmp_path, capsys):
     assert main(["gram", "fill", str(tmp_path / "none.zarr")]) == 1
     assert "widelimit: error: expected a store at" in capsys.readouterr().err

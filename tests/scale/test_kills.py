@@ -80,7 +80,7 @@ def test_workers_that_are_killed(tmp_path, expected, kills):
     rng = random.Random(1)
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
+            n_workers=2, threads_per_worker=1, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

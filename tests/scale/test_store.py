@@ -111,3 +111,25 @@ def test_a_kernel_has_to_be_named_if_there_are_two(tmp_path):
     store = small_store(tmp_path, get=("nngp", "ntk"))
     with pytest.raises(ValueError, match=r"one of \('nngp', 'ntk'\), got None"):
         store.export(tmp_path / "k.npy")
+
+
+def test_samples_have_to_be_first(tmp_path):
+    """Samples are cut along axis 0: a network that has them elsewhere would mix them."""
+    dense = stax.Dense(1, batch_axis=1, channel_axis=0)
+    with pytest.raises(ValueError, match=r"samples along axis 0, got batch axes \(1,\)"):
+        scale.gram(stax.serial(dense, stax.Relu(), dense), inputs(4), store=tmp_path / "k.zarr")
+    branches = stax.serial(stax.parallel(stax.Dense(1), stax.Dense(1)), stax.FanInSum())
+    with pytest.raises(TypeError, match=r"one array of inputs for a store, got \[array"):
+        scale.gram(branches, [inputs(), inputs()], store=tmp_path / "k.zarr")
+
+
+def test_a_store_that_is_not_a_folder():
+    store = scale.gram(net(), inputs(), store="memory://test_store/k.zarr", tile=16)
+    assert store.fill(progress=False)[:2] == (10, 0)
+    assert store.fill(progress=False)[:2] == (0, 10)
+    assert store.verify(progress=False)
+    kernel = net().kernel_fn(inputs(), None, "ntk")
+    np.testing.assert_array_equal(store.operator().columns(np.arange(50)), kernel)
+    store.tiles["ntk"].remove((0, 1))
+    assert store.verify(progress=False).missing == ((0, 1),)
+    assert store.repair(progress=False)[:2] == (1, 9)

@@ -53,7 +53,7 @@ def test_damage_is_found_at_the_first_product(filled):
 
 def test_bad_arguments(filled):
     operator = filled.operator()
-    with pytest.raises(ValueError, match=r"expected vectors \[50, c\], got \(49, 1\)"):
+    with pytest.raises(ValueError, match=r"expected columns of shape \(50, c\), got \(49, 1\)"):
         operator.matmat(np.ones((49, 1)))
     with pytest.raises(IndexError, match=r"indices from 0 to 49, got 3..50"):
         operator.columns(np.array([3, 50]))

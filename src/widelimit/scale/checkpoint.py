@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from widelimit.scale.operator import Operator
-from widelimit.scale.optional import import_optional
+from widelimit.scale.schema import hash_array, open_group
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 """Arrays by name."""
@@ -25,8 +25,7 @@ def digest(*values: object) -> str:
     sha = hashlib.sha256()
     for value in values:
         if isinstance(value, np.ndarray):
-            sha.update(f"{value.dtype.str} {value.shape}".encode())
-            sha.update(np.ascontiguousarray(value).tobytes())
+            sha.update(hash_array(value).encode())
         else:
             sha.update(f"{value!r};".encode())
     return sha.hexdigest()
@@ -38,8 +37,7 @@ def identity(operator: Operator) -> str:
 
 
 def _group(location: Location, name: str) -> Any:
-    root = import_optional("zarr").open_group(os.fspath(location), mode="a", zarr_format=3)
-    return root.require_group(name)
+    return open_group(os.fspath(location), "a").require_group(name)
 
 
 def _write(group: Any, name: str, array: np.ndarray) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from widelimit.gram.sizes import human_bytes
 from widelimit.layers.description import from_json
-from widelimit.scale.fill import FillReport
+from widelimit.scale.fill import FillReport, scan
 from widelimit.scale.store import Store, gram, open_store
 
 # Exit codes. 75 is EX_TEMPFAIL of sysexits.h: batch systems start the job again.
@@ -72,10 +72,10 @@ def _fill(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    plan = _opened(options).plan
-    print(  # noqa: T201
-        f"{plan.done} of {plan.tiles} tiles, {human_bytes(plan.missing_bytes)} to write"
-    )
+    store = _opened(options)
+    done, total = len(scan(store.tiles.values())[0]), len(store.grid)
+    left = (total - done) * sum(part.chunk_bytes for part in store.tiles.values())
+    print(f"{done} of {total} tiles, {human_bytes(left)} to write")  # noqa: T201
     return OK
 
 
@@ -89,7 +89,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _repair(options: argparse.Namespace) -> int:
-    return _filled(options, lambda store, _: store.repair(progress=False))
+    return _filled(options, lambda store, stop: store.repair(progress=False, stop=stop))
 
 
 def _export(options: argparse.Namespace) -> int:

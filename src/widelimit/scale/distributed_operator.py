@@ -18,7 +18,8 @@ from widelimit.scale.tiled_operator import SUMS, StoredOperator
 class DistributedOperator(StoredOperator):
     """Products whose parts are computed by the workers of an executor, and added in a fixed order.
 
-    The bits are those of `StoredOperator`, whatever the number of workers and who dies.
+    The bits are those of `StoredOperator`, whatever the number of workers. Should all workers that
+    hold the vectors die at once, a product raises the error of dask.
     """
 
     def __init__(

@@ -6,13 +6,11 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from widelimit._text import shown
 from widelimit.engines.fused.parallel import count_threads
 from widelimit.scale.optional import import_optional
-
-Task: TypeAlias = Callable[[], object]
 
 # A worker that was killed costs the tile it was at; a tile that kills its worker this often will do
 # so again.
@@ -206,7 +204,7 @@ def _local_client() -> Any:
     with dask.config.set(settings):
         try:
             cluster = distributed.LocalCluster(
-                n_workers=count_threads(), threads_per_worker=1, dashboard_address=None
+                n_workers=count_threads(), threads_per_worker=1, dashboard_address=":0"
             )
         except RuntimeError as error:
             raise RuntimeError(f"expected workers to start, got {error} {_GUARD}") from error

@@ -12,7 +12,7 @@ from widelimit.gram.compute import kernel_fn_of, kernels_between
 from widelimit.gram.sizes import DEFAULT_MEMORY, parse_memory
 from widelimit.predict.checks import as_targets, check_finite_inputs, check_scalar
 from widelimit.predict.precision import resolution, result_dtype
-from widelimit.scale.inputs import in_batches, sample_count
+from widelimit.scale.inputs import check_samples_first, in_batches, sample_count
 from widelimit.scale.nystrom_preconditioner import independent
 from widelimit.typing import Inputs, NetworkLike, TargetsLike
 
@@ -82,6 +82,7 @@ class NystromRegression:
         check_finite_inputs("x", x, {})
         check_scalar("noise", noise)
         check_scalar("jitter", jitter)
+        check_samples_first(self._kernel_fn, x)
         n = sample_count(x)
         if y.ndim != 2 or len(y) != n:
             raise ValueError(f"expected y of shape ({n}, outputs), got {y.shape}")

@@ -26,6 +26,7 @@ from widelimit.scale.ensemble import StoredEnsemble
 from widelimit.scale.events import Events
 from widelimit.scale.executors import describe, make_executor
 from widelimit.scale.fill import FillReport, fill, scan
+from widelimit.scale.inputs import check_samples_first
 from widelimit.scale.maker import Known, network_of, tiler_of
 from widelimit.scale.operator import Operator
 from widelimit.scale.plan import StorePlan, choose_backend
@@ -45,6 +46,9 @@ from widelimit.scale.task import tiles_of
 from widelimit.scale.tile_grid import TileGrid
 from widelimit.scale.verify import VerifyReport, verify
 from widelimit.typing import Bytes, Get
+
+# Samples among which pairs are timed.
+_TIMED = 512
 
 Samples = Real[Array | np.ndarray, "n ..."]
 
@@ -105,11 +109,12 @@ def gram(
     x2 = None if x2 is x1 else x2
     names = parse_get(get, KERNELS, default=())
     description = to_json(net)
+    arrays = [_as_array(x) for x in (x1, x2) if x is not None]
     with jax.ensure_compile_time_eval():
         full = tiler_of(net, x1, x2, names)
         full.check()
+        check_samples_first(net.kernel_fn, x1)
         _check_scalars(full)
-    arrays = [np.asarray(x) for x in (x1, x2) if x is not None]
     with creation_lock(location):
         existing = read_content(location)
         if tile is None and existing is not None:
@@ -201,11 +206,12 @@ class Store:
     def plan(self) -> StorePlan:
         """What filling it takes: tiles, bytes, time. A few pairs of samples are timed."""
         (complete, _), grid = scan(self.tiles.values()), self.grid
-        rate = seconds_per_pair(self._tiler, self._sample())
+        net, sample = self.network, np.asarray(read_inputs(self.path, True)[0][:_TIMED])
+        rate = seconds_per_pair(tiler_of(net, sample[:1], None, self.get), sample)
         left = sum(np.prod(grid.shape(p)) for p in grid.all() if p not in complete)
         executor, workers = describe(self._engine)
         each = sum(part.chunk_bytes for part in self.tiles.values())
-        choice = choose_engine(self.network, (1, *self._sample().shape[1:]))
+        choice = choose_engine(net, (1, *sample.shape[1:]))
         return StorePlan(
             shape=self.shape,
             kernels=self.get,
@@ -261,18 +267,20 @@ class Store:
         Events(self.path).write("verify", missing=report.missing, damaged=report.damaged)
         return report
 
-    def repair(self, progress: bool = True) -> FillReport:
+    def repair(self, progress: bool = True, stop: Callable[[], bool] = lambda: False) -> FillReport:
         """Verifies all tiles, computes again what is damaged or missing, and returns what it did.
 
         Args:
           progress: whether to show bars.
+          stop: asked after each tile that is computed, as for `fill`; what is damaged is removed
+            by then, so that a `fill` does the rest.
         """
         damaged = self.verify(progress).damaged
         for place in damaged:
             for part in self.tiles.values():
                 part.remove(place)
-        report = self.fill(progress)
-        return report._replace(recomputed=len(damaged))
+        report = self.fill(progress, stop)
+        return report if report.left else report._replace(recomputed=len(damaged))
 
     def operator(
         self, get: str | None = None, backend: Backend | None = None, engine: object = "inline"
@@ -341,15 +349,19 @@ class Store:
             raise ValueError(f"expected get to be one of {self.get}, got {shown(get)}")
         return self.tiles[get]
 
-    @property
-    def _tiler(self) -> NetworkTiler:
-        return tiler_of(self.network, self._sample()[:1], None, self.get)
-
-    def _sample(self) -> np.ndarray:
-        return np.asarray(read_inputs(self.path, True)[0][:512])
-
     def _free_bytes(self) -> int | None:
         return shutil.disk_usage(self.path).free if is_local(self.path) else None
+
+
+def _as_array(x: object) -> np.ndarray:
+    """Returns inputs as an array of NumPy.
+
+    Raises:
+      TypeError: several arrays, or something else.
+    """
+    if not isinstance(x, np.ndarray | jax.Array):
+        raise TypeError(f"expected one array of inputs for a store, got {shown(x)}")
+    return np.asarray(x)
 
 
 def _check_scalars(tiler: NetworkTiler) -> None:
@@ -376,5 +388,5 @@ def _check_tile(tile: object) -> None:
 
 
 def _choose(net: Layer, arrays: list[np.ndarray], names: tuple[str, ...], memory: Bytes) -> int:
-    tiler, sample = tiler_of(net, arrays[0][:1], None, names), arrays[0][:512]
+    tiler, sample = tiler_of(net, arrays[0][:1], None, names), arrays[0][:_TIMED]
     return choose_tile(tiler, sample, max(map(len, arrays)), parse_memory(memory))

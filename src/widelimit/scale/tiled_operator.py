@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from widelimit.engines.fused.parallel import one_blas_thread, run_parallel
 from widelimit.scale.maker import TileMaker
+from widelimit.scale.operator import as_vectors
 from widelimit.scale.stored_tiles import StoredTiles
 from widelimit.scale.tile_grid import Place, TileGrid
 
@@ -62,11 +63,10 @@ class TiledOperator(abc.ABC):
           v: [n, c].
 
         Raises:
-          ValueError: another number of rows; a tile that is missing or damaged.
+          ValueError: another number of rows; values that are not finite; a tile that is missing or
+            damaged.
         """
-        v = np.ascontiguousarray(v, float)
-        if v.ndim != 2 or len(v) != self.shape[1]:
-            raise ValueError(f"expected vectors [{self.shape[1]}, c], got {v.shape}")
+        v = as_vectors(v, self.shape[1])
         if v.shape[1] <= _COLUMNS:
             return self._product(v)
         starts = range(0, v.shape[1], _COLUMNS)
